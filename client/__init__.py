@@ -1,0 +1,1 @@
+"""One hospital: a gateway without images and a trainer without a network."""

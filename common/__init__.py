@@ -1,0 +1,1 @@
+"""What the server and the hospitals must agree on. Nothing here imports torch."""

@@ -1,0 +1,313 @@
+"""The study: what is trained, by whom, how long. Owned by the server and sent to the sites.
+
+A study says nothing about where a hospital's images lie (`client/config.py`) or where the
+server runs (`server/config.py`). That split is the privacy border: a site can read the whole
+study before it agrees, and the server never sees a path.
+
+Defaults of the optimizers are the settings of the paper's public script (arXiv:2505.23040).
+"""
+
+import hashlib
+from collections import Counter
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from common.settings import Frozen
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""A name that is safe as a file name: letters, digits, `_`, `.`, `-`."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+# --- the model -----------------------------------------------------------------------------
+
+
+class SeedWeights(Frozen):
+    """Start from random weights, the same at every site."""
+
+    kind: Literal["seed"] = "seed"
+
+
+class FileWeights(Frozen):
+    """Start from a safetensors file with timm's key names that every site holds."""
+
+    kind: Literal["file"] = "file"
+    name: Name
+    """File name inside each site's `weights_dir`."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Checksum of the file; a site with another file refuses."""
+
+
+class HubWeights(Frozen):
+    """Start from timm's hub weights; each site needs the internet or a filled cache."""
+
+    kind: Literal["hub"] = "hub"
+
+
+StartWeights: TypeAlias = Annotated[SeedWeights | FileWeights | HubWeights, Field(discriminator="kind")]
+
+
+class LastBlocks(Frozen):
+    """Train the head and the last `last_blocks` groups of layers, as timm groups them."""
+
+    last_blocks: Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(Frozen):
+    """One image classifier: a timm encoder with a linear head."""
+
+    encoder: Annotated[str, StringConstraints(min_length=1)]
+    """A name of the paper (`convnext_t`, `swin_v2_b`, ...) or any timm name."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Pixels a side; None takes the size the encoder was made for."""
+    weights: StartWeights = SeedWeights()
+    trainable: Literal["all", "head"] | LastBlocks = "all"
+    batch_norm: Literal["aggregate", "local"] = "aggregate"
+    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623)."""
+
+
+# --- local training ------------------------------------------------------------------------
+
+
+class Sgd(Frozen):
+    kind: Literal["sgd"] = "sgd"
+    lr: Positive = 0.01
+    momentum: Decay = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+
+
+class Adam(Frozen):
+    kind: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+
+
+class AdamW(Frozen):
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+class Adagrad(Frozen):
+    """The paper does not give its Adagrad settings; these are torch's."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    lr: Positive = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Adadelta(Frozen):
+    kind: Literal["adadelta"] = "adadelta"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+
+
+class RMSprop(Frozen):
+    """Not among the paper's; torch's settings."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    lr: Positive = 1e-3
+    momentum: Decay = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+Optimizer: TypeAlias = Annotated[
+    Sgd | Adam | AdamW | Adagrad | Adadelta | RMSprop, Field(discriminator="kind")
+]
+
+
+class Constant(Frozen):
+    kind: Literal["constant"] = "constant"
+    warmup: Share = 0.0
+    """Share of the whole study over which the learning rate rises linearly from 0."""
+
+
+class Cosine(Frozen):
+    kind: Literal["cosine"] = "cosine"
+    warmup: Share = 0.0
+    final: Share = 0.0
+    """Learning rate at the end of the study, as a share of the optimizer's `lr`."""
+
+
+class Step(Frozen):
+    kind: Literal["step"] = "step"
+    warmup: Share = 0.0
+    milestones: tuple[Share, ...] = (0.5, 0.75)
+    """Shares of the whole study after which the learning rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="kind")]
+
+
+class LocalConfig(Frozen):
+    """What a site does between receiving weights and answering."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the site's images per round; 1 if neither this nor `steps` is given."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps per round, instead of `epochs`."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
+    """Images per optimizer step; `all` takes every image of the site in one step."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Images on the device at once; gradients add up to `batch_size`. None: the whole batch."""
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Constant()
+    """The learning rate over the whole study, not over one round."""
+    clip_grad_norm: Positive | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: inverse class frequency, from the site's own counts."""
+    augmentation: Literal["none", "paper"] = "paper"
+    """`paper`: random crop from 256/224 of the image size, horizontal flip."""
+    precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
+    channels_last: bool = True
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs={self.epochs} and steps={self.steps} contradict each other; keep one")
+        return self
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs per round, or None if `steps` counts."""
+        return self.epochs if self.steps is not None or self.epochs is not None else 1
+
+
+# --- the federation ------------------------------------------------------------------------
+
+
+class FedAvg(Frozen):
+    """The mean of the sites' deltas, weighted by examples (McMahan et al. 2017, arXiv:1602.05629)."""
+
+    kind: Literal["fedavg"] = "fedavg"
+
+
+class FedProx(Frozen):
+    """FedAvg whose sites are pulled towards what they received (Li et al. 2020, arXiv:1812.06127)."""
+
+    kind: Literal["fedprox"] = "fedprox"
+    mu: Annotated[float, Field(ge=0)] = 0.01
+    squared: bool = True
+    """True: mu/2 * ||w - w_t||**2, the paper's term. False: mu/2 * ||w - w_t||."""
+
+
+class FedAvgM(Frozen):
+    """FedAvg with server momentum (Hsu et al. 2019, arXiv:1909.06335)."""
+
+    kind: Literal["fedavgm"] = "fedavgm"
+    server_lr: Positive = 1.0
+    momentum: Decay = 0.9
+
+
+class FedAdam(Frozen):
+    """Adam on the server (Reddi et al. 2021, arXiv:2003.00295, algorithm 2)."""
+
+    kind: Literal["fedadam"] = "fedadam"
+    server_lr: Positive = 0.1
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    tau: Positive = 1e-3
+
+
+class FedYogi(Frozen):
+    """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
+
+    kind: Literal["fedyogi"] = "fedyogi"
+    server_lr: Positive = 0.01
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    tau: Positive = 1e-3
+
+
+class FedAdagrad(Frozen):
+    """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
+
+    kind: Literal["fedadagrad"] = "fedadagrad"
+    server_lr: Positive = 0.1
+    beta1: Decay = 0.0
+    tau: Positive = 1e-3
+
+
+Algorithm: TypeAlias = Annotated[
+    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | FedAdagrad, Field(discriminator="kind")
+]
+
+
+class SitesConfig(Frozen):
+    """Who takes part, by name."""
+
+    train: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Sites that train, and score the model on their own test images."""
+    evaluate: tuple[Name, ...] = ()
+    """Sites that only score the model: a test set, an unseen domain."""
+    required: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training sites whose updates make a round; None: all of them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = [name for name, count in Counter(self.train + self.evaluate).items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice; a site either trains or evaluates")
+        if self.required is not None and self.required > len(self.train):
+            raise ValueError(
+                f"required={self.required} can never be met by {len(self.train)} training site(s); "
+                "lower the first or name more sites"
+            )
+        return self
+
+    @property
+    def quorum(self) -> int:
+        """Fewest training sites whose updates make a round."""
+        return len(self.train) if self.required is None else self.required
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every site of the study, training ones first."""
+        return self.train + self.evaluate
+
+
+class DeadlinesConfig(Frozen):
+    """How long the server waits before it names who is missing, in seconds."""
+
+    enrol_s: Positive = 300
+    """For sites to connect and describe themselves."""
+    round_s: Positive = 3600
+    evaluate_s: Positive = 1800
+    """For the last, evaluate-only round."""
+
+
+class StudyConfig(Frozen):
+    """One study, from first weights to report."""
+
+    name: Name
+    classes: Annotated[tuple[Name, ...], Field(min_length=2)]
+    """Class names in the order of the model's outputs."""
+    sites: SitesConfig
+    model: ModelConfig
+    rounds: Annotated[int, Field(ge=1)]
+    local: LocalConfig = LocalConfig()
+    algorithm: Algorithm = FedAvg()
+    deadlines: DeadlinesConfig = DeadlinesConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for name, count in Counter(classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice; every class needs a name of its own")
+        return classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything in the study; two sites that agree on it run the same study."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""The error tree, by who acts on an error.
+
+ConsiliumError
+├── ConfigError       the person who wrote the YAML
+├── SiteDataError     the data manager at the site
+├── PolicyRefusal     the operator and the site, who must agree
+├── WireError         the developers: the two sides disagree on a message
+├── UpdateRejected    nobody at once; the round goes on without this site
+├── QuorumNotMet      the study operator
+├── StorageError      whoever looks after the disk of the side that raised it
+├── LaunchError       whoever starts the processes on this machine
+└── SiteFailure       the data manager, who finds the full story in the site's own log
+
+A message says what was found, what was expected and what to do. Messages of errors raised
+under `client/` may name files; `client/boundary.py` keeps them at the site.
+"""
+
+
+class ConsiliumError(Exception):
+    """Base of every error that is meant for a person."""
+
+
+class ConfigError(ConsiliumError):
+    """A settings file is wrong; the message lists every mistake in it."""
+
+
+class SiteDataError(ConsiliumError):
+    """A site's images, labels or weights file cannot be used as they are."""
+
+
+class PolicyRefusal(ConsiliumError):
+    """A plan asks for what this hospital did not agree to."""
+
+
+class WireError(ConsiliumError):
+    """A message is not what its schema says."""
+
+
+class UpdateRejected(ConsiliumError):
+    """One site's update may not touch the model."""
+
+
+class QuorumNotMet(ConsiliumError):
+    """Too few sites answered for the study to go on."""
+
+
+class StorageError(ConsiliumError):
+    """Something could not be written, and nothing already written was lost."""
+
+
+class LaunchError(ConsiliumError):
+    """A process of the federation could not be started or died."""
+
+
+class SiteFailure(ConsiliumError):
+    """A site could not do what a plan asked; details are in that site's log."""

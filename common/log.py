@@ -1,0 +1,71 @@
+"""One event a line: for people on a terminal, as JSON for machines.
+
+An event is a sentence plus named fields. A person reads the sentence; a machine reads the
+fields, so nobody has to parse sentences. Fields name sites, rounds and figures, never
+patients, files or paths of a hospital.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+LogFormat = Literal["readable", "json"]
+Field = str | int | float | bool | None | list[str] | list[float]
+
+_FIELDS = "consilium_fields"
+logger = logging.getLogger("consilium")
+
+
+def event(message: str, *, level: int = logging.INFO, **fields: Field) -> None:
+    """Log one event; `fields` appear in JSON lines only."""
+    logger.log(level, message, extra={_FIELDS: fields})
+
+
+def warn(message: str, **fields: Field) -> None:
+    """Log one event that a person should look at."""
+    event(message, level=logging.WARNING, **fields)
+
+
+class ReadableFormatter(logging.Formatter):
+    """`10:31:07  message`; what needs a look carries its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        rank = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
+        story = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{clock}  {rank}{record.getMessage()}{story}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, message and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, _FIELDS, {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def start(form: LogFormat = "readable", file: Path | None = None) -> None:
+    """Send events to standard error and, where given, to `file`; replaces earlier handlers."""
+    formatter = JsonFormatter() if form == "json" else ReadableFormatter()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for old in logger.handlers[:]:
+        logger.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Flower configures its own handlers; a line must not appear twice

@@ -1,0 +1,143 @@
+"""Weights are named arrays; nothing here knows what a model is.
+
+A name carries the meaning that a position in a list loses, so a layer that is missing,
+renamed or reshaped is found by comparison and never averaged by accident. Functions return
+new arrays and leave their arguments alone.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from common.errors import StorageError, WireError
+from common.settings import Frozen
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+
+
+class TensorSpec(Frozen):
+    """What both sides must agree on for one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "float64"]
+    role: Literal["parameter", "statistic"] = "parameter"
+    """`statistic`: a running mean or variance. It is averaged, never stepped by a server
+    optimizer: an Adam step can make a variance negative."""
+
+
+Layout: TypeAlias = Mapping[str, TensorSpec]
+
+
+def first_difference(expected: Layout, found: Layout) -> str | None:
+    """A sentence on the first tensor in which two layouts differ, or None."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not part of the study"
+        if expected[name] != found[name]:
+            return f"{name} is {_spec(found[name])}, expected {_spec(expected[name])}"
+    return None
+
+
+def mismatch(layout: Layout, arrays: Arrays) -> str | None:
+    """A sentence on the first array that does not fit the layout, or None."""
+    for name in sorted(layout.keys() | arrays.keys()):
+        if name not in arrays:
+            return f"{name} is missing"
+        if name not in layout:
+            return f"{name} is not part of the study"
+        spec, array = layout[name], arrays[name]
+        if array.shape != spec.shape or str(array.dtype) != spec.dtype:
+            return f"{name} is {array.dtype}{list(array.shape)}, expected {_spec(spec)}"
+    return None
+
+
+def subtract(minuend: Arrays, subtrahend: Arrays) -> dict[str, Array]:
+    """`minuend - subtrahend`, name by name. Both must have the same names."""
+    _same_names(minuend, subtrahend)
+    return {name: minuend[name] - subtrahend[name] for name in minuend}
+
+
+def add(left: Arrays, right: Arrays) -> dict[str, Array]:
+    """`left + right`, name by name. Both must have the same names."""
+    _same_names(left, right)
+    return {name: left[name] + right[name] for name in left}
+
+
+def norm(arrays: Arrays) -> float:
+    """Euclidean norm over all entries, summed in float64."""
+    squares = [float(np.sum(np.square(array, dtype=np.float64))) for array in arrays.values()]
+    return float(np.sqrt(sum(squares)))
+
+
+def num_bytes(arrays: Arrays) -> int:
+    """Bytes of the entries, without names."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes, in the order of names."""
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name}\x1f{array.dtype.str}\x1f{array.shape}\x1e".encode())
+        state.update(array.data if array.size else b"")
+    return state.hexdigest()
+
+
+def save_file(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Write safetensors atomically: `path` is either the old file or the whole new one.
+
+    Raises StorageError; what was at `path` before is then still there.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, to_safetensors(contiguous, dict(metadata)))
+
+
+def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a safetensors file. Raises StorageError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{path} is not a whole safetensors file ({error}); fetch it again or give another"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to disk, then rename. Raises StorageError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path.name} could not be written to {path.parent}: {error.strerror} "
+            f"({len(content) / 2**20:.1f} MiB needed); nothing written before is lost. "
+            "Free some space there or choose another folder."
+        ) from error
+
+
+def _same_names(left: Arrays, right: Arrays) -> None:
+    if left.keys() != right.keys():
+        odd = sorted(left.keys() ^ right.keys())[0]
+        raise WireError(f"tensor {odd} is on one side only; both must come from the same model")
+
+
+def _spec(spec: TensorSpec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}" + (" statistic" if spec.role == "statistic" else "")

@@ -1,0 +1,271 @@
+"""What the server and a site say to each other, and how it is written down.
+
+A message is one validated object: a kind, named fields and named arrays. It travels in two
+ways, as Flower records between server and gateway and as safetensors bytes between gateway
+and trainer; this is the only file that spells a key of either. The gateway turns one form
+into the other without reading it, so it needs neither torch nor the study's meaning.
+
+Nothing that can run is ever decoded: JSON and numeric arrays only.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from common.config import StudyConfig
+from common.errors import WireError
+from common.metrics import Score
+from common.settings import Frozen
+from common.weights import Arrays, TensorSpec
+
+SCHEMA = 1
+"""Raised when a message changes its meaning; the two sides must agree on it."""
+
+CHUNK_BYTES = 4 * 2**20
+"""Largest piece on the trainer's socket; gRPC refuses messages over its own limit."""
+
+TRAINER_METHOD = "/consilium.Trainer/Answer"
+"""gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
+
+_HEADER = "consilium.header"
+_RECORD, _ARRAYS = "consilium", "arrays"
+
+
+class Message(Frozen):
+    """Base of every message. `ARRAYS` names the field, if any, that holds tensors."""
+
+    # A loss that is not finite must arrive, so that admission can name the site that sent it.
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=True)
+    ARRAYS: ClassVar[str | None] = None
+
+    plan_id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Set by the server; an answer carries the id of the plan it answers."""
+    site: str
+    """The site this plan is for, or this answer is from, as the server enrolled it."""
+
+
+# --- plans: server to site -------------------------------------------------------------------
+
+
+class EnrolPlan(Message):
+    """Build the model and the data set, and describe both."""
+
+    kind: Literal["enrol"] = "enrol"
+    study: StudyConfig
+    want_weights: bool
+    """One site is asked to send the first weights along."""
+
+
+class RoundPlan(Message):
+    """Score the weights that come along and, if `train`, train from them."""
+
+    kind: Literal["round"] = "round"
+    ARRAYS: ClassVar[str | None] = "weights"
+    study: StudyConfig
+    round: Annotated[int, Field(ge=1)]
+    train: bool
+    weights: Annotated[Any, Field(exclude=True)]
+    """Arrays: every tensor of the study's layout."""
+
+
+Plan: TypeAlias = EnrolPlan | RoundPlan
+
+
+# --- answers: site to server -----------------------------------------------------------------
+
+
+class Enrolment(Message):
+    """What a site built, and how much it holds."""
+
+    kind: Literal["enrolment"] = "enrolment"
+    ARRAYS: ClassVar[str | None] = "weights"
+    layout: dict[str, TensorSpec]
+    """Tensors that will travel."""
+    weights_digest: str
+    """Of the tensors that travel, as this site built them."""
+    frozen_digest: str
+    """Of the tensors that do not."""
+    preprocessing: dict[str, Any]
+    """Input size, mean, standard deviation, interpolation."""
+    train_counts: tuple[Annotated[int, Field(ge=0)], ...]
+    """Training images per class, in the study's order."""
+    test_counts: tuple[Annotated[int, Field(ge=0)], ...]
+    device: str
+    """What computes there, e.g. "cpu" or "NVIDIA H200"."""
+    weights: Annotated[Any, Field(exclude=True)]
+    """Arrays: the first weights if they were asked for, else empty."""
+
+
+class RoundAnswer(Message):
+    """The score of the weights that came and, from a training site, the step away from them."""
+
+    kind: Literal["answer"] = "answer"
+    ARRAYS: ClassVar[str | None] = "delta"
+    round: int
+    score: Score
+    num_examples: Annotated[int, Field(ge=0)]
+    """Images trained on in this round; the weight of the delta. 0 from a site that only scores."""
+    num_steps: Annotated[int, Field(ge=0)]
+    train_loss: float | None
+    """Mean over the images of this round, None without training."""
+    train_s: float
+    evaluate_s: float
+    delta: Annotated[Any, Field(exclude=True)]
+    """Arrays: trained minus received, empty from a site that only scores."""
+
+
+class Failure(Message):
+    """The site could not do what the plan asked. Says nothing about its images."""
+
+    kind: Literal["failure"] = "failure"
+    error: Literal["data", "weights", "policy", "memory", "storage", "message", "unreachable", "internal"]
+    case: str
+    """Under this number the site's own log tells the whole story."""
+    advice: str
+
+
+Answer: TypeAlias = Enrolment | RoundAnswer | Failure
+
+_MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(
+    Annotated[EnrolPlan | RoundPlan | Enrolment | RoundAnswer | Failure, Field(discriminator="kind")]
+)
+
+
+# --- safetensors bytes: gateway and trainer --------------------------------------------------
+
+
+def to_bytes(message: Plan | Answer) -> bytes:
+    """One message as safetensors; the fields ride along as a byte tensor of JSON."""
+    return join(_header(message), arrays_of(message))
+
+
+def from_bytes(data: bytes | bytearray) -> Plan | Answer:
+    """The message in `data`. Raises WireError for anything else."""
+    header, arrays = split(data)
+    return _message(header, arrays)
+
+
+def join(header: str, arrays: Arrays) -> bytes:
+    """Header and arrays as safetensors bytes, unread."""
+    fields = np.frombuffer(header.encode(), np.uint8)
+    return to_safetensors({_HEADER: fields} | {name: np.ascontiguousarray(a) for name, a in arrays.items()})
+
+
+def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:
+    """Undo `join`. Raises WireError."""
+    try:
+        arrays = from_safetensors(bytes(data))
+        return arrays.pop(_HEADER).tobytes().decode(), arrays
+    except (SafetensorError, KeyError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise WireError(
+            f"found {len(data)} bytes that are not a Consilium message ({type(error).__name__}); "
+            "are both sides of the same version?"
+        ) from error
+
+
+def chunks(data: bytes) -> Iterator[bytes]:
+    """`data` in pieces that gRPC accepts."""
+    view = memoryview(data)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])
+
+
+# --- Flower records: server and gateway ------------------------------------------------------
+
+
+def to_records(message: Plan | Answer, shared: ArrayRecord | None = None) -> RecordDict:
+    """One message as Flower records; `shared` saves encoding the same arrays for every site."""
+    arrays = shared if shared is not None else array_record(arrays_of(message))
+    return _records(_header(message), arrays)
+
+
+def from_records(records: RecordDict) -> Plan | Answer:
+    """The message in `records`. Raises WireError."""
+    header, arrays = _unwrap(records)
+    return _message(header, arrays)
+
+
+def records_to_bytes(records: RecordDict) -> bytes:
+    """What the gateway hands to the trainer. Raises WireError."""
+    return join(*_unwrap(records))
+
+
+def bytes_to_records(data: bytes | bytearray) -> RecordDict:
+    """What the gateway hands to Flower. Raises WireError."""
+    header, arrays = split(data)
+    return _records(header, array_record(arrays))
+
+
+def array_record(arrays: Arrays) -> ArrayRecord:
+    """Named arrays as Flower encodes them."""
+    return ArrayRecord({name: FlowerArray(np.asarray(array)) for name, array in arrays.items()})
+
+
+def _records(header: str, arrays: ArrayRecord) -> RecordDict:
+    return RecordDict({_RECORD: ConfigRecord({"header": header}), _ARRAYS: arrays})
+
+
+def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
+    try:
+        header = records.config_records[_RECORD]["header"]
+        arrays = {name: array.numpy() for name, array in records.array_records[_ARRAYS].items()}
+    except (KeyError, ValueError, TypeError) as error:
+        raise WireError(
+            f"found Flower records that are not a Consilium message ({type(error).__name__})"
+        ) from error
+    if not isinstance(header, str):
+        raise WireError(f"found a header of type {type(header).__name__}, expected text")
+    return header, arrays
+
+
+# --- shared by both --------------------------------------------------------------------------
+
+
+def arrays_of(message: Plan | Answer) -> Arrays:
+    """The tensors of a message, empty for a kind without any."""
+    arrays: Arrays = getattr(message, message.ARRAYS) if message.ARRAYS else {}
+    return arrays
+
+
+def _header(message: Plan | Answer) -> str:
+    return json.dumps({"schema": SCHEMA} | message.model_dump(mode="json"), allow_nan=True)
+
+
+def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
+    try:
+        fields = json.loads(header)
+        schema = fields.pop("schema")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise WireError(
+            "found a header that is not a Consilium message; are both sides of the same version?"
+        ) from error
+    if schema != SCHEMA:
+        raise WireError(
+            f"found messages of schema {schema!r}, expected {SCHEMA}; install the same version on both sides"
+        )
+    holder = _ARRAY_FIELDS.get(fields.get("kind"))
+    if holder is not None:
+        fields[holder] = dict(arrays)
+    elif arrays:
+        raise WireError(f"found tensors in a message of kind {fields.get('kind')!r}, which has none")
+    try:
+        return _MESSAGES.validate_python(fields)
+    except ValidationError as error:
+        # Only locations and rules: the values may be a site's, and this text may be sent.
+        wrong = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['type']}" for d in error.errors()[:5])
+        raise WireError(f"found a message that breaks its schema ({wrong})") from None
+
+
+_ARRAY_FIELDS = {
+    kind.model_fields["kind"].default: kind.ARRAYS
+    for kind in (EnrolPlan, RoundPlan, Enrolment, RoundAnswer, Failure)
+    if kind.ARRAYS
+}

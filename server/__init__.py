@@ -1,0 +1,1 @@
+"""The study operator: numpy in the loop, so the image needs neither torch nor CUDA."""
