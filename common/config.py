@@ -73,6 +73,8 @@ class ModelConfig(Frozen):
 
 
 class Sgd(Frozen):
+    """The paper's SGD."""
+
     kind: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
     momentum: Decay = 0.9
@@ -80,6 +82,8 @@ class Sgd(Frozen):
 
 
 class Adam(Frozen):
+    """The paper's Adam."""
+
     kind: Literal["adam"] = "adam"
     lr: Positive = 1e-3
     betas: tuple[Decay, Decay] = (0.9, 0.98)
@@ -87,6 +91,8 @@ class Adam(Frozen):
 
 
 class AdamW(Frozen):
+    """The paper's AdamW."""
+
     kind: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
     betas: tuple[Decay, Decay] = (0.9, 0.98)
@@ -102,6 +108,8 @@ class Adagrad(Frozen):
 
 
 class Adadelta(Frozen):
+    """The paper's Adadelta."""
+
     kind: Literal["adadelta"] = "adadelta"
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -122,12 +130,16 @@ Optimizer: TypeAlias = Annotated[
 
 
 class Constant(Frozen):
+    """The same learning rate throughout."""
+
     kind: Literal["constant"] = "constant"
     warmup: Share = 0.0
     """Share of the whole study over which the learning rate rises linearly from 0."""
 
 
 class Cosine(Frozen):
+    """Half a cosine over the study (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+
     kind: Literal["cosine"] = "cosine"
     warmup: Share = 0.0
     final: Share = 0.0
@@ -135,6 +147,8 @@ class Cosine(Frozen):
 
 
 class Step(Frozen):
+    """Falls at milestones."""
+
     kind: Literal["step"] = "step"
     warmup: Share = 0.0
     milestones: tuple[Share, ...] = (0.5, 0.75)

@@ -107,7 +107,7 @@ def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a safetensors file. Raises StorageError."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"{path} is not a whole safetensors file ({error}); fetch it again or give another"

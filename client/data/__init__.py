@@ -1,0 +1,1 @@
+"""A site's images: found, checked, split and kept decoded."""

@@ -1,0 +1,1 @@
+"""Encoders, and which of their tensors travel."""

@@ -1,0 +1,41 @@
+"""What training needs to know about images: how they are prepared, and how a batch is got.
+
+The model side decides the preparation (it comes with the encoder), the data side carries it
+out. This file is all that the two know of each other.
+"""
+
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field
+
+from common.settings import Frozen
+
+
+class Preprocessing(Frozen):
+    """How an image becomes the encoder's input; stored with the weights."""
+
+    image_size: Annotated[int, Field(ge=1)]
+    """Pixels a side of what the encoder sees."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Per channel (RGB), for values in [0, 1]."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    crop_share: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """`image_size` over the side to which images are resized before the crop: 224/256."""
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the square that is kept of every image, from which crops are taken."""
+        return round(self.image_size / self.crop_share)
+
+
+class Images(Protocol):
+    """Decoded images of one split of one site, in memory or mapped from a file."""
+
+    @property
+    def labels_N(self) -> torch.Tensor:
+        """int64 class indices in the study's order."""
+
+    def batch(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """float32 (B, 3, S, S), normalised; augmented with `generator`'s draws, else centre-cropped."""

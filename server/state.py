@@ -1,0 +1,57 @@
+"""The state of a study after a round: everything the next round, a checkpoint or a report needs.
+
+A round turns one state into the next and edits nothing, so a checkpoint is a state on disk
+and resuming is starting from another state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.metrics import Score
+from common.weights import Array, Layout
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Named arrays that a server optimizer carries on, by slot: {"momentum": {...}}; and its step."""
+
+    step: int = 0
+    slots: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What one site did in one round."""
+
+    site: str
+    outcome: Literal["ok", "refused", "failed", "missing"]
+    """`refused`: the update did not pass admission. `failed`: the site said it could not."""
+    reason: str = ""
+    num_examples: int = 0
+    num_steps: int = 0
+    train_loss: float | None = None
+    delta_norm: float | None = None
+    train_s: float = 0.0
+    evaluate_s: float = 0.0
+    answered_after_s: float = 0.0
+    """From sending the plan to having the answer."""
+    mib_down: float = 0.0
+    """Sent to the site, tensors only."""
+    mib_up: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The study after `round` rounds; round 0 is the first weights."""
+
+    round: int
+    weights: Mapping[str, Array]
+    layout: Layout
+    preprocessing: Mapping[str, Any]
+    optimizer: OptimizerState = OptimizerState()
+    sites: tuple[SiteRound, ...] = ()
+    """In the order of site names; empty in round 0."""
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    """By site: how the weights that this round *started* from did on the site's test images."""
+    seconds: float = 0.0
