@@ -32,7 +32,7 @@ SCHEMA = 1
 CHUNK_BYTES = 4 * 2**20
 """Largest piece on the trainer's socket; gRPC refuses messages over its own limit."""
 
-TRAINER_METHOD = "/consilium.Trainer/Answer"
+TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
 
 _HEADER = "consilium.header"
@@ -62,6 +62,8 @@ class EnrolPlan(Message):
     study: StudyConfig
     want_weights: bool
     """One site is asked to send the first weights along."""
+    first_round: Annotated[int, Field(ge=1)] = 1
+    """The round that comes next; 1 starts the study over, more resumes it."""
 
 
 class RoundPlan(Message):
@@ -122,11 +124,16 @@ class RoundAnswer(Message):
     """Arrays: trained minus received, empty from a site that only scores."""
 
 
+ErrorKind: TypeAlias = Literal[
+    "data", "study", "weights", "policy", "memory", "storage", "message", "unreachable", "internal"
+]
+
+
 class Failure(Message):
     """The site could not do what the plan asked. Says nothing about its images."""
 
     kind: Literal["failure"] = "failure"
-    error: Literal["data", "weights", "policy", "memory", "storage", "message", "unreachable", "internal"]
+    error: ErrorKind
     case: str
     """Under this number the site's own log tells the whole story."""
     advice: str
@@ -224,6 +231,17 @@ def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
     if not isinstance(header, str):
         raise WireError(f"found a header of type {type(header).__name__}, expected text")
     return header, arrays
+
+
+def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
+    """The gateway's own answer when the trainer cannot give one. Raises WireError."""
+    header, _ = _unwrap(records)
+    try:
+        fields = json.loads(header)
+        failure = Failure(plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice)
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise WireError("found a header without a plan's id and site") from None
+    return to_records(failure)
 
 
 # --- shared by both --------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""The gateway's Flower app: unpack, forward, pack; no logic.
+
+Flower ships this file from the server to every site and runs it in the gateway. It can reach
+the trainer's socket and nothing else of the hospital's: it never imports torch, sees no
+image, and cannot tell the trainer to run code, because the trainer only understands plans.
+"""
+
+import uuid
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.link import SocketLink
+from common import log, wire
+from common.errors import ConsiliumError
+
+app = ClientApp()
+
+
+@app.query()
+def answer(message: Message, context: Context) -> Message:
+    """Hand a plan to this site's trainer and its answer to the server."""
+    log.start()
+    try:
+        link = SocketLink(Path(str(context.node_config["trainer"])))
+        reply = link.ask(wire.records_to_bytes(message.content), timeout_s=message.metadata.ttl)
+        return Message(wire.bytes_to_records(reply), reply_to=message)
+    except Exception as error:  # noqa: BLE001  # Flower would send the text of anything that escapes to the server
+        case = uuid.uuid4().hex[:8]
+        log.logger.exception("case %s", case)
+        kind: wire.ErrorKind = "unreachable" if isinstance(error, ConsiliumError) else "internal"
+        advice = "the site's trainer did not answer its gateway; the gateway's log tells why under the case number"
+        return Message(wire.refuse(message.content, kind, case, advice), reply_to=message)

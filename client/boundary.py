@@ -1,0 +1,59 @@
+"""What may leave a hospital when something breaks.
+
+The text of an exception may hold a path with a patient's name, so no text of an exception
+ever leaves. The server gets the kind of error, a case number and a fixed advice; the whole
+story stands under that number in the site's own log.
+"""
+
+import uuid
+
+from common import log, wire
+from common.errors import (
+    ConfigError,
+    ConsiliumError,
+    PolicyRefusal,
+    SiteDataError,
+    StorageError,
+    WireError,
+)
+
+_ADVICE: dict[wire.ErrorKind, str] = {
+    "data": "the site's images, labels or weights file cannot be used as they are",
+    "study": "the site cannot build what the study asks for; check encoder, image_size and precision",
+    "weights": "the site could not compute with the weights it received, or training diverged",
+    "policy": "the plan asks for what this site did not agree to",
+    "memory": "the site ran out of memory; lower image_size or micro_batch_size",
+    "storage": "the site could not write to its disk",
+    "message": "the site could not understand the plan; install the same version on both sides",
+    "unreachable": "the site's trainer did not answer",
+    "internal": "something failed at the site that nobody foresaw",
+}
+
+
+def failure(error: BaseException, plan_id: str, site: str) -> wire.Failure:
+    """What the server is told of `error`; the story goes to this site's log."""
+    case = uuid.uuid4().hex[:8]
+    kind = _kind(error)
+    log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)
+    return wire.Failure(plan_id=plan_id, site=site, error=kind, case=case, advice=_ADVICE[kind])
+
+
+def _kind(error: BaseException) -> wire.ErrorKind:
+    match error:
+        case SiteDataError():
+            return "data"
+        case ConfigError():
+            return "study"
+        case PolicyRefusal():
+            return "policy"
+        case StorageError():
+            return "storage"
+        case WireError():
+            return "message"
+        case MemoryError():
+            return "memory"
+        case ConsiliumError():
+            return "weights"
+        case _:
+            # torch.OutOfMemoryError, by name: the gateway imports this file's neighbours without torch
+            return "memory" if type(error).__name__ == "OutOfMemoryError" else "internal"

@@ -1,0 +1,223 @@
+"""The long-lived process that owns a hospital's images, its device and its policy.
+
+A plan comes in, counts and a delta go out. One study at a time is kept warm: the model stays
+on the device and the decoded images in memory from round to round, so a round costs its
+training and nothing else. Plans are data; there is no way to hand this process code.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from client import boundary, evaluate, fit, penalty, update
+from client.config import SiteConfig
+from client.data import readers, split
+from client.data.store import ImageStore
+from client.images import Preprocessing
+from client.model import build, parts
+from client.state import SiteState
+from common import log, seeds, wire
+from common.config import StudyConfig
+from common.errors import ConfigError, PolicyRefusal
+from common.metrics import Score
+from common.weights import Arrays, digest
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One study set up at this site: a model, its images and what is shared of it."""
+
+    study: StudyConfig
+    model: nn.Module
+    preprocessing: Preprocessing
+    parts: parts.Parts
+    store: ImageStore
+    state: SiteState
+    first_local: Arrays
+    """Layers that stay at the site, as built, before any round."""
+    weights_digest: str
+    """Of the shared tensors as built, before any round."""
+    frozen_digest: str
+
+
+class Trainer:
+    """Answers plans for one site. Not thread-safe: the link hands in one plan at a time."""
+
+    def __init__(self, site: SiteConfig) -> None:
+        self._site = site
+        self._device = choose_device(site.device)
+        self._bench: Bench | None = None
+        self._answered: tuple[str, bytes] | None = None
+        if site.threads is not None:
+            torch.set_num_threads(site.threads)
+        # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
+        # passes (adaptive pooling on CUDA) have no deterministic form.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def answer(self, request: bytes) -> bytes:
+        """One plan's bytes in, one answer's bytes out; whatever breaks becomes a Failure.
+
+        A plan that was answered before is answered from memory: a gateway that lost its
+        connection asks again, and a site must not train twice for one round.
+        """
+        plan_id = "unknown"
+        try:
+            plan = wire.from_bytes(request)
+            plan_id = plan.plan_id
+            if self._answered is not None and self._answered[0] == plan_id:
+                return self._answered[1]
+            reply = wire.to_bytes(self._carry_out(plan))
+        except Exception as error:  # noqa: BLE001  # nothing of an exception may leave but its kind
+            return wire.to_bytes(boundary.failure(error, plan_id, self._site.name))
+        self._answered = (plan_id, reply)
+        return reply
+
+    def _carry_out(self, plan: wire.Plan | wire.Answer) -> wire.Answer:
+        if plan.site != self._site.name:
+            raise PolicyRefusal(
+                f"the server enrolled this site as {plan.site!r}, its site.yaml says {self._site.name!r}; "
+                "make the two agree"
+            )
+        match plan:
+            case wire.EnrolPlan():
+                return self._enrol(plan)
+            case wire.RoundPlan():
+                return self._round(plan)
+            case wire.Enrolment() | wire.RoundAnswer() | wire.Failure():
+                raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")
+            case _:
+                assert_never(plan)
+
+    def _enrol(self, plan: wire.EnrolPlan) -> wire.Enrolment:
+        bench = self._set_up(plan.study)
+        if plan.first_round == 1:
+            bench.state.forget()
+        train, test = bench.store.class_counts("train"), bench.store.class_counts("test")
+        log.event(f"enrolled in study {plan.study.name}: {sum(train)} training, {sum(test)} test images")
+        return wire.Enrolment(
+            plan_id=plan.plan_id,
+            site=plan.site,
+            layout=parts.layout(bench.model, bench.parts),
+            weights_digest=bench.weights_digest,
+            frozen_digest=bench.frozen_digest,
+            preprocessing=bench.preprocessing.model_dump(mode="json"),
+            train_counts=train,
+            test_counts=test,
+            device=device_name(self._device),
+            weights=parts.shared_arrays(bench.model, bench.parts) if plan.want_weights else {},
+        )
+
+    def _round(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
+        study = plan.study
+        bench = self._set_up(study)
+        parts.load_shared(bench.model, bench.parts, plan.weights)
+        parts.load_local(bench.model, bench.parts, bench.state.local_arrays() or bench.first_local)
+
+        started = time.monotonic()
+        score = evaluate.evaluate(
+            bench.model,
+            bench.store.images("test", augmentation="none"),
+            num_classes=len(study.classes),
+            device=self._device,
+            precision=study.local.precision,
+        )
+        evaluated = time.monotonic()
+        if not plan.train:
+            log.event(f"round {plan.round}: scored {score.num_images} images")
+            return _answer(plan, score, evaluate_s=evaluated - started)
+
+        fitted = fit.fit(
+            bench.model,
+            bench.store.images("train", augmentation=study.local.augmentation),
+            study.local,
+            parts=bench.parts,
+            progress=fit.Progress(round=plan.round, rounds=study.rounds),
+            penalty=penalty.build_penalty(study.algorithm, bench.model),
+            device=self._device,
+            seed=seeds.derive(study.seed, plan.site, plan.round),
+            num_classes=len(study.classes),
+        )
+        if bench.parts.local:
+            bench.state.keep_local(parts.local_arrays(bench.model, bench.parts))
+        delta = update.delta(parts.shared_arrays(bench.model, bench.parts), plan.weights)
+        log.event(
+            f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
+            f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
+        )
+        return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
+
+    def _set_up(self, study: StudyConfig) -> Bench:
+        """The bench of this study, warm if it is the one in use."""
+        if self._bench is not None and self._bench.study == study:
+            return self._bench
+        self._bench = None  # the former study's model and images go before new ones come
+        built = build.build(study.model, len(study.classes), study.seed, self._site.weights_dir)
+        log.event(f"built {study.model.encoder}: {built.report.source}")
+        chosen = parts.partition(built.model, study.model)
+        parts.freeze(built.model, chosen)
+        manifest = split.split(readers.read(self._site.data, study.classes), self._site.split)
+        store = ImageStore.open(
+            manifest, study.classes, built.preprocessing, self._site.cache, self._site.state_dir
+        )
+        model = built.model.to(self._device)
+        if study.local.precision == "float64":
+            model = model.double()
+        self._bench = Bench(
+            study=study,
+            model=model,
+            preprocessing=built.preprocessing,
+            parts=chosen,
+            store=store,
+            state=SiteState(self._site.state_dir, study),
+            first_local=parts.local_arrays(model, chosen),
+            weights_digest=digest(parts.shared_arrays(model, chosen)),
+            frozen_digest=parts.frozen_digest(model, chosen),
+        )
+        return self._bench
+
+
+def _answer(
+    plan: wire.RoundPlan,
+    score: Score,
+    *,
+    evaluate_s: float,
+    fitted: fit.Fitted | None = None,
+    delta: Arrays | None = None,
+) -> wire.RoundAnswer:
+    return wire.RoundAnswer(
+        plan_id=plan.plan_id,
+        site=plan.site,
+        round=plan.round,
+        score=score,
+        num_examples=fitted.num_examples if fitted else 0,
+        num_steps=fitted.num_steps if fitted else 0,
+        train_loss=fitted.mean_loss if fitted else None,
+        train_s=fitted.seconds if fitted else 0.0,
+        evaluate_s=evaluate_s,
+        delta=delta or {},
+    )
+
+
+def choose_device(wish: str) -> torch.device:
+    """`auto`: the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+    if wish == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wish)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: found {wish!r}, but this process sees {torch.cuda.device_count()} CUDA device(s); "
+            "use `auto` or `cpu`, or give the process a GPU"
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What the server's table calls it; no serial numbers."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+

@@ -1,0 +1,25 @@
+"""Where the server runs and who is enrolled. Owned by the operator, never sent to a site."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config import Name
+from common.settings import Frozen
+
+
+class ServerConfig(Frozen):
+    """One run of one study on this server. Paths are absolute or relative to the YAML's folder."""
+
+    study: Path
+    """The study's YAML."""
+    run_dir: Path
+    """Where weights, checkpoints, rounds.jsonl and the report go."""
+    node_ids: Annotated[dict[Name, int], Field(min_length=1)]
+    """Site name by Flower node, as enrolled with the site's key; a site cannot choose its name."""
+    log: Literal["readable", "json"] = "readable"
+    synthetic: bool = False
+    """The images were generated; every output says so."""
+    start_from: Path | None = None
+    """Safetensors file with the study's tensors to begin with, instead of asking a site."""

@@ -1,0 +1,52 @@
+"""The one seam between the rounds and what carries them.
+
+The rounds see sites by name that are asked and reply. Behind the seam is Flower in a real
+federation (`gather.Fleet`) and plain function calls in a simulated one, so the story of a
+study is tested without processes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+from common import wire
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One site's answer and how long it took from sending the plan, in seconds."""
+
+    site: str
+    answer: wire.Answer
+    after_s: float
+
+
+class Sites(Protocol):
+    """Enrolled sites that can be asked."""
+
+    def online(self) -> Set[str]:
+        """Names of the sites that are connected now."""
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
+        """Replies in the order of arrival; ends at the deadline at the latest."""
+
+
+@dataclass(frozen=True)
+class InProcessSites:
+    """Sites as functions from plan bytes to answer bytes, asked one after the other."""
+
+    trainers: Mapping[str, Callable[[bytes], bytes]]
+
+    def online(self) -> Set[str]:
+        """All of them."""
+        return set(self.trainers)
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:  # noqa: ARG002
+        """Every site in turn; nothing can be late in one process."""
+        for site, plan in plans.items():
+            started = time.monotonic()
+            answer = wire.from_bytes(self.trainers[site](wire.to_bytes(plan)))
+            if isinstance(answer, wire.EnrolPlan | wire.RoundPlan):
+                raise TypeError(f"{site} answered with a plan")
+            yield Reply(site, answer, time.monotonic() - started)
