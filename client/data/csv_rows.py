@@ -1,0 +1,124 @@
+"""One line per image: labels.csv.
+
+Read as people save it: with or without a byte-order mark, separated by comma, semicolon or
+tab. Row numbers are those of a spreadsheet: the header is row 1. Rows that `only` leaves out
+belong to other sites and are not looked at.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.config import Columns, CsvData, Only
+from client.data.manifest import ImageRow
+from common.errors import SiteDataError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A csv as text."""
+
+    path: Path
+    header: tuple[str, ...]
+    delimiter: str
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    """Row number and cells by column; a row that is too short lacks its last cells."""
+    problems: tuple[str, ...]
+    """Rows with more cells than the header; which cell is which is not known, so they are left out."""
+
+
+def read_table(path: Path) -> Table:
+    """A csv file with a header line. Raises SiteDataError if it cannot be read as one."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            delimiter = max(",;\t", key=first.count)
+            file.seek(0)
+            lines = list(csv.reader(file, delimiter=delimiter))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SiteDataError(f"{path} cannot be read as a csv file in UTF-8: {reason}") from error
+    if not lines or not any(lines[0]):
+        raise SiteDataError(f"{path} is empty; expected a line of column names, then a line per image")
+    header = tuple(name.strip() for name in lines[0])
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise SiteDataError(f"{path} has the column {twice[0]!r} twice; every column needs its own name")
+    numbered = [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)]
+    problems = tuple(
+        f"{path.name} row {number}: {len(cells)} cells under {len(header)} column names"
+        for number, cells in numbered
+        if len(cells) > len(header)
+    )
+    rows = tuple(
+        (number, {name: cell.strip() for name, cell in zip(header, cells, strict=False)})
+        for number, cells in numbered
+        if len(cells) <= len(header)
+    )
+    return Table(path, header, delimiter, rows, problems)
+
+
+def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
+    """Rows and problems. Raises SiteDataError if the columns are not there."""
+    table = read_table(config.labels)
+    _require_columns(table, config)
+    chosen = list(_chosen(table, config.only))
+    problems = [*table.problems]
+    rows = []
+    for number, cells in chosen:
+        source = f"{table.path.name} row {number}"
+        found = list(_problems(cells, source, config))
+        problems += found
+        if not found:
+            rows.append(_row(cells, source, config))
+    return rows, problems
+
+
+def _require_columns(table: Table, config: CsvData) -> None:
+    wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
+    if config.only is not None:
+        wanted["data.only.column"] = config.only.column
+    missing = [f"{setting}={name!r}" for setting, name in wanted.items() if name not in table.header]
+    if missing:
+        raise SiteDataError(
+            f"{table.path} has no column for {', '.join(missing)}; "
+            f"it has the columns {', '.join(table.header)}. Name these in the site's YAML."
+        )
+
+
+def _chosen(table: Table, only: Only | None) -> Iterator[tuple[int, dict[str, str]]]:
+    if only is None:
+        yield from table.rows
+        return
+    seen = Counter(cells.get(only.column, "") for _, cells in table.rows)
+    absent = [value for value in only.values if value not in seen]
+    if absent:
+        values = ", ".join(f"{value} ({count})" for value, count in seen.most_common(10))
+        raise SiteDataError(
+            f"{table.path} has no row with {only.column}={', '.join(absent)}; "
+            f"the column holds {values or 'nothing'}. Mend data.only.values in the site's YAML."
+        )
+    yield from ((number, cells) for number, cells in table.rows if cells.get(only.column) in only.values)
+
+
+def _problems(cells: dict[str, str], source: str, config: CsvData) -> Iterator[str]:
+    image, label = cells.get(config.columns.image, ""), cells.get(config.columns.label, "")
+    if not label:
+        yield f"{source}: no label"
+    if not image:
+        yield f"{source}: no image file"
+    elif not (config.image_folder / image).is_file():
+        yield f"{source}: {config.image_folder / image} is not there"
+
+
+def _row(cells: dict[str, str], source: str, config: CsvData) -> ImageRow:
+    columns: Columns = config.columns
+    return ImageRow(
+        path=config.image_folder / cells[columns.image],
+        label=cells[columns.label],
+        group=cells.get(columns.group, "") or None if columns.group else None,
+        split=cells.get(columns.split, "") or None if columns.split else None,
+        source=source,
+    )

@@ -1,0 +1,105 @@
+"""From an image file to the square of RGB bytes that training uses.
+
+What a file claims to be is not trusted: colour modes are brought to RGB without clipping or
+guessing, a camera's orientation mark is obeyed, and what is no usable picture (truncated,
+tiny, huge, animated) is refused with a reason. The centre square is cut and resized in one
+step, with antialiasing, which is the usual resize of the shorter side and centre crop.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Pixels = npt.NDArray[np.uint8]
+
+SMALLEST = 8
+"""Pixels a side under which a file is a mistake rather than a picture."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class BadImage(Exception):
+    """A file that cannot be used; the message says why, without the file's name."""
+
+
+def decode(path: Path, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
+    try:
+        with Image.open(path) as image:
+            _check(image)
+            # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
+            image.draft(None, (2 * size, 2 * size))
+            upright = ImageOps.exif_transpose(image)
+            square = ImageOps.fit(to_rgb(upright), (size, size), _RESAMPLING[interpolation])
+    except (BadImage, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = Image.MAX_IMAGE_PIXELS or 0
+        raise BadImage(f"has more than {limit / 1e6:.0f} million pixels; save it smaller") from error
+    except Exception as error:
+        # Decoders answer a broken file with nearly any error there is.
+        raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
+    return np.asarray(square)
+
+
+def _check(image: Image.Image) -> None:
+    if min(image.size) < SMALLEST:
+        width, height = image.size
+        raise BadImage(f"is {width} x {height} pixels; expected at least {SMALLEST} a side")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # the further frames of an MPO are a phone's previews
+        raise BadImage(f"holds {frames} images; expected one a file")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any colour mode as RGB; what is transparent becomes black."""
+    match image.mode:
+        case "RGB":
+            return image
+        case "I" | "I;16" | "I;16B" | "I;16L" | "I;16N":
+            return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        case "F":
+            raise BadImage("has floating-point pixels; save it with 8 or 16 bits")
+        case "LA" | "La" | "PA" | "RGBA" | "RGBa" | "P" if image.has_transparency_data:
+            seen = image.convert("RGBA")
+            ground = Image.new("RGBA", seen.size, (0, 0, 0, 255))
+            return Image.alpha_composite(ground, seen).convert("RGB")
+        case _:
+            return image.convert("RGB")
+
+
+def _eight_bits(grey: npt.NDArray[np.generic]) -> Pixels:
+    """Deep grey as 8 bits; Pillow's own conversion would make everything above 255 white.
+
+    A picture of a 12-bit detector in a 16-bit file never exceeds 4095 and would be black on
+    the 16-bit scale, so it is read on its own. Two fixed scales keep images comparable.
+    """
+    deep = grey.astype(np.int64)
+    low, high = int(deep.min()), int(deep.max())
+    if low < 0 or high > 65535:
+        raise BadImage(f"has grey values from {low} to {high}; expected 8 or 16 bits")
+    full = 4095 if high <= 4095 else 65535
+    return ((deep * 255 + full // 2) // full).astype(np.uint8)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """While decoding: a decompression bomb is an error, oddities of a file's metadata are not.
+
+    Warning filters belong to the process, so this goes around all threads that decode.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield

@@ -1,0 +1,89 @@
+"""From a site's files to a manifest: checks everything that can be checked without decoding.
+
+A data manager mends a data set in one go or loses a day, so every reader collects all it
+finds wrong and says so at once. Whatever the kind of data, the same checks follow here.
+"""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from client.config import CsvData, DataConfig, FoldersData
+from client.data.csv_rows import read_csv
+from client.data.folder_rows import read_folders
+from client.data.manifest import ImageRow, Manifest, refuse
+from common.errors import SiteDataError
+from common.log import warn
+
+
+def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
+    """All images that `config` points at. Raises SiteDataError that lists every problem."""
+    match config:
+        case CsvData():
+            rows, problems = read_csv(config)
+            what, where = config.labels.name, str(config.labels)
+        case FoldersData():
+            rows, problems = read_folders(config)
+            what, where = config.root.name, str(config.root)
+        case _:
+            assert_never(config)
+    unique = _without_repeats(rows)
+    problems = [*_unknown_classes(rows, classes), *problems, *unique.problems]
+    if problems:
+        refuse(
+            f"{what} cannot be used as it is",
+            problems,
+            f"Mend {where} or the images it names, then start again.",
+        )
+    if not unique.rows:
+        raise SiteDataError(
+            f"{where} holds no image of any class; the study has the classes {', '.join(classes)}. "
+            "Point `data` of the site's YAML at images of these classes."
+        )
+    if unique.num_repeats:
+        warn(f"{unique.num_repeats} row(s) repeat another row and count once", repeats=unique.num_repeats)
+    return Manifest(unique.rows, tuple(classes))
+
+
+def _unknown_classes(rows: Sequence[ImageRow], classes: Sequence[str]) -> Iterator[str]:
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.label, row.source)
+    for label, count in Counter(row.label for row in rows).items():
+        if label not in classes:
+            guess = _nearest(label, classes)
+            yield (
+                f"{first[label]}: class {label!r} is not in the study ({count} image(s)), "
+                f"which has {', '.join(classes)}" + (f"; did you mean {guess}?" if guess else "")
+            )
+
+
+def _nearest(label: str, classes: Sequence[str]) -> str | None:
+    folded = {name.casefold(): name for name in classes}
+    close = difflib.get_close_matches(label.casefold(), folded, n=1, cutoff=0.6)
+    return folded[close[0]] if close else None
+
+
+@dataclass(frozen=True)
+class _Unique:
+    rows: tuple[ImageRow, ...]
+    num_repeats: int
+    problems: tuple[str, ...]
+
+
+def _without_repeats(rows: Sequence[ImageRow]) -> _Unique:
+    """Each file once; a file that is said to be two things is a problem."""
+    kept: dict[str, ImageRow] = {}
+    problems = []
+    for row in rows:
+        earlier = kept.setdefault(os.path.normcase(os.path.normpath(row.path)), row)
+        for field in ("label", "group", "split"):
+            before, now = getattr(earlier, field), getattr(row, field)
+            if before != now:
+                problems.append(
+                    f"{row.source}: {row.path.name} has {field} {now!r}, but {before!r} in {earlier.source}"
+                )
+    return _Unique(tuple(kept.values()), len(rows) - len(kept), tuple(problems))

@@ -1,0 +1,89 @@
+"""The settings of a simulated federation: one site.yaml per site found, and who they are.
+
+Only for simulation on one machine: a real hospital writes its own YAML. `federation.yaml`
+tells the simulating server the sites, the classes and whether the images are synthetic,
+which at real institutions the study operator knows.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.config import ColumnSplit, CsvData, NoSplit, SiteConfig
+from client.data.discover import FoundFederation, FoundSite
+from common import log
+from common.errors import SiteDataError
+from common.weights import write_atomically
+
+POOLED = "pooled"
+"""Name of the site that holds every site's training images: centralised training."""
+
+
+def write_sites(
+    found: FoundFederation,
+    out: Path,
+    *,
+    synthetic: bool,
+    weights: Path | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    pooled: bool = False,
+) -> None:
+    """Write OUT/NAME.yaml per site and OUT/federation.yaml. Raises SiteDataError."""
+    sites = {site.name: _settings(site, out, weights, threads, seed) for site in found.sites}
+    if pooled:
+        sites[POOLED] = _pooled(found, out, weights)
+    for name, settings in sites.items():
+        write_atomically(out / f"{name}.yaml", _yaml(settings.model_dump(mode="json", exclude_none=True)))
+    about = {
+        "synthetic": synthetic,
+        "classes": list(found.classes),
+        "sites": {site.name: site.num_images for site in found.sites},
+    }
+    write_atomically(out / "federation.yaml", _yaml(about))
+    if not found.has_groups:
+        log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
+    log.event(f"wrote the settings of {', '.join(sites)} to {out}")
+
+
+def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | None, seed: int) -> SiteConfig:
+    split = (
+        site.split if isinstance(site.split, ColumnSplit) else site.split.model_copy(update={"seed": seed})
+    )
+    return SiteConfig(
+        name=site.name,
+        data=site.data,
+        split=split,
+        state_dir=(out / "state" / site.name).absolute(),
+        weights_dir=None if weights is None else weights.absolute(),
+        threads=threads,
+    )
+
+
+def _pooled(found: FoundFederation, out: Path, weights: Path | None) -> SiteConfig:
+    """All training images in one place; its test images are the sites' own, so it scores none."""
+    first = found.sites[0]
+    if not isinstance(first.data, CsvData) or first.data.columns.split is None:
+        raise SiteDataError(
+            "a pooled site needs a labels.csv with a column `split`, or it would train on the sites' test "
+            "images; make one with `consilium-site split`"
+        )
+    columns = first.data.columns
+    return SiteConfig(
+        name=POOLED,
+        data=first.data.model_copy(
+            update={
+                "only": {"column": columns.split, "values": ("train",)},
+                "columns": columns.model_copy(update={"split": None}),
+            }
+        ),
+        split=NoSplit(all="train"),
+        state_dir=(out / "state" / POOLED).absolute(),
+        weights_dir=None if weights is None else weights.absolute(),
+    )
+
+
+def _yaml(values: Any) -> bytes:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text.encode()

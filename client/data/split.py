@@ -1,0 +1,179 @@
+"""Which images train and which test, so that the test is honest.
+
+Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
+So whole groups move, the classes keep their shares as far as groups allow, and a split that
+comes with the data is refused if it tears a group apart. Groups are dealt by scikit-learn's
+`StratifiedGroupKFold`; a test share of 0.2 is the first of five folds.
+"""
+
+import csv
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from io import StringIO
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from client.config import ColumnSplit, GroupedSplit, NoSplit, SplitConfig
+from client.data.csv_rows import read_table
+from client.data.manifest import SIDES, ImageRow, Manifest, Side, refuse
+from common.errors import SiteDataError
+from common.log import event, warn
+from common.weights import write_atomically
+
+
+def split(manifest: Manifest, config: SplitConfig) -> Manifest:
+    """The same rows, each on a side. Raises SiteDataError if there is no honest split."""
+    match config:
+        case GroupedSplit():
+            sides = _drawn(manifest, config)
+        case ColumnSplit():
+            sides = _given(manifest)
+        case NoSplit():
+            sides = [config.all] * len(manifest.rows)
+        case _:
+            assert_never(config)
+    rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
+    _no_group_on_both_sides(rows)
+    return replace(manifest, rows=rows)
+
+
+def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: int) -> list[Side]:
+    """A side for each image: whole groups, each stratum shared out alike.
+
+    Raises SiteDataError if one side would stay empty.
+    """
+    folds = Fraction(test_share).limit_denominator(20)
+    num_groups = len(set(groups))
+    if num_groups < folds.denominator:
+        raise SiteDataError(
+            f"found {len(groups)} image(s) of {num_groups} group(s); a test share of {test_share:g} needs "
+            f"at least {folds.denominator} groups. Add images, or set `split: {{kind: none, all: train}}` "
+            "and test elsewhere."
+        )
+    dealer = StratifiedGroupKFold(folds.denominator, shuffle=True, random_state=seed)
+    places = np.zeros(len(groups))
+    with warnings.catch_warnings():
+        # That a stratum is smaller than the number of folds is said in our words, with its name.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            dealt = list(dealer.split(places, np.asarray(strata), np.asarray(groups)))
+        except ValueError as error:
+            raise SiteDataError(
+                f"no split by class is possible: each class has fewer than {folds.denominator} images "
+                f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
+                "`split: {kind: none, all: train}` and test elsewhere."
+            ) from error
+    test = {int(index) for _, fold in dealt[: folds.numerator] for index in fold}
+    if not test or len(test) == len(groups):
+        raise SiteDataError(
+            f"no split is possible: the {num_groups} groups of {len(groups)} images are too uneven for a "
+            f"test share of {test_share:g} ({_counted(groups)}). Use another seed, or add images."
+        )
+    return ["test" if index in test else "train" for index in range(len(groups))]
+
+
+def write_split(
+    labels_csv: Path,
+    out_csv: Path,
+    *,
+    label: str = "label",
+    group: str | None = None,
+    strata: Sequence[str] = (),
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> None:
+    """Copy a csv with a `split` column added: by label and `strata` (e.g. site), whole groups.
+
+    One split for all sites lets local, pooled and federated studies test on the same images.
+    Image files in `out_csv` stay as they are, relative to where `labels_csv` lies.
+    """
+    table = read_table(labels_csv)
+    wanted = [label, *strata, *([group] if group else [])]
+    missing = [name for name in wanted if name not in table.header]
+    problems = [f"no column {name!r}; it has {', '.join(table.header)}" for name in missing]
+    if "split" in table.header:
+        problems.append("it has a column `split` already; use that, or remove it")
+    if problems or table.problems:
+        refuse(
+            f"{labels_csv.name} cannot be split",
+            [*problems, *table.problems],
+            f"Mend {labels_csv} or name its columns.",
+        )
+    cells = [row for _, row in table.rows]
+    keys = ["/".join(row.get(name, "") for name in (label, *strata)) for row in cells]
+    owners = [_owner(row.get(group, "") if group else None, str(i)) for i, row in enumerate(cells)]
+    sides = draw(keys, owners, test_share, seed)
+    text = StringIO(newline="")
+    writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
+    writer.writerow([*table.header, "split"])
+    for row, side in zip(cells, sides, strict=True):
+        writer.writerow([*(row.get(name, "") for name in table.header), side])
+    write_atomically(out_csv, text.getvalue().encode())
+
+
+# --- the kinds of split --------------------------------------------------------------------
+
+
+def _drawn(manifest: Manifest, config: GroupedSplit) -> list[Side]:
+    rows = manifest.rows
+    if any(row.split for row in rows):
+        event("the train and test folders of the data are not used: split.kind is grouped")
+    alone = sum(row.group is None for row in rows)
+    if alone:
+        warn(
+            f"{alone} of {len(rows)} images name no group and count as a group each; "
+            "if a lesion or patient has several images, name data.columns.group",
+            without_group=alone,
+        )
+    owners = [_owner(row.group, str(row.path)) for row in rows]
+    sides = draw([row.label for row in rows], owners, config.test_share, config.seed)
+    for name in manifest.classes:
+        on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)
+        if len(on) == 1:
+            side, count = on.popitem()
+            groups = len({owner for row, owner in zip(rows, owners, strict=True) if row.label == name})
+            warn(f"class {name} has {groups} group(s), too few to divide: its {count} image(s) all {side}")
+    return sides
+
+
+def _given(manifest: Manifest) -> list[Side]:
+    wrong = Counter(row.split or "" for row in manifest.rows if (row.split or "").lower() not in SIDES)
+    if wrong:
+        first = next(row for row in manifest.rows if (row.split or "").lower() not in SIDES)
+        refuse(
+            "the split that comes with the data cannot be used",
+            [f"{value!r} in {count} row(s)" for value, count in wrong.most_common()],
+            f"Expected train or test, first missing in {first.source}. "
+            "Mend these, or let `split: {kind: grouped}` draw one.",
+        )
+    return [SIDES[(row.split or "").lower()] for row in manifest.rows]
+
+
+def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
+    sides: dict[str, set[str | None]] = {}
+    for row in rows:
+        if row.group is not None:
+            sides.setdefault(row.group, set()).add(row.split)
+    torn = [group for group, on in sides.items() if len(on) > 1]
+    if torn:
+        refuse(
+            "the split puts images of one group on both sides, so a test would measure memory",
+            [f"group {group} is in train and in test" for group in torn],
+            f"{len(torn)} of {len(sides)} groups are torn apart. Mend the split, or let "
+            "`split: {kind: grouped}` draw one.",
+        )
+
+
+def _owner(group: str | None, image: str) -> str:
+    # Two name spaces: a lesion may be called like another image.
+    return f"group {group}" if group else f"image {image}"
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common(10))

@@ -1,0 +1,272 @@
+"""Every image of a site, decoded once and kept as bytes, so that no epoch decodes a JPEG twice.
+
+What is kept is the square that crops are taken from, as uint8: a quarter of what normalised
+floats would take. Up to a limit it lies in memory, above it in a memory-mapped file whose
+name is a hash of the image files (path, size, time of change) and of the preparation, so a
+restarted trainer finds it again and a changed image or another size makes another file.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from client.config import CacheConfig
+from client.data import pixels
+from client.data.manifest import ImageRow, Manifest, Side, refuse
+from client.images import Preprocessing
+from common.errors import SiteDataError, StorageError
+from common.log import event
+
+# N images of the site, B of a batch, C channels, R stored pixels a side, S pixels a side of the
+# encoder's input.
+
+Augmentation = Literal["none", "paper"]
+
+_FORMAT = 1
+"""Raised when decoding changes, so that files of older versions are not taken for new ones."""
+_WINDOW = 256
+"""Images in flight at once; bounds what waits in memory to be written."""
+_TELL_S = 5.0
+
+
+class ImageStore:
+    """The decoded images of one site, for one preparation."""
+
+    def __init__(self, manifest: Manifest, preprocessing: Preprocessing, pixels_NRRC: torch.Tensor) -> None:
+        self.manifest = manifest
+        self._preprocessing = preprocessing
+        self._pixels_NRRC = pixels_NRRC
+        index = {name: number for number, name in enumerate(manifest.classes)}
+        self._labels_N = torch.tensor([index[row.label] for row in manifest.rows], dtype=torch.int64)
+
+    @classmethod
+    def build(
+        cls,
+        manifest: Manifest,
+        preprocessing: Preprocessing,
+        cache: CacheConfig,
+        state_dir: Path,
+        num_threads: int | None = None,
+    ) -> "ImageStore":
+        """Decode all images of a manifest that has been split.
+
+        Raises SiteDataError that names every bad image, and StorageError if the disk is full.
+        """
+        side = preprocessing.stored_size
+        num_bytes = len(manifest.rows) * side * side * 3
+        if num_bytes <= cache.memory_mib * 2**20:
+            pixels_NRRC = _in_memory(manifest.rows, preprocessing, num_threads)
+        else:
+            pixels_NRRC = _on_disk(manifest.rows, preprocessing, cache, state_dir, num_threads)
+        return cls(manifest, preprocessing, pixels_NRRC)
+
+    def images(self, side: Side, augmentation: Augmentation = "none") -> "StoredImages":
+        """The images of one side of the split, in the manifest's order."""
+        rows_N = torch.tensor(
+            [i for i, row in enumerate(self.manifest.rows) if row.split == side], dtype=torch.int64
+        )
+        return StoredImages(
+            self._pixels_NRRC, rows_N, self._labels_N[rows_N], self._preprocessing, augmentation
+        )
+
+    def class_counts(self, side: Side) -> tuple[int, ...]:
+        """Images per class on one side, in the study's order."""
+        return self.manifest.class_counts(side)
+
+
+class StoredImages:
+    """One side of the split, as `client.images.Images` describes it."""
+
+    def __init__(
+        self,
+        pixels_NRRC: torch.Tensor,
+        rows_N: torch.Tensor,
+        labels_N: torch.Tensor,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+    ) -> None:
+        self._pixels_NRRC = pixels_NRRC
+        self._rows_N = rows_N
+        self._labels_N = labels_N
+        self._size = preprocessing.image_size
+        self._mean_C11 = torch.tensor(preprocessing.mean).view(3, 1, 1)
+        self._std_C11 = torch.tensor(preprocessing.std).view(3, 1, 1)
+        self._augmentation = augmentation
+
+    @property
+    def labels_N(self) -> torch.Tensor:
+        """int64 class indices in the study's order."""
+        return self._labels_N
+
+    def batch(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """float32 (B, 3, S, S), normalised; augmented with `generator`'s draws, else centre-cropped.
+
+        The paper's augmentation: a crop from anywhere in the stored square, mirrored half the time.
+        """
+        rows_B, size = self._rows_N[indices_B].tolist(), self._size
+        tops, lefts, flips = self._places(len(rows_B), generator)
+        crops_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8)
+        for crop_SSC, row, top, left, flip in zip(crops_BSSC, rows_B, tops, lefts, flips, strict=True):
+            seen_SSC = self._pixels_NRRC[row, top : top + size, left : left + size]
+            crop_SSC.copy_(seen_SSC.flip(1) if flip else seen_SSC)
+        crops_BCSS = crops_BSSC.permute(0, 3, 1, 2).contiguous().to(torch.float32)
+        return crops_BCSS.div_(255).sub_(self._mean_C11).div_(self._std_C11)
+
+    def _places(
+        self, num_images: int, generator: torch.Generator | None
+    ) -> tuple[list[int], list[int], list[bool]]:
+        spare = self._pixels_NRRC.shape[1] - self._size
+        if generator is None or self._augmentation == "none":
+            middle = [spare // 2] * num_images
+            return middle, middle, [False] * num_images
+        tops_B = torch.randint(spare + 1, (num_images,), generator=generator)
+        lefts_B = torch.randint(spare + 1, (num_images,), generator=generator)
+        flips_B = torch.rand(num_images, generator=generator) < 0.5
+        return tops_B.tolist(), lefts_B.tolist(), flips_B.tolist()
+
+
+# --- where the bytes lie -------------------------------------------------------------------
+
+
+def _in_memory(
+    rows: Sequence[ImageRow], preprocessing: Preprocessing, num_threads: int | None
+) -> torch.Tensor:
+    side = preprocessing.stored_size
+    kept = np.empty((len(rows), side, side, 3), np.uint8)
+    for number, square in enumerate(_decoded(rows, preprocessing, num_threads)):
+        kept[number] = square
+    return torch.from_numpy(kept)
+
+
+def _on_disk(
+    rows: Sequence[ImageRow],
+    preprocessing: Preprocessing,
+    cache: CacheConfig,
+    state_dir: Path,
+    num_threads: int | None,
+) -> torch.Tensor:
+    side = preprocessing.stored_size
+    shape = (len(rows), side, side, 3)
+    num_bytes = len(rows) * side * side * 3
+    if num_bytes > cache.disk_mib * 2**20:
+        raise SiteDataError(
+            f"{len(rows)} decoded images of {side} x {side} pixels need {num_bytes / 2**20:,.0f} MiB, "
+            f"more than cache.disk_mib={cache.disk_mib} and cache.memory_mib={cache.memory_mib}; "
+            "raise one of them in the site's YAML."
+        )
+    folder = state_dir / "images"
+    path = folder / f"{_identity(rows, preprocessing)}.rgb"
+    if path.is_file() and path.stat().st_size == num_bytes:
+        event(f"{len(rows)} decoded images found from an earlier start", images=len(rows))
+    else:
+        _make_room(folder, cache.disk_mib * 2**20 - num_bytes)
+        _write(path, _decoded(rows, preprocessing, num_threads), num_bytes)
+    # Copy-on-write, because torch wants memory that it could write to; nothing is ever written.
+    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
+
+
+def _write(path: Path, squares: Iterator[pixels.Pixels], num_bytes: int) -> None:
+    """Write beside `path`, then rename, so that a file with this name is always whole.
+
+    Plain writing, not a memory map: on a full disk a map kills the process instead of raising.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                for square in squares:
+                    file.write(square.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{num_bytes / 2**20:,.0f} MiB of decoded images could not be written to {path.parent}: "
+            f"{error.strerror}. Free some space there, choose another state_dir or raise cache.memory_mib."
+        ) from error
+
+
+def _make_room(folder: Path, num_bytes: int) -> None:
+    """Delete the oldest files of other data sets until those left fit into `num_bytes`."""
+    if not folder.is_dir():
+        return
+    for leftover in folder.glob("*.partial"):
+        leftover.unlink()
+    kept = sorted(folder.glob("*.rgb"), key=lambda path: path.stat().st_mtime_ns)
+    total = sum(path.stat().st_size for path in kept)
+    for path in kept:
+        if total <= num_bytes:
+            return
+        total -= path.stat().st_size
+        path.unlink()
+
+
+def _identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
+    """Changes with the files, their order and the preparation, but not with labels or split."""
+    files = [(str(row.path), *_size_and_time(row.path)) for row in rows]
+    what = [_FORMAT, preprocessing.stored_size, preprocessing.interpolation, files]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1  # decoding will say what is wrong, together with all other bad images
+    return found.st_size, found.st_mtime_ns
+
+
+# --- decoding ------------------------------------------------------------------------------
+
+
+def _decoded(
+    rows: Sequence[ImageRow], preprocessing: Preprocessing, num_threads: int | None
+) -> Iterator[pixels.Pixels]:
+    """Each image's square, in order. Raises SiteDataError at the end if any image was bad."""
+    size, interpolation = preprocessing.stored_size, preprocessing.interpolation
+
+    def attempt(row: ImageRow) -> pixels.Pixels | str:
+        try:
+            return pixels.decode(row.path, size, interpolation)
+        except pixels.BadImage as bad:
+            return f"{row.source}: {row.path} {bad}"
+
+    problems: list[str] = []
+    start = told = time.monotonic()
+    done = 0
+    # Pillow decodes and resizes without the interpreter's lock, so threads do.
+    with ThreadPoolExecutor(num_threads or os.cpu_count(), "decode") as pool, pixels.guarded():
+        for window in _windows(rows):
+            for outcome in pool.map(attempt, window):
+                if isinstance(outcome, str):
+                    problems.append(outcome)
+                elif not problems:
+                    yield outcome
+            done += len(window)
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                event(f"{done} of {len(rows)} images decoded", done=done, images=len(rows))
+    if problems:
+        refuse(
+            f"{len(problems)} of {len(rows)} images cannot be used",
+            problems,
+            "Mend or replace these files, or remove them from the data set.",
+        )
+    seconds = time.monotonic() - start
+    event(f"{len(rows)} images decoded in {seconds:.1f} s", images=len(rows), seconds=seconds)
+
+
+def _windows(rows: Sequence[ImageRow]) -> Iterator[Sequence[ImageRow]]:
+    for start in range(0, len(rows), _WINDOW):
+        yield rows[start : start + _WINDOW]
