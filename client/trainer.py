@@ -72,7 +72,7 @@ class Trainer:
             if self._answered is not None and self._answered[0] == plan_id:
                 return self._answered[1]
             reply = wire.to_bytes(self._carry_out(plan))
-        except Exception as error:  # noqa: BLE001  # nothing of an exception may leave but its kind
+        except Exception as error:  # nothing of an exception may leave but its kind
             return wire.to_bytes(boundary.failure(error, plan_id, self._site.name))
         self._answered = (plan_id, reply)
         return reply
@@ -161,8 +161,8 @@ class Trainer:
         chosen = parts.partition(built.model, study.model)
         parts.freeze(built.model, chosen)
         manifest = split.split(readers.read(self._site.data, study.classes), self._site.split)
-        store = ImageStore.open(
-            manifest, study.classes, built.preprocessing, self._site.cache, self._site.state_dir
+        store = ImageStore.build(
+            manifest, built.preprocessing, self._site.cache, self._site.state_dir, self._site.threads
         )
         model = built.model.to(self._device)
         if study.local.precision == "float64":

@@ -6,7 +6,7 @@ unknown key, the setting that was likely meant.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -66,8 +66,13 @@ def parse_settings(text: str, kind: type[Settings], what: str, name: str) -> Set
         raise ConfigError(
             f"{name} is not a valid {what}: found {_show(raw)}, expected `setting: value` lines."
         )
+    return validate_settings(raw, kind, what, name)
+
+
+def validate_settings(values: Mapping[str, Any], kind: type[Settings], what: str, name: str) -> Settings:
+    """`values` as `kind`. Raises ConfigError that lists every mistake."""
     try:
-        return kind.model_validate(raw)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(describe(error, kind, what, name)) from error
 

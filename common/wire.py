@@ -238,7 +238,9 @@ def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> Rec
     header, _ = _unwrap(records)
     try:
         fields = json.loads(header)
-        failure = Failure(plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice)
+        failure = Failure(
+            plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice
+        )
     except (ValueError, KeyError, TypeError, ValidationError):
         raise WireError("found a header without a plan's id and site") from None
     return to_records(failure)

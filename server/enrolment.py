@@ -37,6 +37,10 @@ class Cohort:
         """Training images that the site enrolled with."""
         return sum(self.enrolments[site].train_counts)
 
+    def test_count(self, site: str) -> int:
+        """Test images that the site enrolled with."""
+        return sum(self.enrolments[site].test_counts)
+
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
     """Return when every site of the study is connected, or enough are when `enrol_s` is over.
@@ -75,8 +79,50 @@ def enrol(study: StudyConfig, sites: Sites, first_weights: Arrays | None, first_
     `first_weights` replace those that a site builds. Raises QuorumNotMet if too few training
     sites agree, ConfigError if `first_weights` are of another model.
     """
-    connected = [site for site in study.sites.all if site in sites.online()]
-    builder = None if first_weights is not None else min(set(connected) & set(study.sites.train), default=None)
+    online = sites.online()
+    builder = None if first_weights is not None else min(online & set(study.sites.train), default=None)
+    found: dict[str, wire.Enrolment] = {}
+    refused: dict[str, str] = {}
+    _ask(
+        study,
+        sites,
+        [site for site in study.sites.all if site in online],
+        builder,
+        first_round,
+        found,
+        refused,
+    )
+    while first_weights is None and builder not in found and found.keys() & set(study.sites.train):
+        builder = min(found.keys() & set(study.sites.train))  # the first builder failed: another builds
+        del found[builder]
+        _ask(study, sites, [builder], builder, first_round, found, refused)
+
+    weights = _first_weights(study, found, builder, first_weights)
+    refused |= _disagreements(study, found, weights)
+    for site, reason in sorted(refused.items()):
+        log.warn(f"{site} cannot take part: {reason}", site=site)
+    able = {
+        site: found[site].model_copy(update={"weights": {}}) for site in sorted(found.keys() - refused.keys())
+    }
+    num_able = len(able.keys() & set(study.sites.train))
+    if num_able < study.sites.quorum or weights is None:
+        raise QuorumNotMet(
+            f"{num_able} of {len(study.sites.train)} training sites can take part, {study.sites.quorum} are required. "
+            + "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
+        )
+    return Cohort(able, weights)
+
+
+def _ask(
+    study: StudyConfig,
+    sites: Sites,
+    asked: list[str],
+    builder: str | None,
+    first_round: int,
+    found: dict[str, wire.Enrolment],
+    refused: dict[str, str],
+) -> None:
+    """Ask these sites; what they say goes into `found` or `refused`."""
     plans = {
         site: wire.EnrolPlan(
             plan_id=uuid.uuid4().hex,
@@ -85,10 +131,8 @@ def enrol(study: StudyConfig, sites: Sites, first_weights: Arrays | None, first_
             want_weights=site == builder,
             first_round=first_round,
         )
-        for site in connected
+        for site in asked
     }
-    found: dict[str, wire.Enrolment] = {}
-    refused: dict[str, str] = {}
     for reply in sites.ask(plans, study.deadlines.enrol_s):
         match reply.answer:
             case wire.Enrolment() as enrolment:
@@ -104,21 +148,8 @@ def enrol(study: StudyConfig, sites: Sites, first_weights: Arrays | None, first_
                 refused[reply.site] = f"{failure.error}: {failure.advice} (case {failure.case} in its log)"
             case wire.RoundAnswer():
                 refused[reply.site] = "message: it answered another question"
-    for site in set(connected) - found.keys() - refused.keys():
+    for site in set(asked) - found.keys() - refused.keys():
         refused[site] = f"no answer within {study.deadlines.enrol_s:.0f} s"
-
-    weights = _first_weights(study, found, builder, first_weights)
-    refused |= _disagreements(study, found, weights)
-    for site, reason in sorted(refused.items()):
-        log.warn(f"{site} cannot take part: {reason}", site=site)
-    able = {site: found[site].model_copy(update={"weights": {}}) for site in sorted(found.keys() - refused.keys())}
-    num_able = len(able.keys() & set(study.sites.train))
-    if num_able < study.sites.quorum or weights is None:
-        raise QuorumNotMet(
-            f"{num_able} of {len(study.sites.train)} training sites can take part, {study.sites.quorum} are required. "
-            + "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
-        )
-    return Cohort(able, weights)
 
 
 def _first_weights(
@@ -148,7 +179,9 @@ def _disagreements(
     for site, enrolment in found.items():
         if (wrong := mismatch(enrolment.layout, weights)) is not None:
             refused[site] = f"its model differs from the first weights: {wrong}"
-        elif len(enrolment.train_counts) != len(study.classes) or len(enrolment.test_counts) != len(study.classes):
+        elif len(enrolment.train_counts) != len(study.classes) or len(enrolment.test_counts) != len(
+            study.classes
+        ):
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
         elif site in study.sites.train and sum(enrolment.train_counts) == 0:
             refused[site] = "it has no training images of the study's classes"
@@ -160,7 +193,9 @@ def _disagreements(
         if (wrong := first_difference(reference.layout, enrolment.layout)) is not None:
             refused[site] = f"its model differs from {reference.site}'s: {wrong}"
         elif enrolment.frozen_digest != reference.frozen_digest:
-            refused[site] = f"its frozen weights differ from {reference.site}'s; give both the same weights file"
+            refused[site] = (
+                f"its frozen weights differ from {reference.site}'s; give both the same weights file"
+            )
         elif enrolment.weights_digest != reference.weights_digest:
             refused[site] = f"it built other first weights than {reference.site}; install the same versions"
     return refused

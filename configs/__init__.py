@@ -1,0 +1,1 @@
+"""Shipped studies and settings, as examples and for the commands that name them."""

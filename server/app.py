@@ -1,0 +1,79 @@
+"""The ServerApp: builds the parts, runs the loop, writes what each round left.
+
+A study ends `finished` only after every promised round and the closing evaluation; anything
+else ends `failed`, with a sentence, in `status.json` and by an exception that Flower turns
+into a failed run. Whoever started the run reads the status, not the log.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common import log
+from common.config import StudyConfig
+from common.errors import ConsiliumError
+from common.settings import load_settings
+from common.weights import load_file, write_atomically
+from server import checkpoint, enrolment, report, scores
+from server.config import ServerConfig
+from server.gather import Fleet
+from server.rounds import run_rounds
+from server.sites import Sites
+from server.state import RoundState
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry: run the study that the operator's server.yaml names."""
+    config = load_settings(Path(str(context.run_config["server"])), ServerConfig, "server")
+    conduct(config, Fleet(grid, config.node_ids))
+
+
+def conduct(config: ServerConfig, sites: Sites) -> None:
+    """Run one study to its end. Raises ConsiliumError, and status.json then says `failed`."""
+    run_dir = config.run_dir
+    log.start(config.log, run_dir / "server.log")
+    try:
+        study = load_settings(config.study, StudyConfig, "study")
+        _set_status(run_dir, "running", f"study {study.name}")
+        _conduct(config, study, sites)
+    except BaseException as error:
+        reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
+        log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
+        _set_status(run_dir, "failed", reason)
+        raise
+    _set_status(run_dir, "finished", f"{study.rounds} rounds")
+    log.event(f"study {study.name} finished after {study.rounds} rounds; everything is in {run_dir}")
+
+
+def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
+    synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
+    log.event(
+        f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
+        f"{study.algorithm.kind} with {', '.join(study.sites.train)}{synthetic}"
+    )
+    enrolment.wait_for_sites(study, sites)
+    first = None if config.start_from is None else load_file(config.start_from)[0]
+    cohort = enrolment.enrol(study, sites, first)
+    reference = cohort.reference
+    start = RoundState(
+        round=0, weights=cohort.weights, layout=reference.layout, preprocessing=reference.preprocessing
+    )
+    for state in run_rounds(study, sites, cohort, start):
+        log.event(scores.round_table(study, state, synthetic=config.synthetic), round=state.round)
+        report.append_round(config.run_dir, state, study)
+        if state.round <= study.rounds:
+            checkpoint.save(config.run_dir, state, study)
+    checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
+    report.write_report(config.run_dir, study, synthetic=config.synthetic)
+
+
+def _set_status(run_dir: Path, status: Literal["running", "failed", "finished"], reason: str) -> None:
+    line = {"status": status, "reason": reason, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_atomically(run_dir / "status.json", json.dumps(line).encode())

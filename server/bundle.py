@@ -1,0 +1,62 @@
+"""The Flower app that the server ships to the gateways: only what a gateway needs to see.
+
+Flower bundles a folder. Bundling the project would ship tests, docs and the trainer to every
+gateway, so the few files are staged: the server's package, the common one, and the three
+files of the client that run in a gateway.
+"""
+
+import shutil
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import common
+import server
+from common.errors import LaunchError
+
+_GATEWAY_FILES = ("__init__.py", "app.py", "link.py")
+
+_PYPROJECT = """\
+[project]
+name = "consilium"
+version = "{version}"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr=={flwr}"]
+
+[tool.flwr.app]
+publisher = "consilium"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+
+[tool.flwr.app.config]
+server = ""
+"""
+
+_LICENSE = "Licensed under the Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0\n"
+
+
+def stage(folder: Path) -> Path:
+    """Write the app to `folder`, which `flwr run` takes as its argument."""
+    for package in (server, common):
+        home = Path(str(package.__file__)).parent
+        shutil.copytree(
+            home, folder / home.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    gateway = folder / "client"
+    gateway.mkdir(parents=True, exist_ok=True)
+    for name in _GATEWAY_FILES:
+        shutil.copy(_client_folder() / name, gateway / name)
+    project = _PYPROJECT.format(version=version("consilium"), flwr=version("flwr"))
+    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
+    (folder / "LICENSE").write_text(_LICENSE, encoding="utf-8")
+    return folder
+
+
+def _client_folder() -> Path:
+    """Where the client package lies; found, not imported: the server never imports the client."""
+    spec = find_spec("client")
+    if spec is None or spec.origin is None:
+        raise LaunchError("the package `client` is not installed beside `server`; install consilium again")
+    return Path(spec.origin).parent

@@ -1,0 +1,80 @@
+"""`consilium-server`: what a study operator and a researcher type."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import log
+from common.errors import ConsiliumError
+from server import simulation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 only if the study finished, 1 if not, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    log.start("json" if options.json else "readable")
+    try:
+        code: int = options.run(options)
+    except ConsiliumError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; every process that was started has ended", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="consilium-server",
+        description="Runs federated studies: hospitals train one image classifier, every image stays where it is.",
+    )
+    parser.add_argument("--json", action="store_true", help="log JSON lines instead of readable ones")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    simulate = commands.add_parser(
+        "simulate",
+        help="run a study with all its sites as processes on this machine",
+        description="Starts a server, and for every site of the study a gateway and a trainer, on loopback "
+        "with TLS and site keys; runs the study; stops them all. Exit code 0 only if it finished.",
+    )
+    simulate.add_argument("study", type=Path, metavar="STUDY.yaml")
+    simulate.add_argument(
+        "--sites", type=Path, required=True, metavar="DIR", help="written by `consilium-site simulate`"
+    )
+    simulate.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="default %(default)s"
+    )
+    simulate.add_argument(
+        "--port", type=int, help="for the sites to connect to (default 9092, or a free one)"
+    )
+    simulate.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take sites and classes from DIR instead of from the study: every site trains",
+    )
+    simulate.set_defaults(run=_simulate)
+
+    report = commands.add_parser("report", help="write the report of a run again")
+    report.add_argument("run_dir", type=Path, metavar="RUN")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    outcome = simulation.simulate(
+        options.study, options.sites, options.runs, port=options.port, adopt=options.adopt
+    )
+    print(outcome.summary)
+    return 0 if outcome.finished else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    path = simulation.rewrite_report(options.run_dir)
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

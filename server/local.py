@@ -1,0 +1,279 @@
+"""A whole federation as processes on this machine.
+
+The same programs as between institutions: a SuperLink with TLS and site keys, and for each
+site a SuperNode and a trainer joined by a Unix socket. Only the addresses are loopback's and
+the keys are made on the way. So a demo, a simulation and an experiment exercise what
+hospitals run, and a figure from here is a figure of the real thing.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from common import log
+from common.config import StudyConfig
+from common.errors import LaunchError
+from common.weights import write_atomically
+from server import bundle, provision
+from server.processes import Processes, accepts_connections, flower_command, free_port, port_is_taken
+
+FLEET_PORT = 9092
+"""Where sites connect; Flower's own default."""
+CONNECTION = "consilium"
+
+_START_S = 90.0
+_TRAINER_START_S = 120.0  # importing torch on a busy, cold disk
+
+
+@dataclass(frozen=True)
+class LocalSite:
+    """One hospital on this machine: its name and its site.yaml, without a socket in it."""
+
+    name: str
+    settings: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended."""
+
+    finished: bool
+    reason: str
+
+
+def run_local(
+    study: StudyConfig,
+    sites: list[LocalSite],
+    run_dir: Path,
+    *,
+    port: int | None = None,
+    synthetic: bool = False,
+) -> Outcome:
+    """Run `study` with these sites; returns when it finished or failed.
+
+    Every process started here has ended on return, on an error and on Ctrl-C. `port` None
+    takes Flower's default port, or a free one if that is taken. Raises LaunchError.
+    """
+    named = {site.name for site in sites}
+    if missing := sorted(set(study.sites.all) - named):
+        raise LaunchError(
+            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(named))}"
+        )
+    fleet_port = _choose_port(port)
+    work = run_dir / "federation"
+    if run_dir.exists() and any(run_dir.iterdir()):
+        _set_aside(run_dir)
+    work.mkdir(parents=True, exist_ok=True)
+    with _sockets() as sockets, _started(work) as processes:
+        node_ids = _start(study, sites, work, sockets, processes, fleet_port)
+        settings = _write_server_settings(study, run_dir, node_ids, synthetic=synthetic)
+        _flwr(
+            processes, "run", str(bundle.stage(work / "app")), CONNECTION,
+            "--run-config", f'server="{settings.resolve()}"',
+        )  # fmt: skip
+        return _follow(run_dir, processes)
+
+
+def _start(
+    study: StudyConfig,
+    sites: list[LocalSite],
+    work: Path,
+    sockets: Path,
+    processes: Processes,
+    fleet_port: int,
+) -> dict[str, int]:
+    """Start the server and every site; returns each site's Flower node."""
+    taking_part = [site for site in sites if site.name in study.sites.all]
+    identity = provision.make_server_identity(work / "keys", ["localhost", "127.0.0.1"])
+    keys = {site.name: provision.make_site_key(work / "keys", site.name) for site in taking_part}
+    control_port = free_port()
+    _write_connection(Path(processes.env["FLWR_HOME"]), control_port, identity.ca)
+
+    log.event(f"starting the server on port {fleet_port} and {len(taking_part)} trainers")
+    processes.start(
+        "superlink",
+        [
+            flower_command("flower-superlink"),
+            "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
+            "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+            "--host", "127.0.0.1", "--port", str(control_port),
+            "--fleet-api-address", f"127.0.0.1:{fleet_port}",
+        ],
+    )  # fmt: skip
+    for site in taking_part:
+        processes.start(
+            f"{site.name}-trainer",
+            [
+                sys.executable,
+                "-m",
+                "client.cli",
+                "trainer",
+                site.settings,
+                "--socket",
+                _socket(sockets, site),
+            ],
+        )
+    processes.wait_until(
+        lambda: accepts_connections(control_port) and accepts_connections(fleet_port),
+        "the server did not start",
+        _START_S,
+    )
+    with ThreadPoolExecutor() as pool:  # each command spends seconds on its imports
+        enrolled = pool.map(lambda name: _enrol_key(processes, name, keys[name].public), keys)
+        node_ids = dict(zip(keys, enrolled, strict=True))
+    processes.wait_until(
+        lambda: all(_socket(sockets, site).exists() for site in taking_part),
+        "not every trainer opened its socket",
+        _TRAINER_START_S,
+    )
+    for site in taking_part:
+        processes.start(
+            f"{site.name}-gateway",
+            [
+                flower_command("flower-supernode"),
+                "--root-certificates", identity.ca, "--superlink", f"localhost:{fleet_port}",
+                "--auth-supernode-private-key", keys[site.name].private,
+                "--node-config", f'site="{site.name}" trainer="{_socket(sockets, site)}"',
+                "--host", "127.0.0.1", "--port", str(free_port()),
+            ],
+        )  # fmt: skip
+    return node_ids
+
+
+def _enrol_key(processes: Processes, site: str, public_key: Path) -> int:
+    """Tell the SuperLink this key; returns the Flower node that it now stands for."""
+    answer = _flwr(
+        processes, "supernode", "register", str(public_key), CONNECTION, "--name", site, "--format", "json"
+    )
+    try:
+        return int(json.loads(answer[answer.index("{") :])["node-id"])
+    except (ValueError, KeyError) as error:
+        raise LaunchError(f"Flower did not enrol the key of {site}: {answer.strip()[:300]}") from error
+
+
+def _flwr(processes: Processes, *arguments: str) -> str:
+    """Run one `flwr` command to its end; returns what it printed. Raises LaunchError."""
+    return processes.run([flower_command("flwr"), *arguments], deadline_s=_START_S)
+
+
+def _follow(run_dir: Path, processes: Processes) -> Outcome:
+    """Show the server's log as it grows until the study ended."""
+    shown = 0
+
+    def show() -> None:
+        nonlocal shown
+        path = run_dir / "server.log"
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(shown)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            shown += len(whole)
+            sys.stdout.write(whole.decode(errors="replace"))
+            sys.stdout.flush()
+
+    def ended() -> bool:
+        show()
+        return _status(run_dir)["status"] in ("finished", "failed")
+
+    processes.wait_until(ended, "the study did not end", deadline_s=float("inf"))
+    show()
+    status = _status(run_dir)
+    return Outcome(status["status"] == "finished", status["reason"])
+
+
+def _status(run_dir: Path) -> Mapping[str, str]:
+    path = run_dir / "status.json"
+    status: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {"status": "starting"}
+    return status
+
+
+def _write_server_settings(
+    study: StudyConfig, run_dir: Path, node_ids: Mapping[str, int], *, synthetic: bool
+) -> Path:
+    """server.yaml and the study as run; returns the first."""
+    study_file, settings = run_dir / "study.yaml", run_dir / "server.yaml"
+    write_atomically(study_file, _yaml(study.model_dump(mode="json")))
+    values = {
+        "study": str(study_file.resolve()),
+        "run_dir": str(run_dir.resolve()),
+        "node_ids": dict(node_ids),
+        "synthetic": synthetic,
+    }
+    write_atomically(settings, _yaml(values))
+    return settings
+
+
+def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
+    flwr_home.mkdir(parents=True, exist_ok=True)
+    (flwr_home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f'address = "127.0.0.1:{control_port}"\nroot-certificates = "{ca.resolve()}"\n',
+        encoding="utf-8",
+    )
+
+
+def _choose_port(wish: int | None) -> int:
+    """The port asked for, or the default, or a free one. Raises LaunchError."""
+    if wish is not None and port_is_taken(wish):
+        raise LaunchError(f"port {wish} is taken by another process; stop it or give another with --port")
+    if wish is None and port_is_taken(FLEET_PORT):
+        other = free_port()
+        log.warn(f"port {FLEET_PORT} is taken by another process; the server listens on {other} instead")
+        return other
+    return wish or FLEET_PORT
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Move an earlier run of this name away; a new run never writes over an old one."""
+    number = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
+        number += 1
+    run_dir.rename(aside)
+    log.event(f"an earlier run was there; it is now {aside}")
+
+
+@contextmanager
+def _sockets() -> Iterator[Path]:
+    """A folder that only this user can enter, with a path short enough for Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="consilium-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _socket(folder: Path, site: LocalSite) -> Path:
+    return folder / f"{site.name[:40]}.sock"
+
+
+@contextmanager
+def _started(work: Path) -> Iterator[Processes]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = os.environ | {
+        "PATH": path,  # Flower starts its children by name
+        "FLWR_HOME": str((work / "flower").resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    }
+    processes = Processes(work / "logs", env)
+    try:
+        yield processes
+    finally:
+        processes.stop()
+
+
+def _yaml(values: object) -> bytes:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text.encode()

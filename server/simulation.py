@@ -1,0 +1,66 @@
+"""From a study and a folder of sites to a run of the local federation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Name, StudyConfig
+from common.errors import ConfigError
+from common.settings import Frozen, load_settings, validate_settings
+from server import report
+from server.config import ServerConfig
+from server.local import LocalSite, run_local
+
+
+class Federation(Frozen):
+    """What `consilium-site simulate` says about the sites it wrote."""
+
+    synthetic: bool
+    classes: tuple[Name, ...]
+    sites: dict[Name, int]
+    """Images by site."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a simulation ended, and what to tell the person who ran it."""
+
+    finished: bool
+    summary: str
+
+
+def simulate(study_file: Path, sites_dir: Path, runs: Path, *, port: int | None, adopt: bool) -> Finished:
+    """Run the study with the sites of `sites_dir`; raises ConfigError or LaunchError before it starts."""
+    federation = load_settings(sites_dir / "federation.yaml", Federation, "federation")
+    study = load_settings(study_file, StudyConfig, "study")
+    if adopt:
+        changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
+        study = validate_settings(study.model_dump() | changes, StudyConfig, "study", study_file.name)
+    if study.classes != federation.classes and set(study.classes) != set(federation.classes):
+        raise ConfigError(
+            f"{study_file.name} has the classes {', '.join(study.classes)}, the images in {sites_dir} have "
+            f"{', '.join(federation.classes)}; change the study, or take the images' with --adopt"
+        )
+    run_dir = runs / study.name
+    sites = [
+        LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
+    ]
+    outcome = run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic)
+    if not outcome.finished:
+        return Finished(False, f"The study did NOT finish: {outcome.reason}\nLogs: {run_dir}")
+    return Finished(
+        True,
+        f"Report: {run_dir / 'report.md'}\nWeights: {run_dir / 'weights.safetensors'}\n"
+        f"Rounds: {run_dir / 'rounds.jsonl'}\nThe study as run: {run_dir / 'study.yaml'}"
+        + (
+            "\nThe images were SYNTHETIC: the figures say nothing about medicine."
+            if federation.synthetic
+            else ""
+        ),
+    )
+
+
+def rewrite_report(run_dir: Path) -> Path:
+    """Write a run's report again from its rounds.jsonl."""
+    study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
+    config = load_settings(run_dir / "server.yaml", ServerConfig, "server")
+    return report.write_report(run_dir, study, synthetic=config.synthetic)
