@@ -1,0 +1,45 @@
+# Every target does its own set-up: a machine needs Python 3.11, make and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STUDY  ?= configs/study/demo.yaml
+DATA   ?=
+SITES  ?= runs/sites
+
+.PHONY: help install demo test lint check bench lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make the virtual environment, exactly as requirements.lock says
+
+# uv checks every download against the lock's hashes; pip alone would ignore them in a constraint.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.11.33
+	$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock --editable '.[trainer,deploy,dev]'
+	@touch $@
+
+demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY=FILE another study
+	$(BIN)/consilium-site simulate $(if $(DATA),--data '$(DATA)') --out $(SITES) --threads 1
+	$(BIN)/consilium-server simulate $(STUDY) --sites $(SITES) --adopt
+
+test: install ## every test this machine can run
+	$(BIN)/pytest
+
+lint: install ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test ## what CI runs
+
+bench: install ## measure, by hand: see benchmarks/
+	$(BIN)/python -m benchmarks
+
+lock: ## bring requirements.lock up to date with pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean: ## remove the environment and every cache; runs are kept
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
