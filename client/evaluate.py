@@ -51,7 +51,7 @@ def _logits(
     batch_BCHW = images.batch(indices_B, None).to(device, weights_dtype(precision))
     with autocast(precision, device):
         logits_BC: torch.Tensor = model(batch_BCHW)
-    return logits_BC.double().cpu()
+    return logits_BC.detach().double().cpu()
 
 
 def _score(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> Score:
