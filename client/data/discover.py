@@ -56,6 +56,9 @@ class FoundFederation:
     sites: tuple[FoundSite, ...]
     has_groups: bool
     """False: a split cannot keep images of one lesion or patient together."""
+    num_shared_groups: int
+    """Lesions or patients with images at several sites (HAM10000 has nine). Splits that each site
+    draws by itself may test at one site what another trained on; `split.write_split` draws one for all."""
 
 
 def discover(data_dir: Path) -> FoundFederation:
@@ -91,8 +94,9 @@ def _from_csv(table: Table) -> FoundFederation:
             )
             for value in counts
         ],
-        has_groups=group is not None,
         where=str(table.path),
+        has_groups=group is not None,
+        num_shared_groups=_shared(rows, group, site) if group else 0,
     )
 
 
@@ -114,11 +118,22 @@ def _from_folders(folder: Path) -> FoundFederation:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
         shown = ", ".join(inside[:10]) + (", ..." if len(inside) > 10 else "")
         _refuse(f"{folder} holds {shown or 'nothing'}.")
-    return _federation(classes, sites, has_groups=False, where=str(folder))
+    return _federation(classes, sites, where=str(folder))
+
+
+def _shared(rows: Sequence[Mapping[str, str]], group: str, site: str) -> int:
+    homes: dict[str, set[str]] = {}
+    for cells in rows:
+        homes.setdefault(cells.get(group, ""), set()).add(cells[site])
+    return sum(len(sites) > 1 for name, sites in homes.items() if name)
 
 
 def _federation(
-    classes: set[str], sites: Sequence[FoundSite], has_groups: bool, where: str
+    classes: set[str],
+    sites: Sequence[FoundSite],
+    where: str,
+    has_groups: bool = False,
+    num_shared_groups: int = 0,
 ) -> FoundFederation:
     odd = sorted(name for name in classes if not _NAME.fullmatch(name))
     if odd:
@@ -129,7 +144,10 @@ def _federation(
     if len(classes) < 2:
         _refuse(f"{where} has {len(classes)} class(es) ({', '.join(sorted(classes))}); two are needed.")
     return FoundFederation(
-        tuple(sorted(classes)), tuple(sorted(sites, key=lambda site: site.name)), has_groups
+        tuple(sorted(classes)),
+        tuple(sorted(sites, key=lambda site: site.name)),
+        has_groups,
+        num_shared_groups,
     )
 
 

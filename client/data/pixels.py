@@ -6,9 +6,6 @@ tiny, huge, animated) is refused with a reason. The centre square is cut and res
 step, with antialiasing, which is the usual resize of the shorter side and centre crop.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +18,8 @@ Pixels = npt.NDArray[np.uint8]
 
 SMALLEST = 8
 """Pixels a side under which a file is a mistake rather than a picture."""
+
+_TOO_LARGE = "has more pixels than Pillow considers safe (Image.MAX_IMAGE_PIXELS); save it smaller"
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -45,8 +44,7 @@ def decode(path: Path, size: int, interpolation: Interpolation) -> Pixels:
     except (BadImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = Image.MAX_IMAGE_PIXELS or 0
-        raise BadImage(f"has more than {limit / 1e6:.0f} million pixels; save it smaller") from error
+        raise BadImage(_TOO_LARGE) from error
     except Exception as error:
         # Decoders answer a broken file with nearly any error there is.
         raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
@@ -54,8 +52,11 @@ def decode(path: Path, size: int, interpolation: Interpolation) -> Pixels:
 
 
 def _check(image: Image.Image) -> None:
-    if min(image.size) < SMALLEST:
-        width, height = image.size
+    width, height = image.size
+    # Pillow itself only warns up to twice its limit, and a small file may decode to gigabytes.
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(_TOO_LARGE)
+    if min(width, height) < SMALLEST:
         raise BadImage(f"is {width} x {height} pixels; expected at least {SMALLEST} a side")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the further frames of an MPO are a phone's previews
@@ -91,15 +92,3 @@ def _eight_bits(grey: npt.NDArray[np.generic]) -> Pixels:
         raise BadImage(f"has grey values from {low} to {high}; expected 8 or 16 bits")
     full = 4095 if high <= 4095 else 65535
     return ((deep * 255 + full // 2) // full).astype(np.uint8)
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """While decoding: a decompression bomb is an error, oddities of a file's metadata are not.
-
-    Warning filters belong to the process, so this goes around all threads that decode.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield

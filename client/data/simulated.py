@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from client.config import ColumnSplit, CsvData, NoSplit, SiteConfig
+from client.config import ColumnSplit, CsvData, NoSplit, Only, SiteConfig
 from client.data.discover import FoundFederation, FoundSite
 from common import log
 from common.errors import SiteDataError
@@ -74,7 +74,7 @@ def _pooled(found: FoundFederation, out: Path, weights: Path | None) -> SiteConf
         name=POOLED,
         data=first.data.model_copy(
             update={
-                "only": {"column": columns.split, "values": ("train",)},
+                "only": Only(column=columns.split, values=("train",)),
                 "columns": columns.model_copy(update={"split": None}),
             }
         ),

@@ -128,7 +128,7 @@ def _drawn(manifest: Manifest, config: GroupedSplit) -> list[Side]:
     if alone:
         warn(
             f"{alone} of {len(rows)} images name no group and count as a group each; "
-            "if a lesion or patient has several images, name data.columns.group",
+            "if a lesion or patient has several images, list them in a csv with data.columns.group",
             without_group=alone,
         )
     owners = [_owner(row.group, str(row.path)) for row in rows]

@@ -246,7 +246,7 @@ def _decoded(
     start = told = time.monotonic()
     done = 0
     # Pillow decodes and resizes without the interpreter's lock, so threads do.
-    with ThreadPoolExecutor(num_threads or os.cpu_count(), "decode") as pool, pixels.guarded():
+    with ThreadPoolExecutor(num_threads or os.cpu_count(), "decode") as pool:
         for window in _windows(rows):
             for outcome in pool.map(attempt, window):
                 if isinstance(outcome, str):

@@ -31,6 +31,13 @@ def test_a_csv_with_a_site_column_is_a_federation(column, tmp_path):
     assert found.has_groups
 
 
+def test_lesions_that_two_sites_photographed_are_counted(tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "file,label,site,lesion_id\na,x,n,1\nb,y,n,2\nc,x,s,1\nd,y,s,3\ne,y,s,\nf,y,n,\n"
+    )
+    assert discover(tmp_path).num_shared_groups == 1  # lesion 1; an empty cell is no lesion
+
+
 def test_a_split_column_is_used(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label,site,split\na,x,n,train\nb,y,n,test\n")
     found = discover(tmp_path)
