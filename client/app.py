@@ -26,7 +26,7 @@ def answer(message: Message, context: Context) -> Message:
         link = SocketLink(Path(str(context.node_config["trainer"])))
         reply = link.ask(wire.records_to_bytes(message.content), timeout_s=message.metadata.ttl)
         return Message(wire.bytes_to_records(reply), reply_to=message)
-    except Exception as error:  # noqa: BLE001  # Flower would send the text of anything that escapes to the server
+    except Exception as error:  # Flower would send the text of anything that escapes to the server
         case = uuid.uuid4().hex[:8]
         log.logger.exception("case %s", case)
         kind: wire.ErrorKind = "unreachable" if isinstance(error, ConsiliumError) else "internal"

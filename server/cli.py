@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import log
 from common.errors import ConsiliumError
-from server import simulation
+from server import experiments, simulation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
+    compare = commands.add_parser(
+        "compare",
+        help="run a grid of studies on this machine and compare them",
+        description="Runs every variant of GRID.yaml that has not finished yet, one after the other, and "
+        "writes comparison.md, .csv and .png. Exit code 0 only if all finished.",
+    )
+    compare.add_argument("grid", type=Path, metavar="GRID.yaml")
+    compare.add_argument("--sites", type=Path, required=True, metavar="DIR")
+    compare.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default %(default)s")
+    compare.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants, not all")
+    compare.set_defaults(run=_compare)
+
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run_dir", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
@@ -68,6 +80,11 @@ def _simulate(options: argparse.Namespace) -> int:
     )
     print(outcome.summary)
     return 0 if outcome.finished else 1
+
+
+def _compare(options: argparse.Namespace) -> int:
+    done = experiments.run_grid(options.grid, options.sites, options.runs, tuple(options.only))
+    return 0 if done else 1
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -75,6 +75,8 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
         return _failure(plan, "message", str(error))
     if isinstance(answer, wire.EnrolPlan | wire.RoundPlan):
         return _failure(plan, "message", "the site answered with a plan")
+    if answer.site != plan.site:
+        return _failure(plan, "message", f"the site answered as {answer.site!r}")
     return answer
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +78,36 @@ def confusion(scored: Scored, classes: Sequence[str], scratch: Path, *, syntheti
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
         num_images = scored.figures.num_images
         _banner(picture, f"The final model on {num_images} test images of all sites", synthetic=synthetic)
+        return _png(picture)
+
+
+def comparison(
+    curves_by_run: Mapping[str, Sequence[tuple[int, float]]], scratch: Path, *, synthetic: bool
+) -> bytes:
+    """Pooled balanced accuracy over the rounds, a line per run, as PNG."""
+    with _matplotlib(scratch):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+
+        picture = Figure(figsize=(9, 4.8), dpi=120, layout="constrained")
+        axes = picture.subplots()
+        for place, (label, points) in enumerate(curves_by_run.items()):
+            _line(
+                axes,
+                points,
+                label=label,
+                colour=_COLOURS[place % len(_COLOURS)],
+                marker=_MARKERS[place % len(_MARKERS)],
+                dashed=place >= len(_COLOURS),
+            )
+        axes.set_xlabel("model after round")
+        axes.set_ylabel("balanced accuracy, all test images")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        picture.legend(loc="outside right upper", frameon=False)
+        _banner(picture, "Runs compared on the same test images", synthetic=synthetic)
         return _png(picture)
 
 

@@ -8,7 +8,7 @@ from common.errors import ConfigError
 from common.settings import Frozen, load_settings, validate_settings
 from server import report
 from server.config import ServerConfig
-from server.local import LocalSite, run_local
+from server.local import LocalSite, Outcome, run_local
 
 
 class Federation(Frozen):
@@ -30,21 +30,13 @@ class Finished:
 
 def simulate(study_file: Path, sites_dir: Path, runs: Path, *, port: int | None, adopt: bool) -> Finished:
     """Run the study with the sites of `sites_dir`; raises ConfigError or LaunchError before it starts."""
-    federation = load_settings(sites_dir / "federation.yaml", Federation, "federation")
+    federation = load_federation(sites_dir)
     study = load_settings(study_file, StudyConfig, "study")
     if adopt:
         changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
         study = validate_settings(study.model_dump() | changes, StudyConfig, "study", study_file.name)
-    if study.classes != federation.classes and set(study.classes) != set(federation.classes):
-        raise ConfigError(
-            f"{study_file.name} has the classes {', '.join(study.classes)}, the images in {sites_dir} have "
-            f"{', '.join(federation.classes)}; change the study, or take the images' with --adopt"
-        )
     run_dir = runs / study.name
-    sites = [
-        LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
-    ]
-    outcome = run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic)
+    outcome = run_study(study, sites_dir, federation, run_dir, port=port)
     if not outcome.finished:
         return Finished(False, f"The study did NOT finish: {outcome.reason}\nLogs: {run_dir}")
     return Finished(
@@ -57,6 +49,24 @@ def simulate(study_file: Path, sites_dir: Path, runs: Path, *, port: int | None,
             else ""
         ),
     )
+
+
+def load_federation(sites_dir: Path) -> Federation:
+    """What `consilium-site simulate` wrote about its sites. Raises ConfigError."""
+    return load_settings(sites_dir / "federation.yaml", Federation, "federation")
+
+
+def run_study(
+    study: StudyConfig, sites_dir: Path, federation: Federation, run_dir: Path, *, port: int | None = None
+) -> Outcome:
+    """Run one study to its end with these sites. Raises ConfigError or LaunchError."""
+    if set(study.classes) != set(federation.classes):
+        raise ConfigError(
+            f"study {study.name} has the classes {', '.join(study.classes)}, the images of {sites_dir} have "
+            f"{', '.join(federation.classes)}; change the study, or take the images' with --adopt"
+        )
+    sites = [LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"]
+    return run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic)
 
 
 def rewrite_report(run_dir: Path) -> Path:
