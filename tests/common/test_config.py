@@ -1,0 +1,98 @@
+"""The study: its defaults, its rules, and every study that is shipped."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common import config
+from common.config import LocalConfig, ModelConfig, SitesConfig, StudyConfig
+from common.settings import load_settings
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_study_loads(path):
+    study = load_settings(path, StudyConfig, "study")
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+
+
+def study(**changes) -> StudyConfig:
+    settings = {
+        "name": "demo",
+        "classes": ["benign", "malignant"],
+        "sites": {"train": ["north", "south"], "evaluate": ["east"]},
+        "model": {"encoder": "convnext_t"},
+        "rounds": 3,
+    }
+    return StudyConfig.model_validate(settings | changes)
+
+
+def test_a_study_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        study().rounds = 4
+
+
+def test_the_fingerprint_is_the_same_for_the_same_study():
+    assert study().fingerprint == study(seed=0).fingerprint
+    assert study().fingerprint == StudyConfig.model_validate_json(study().model_dump_json()).fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"rounds": 4}, {"classes": ["malignant", "benign"]}, {"local": {"batch_size": 33}}],
+)
+def test_the_fingerprint_differs_for_any_other_study(changes):
+    assert study(**changes).fingerprint != study().fingerprint
+
+
+def test_the_quorum_is_all_training_sites_unless_it_is_given():
+    assert SitesConfig(train=("a", "b", "c"), evaluate=("d",)).quorum == 3
+    assert SitesConfig(train=("a", "b", "c"), required=2).quorum == 2
+    assert SitesConfig(train=("b", "a"), evaluate=("c",)).all == ("b", "a", "c")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        (SitesConfig, {"train": ["a", "b"], "required": 3}, "required=3 can never be met by 2 training"),
+        (SitesConfig, {"train": ["a"], "evaluate": ["a"]}, "a is named twice"),
+        (SitesConfig, {"train": []}, "at least 1 item"),
+        (SitesConfig, {"train": ["../etc"]}, "should match pattern"),
+        (LocalConfig, {"epochs": 1, "steps": 2}, "epochs=1 and steps=2 contradict each other"),
+        (LocalConfig, {"batch_size": 0}, "greater than or equal to 1"),
+        (ModelConfig, {"encoder": ""}, "at least 1 character"),
+        (ModelConfig, {"encoder": "x", "trainable": {"last_blocks": 0}}, "greater than or equal to 1"),
+        (ModelConfig, {"encoder": "x", "weights": {"kind": "file", "name": "w", "sha256": "1"}}, "pattern"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(kind, settings, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        kind.model_validate(settings)
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(ValidationError, match="nv is named twice; every class needs a name of its own"):
+        study(classes=["nv", "mel", "nv"])
+
+
+def test_a_site_trains_one_epoch_unless_epochs_or_steps_are_given():
+    assert LocalConfig().num_epochs == 1
+    assert LocalConfig(epochs=5).num_epochs == 5
+    assert LocalConfig(steps=7).num_epochs is None
+
+
+def test_optimizers_start_from_the_settings_of_the_papers_script():
+    assert config.Sgd().model_dump() == {"kind": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+    adam = {"kind": "adam", "lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.02}
+    assert config.Adam().model_dump() == adam
+    assert config.AdamW().model_dump() == adam | {"kind": "adamw", "weight_decay": 0.01}
+    assert config.Adadelta().model_dump() == {"kind": "adadelta", "lr": 1e-3, "weight_decay": 5e-4}
+
+
+def test_a_study_names_no_path_of_anybody():
+    # What crosses to the sites must not grow a field that only makes sense on one machine.
+    text = json.dumps(StudyConfig.model_json_schema())
+    assert not any(word in text for word in ('"path"', '"folder"', '"directory"'))

@@ -1,0 +1,93 @@
+"""One event a line, readable or as JSON, with the site's name and never twice."""
+
+import json
+import logging
+from datetime import datetime
+
+import pytest
+
+from common import log
+
+
+@pytest.fixture(autouse=True)
+def _quiet_afterwards():
+    before = log.logger.handlers[:], log.logger.propagate, log.logger.level
+    log.logger.handlers = []
+    yield
+    for handler in log.logger.handlers:
+        handler.close()
+    log.logger.handlers, log.logger.propagate = before[0], before[1]
+    log.logger.setLevel(before[2])
+
+
+def test_a_person_reads_the_clock_and_the_sentence(capsys):
+    log.start()
+    log.event("north trained 12 steps", site="north", steps=12)
+    clock, sentence = capsys.readouterr().err.strip().split("  ", maxsplit=1)
+    assert datetime.strptime(clock, "%H:%M:%S").second < 60
+    assert sentence == "north trained 12 steps"
+
+
+def test_what_needs_a_look_carries_its_level(capsys):
+    log.start()
+    log.warn("south is missing", site="south")
+    assert capsys.readouterr().err.endswith("  WARNING: south is missing\n")
+
+
+def test_a_machine_reads_fields_and_needs_no_sentence(capsys):
+    log.start("json")
+    log.warn("south is late: Übertragung", site="south", round=3, loss=0.5, sites=["south"], done=None)
+    line = json.loads(capsys.readouterr().err)
+    assert datetime.fromisoformat(line.pop("time")).utcoffset().total_seconds() == 0
+    assert line == {
+        "level": "warning",
+        "message": "south is late: Übertragung",
+        "site": "south",
+        "round": 3,
+        "loss": 0.5,
+        "sites": ["south"],
+        "done": None,
+    }
+
+
+def test_every_event_is_one_line_of_json_even_with_line_breaks(capsys):
+    log.start("json")
+    log.event("one\ntwo")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["readable", "json"])
+def test_the_story_of_an_error_is_told_in_the_log(form, capsys):
+    log.start(form)
+    try:
+        int("no such lesion")
+    except ValueError:
+        log.logger.exception("case 1a2b")
+    told = capsys.readouterr().err
+    assert "case 1a2b" in told
+    assert "ValueError: invalid literal" in told
+
+
+def test_events_also_go_to_the_file_whose_folder_is_made(tmp_path, capsys):
+    file = tmp_path / "run" / "server.log"
+    log.start(file=file)
+    log.event("round 1")
+    assert file.read_text() == capsys.readouterr().err
+
+
+def test_starting_twice_says_everything_once(capsys):
+    log.start()
+    log.start()
+    log.event("round 1")
+    assert capsys.readouterr().err.count("round 1") == 1
+
+
+def test_events_do_not_climb_to_handlers_of_others(capsys):
+    log.start()
+    others = logging.StreamHandler()
+    logging.getLogger().addHandler(others)
+    try:
+        log.event("round 1")
+    finally:
+        logging.getLogger().removeHandler(others)
+    assert capsys.readouterr().err.count("round 1") == 1

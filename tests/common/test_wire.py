@@ -1,0 +1,334 @@
+"""Messages survive both ways of travelling bit for bit, and nothing else gets through."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import wire
+from common.config import FedProx, ModelConfig, SitesConfig, StudyConfig
+from common.errors import WireError
+from common.metrics import count
+from common.weights import TensorSpec, digest
+
+STUDY = StudyConfig(
+    name="demo",
+    classes=("benign", "malignant"),
+    sites=SitesConfig(train=("north", "south")),
+    model=ModelConfig(encoder="convnext_t"),
+    rounds=3,
+    algorithm=FedProx(mu=0.1),
+)
+SCORE = count(np.array([[0.9, 0.1], [0.25, 0.75]]), np.array([0, 1]), loss_sum=0.1 + 0.2)
+# Values that a careless detour through text, float32 or a copy would change.
+ARRAYS = {
+    "stem.weight": np.array([[1 / 3, -0.0], [5e-324, 1e308]], np.float64),
+    "head.bias": np.array([np.nan, np.inf, 1e-45], np.float32),
+    "scale": np.array(0.1, np.float32),
+    "none": np.zeros((0, 3), np.float32),
+    "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+}
+LAYOUT = {name: TensorSpec(shape=a.shape, dtype=str(a.dtype)) for name, a in ARRAYS.items()}
+
+MESSAGES = {
+    "enrol plan": wire.EnrolPlan(plan_id="p1", site="north", study=STUDY, want_weights=True),
+    "round plan": wire.RoundPlan(
+        plan_id="p2", site="north", study=STUDY, round=2, train=True, weights=ARRAYS
+    ),
+    "enrolment": wire.Enrolment(
+        plan_id="p1",
+        site="north",
+        layout=LAYOUT,
+        weights_digest="ab",
+        frozen_digest="cd",
+        preprocessing={"image_size": 64, "mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
+        train_counts=(3, 4),
+        test_counts=(1, 0),
+        device="cpu",
+        weights=ARRAYS,
+    ),
+    "enrolment without weights": wire.Enrolment(
+        plan_id="p1",
+        site="south",
+        layout=LAYOUT,
+        weights_digest="ab",
+        frozen_digest="cd",
+        preprocessing={},
+        train_counts=(3, 4),
+        test_counts=(1, 0),
+        device="cpu",
+        weights={},
+    ),
+    "answer": wire.RoundAnswer(
+        plan_id="p2",
+        site="north",
+        round=2,
+        score=SCORE,
+        num_examples=7,
+        num_steps=1,
+        train_loss=1 / 3,
+        train_s=0.1,
+        evaluate_s=0.2,
+        delta=ARRAYS,
+    ),
+    "answer with a loss that is not finite": wire.RoundAnswer(
+        plan_id="p2",
+        site="north",
+        round=2,
+        score=SCORE,
+        num_examples=7,
+        num_steps=1,
+        train_loss=math.inf,
+        train_s=0.1,
+        evaluate_s=0.2,
+        delta={},
+    ),
+    "failure": wire.Failure(
+        plan_id="p2", site="north", error="memory", case="1a2b", advice="lower micro_batch_size"
+    ),
+}
+every_message = pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES.keys())
+
+
+def assert_same(found, expected) -> None:
+    assert type(found) is type(expected)
+    assert found.model_dump(mode="json") == expected.model_dump(mode="json")
+    assert digest(wire.arrays_of(found)) == digest(wire.arrays_of(expected))
+
+
+@every_message
+def test_a_message_survives_bytes(message):
+    assert_same(wire.from_bytes(wire.to_bytes(message)), message)
+
+
+@every_message
+def test_a_message_survives_flower_records(message):
+    assert_same(wire.from_records(wire.to_records(message)), message)
+
+
+@every_message
+def test_the_gateway_turns_one_form_into_the_other_and_back(message):
+    as_bytes = wire.records_to_bytes(wire.to_records(message))
+    assert_same(wire.from_bytes(as_bytes), message)
+    assert_same(wire.from_records(wire.bytes_to_records(as_bytes)), message)
+
+
+def test_arrays_are_encoded_once_for_all_sites():
+    shared = wire.array_record(ARRAYS)
+    records = wire.to_records(MESSAGES["round plan"], shared)
+    assert_same(wire.from_records(records), MESSAGES["round plan"])
+    assert records.array_records["arrays"] is shared
+
+
+@pytest.mark.parametrize("size", [0, 1, wire.CHUNK_BYTES, wire.CHUNK_BYTES + 1])
+def test_chunks_join_to_what_they_were(size):
+    data = bytes(size)
+    pieces = list(wire.chunks(data))
+    assert b"".join(pieces) == data
+    assert all(0 < len(piece) <= wire.CHUNK_BYTES for piece in pieces)
+
+
+def header_of(message) -> dict:
+    return json.loads(wire.split(wire.to_bytes(message))[0])
+
+
+def altered(message, **changes) -> bytes:
+    return wire.join(json.dumps(header_of(message) | changes), wire.arrays_of(message))
+
+
+SECRET = "patient_Meier_1961.jpg"
+
+
+@every_message
+def test_another_schema_number_is_refused(message):
+    with pytest.raises(WireError, match="install the same version on both sides"):
+        wire.from_bytes(altered(message, schema=wire.SCHEMA + 1))
+
+
+@every_message
+def test_a_field_too_many_is_refused(message):
+    with pytest.raises(WireError, match=r"breaks its schema .*note: extra_forbidden"):
+        wire.from_bytes(altered(message, note=SECRET))
+
+
+@every_message
+@pytest.mark.parametrize("field", ["schema", "kind", "plan_id", "site"])
+def test_a_missing_field_is_refused(message, field):
+    header = header_of(message)
+    del header[field]
+    with pytest.raises(WireError):
+        wire.from_bytes(wire.join(json.dumps(header), wire.arrays_of(message)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("answer", {"num_examples": SECRET}),
+        ("answer", {"num_examples": -1}),
+        ("answer", {"score": {SECRET: SECRET}}),
+        ("answer", {"schema": SECRET}),
+        ("answer", {"schema": [SECRET]}),
+        ("answer", {"kind": SECRET}),
+        ("answer", {"kind": [SECRET]}),
+        ("answer", {"plan_id": SECRET * 10}),
+        ("enrolment", {"train_counts": [SECRET]}),
+        ("enrolment", {"layout": {"w": {"shape": SECRET, "dtype": "float32"}}}),
+        ("failure", {"error": SECRET}),
+        ("round plan", {"study": STUDY.model_dump(mode="json") | {"name": f"{SECRET}/"}}),
+    ],
+)
+def test_a_refusal_repeats_no_value_of_the_message(name, changes):
+    if name == "answer" and "score" in changes:
+        changes = {"score": header_of(MESSAGES[name])["score"] | {"loss_sum": SECRET}}
+    with pytest.raises(WireError) as caught:
+        wire.from_bytes(altered(MESSAGES[name], **changes))
+    assert SECRET not in str(caught.value)
+
+
+def test_tensors_where_none_belong_are_refused():
+    header = json.dumps(header_of(MESSAGES["failure"]))
+    with pytest.raises(WireError, match="tensors in a message"):
+        wire.from_bytes(wire.join(header, {"w": np.zeros(1)}))
+
+
+def test_tensors_cannot_be_smuggled_in_as_json():
+    message = wire.from_bytes(altered(MESSAGES["answer with a loss that is not finite"], delta={"w": [1.0]}))
+    assert message.delta == {}
+
+
+@pytest.mark.parametrize("header", ["", "null", "3", "[]", '"text"', "{", "[" * 100_000, '{"schema": 1}'])
+def test_a_header_that_is_no_header_is_refused(header):
+    with pytest.raises(WireError):
+        wire.from_bytes(wire.join(header, {}))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        RecordDict(),
+        RecordDict({"consilium": ConfigRecord({})}),
+        RecordDict({"consilium": ConfigRecord({"header": 3}), "arrays": ArrayRecord()}),
+        RecordDict({"consilium": ConfigRecord({"header": b"{}"}), "arrays": ArrayRecord()}),
+        RecordDict({"consilium": ConfigRecord({"header": "{}"})}),
+        RecordDict({"arrays": ArrayRecord()}),
+    ],
+    ids=["nothing", "no header", "a number", "bytes", "no arrays", "no fields"],
+)
+def test_flower_records_that_are_no_message_are_refused(records):
+    with pytest.raises(WireError):
+        wire.from_records(records)
+    with pytest.raises(WireError):
+        wire.from_bytes(wire.records_to_bytes(records))
+
+
+def npy(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def npz(array) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"garbage" * 9,
+        b"\x80\x04N.",
+        b"PK\x03\x04 not an archive",
+        npz(np.zeros(1)),
+        npy(np.array(["text"])),
+        npy(np.zeros(2, np.complex64)),
+        npy(np.zeros(1, np.float32)).replace(b"(1,)", b"(9,)"),
+    ],
+    ids=["empty", "magic", "garbage", "pickle", "broken zip", "archive", "text", "complex", "too short"],
+)
+def test_flower_arrays_that_are_no_arrays_are_refused(data):
+    broken = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=data)
+    records = RecordDict({"consilium": ConfigRecord({"header": "{}"}), "arrays": ArrayRecord({"w": broken})})
+    with pytest.raises(WireError):
+        wire.from_records(records)
+
+
+def test_pickled_objects_are_never_unpacked():
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a message ran code",))
+
+    bomb = Array(
+        dtype="object", shape=(1,), stype="numpy.ndarray", data=npy(np.array([Bomb()], dtype=object))
+    )
+    records = RecordDict({"consilium": ConfigRecord({"header": "{}"}), "arrays": ArrayRecord({"w": bomb})})
+    with pytest.raises(WireError):
+        wire.from_records(records)
+
+
+def test_the_gateways_own_answer_names_the_plan_it_could_not_pass_on():
+    records = wire.refuse(wire.to_records(MESSAGES["round plan"]), "unreachable", "1a2b", "start it")
+    failure = wire.from_records(records)
+    assert isinstance(failure, wire.Failure)
+    assert (failure.plan_id, failure.site, failure.error) == ("p2", "north", "unreachable")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def accepts_or_refuses(data: bytes) -> None:
+    """Only WireError may come out of bytes that anybody can send."""
+    try:
+        message = wire.from_bytes(data)
+    except WireError:
+        return
+    assert isinstance(message, wire.Message)
+
+
+@given(st.binary(max_size=400))
+@settings(derandomize=True, deadline=None)
+def test_any_bytes_are_a_message_or_a_wire_error(data):
+    accepts_or_refuses(data)
+
+
+VALID = {name: wire.to_bytes(message) for name, message in MESSAGES.items()}
+
+
+@given(st.sampled_from(sorted(VALID)), st.data())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_a_message_with_bytes_changed_or_cut_is_a_message_or_a_wire_error(name, data):
+    whole = bytearray(VALID[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place] = data.draw(st.integers(0, 255))
+    accepts_or_refuses(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    accepts_or_refuses(bytes(whole))
+
+
+HEADERS = {name: header_of(message) for name, message in MESSAGES.items()}
+
+
+@given(st.sampled_from(sorted(HEADERS)), st.data())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_a_message_with_any_field_replaced_is_a_message_or_a_wire_error(name, data):
+    header = dict(HEADERS[name])
+    header[data.draw(st.sampled_from(sorted(header)))] = data.draw(json_values)
+    accepts_or_refuses(wire.join(json.dumps(header), {}))
+
+
+@given(json_values)
+@settings(derandomize=True, deadline=None)
+def test_any_json_as_a_header_is_a_wire_error(value):
+    with pytest.raises(WireError):
+        wire.from_bytes(wire.join(json.dumps(value), {}))
