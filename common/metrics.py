@@ -23,6 +23,7 @@ from common.settings import Frozen
 
 NUM_BINS = 500
 NUM_CALIBRATION_BINS = 15
+_MOST = 2**40
 
 Counts: TypeAlias = Annotated[
     npt.NDArray[np.int64],
@@ -33,8 +34,9 @@ Counts: TypeAlias = Annotated[
 
 def _counts(value: Any) -> npt.NDArray[np.int64]:
     array = np.asarray(value)
-    if array.dtype.kind not in "iu" or (array.size and array.min() < 0):
-        raise ValueError("counts must be whole numbers of at least 0")
+    # The upper end keeps every sum far from int64's, where it would wrap to an innocent number.
+    if array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() <= _MOST):
+        raise ValueError(f"counts must be whole numbers from 0 to {_MOST}")
     return array.astype(np.int64)
 
 

@@ -224,12 +224,15 @@ def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
     try:
         header = records.config_records[_RECORD]["header"]
         arrays = {name: array.numpy() for name, array in records.array_records[_ARRAYS].items()}
-    except (KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # np.load has no one error for what is not an array: EOFError, BadZipFile, ...
         raise WireError(
             f"found Flower records that are not a Consilium message ({type(error).__name__})"
         ) from error
     if not isinstance(header, str):
         raise WireError(f"found a header of type {type(header).__name__}, expected text")
+    # np.load also opens archives, text and dates.
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in arrays.values()):
+        raise WireError("found something else than arrays of numbers in Flower records")
     return header, arrays
 
 
@@ -259,27 +262,31 @@ def _header(message: Plan | Answer) -> str:
     return json.dumps({"schema": SCHEMA} | message.model_dump(mode="json"), allow_nan=True)
 
 
+_NO_HEADER = "found a header that is not a Consilium message; are both sides of the same version?"
+
+
 def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
+    # No text below repeats what was found: it may be a site's, and errors may be sent.
     try:
         fields = json.loads(header)
-        schema = fields.pop("schema")
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, RecursionError) as error:
+        raise WireError(_NO_HEADER) from error
+    if not isinstance(fields, dict) or "schema" not in fields:
+        raise WireError(_NO_HEADER)
+    schema, kind = fields.pop("schema"), fields.get("kind")
+    if schema != SCHEMA or isinstance(schema, bool):
+        number = f"schema {schema}" if isinstance(schema, int) else "another schema"
         raise WireError(
-            "found a header that is not a Consilium message; are both sides of the same version?"
-        ) from error
-    if schema != SCHEMA:
-        raise WireError(
-            f"found messages of schema {schema!r}, expected {SCHEMA}; install the same version on both sides"
+            f"found messages of {number}, expected {SCHEMA}; install the same version on both sides"
         )
-    holder = _ARRAY_FIELDS.get(fields.get("kind"))
+    holder = _ARRAY_FIELDS.get(kind) if isinstance(kind, str) else None
     if holder is not None:
         fields[holder] = dict(arrays)
     elif arrays:
-        raise WireError(f"found tensors in a message of kind {fields.get('kind')!r}, which has none")
+        raise WireError("found tensors in a message of a kind that has none")
     try:
         return _MESSAGES.validate_python(fields)
     except ValidationError as error:
-        # Only locations and rules: the values may be a site's, and this text may be sent.
         wrong = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['type']}" for d in error.errors()[:5])
         raise WireError(f"found a message that breaks its schema ({wrong})") from None
 
