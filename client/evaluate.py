@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from client.images import Images
+from client.memory import is_out_of_memory, take_less
 from client.precision import Precision, autocast, weights_dtype
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
@@ -25,7 +26,7 @@ def evaluate(
 ) -> Score:
     """Score `model` on `images`, centre-cropped; its training mode is left as it was.
 
-    Raises ConsiliumError if an output is not finite.
+    Raises ConsiliumError if an output is not finite, TooLittleMemory if not one image fits.
     """
     labels_N = images.labels_N
     if len(labels_N) == 0:
@@ -33,15 +34,30 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     model.eval().to(device, weights_dtype(precision))
     try:
-        score = empty(num_classes)
-        for start in range(0, len(labels_N), batch_size):
+        score, start = empty(num_classes), 0
+        while start < len(labels_N):
             indices_B = torch.arange(start, min(start + batch_size, len(labels_N)))
-            logits_BC = _logits(model, images, indices_B, device, precision)
-            score += _score(logits_BC, labels_N[indices_B].cpu())
+            logits_BC = _try_logits(model, images, indices_B, device, precision)
+            if logits_BC is None:
+                batch_size = take_less(batch_size, "scoring")
+            else:
+                score += _score(logits_BC, labels_N[indices_B].cpu())
+                start += len(indices_B)
         return score
     finally:
         for module, mode in modes.items():  # one by one: frozen layers may be in another mode
             module.training = mode
+
+
+def _try_logits(
+    model: nn.Module, images: Images, indices_B: torch.Tensor, device: torch.device, precision: Precision
+) -> torch.Tensor | None:
+    try:
+        return _logits(model, images, indices_B, device, precision)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
 
 
 @torch.no_grad()  # not inference_mode: a compiled model would have to be compiled for it once more

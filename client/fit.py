@@ -18,17 +18,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.images import Images
+from client.memory import is_out_of_memory, take_less
 from client.model.parts import Parts, freeze, train_mode
 from client.penalty import Penalty
 from client.precision import autocast, compute_dtype, weights_dtype
 from common import config
 from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
-from common.log import warn
 from common.seeds import derive
 
 HELD_IMAGES = 1024
 """Most images that are prepared, and so computed on, at once: 0.6 GB of them at 224 pixels a side."""
+
+
+_SAME_BATCH = "; the batch of a step stays the same (batch normalisation, if any, sees smaller groups)"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def fit(
 ) -> Fitted:
     """Train `model` in place for one round. `seed` is this site's and this round's.
 
-    Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images
-    or one image is too large for the memory, ConsiliumError if the loss is not finite; after an
+    Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
+    TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
     error the weights are of no use.
     """
     start_s = time.perf_counter()
@@ -187,7 +190,8 @@ class _Stepper:
         while True:
             loss_sum = self._try_gradients(step, indices_B, weight)
             if loss_sum is None:
-                self._take_less()
+                self.optimizer.zero_grad()  # frees what the pieces before left
+                self.micro_batch_size = take_less(self.micro_batch_size, "training", _SAME_BATCH)
             elif not math.isfinite(loss_sum):
                 raise _diverged(f"a loss of {loss_sum}", step, lr)
             elif self._try_step(step, lr):
@@ -198,9 +202,9 @@ class _Stepper:
         try:
             return self._gradients(step, indices_B, weight)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
-        return None  # outside of `except`: the error holds on to the tensors of the failed try
+        return None
 
     def _gradients(self, step: int, indices_B: Tensor, weight: float) -> float:
         self.optimizer.zero_grad()
@@ -239,22 +243,6 @@ class _Stepper:
                 if self.local.channels_last:
                     part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
                 yield part_BCHW, self.labels_N[held_B[piece_B].to(self.device)]
-
-    def _take_less(self) -> None:
-        self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.micro_batch_size == 1:
-            raise SiteDataError(
-                "the memory does not suffice for training on a single image; expected room for at least "
-                "one. Free the device of other work, or agree on a smaller model.image_size or encoder."
-            )
-        self.micro_batch_size //= 2
-        warn(
-            f"out of memory: going on with {self.micro_batch_size} images at once; the batch of an "
-            "optimizer step stays the same (batch normalisation, if any, sees smaller groups)",
-            micro_batch_size=self.micro_batch_size,
-        )
 
     def _try_step(self, step: int, lr: float) -> bool:
         """Step along the gradient; False if fp16's loss scale was too large and has been lowered."""

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from client.evaluate import evaluate
+from client.memory import TooLittleMemory
 from common.errors import ConsiliumError
 from common.metrics import empty, figures
 
@@ -82,3 +83,23 @@ def test_evaluation_asks_for_no_augmentation(generate_images):
     images.batch = lambda indices_B, generator: generators.append(generator) or batch(indices_B, generator)
     score(Fixed(), images)
     assert generators == [None]
+
+
+def test_a_lack_of_memory_means_fewer_images_at_once_and_the_same_counts(generate_images):
+    model, images = Fixed(), generate_images(5, num_classes=2)
+    expected = score(model, images)
+
+    def check(module, inputs):
+        if len(inputs[0]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(check)
+    room = 2
+    images.asked.clear()
+    found = score(model, images, batch_size=4)
+    assert found.confusion_CC.tolist() == expected.confusion_CC.tolist()
+    assert images.asked == [[0, 1, 2, 3], [0, 1], [2, 3], [4]]
+
+    room = 0
+    with pytest.raises(TooLittleMemory, match="scoring does not fit into the memory"):
+        score(model, images)

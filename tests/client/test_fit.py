@@ -1,7 +1,7 @@
 import copy
 import logging
 import math
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from client.fit import Progress, build_optimizer, fit, lr_factor
+from client.memory import TooLittleMemory
 from client.model.build import build
 from client.model.parts import Parts, frozen_digest, partition, shared_arrays
 from client.penalty import build_penalty
@@ -300,16 +301,16 @@ def test_a_lack_of_memory_means_smaller_micro_batches_and_the_same_weights(gener
         fitted = train(model, parts, images, local)
     assert fitted.micro_batch_size == 2  # 8, 4, 2
     assert furthest(subtract(shared_arrays(model, parts), received), expected) < 1e-12
-    assert [record.getMessage().split(" images")[0] for record in caplog.records] == [
-        "out of memory: going on with 4",
-        "out of memory: going on with 2",
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "out of memory: training goes on with 4 images at once",
+        "out of memory: training goes on with 2 images at once",
     ]
 
 
 def test_too_little_memory_for_one_image_says_what_to_do(generate_images):
     model, parts = biases_only()
     Small(model, room=0)
-    with pytest.raises(SiteDataError, match=r"single image.*smaller model\.image_size"):
+    with pytest.raises(TooLittleMemory, match=r"single image.*smaller model\.image_size"):
         train(model, parts, generate_images(4), LocalConfig(batch_size=4))
 
 
@@ -391,6 +392,30 @@ def test_bf16_computes_differently_and_keeps_float32_weights(generate_images):
     assert {array.dtype for array in rough.values()} == {np.dtype("float32")}
     assert bits(rough) != bits(exact)
     assert furthest(rough, exact) < 0.05 * norm(exact)
+
+
+def test_a_step_that_fp16_cannot_hold_is_taken_again_with_a_smaller_scale(generate_images, monkeypatch):
+    """The gradient of the first try is made infinite, as a too large loss scale would make it."""
+    local = LocalConfig(steps=2, batch_size=4, optimizer=Sgd(lr=0.1))
+    expected, _ = step_of(generate_images(8), local)
+
+    monkeypatch.setattr("client.fit.compute_dtype", lambda precision, device: torch.float16)
+    model, parts = make()
+    received = shared_arrays(model, parts)
+    factors = chain([math.inf], repeat(1.0))
+    model.head.bias.register_hook(lambda gradient: gradient * next(factors))
+    fitted = train(model, parts, generate_images(8), local)
+    assert next(factors) == 1.0
+    assert fitted.num_steps == 2
+    assert furthest(subtract(shared_arrays(model, parts), received), expected) < 1e-6
+
+
+def test_a_gradient_that_no_scale_makes_finite_stops_training(generate_images, monkeypatch):
+    monkeypatch.setattr("client.fit.compute_dtype", lambda precision, device: torch.float16)
+    model, parts = make()
+    model.head.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ConsiliumError, match="found a gradient that is not a finite number"):
+        train(model, parts, generate_images(4), LocalConfig(steps=1))
 
 
 def test_fp16_without_a_gpu_is_refused(generate_images):
