@@ -30,7 +30,6 @@ from common.seeds import derive
 HELD_IMAGES = 1024
 """Most images that are prepared, and so computed on, at once: 0.6 GB of them at 224 pixels a side."""
 
-
 _SAME_BATCH = "; the batch of a step stays the same (batch normalisation, if any, sees smaller groups)"
 
 
