@@ -165,6 +165,10 @@ class Trainer:
             manifest, built.preprocessing, self._site.cache, self._site.state_dir, self._site.threads
         )
         model = built.model.to(self._device)
+        if study.local.channels_last:
+            # From the start: a layout that changes with the first training would change the last
+            # bits of a score, and a restarted trainer would not repeat what it said before.
+            model = model.to(memory_format=torch.channels_last)
         if study.local.precision == "float64":
             model = model.double()
         self._bench = Bench(
@@ -219,5 +223,3 @@ def choose_device(wish: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """What the server's table calls it; no serial numbers."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-

@@ -93,7 +93,9 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
     """One table and one picture over all runs."""
     table = [figures_of(row) for row in rows]
     columns = list(dict.fromkeys(name for line in table for name in line))
-    banner = ["**SYNTHETIC images: the figures say nothing about medicine.**", ""] if federation.synthetic else []
+    banner = (
+        ["**SYNTHETIC images: the figures say nothing about medicine.**", ""] if federation.synthetic else []
+    )
     lines = [
         *banner,
         "| " + " | ".join(columns) + " |",
@@ -163,6 +165,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for key, value in changes.items():
         former = merged.get(key)
-        whole = not isinstance(value, dict) or not isinstance(former, dict) or "kind" in value
-        merged[key] = value if whole else _merged(former, value)
+        part = isinstance(value, dict) and isinstance(former, dict) and "kind" not in value
+        merged[key] = _merged(former or {}, value) if part else value
     return merged

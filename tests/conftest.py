@@ -1,0 +1,59 @@
+"""A tiny federation that any test can have: a few coloured squares per class and site."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client.config import FoldersData, GroupedSplit, NoSplit, SiteConfig
+from common.config import StudyConfig
+
+COLOURS = {"dark": (70, 40, 30), "pale": (220, 190, 170), "red": (200, 60, 60)}
+
+STUDY: Mapping[str, Any] = {
+    "name": "tiny",
+    "classes": ("dark", "pale", "red"),
+    "sites": {"train": ("north", "south")},
+    "model": {"encoder": "test_convnext", "image_size": 32},
+    "rounds": 2,
+    "local": {"batch_size": 8, "augmentation": "none", "optimizer": {"kind": "sgd", "lr": 0.05}},
+    "seed": 3,
+}
+
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+
+
+@pytest.fixture
+def make_study() -> MakeStudy:
+    """`make_study(rounds=3, ...)`: the tiny study with some settings replaced."""
+    return lambda **changes: StudyConfig.model_validate({**STUDY, **changes})
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> MakeSite:
+    """`make_site("north", per_class=10, test_only=False)`: a site with images on disk."""
+
+    def make(name: str, per_class: int = 10, test_only: bool = False, **settings: Any) -> SiteConfig:
+        root = tmp_path / f"{name}-images"
+        draws = np.random.default_rng(sum(name.encode()))
+        for label, colour in COLOURS.items():
+            (root / label).mkdir(parents=True, exist_ok=True)
+            for number in range(per_class):
+                noise = draws.normal(0, 25, (40, 40, 3))
+                pixels = np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / label / f"{number}.png")
+        return SiteConfig(
+            name=name,
+            data=FoldersData(root=root),
+            split=NoSplit(all="test") if test_only else GroupedSplit(),
+            state_dir=tmp_path / f"{name}-state",
+            device="cpu",
+            threads=1,
+            **settings,
+        )
+
+    return make

@@ -1,0 +1,251 @@
+"""A whole study without processes: the real rounds, the real trainers, function calls between."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.config import SiteConfig
+from client.trainer import Trainer
+from common import wire
+from common.config import StudyConfig
+from common.errors import QuorumNotMet
+from common.weights import digest, norm, subtract
+from server import enrolment
+from server.app import conduct
+from server.config import ServerConfig
+from server.rounds import run_rounds
+from server.sites import InProcessSites, Reply
+from server.state import RoundState
+
+Answer = Callable[[bytes], bytes]
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+
+
+@pytest.fixture(autouse=True)
+def _propagate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caplog see our events even after a test has started the real log."""
+    monkeypatch.setattr("common.log.start", lambda *_: None)
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    logging.getLogger("consilium").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def trainers(make_site: MakeSite) -> dict[str, Answer]:
+    """Two sites of unequal size."""
+    return {
+        "north": Trainer(make_site("north", per_class=10)).answer,
+        "south": Trainer(make_site("south", per_class=15)).answer,
+    }
+
+
+def states(study: StudyConfig, sites: InProcessSites) -> list[RoundState]:
+    cohort = enrolment.enrol(study, sites, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    return [start, *run_rounds(study, sites, cohort, start)]
+
+
+def change_answers(answer: Answer, change: Callable[[wire.RoundAnswer], wire.RoundAnswer]) -> Answer:
+    """A site that tampers with what it trained."""
+
+    def tampered(request: bytes) -> bytes:
+        reply = wire.from_bytes(answer(request))
+        return wire.to_bytes(change(reply) if isinstance(reply, wire.RoundAnswer) and reply.delta else reply)
+
+    return tampered
+
+
+def test_a_study_trains_for_every_round_and_closes_with_the_scores_of_its_final_weights(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=4)
+    history = states(study, InProcessSites(trainers))
+    assert [state.round for state in history] == [0, 1, 2, 3, 4, 5]
+    assert digest(history[5].weights) == digest(history[4].weights)
+    # 3 classes: north has 30 images, south 45; a fifth of each is for testing
+    assert {site: score.num_images for site, score in history[5].scores.items()} == {"north": 6, "south": 9}
+    first, last = history[1].scores["south"], history[5].scores["south"]
+    assert last.loss_sum < first.loss_sum
+
+
+def test_same_seed_gives_the_same_bits_whatever_order_the_sites_answer_in(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=3, sites={"train": ("a", "b", "c")})
+    configs = {name: make_site(name, per_class=count) for name, count in (("a", 5), ("b", 7), ("c", 11))}
+
+    @dataclasses.dataclass(frozen=True)
+    class Reversed(InProcessSites):
+        def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
+            return super().ask(dict(reversed(plans.items())), deadline_s)
+
+    forward = states(study, InProcessSites({n: Trainer(c).answer for n, c in configs.items()}))
+    backward = states(study, Reversed({n: Trainer(c).answer for n, c in configs.items()}))
+    assert [digest(state.weights) for state in forward] == [digest(state.weights) for state in backward]
+    assert digest(forward[3].weights) != digest(forward[2].weights)
+
+
+def test_one_full_batch_step_at_each_site_is_one_step_on_the_union(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    """McMahan et al. 2017: with one full-batch step per site, FedAvg is SGD on all images."""
+    local = {
+        "batch_size": "all", "augmentation": "none", "precision": "float64",
+        "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0},
+    }  # fmt: skip
+    north, south = make_site("north", per_class=5), make_site("south", per_class=10)
+    apart = make_study(rounds=1, local=local)
+    federated = states(apart, InProcessSites({c.name: Trainer(c).answer for c in (north, south)}))[1]
+
+    # The gradient of the union is the mean over 12 + 24 training images of both sites' gradients,
+    # and a federation of one gives each site's own: w' - w = -lr * gradient.
+    alone = {}
+    for site in (north, south):
+        one = make_study(rounds=1, local=local, sites={"train": (site.name,)})
+        start, after, _ = states(one, InProcessSites({site.name: Trainer(site).answer}))
+        alone[site.name] = subtract(after.weights, start.weights)
+        first = start.weights
+    union = {
+        name: first[name] + (12 * alone["north"][name] + 24 * alone["south"][name]) / 36 for name in first
+    }
+    assert norm(subtract(federated.weights, union)) < 1e-9
+    assert norm(subtract(federated.weights, first)) > 1e-3
+
+
+def test_a_site_with_the_role_evaluate_scores_but_never_trains(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    study = make_study(sites={"train": ("north",), "evaluate": ("unseen",)})
+    sites = InProcessSites(
+        {
+            "north": Trainer(make_site("north")).answer,
+            "unseen": Trainer(make_site("unseen", per_class=4, test_only=True)).answer,
+        }
+    )
+    for state in states(study, sites)[1:]:
+        unseen = next(row for row in state.sites if row.site == "unseen")
+        assert (unseen.outcome, unseen.num_examples, unseen.mib_up) == ("ok", 0, 0.0)
+        assert state.scores["unseen"].num_images == 12  # 3 classes of 4 images, all of them tests
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("not finite", lambda a: {"delta": {n: np.full_like(x, np.nan) for n, x in a.delta.items()}}),
+        ("missing", lambda a: {"delta": dict(list(a.delta.items())[1:])}),
+        ("enrolled", lambda a: {"num_examples": 10**9}),
+        ("plan", lambda a: {"plan_id": "another"}),
+    ],
+)
+def test_a_bad_update_costs_the_site_its_vote_not_the_study_its_round(
+    trainers: dict[str, Answer],
+    make_study: MakeStudy,
+    what: str,
+    change: Callable[[wire.RoundAnswer], dict[str, object]],
+) -> None:
+    study = make_study(sites={"train": ("north", "south"), "required": 1})
+    bad = change_answers(trainers["south"], lambda a: a.model_copy(update=change(a)))
+    with_bad = states(study, InProcessSites(trainers | {"south": bad}))
+    refused = next(row for row in with_bad[1].sites if row.site == "south")
+    assert refused.outcome == "refused"
+    assert what in refused.reason
+    assert all(np.isfinite(array).all() for array in with_bad[-1].weights.values())
+
+
+def test_a_round_below_the_quorum_fails_and_names_who_lacked(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    bad = change_answers(trainers["south"], lambda a: a.model_copy(update={"num_examples": 0}))
+    with pytest.raises(
+        QuorumNotMet, match=r"round 1 has 1 usable .* 2 are required \(south: it claims 0 examples"
+    ):
+        states(make_study(), InProcessSites(trainers | {"south": bad}))
+
+
+def test_a_site_that_built_other_weights_is_named_before_round_1(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    def other(request: bytes) -> bytes:
+        plan = wire.from_bytes(request)
+        assert isinstance(plan, wire.EnrolPlan)
+        different = plan.model_copy(update={"study": plan.study.model_copy(update={"seed": 4})})
+        return trainers["south"](wire.to_bytes(different))
+
+    with pytest.raises(QuorumNotMet, match="south: it built other first weights than north"):
+        enrolment.enrol(make_study(), InProcessSites(trainers | {"south": other}), None)
+
+
+def test_another_site_builds_the_first_weights_if_the_first_one_cannot(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    def fails(request: bytes) -> bytes:
+        plan = wire.from_bytes(request)
+        failure = wire.Failure(plan_id=plan.plan_id, site="north", error="internal", case="1", advice="-")
+        return wire.to_bytes(failure)
+
+    study = make_study(sites={"train": ("north", "south"), "required": 1})
+    cohort = enrolment.enrol(study, InProcessSites(trainers | {"north": fails}), None)
+    assert list(cohort.enrolments) == ["south"]
+    assert digest(cohort.weights) == cohort.reference.weights_digest
+
+
+def test_sites_that_do_not_connect_are_named_after_the_stated_time(
+    make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(sites={"train": ("a", "b", "c")}, deadlines={"enrol_s": 0.05})
+    with pytest.raises(
+        QuorumNotMet, match=r"b did not connect within 0 s; 2 of 3 training sites are there, 3"
+    ):
+        enrolment.wait_for_sites(study, InProcessSites({"a": bytes, "c": bytes}))
+    assert "waiting for b to connect" in caplog.text
+
+
+def test_local_batch_norm_never_travels_and_survives_a_restart_of_the_trainer(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    model = {"encoder": "test_efficientnet", "image_size": 32, "batch_norm": "local"}
+    site = make_site("north")
+    study = make_study(model=model, sites={"train": ("north",)}, rounds=2)
+    whole = states(study, InProcessSites({"north": Trainer(site).answer}))
+    assert not [name for name in whole[0].layout if "running_mean" in name or "bn" in name]
+
+    class Restarting:
+        def __call__(self, request: bytes) -> bytes:
+            return Trainer(site).answer(request)  # a new process for every plan
+
+    restarted = states(study, InProcessSites({"north": Restarting()}))
+    assert digest(restarted[2].weights) == digest(whole[2].weights)
+    assert restarted[3].scores["north"] == whole[3].scores["north"]
+
+
+def test_a_finished_study_leaves_weights_rounds_the_study_and_a_report(
+    trainers: dict[str, Answer], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(json.dumps(make_study().model_dump(mode="json")))
+    config = ServerConfig(
+        study=tmp_path / "study.yaml",
+        run_dir=tmp_path / "run",
+        node_ids={"north": 1, "south": 2},
+        synthetic=True,
+    )
+    conduct(config, InProcessSites(trainers))
+    assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "finished"
+    assert len((tmp_path / "run/rounds.jsonl").read_text().splitlines()) == 3
+    assert "synthetic" in (tmp_path / "run/report.md").read_text().lower()
+    assert (tmp_path / "run/weights.safetensors").stat().st_size > 1000
+
+
+def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(deadlines={"enrol_s": 0.01})
+    (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    config = ServerConfig(study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1})
+    with pytest.raises(QuorumNotMet):
+        conduct(config, InProcessSites({}))
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["status"] == "failed"
+    assert "north, south did not connect" in status["reason"]
