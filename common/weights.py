@@ -64,13 +64,13 @@ def mismatch(layout: Layout, arrays: Arrays) -> str | None:
 def subtract(minuend: Arrays, subtrahend: Arrays) -> dict[str, Array]:
     """`minuend - subtrahend`, name by name. Both must have the same names."""
     _same_names(minuend, subtrahend)
-    return {name: minuend[name] - subtrahend[name] for name in minuend}
+    return {name: np.asarray(minuend[name] - subtrahend[name]) for name in minuend}
 
 
 def add(left: Arrays, right: Arrays) -> dict[str, Array]:
     """`left + right`, name by name. Both must have the same names."""
     _same_names(left, right)
-    return {name: left[name] + right[name] for name in left}
+    return {name: np.asarray(left[name] + right[name]) for name in left}
 
 
 def norm(arrays: Arrays) -> float:
@@ -88,10 +88,18 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over names, shapes, dtypes and bytes, in the order of names."""
     state = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = contiguous(arrays[name])
         state.update(f"{name}\x1f{array.dtype.str}\x1f{array.shape}\x1e".encode())
-        state.update(array.data if array.size else b"")
+        state.update(array.reshape(-1).data if array.size else b"")
     return state.hexdigest()
+
+
+def contiguous(array: Array) -> Array:
+    """`array` in row-major memory, as its bytes are hashed and written.
+
+    Not np.ascontiguousarray, which turns a scalar of shape () into shape (1,).
+    """
+    return np.asarray(array, order="C")
 
 
 def save_file(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
@@ -99,8 +107,8 @@ def save_file(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
 
     Raises StorageError; what was at `path` before is then still there.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomically(path, to_safetensors(contiguous, dict(metadata)))
+    whole = {name: contiguous(array) for name, array in arrays.items()}
+    write_atomically(path, to_safetensors(whole, dict(metadata)))
 
 
 def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

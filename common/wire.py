@@ -24,7 +24,7 @@ from common.config import StudyConfig
 from common.errors import WireError
 from common.metrics import Score
 from common.settings import Frozen
-from common.weights import Arrays, TensorSpec
+from common.weights import Arrays, TensorSpec, contiguous
 
 SCHEMA = 1
 """Raised when a message changes its meaning; the two sides must agree on it."""
@@ -163,7 +163,7 @@ def from_bytes(data: bytes | bytearray) -> Plan | Answer:
 def join(header: str, arrays: Arrays) -> bytes:
     """Header and arrays as safetensors bytes, unread."""
     fields = np.frombuffer(header.encode(), np.uint8)
-    return to_safetensors({_HEADER: fields} | {name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    return to_safetensors({_HEADER: fields} | {name: contiguous(a) for name, a in arrays.items()})
 
 
 def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:

@@ -95,10 +95,15 @@ MESSAGES = {
 every_message = pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES.keys())
 
 
+def shapes(message) -> dict:
+    return {name: (array.shape, array.dtype) for name, array in wire.arrays_of(message).items()}
+
+
 def assert_same(found, expected) -> None:
     assert type(found) is type(expected)
     assert found.model_dump(mode="json") == expected.model_dump(mode="json")
     assert digest(wire.arrays_of(found)) == digest(wire.arrays_of(expected))
+    assert shapes(found) == shapes(expected)
 
 
 @every_message
