@@ -91,10 +91,8 @@ def _yogi(config: FedYogi, delta: Arrays, state: OptimizerState) -> tuple[dict[s
     """
     m = _first_moment(config.beta1, delta, state)
     before = _slot(state, SECOND_MOMENT, delta)
-    v = {
-        name: before[name] - (1 - config.beta2) * delta[name] ** 2 * np.sign(before[name] - delta[name] ** 2)
-        for name in delta
-    }
+    towards = {name: delta[name] ** 2 * np.sign(before[name] - delta[name] ** 2) for name in delta}
+    v = _moved(before, 1.0, towards, -(1 - config.beta2))
     return _adaptive(config.server_lr, config.tau, m, v), {MOMENTUM: m, SECOND_MOMENT: v}
 
 
@@ -121,7 +119,8 @@ def _adaptive(lr: float, tau: float, m: Arrays, v: Arrays) -> dict[str, Array]:
 
 
 def _moved(old: Arrays, keep: float, new: Arrays, gain: float) -> dict[str, Array]:
-    return {name: keep * old[name] + gain * new[name] for name in new}
+    # NumPy's arithmetic turns an array of shape () into a bare number; slots are arrays.
+    return {name: np.asarray(keep * old[name] + gain * new[name]) for name in new}
 
 
 def _slot(state: OptimizerState, slot: str, like: Arrays) -> Mapping[str, Array]:
