@@ -265,7 +265,7 @@ def _started(work: Path) -> Iterator[Processes]:
         "FLWR_HOME": str((work / "flower").resolve()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
     }
     processes = Processes(work / "logs", env)
     try:
