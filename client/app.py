@@ -30,5 +30,7 @@ def answer(message: Message, context: Context) -> Message:
         case = uuid.uuid4().hex[:8]
         log.logger.exception("case %s", case)
         kind: wire.ErrorKind = "unreachable" if isinstance(error, ConsiliumError) else "internal"
-        advice = "the site's trainer did not answer its gateway; the gateway's log tells why under the case number"
+        advice = (
+            "the site's trainer did not answer its gateway; the gateway's log tells why under the case number"
+        )
         return Message(wire.refuse(message.content, kind, case, advice), reply_to=message)

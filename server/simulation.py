@@ -65,7 +65,9 @@ def run_study(
             f"study {study.name} has the classes {', '.join(study.classes)}, the images of {sites_dir} have "
             f"{', '.join(federation.classes)}; change the study, or take the images' with --adopt"
         )
-    sites = [LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"]
+    sites = [
+        LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
+    ]
     return run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic)
 
 
