@@ -48,7 +48,8 @@ def interval(num_right: int, num_images: int, confidence: float = 0.95) -> tuple
     stretch = 1 + z**2 / num_images
     middle = (share + z**2 / (2 * num_images)) / stretch
     half = z / stretch * math.sqrt(share * (1 - share) / num_images + z**2 / (4 * num_images**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding may leave an end of 0 or 1 a last bit on the wrong side of the share.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def table(scores: Mapping[str, Score], evaluate: Collection[str] = ()) -> str:
