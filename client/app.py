@@ -13,9 +13,16 @@ from flwr.clientapp import ClientApp
 
 from client.link import SocketLink
 from common import log, wire
-from common.errors import ConsiliumError
+from common.errors import SiteFailure, WireError
 
 app = ClientApp()
+
+
+_ADVICE: dict[wire.ErrorKind, str] = {
+    "unreachable": "the site's trainer did not answer its gateway; the gateway's log tells why",
+    "message": "the site's gateway could not pass on a message; install the same version on all sides",
+    "internal": "something failed in the site's gateway that nobody foresaw; its log tells what",
+}
 
 
 @app.query()
@@ -27,10 +34,16 @@ def answer(message: Message, context: Context) -> Message:
         reply = link.ask(wire.records_to_bytes(message.content), timeout_s=message.metadata.ttl)
         return Message(wire.bytes_to_records(reply), reply_to=message)
     except Exception as error:  # Flower would send the text of anything that escapes to the server
-        case = uuid.uuid4().hex[:8]
+        case, kind = uuid.uuid4().hex[:8], _kind(error)
         log.logger.exception("case %s", case)
-        kind: wire.ErrorKind = "unreachable" if isinstance(error, ConsiliumError) else "internal"
-        advice = (
-            "the site's trainer did not answer its gateway; the gateway's log tells why under the case number"
-        )
-        return Message(wire.refuse(message.content, kind, case, advice), reply_to=message)
+        return Message(wire.refuse(message.content, kind, case, _ADVICE[kind]), reply_to=message)
+
+
+def _kind(error: Exception) -> wire.ErrorKind:
+    match error:
+        case SiteFailure():
+            return "unreachable"
+        case WireError():
+            return "message"
+        case _:
+            return "internal"

@@ -5,6 +5,9 @@ all. For tests and simulation the same bytes go straight to a trainer in this pr
 keeps one code path for what is said. No code is generated: gRPC carries opaque chunks.
 """
 
+import os
+import socket as sockets
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +15,11 @@ from typing import Protocol
 
 import grpc
 
-from common.errors import SiteFailure
+from common.errors import SiteFailure, StorageError
 from common.wire import TRAINER_METHOD, TRAINER_SERVICE, chunks
+
+CONNECT_S = 60.0
+"""A trainer that restarts is back by then, torch imported; one that is gone is named before the deadline."""
 
 _OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20)]
 # sun_path of struct sockaddr_un holds 108 bytes with its closing zero (unix(7)).
@@ -30,15 +36,22 @@ class Link(Protocol):
 class SocketLink:
     """A trainer behind a Unix socket."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, socket: Path, connect_s: float = CONNECT_S) -> None:
+        self._socket, self._connect_s = socket, connect_s
 
     def ask(self, request: bytes, timeout_s: float) -> bytes:
         """Send `request`, wait at most `timeout_s` for the whole answer."""
+        connect_s = min(self._connect_s, timeout_s)
         with grpc.insecure_channel(_address(self._socket), options=_OPTIONS) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=connect_s)
+            except grpc.FutureTimeoutError as error:
+                raise SiteFailure(
+                    f"nothing listens on the trainer's socket after {connect_s:.0f} s; start the trainer"
+                ) from error
             call = channel.stream_stream(f"/{TRAINER_SERVICE}/{TRAINER_METHOD}")
             try:
-                return b"".join(call(chunks(request), timeout=timeout_s, wait_for_ready=True))
+                return b"".join(call(chunks(request), timeout=timeout_s))
             except grpc.RpcError as error:
                 raise SiteFailure(
                     f"the trainer did not answer on its socket within {timeout_s:.0f} s "
@@ -47,22 +60,55 @@ class SocketLink:
 
 
 def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:
-    """Listen on `socket` and answer one plan at a time; the caller stops the server."""
+    """Listen on `socket` and answer one plan at a time; the caller stops the server.
+
+    Raises StorageError if the socket cannot be made, SiteFailure if another trainer has it.
+    """
 
     def handle(request: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
         yield from chunks(answer(b"".join(request)))
 
-    # Bound with the owner's rights only: whoever can open the socket can hand in plans.
-    socket.parent.mkdir(parents=True, exist_ok=True)
-    socket.unlink(missing_ok=True)
+    address = _address(socket)
+    _make_way(socket)
     server = grpc.server(ThreadPoolExecutor(max_workers=1), options=_OPTIONS)
     handlers = {TRAINER_METHOD: grpc.stream_stream_rpc_method_handler(handle)}
     server.add_registered_method_handlers(TRAINER_SERVICE, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(TRAINER_SERVICE, handlers),))
-    server.add_insecure_port(_address(socket))
+    # Bound with the owner's rights only: whoever can open the socket can hand in plans.
+    former = os.umask(0o177)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StorageError(
+            f"{socket} cannot be made; give a folder that the trainer may write to, on a disk that allows sockets"
+        ) from error
+    finally:
+        os.umask(former)
     server.start()
-    socket.chmod(0o600)
     return server
+
+
+def _make_way(socket: Path) -> None:
+    """Remove the socket of a trainer that is gone; nothing else is ever removed."""
+    try:
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(socket):
+            return
+        if not stat.S_ISSOCK(socket.lstat().st_mode):
+            raise StorageError(f"{socket} is there and is no socket; give another path, or remove it")
+        if _is_served(socket):
+            raise SiteFailure(f"another trainer listens on {socket}; stop it, or give another path")
+        socket.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"{socket} cannot be made: {error.strerror}; give a folder that the trainer may write to"
+        ) from error
+
+
+def _is_served(socket: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(socket.absolute())) == 0
 
 
 def _address(socket: Path) -> str:
