@@ -10,7 +10,6 @@ import io
 import math
 import os
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ SYNTHETIC = "synthetic images: the figures say nothing about medicine"
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_MAX_LETTERS = 22
 _MAX_ANNOTATED = 20
 """Classes beyond which counts in the cells would be too small to read."""
 
@@ -55,7 +55,9 @@ def curves(
         return _png(picture)
 
 
-def confusion(scored: Scored, classes: Sequence[str], scratch: Path, *, synthetic: bool) -> bytes:
+def confusion(
+    scored: Scored, classes: Sequence[str], scratch: Path, *, after_round: int, synthetic: bool
+) -> bytes:
     """The confusion matrix as PNG: colour is the share of the true class, numbers are images."""
     with _matplotlib(scratch):
         from matplotlib.figure import Figure
@@ -67,7 +69,7 @@ def confusion(scored: Scored, classes: Sequence[str], scratch: Path, *, syntheti
         shares = [[count / max(1, sum(row)) for count in row] for row in scored.confusion_CC]
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         picture.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-        names = [textwrap.shorten(name, 22, placeholder="…") for name in classes]
+        names = [name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…" for name in classes]
         axes.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(num_classes), names)
         axes.set_xlabel("predicted class")
@@ -77,7 +79,11 @@ def confusion(scored: Scored, classes: Sequence[str], scratch: Path, *, syntheti
                 colour = "white" if shares[row][column] > 0.55 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
         num_images = scored.figures.num_images
-        _banner(picture, f"The final model on {num_images} test images of all sites", synthetic=synthetic)
+        _banner(
+            picture,
+            f"The model after round {after_round} on {num_images} test images of all sites",
+            synthetic=synthetic,
+        )
         return _png(picture)
 
 
@@ -103,7 +109,7 @@ def comparison(
         axes.set_xlabel("model after round")
         axes.set_ylabel("balanced accuracy, all test images")
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         picture.legend(loc="outside right upper", frameon=False)
@@ -130,11 +136,12 @@ def _curve(
             marker=_MARKERS[place % len(_MARKERS)],
             dashed=site in evaluate,
         )
-    points = [(r.model_after_round, read(r.pooled.figures)) for r in rounds if r.pooled is not None]
-    _line(axes, points, label="pooled", colour="black", marker="", dashed=False)
+    if len(sites) > 1:
+        points = [(r.model_after_round, read(r.pooled.figures)) for r in rounds if r.pooled is not None]
+        _line(axes, points, label="pooled", colour="black", marker="", dashed=False)
     axes.set_xlabel("model after round")
     axes.set_ylabel(title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

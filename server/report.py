@@ -37,8 +37,10 @@ def write_report(
     run_dir.mkdir(parents=True, exist_ok=True)
     curves = pictures.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)
     write_atomically(run_dir / "curves.png", curves)
-    if outcome.final is not None and outcome.final.pooled is not None:
-        matrix = pictures.confusion(outcome.final.pooled, study.classes, run_dir, synthetic=synthetic)
+    if (final := outcome.final) is not None and final.pooled is not None:
+        matrix = pictures.confusion(
+            final.pooled, study.classes, run_dir, after_round=final.model_after_round, synthetic=synthetic
+        )
         write_atomically(run_dir / "confusion.png", matrix)
     path = run_dir / "report.md"
     write_atomically(path, markdown(outcome).encode())
