@@ -7,6 +7,7 @@ and must survive a restart of the trainer. Files are replaced whole, never edite
 from pathlib import Path
 
 from common.config import StudyConfig
+from common.errors import StorageError
 from common.weights import Array, Arrays, load_file, save_file
 
 
@@ -25,5 +26,14 @@ class SiteState:
         save_file(self._local, arrays, {})
 
     def forget(self) -> None:
-        """Start over: a study that begins again must not find the layers of its former run."""
-        self._local.unlink(missing_ok=True)
+        """Start over: a study that begins again must not find the layers of its former run.
+
+        Raises StorageError.
+        """
+        try:
+            self._local.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self._local} cannot be removed: {error.strerror}; make state_dir a folder that the trainer "
+                "may write to"
+            ) from error
