@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
-from common import wire
+from common import log, wire
 from common.errors import WireError
 from server.sites import Reply
 
@@ -45,27 +45,46 @@ class Fleet:
         waiting: dict[str, str] = {}
         for site, plan in plans.items():
             arrays = wire.arrays_of(plan)
-            record = shared.setdefault(id(arrays), wire.array_record(arrays))
+            if id(arrays) not in shared:
+                shared[id(arrays)] = wire.array_record(arrays)
             message = Message(
-                wire.to_records(plan, record),
+                wire.to_records(plan, shared[id(arrays)]),
                 dst_node_id=self.node_ids[site],
                 message_type=MessageType.QUERY,
                 ttl=deadline_s,
                 group_id=plan.plan_id,
             )
             # One push a site: a batch would hold the weights once per site in one request.
-            (message_id,) = self.grid.push_messages([message])
+            message_id = next(iter(self.grid.push_messages([message])), None)
             if message_id:
                 waiting[message_id] = site
-        del shared
+            else:
+                reason = "Flower did not take the plan for this site; is it too large?"
+                yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
+        shared.clear()
         while waiting:
-            for message in self.grid.pull_messages(list(waiting)):
-                site = waiting.pop(message.metadata.reply_to_message_id)
-                yield Reply(site, _answer(message, plans[site]), time.monotonic() - started)
+            for message_id, site in list(waiting.items()):
+                answer = self._pull(message_id, plans[site])
+                if answer is not None:
+                    del waiting[message_id]
+                    yield Reply(site, answer, time.monotonic() - started)
             waited = time.monotonic() - started
-            if not waiting or waited > deadline_s:
+            if not waiting or waited >= deadline_s:
                 return
-            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S))
+            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline_s - waited))
+
+    def _pull(self, message_id: str, plan: wire.Plan) -> wire.Answer | None:
+        """The site's answer, None if it has not come yet.
+
+        One pull a site: Flower reads all that it pulls before it hands over any, so one answer
+        that cannot be read would cost every site's.
+        """
+        try:
+            messages = list(self.grid.pull_messages([message_id]))
+        except Exception as error:  # whatever a site sends that Flower cannot read
+            log.logger.exception("the answer of %s cannot be read", plan.site)
+            return _failure(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
+        return _answer(messages[0], plan) if messages else None
 
 
 def _answer(message: Message, plan: wire.Plan) -> wire.Answer:

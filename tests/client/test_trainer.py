@@ -123,7 +123,14 @@ def test_an_answer_is_no_plan(make_site: MakeSite) -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"\0" * 8, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, wire.join("{}", {}), wire.join("[" * 5000, {})],
+    [
+        b"",
+        b"\0" * 8,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 4096,
+        wire.join("{}", {}),
+        wire.join("[" * 5000, {}),
+    ],
     ids=["empty", "zeros", "http", "ones", "no schema", "deep"],
 )
 def test_bytes_that_are_no_plan_are_answered_with_a_failure(make_site: MakeSite, garbage: bytes) -> None:
@@ -291,7 +298,12 @@ def test_of_a_data_set_named_like_a_patient_nothing_leaves_and_the_sites_log_tel
 ) -> None:
     data = BROKEN[kind](tmp_path / f"Archive {PATIENT}")
     site = SiteConfig(
-        name="north", data=data, split=NoSplit(all="train"), state_dir=tmp_path / PATIENT, device="cpu", threads=1
+        name="north",
+        data=data,
+        split=NoSplit(all="train"),
+        state_dir=tmp_path / PATIENT,
+        device="cpu",
+        threads=1,
     )
     reply = Trainer(site).answer(enrol(make_study()))
     assert_nothing_of_the_patient_in(reply, tmp_path)
