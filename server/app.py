@@ -71,7 +71,7 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
         if state.round <= study.rounds:
             checkpoint.save(config.run_dir, state, study)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
-    report.write_report(config.run_dir, study, synthetic=config.synthetic)
+    report.write_report(config.run_dir, study, preprocessing=start.preprocessing, synthetic=config.synthetic)
 
 
 def _set_status(run_dir: Path, status: Literal["running", "failed", "finished"], reason: str) -> None:
