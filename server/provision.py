@@ -91,7 +91,9 @@ def make_site_key(folder: Path, site: str) -> SiteKey:
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # a file that was there before keeps its mode otherwise
+        file.truncate()
         file.write(pem)
 
 
