@@ -5,25 +5,23 @@ else ends `failed`, with a sentence, in `status.json` and by an exception that F
 into a failed run. Whoever started the run reads the status, not the log.
 """
 
-import json
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import log
 from common.config import StudyConfig
-from common.errors import ConsiliumError
+from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
-from common.weights import load_file, write_atomically
+from common.weights import load_file
 from server import checkpoint, enrolment, report, scores
 from server.config import ServerConfig
 from server.gather import Fleet
 from server.rounds import run_rounds
 from server.sites import Sites
 from server.state import RoundState
+from server.status import set_status
 
 app = ServerApp()
 
@@ -41,14 +39,17 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
     log.start(config.log, run_dir / "server.log")
     try:
         study = load_settings(config.study, StudyConfig, "study")
-        _set_status(run_dir, "running", f"study {study.name}")
+        set_status(run_dir, "running", f"study {study.name}")
         _conduct(config, study, sites)
     except BaseException as error:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
         log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
-        _set_status(run_dir, "failed", reason)
+        try:
+            set_status(run_dir, "failed", reason)
+        except StorageError as full:  # a full disk must not hide why the study failed
+            log.logger.error("%s", full)
         raise
-    _set_status(run_dir, "finished", f"{study.rounds} rounds")
+    set_status(run_dir, "finished", f"{study.rounds} rounds")
     log.event(f"study {study.name} finished after {study.rounds} rounds; everything is in {run_dir}")
 
 
@@ -72,8 +73,3 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
             checkpoint.save(config.run_dir, state, study)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     report.write_report(config.run_dir, study, preprocessing=start.preprocessing, synthetic=config.synthetic)
-
-
-def _set_status(run_dir: Path, status: Literal["running", "failed", "finished"], reason: str) -> None:
-    line = {"status": status, "reason": reason, "since": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_atomically(run_dir / "status.json", json.dumps(line).encode())

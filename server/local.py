@@ -25,6 +25,7 @@ from common.errors import LaunchError
 from common.weights import write_atomically
 from server import bundle, provision
 from server.processes import Processes, accepts_connections, flower_command, free_port, port_is_taken
+from server.status import read_status
 
 FLEET_PORT = 9092
 """Where sites connect; Flower's own default."""
@@ -184,18 +185,17 @@ def _follow(run_dir: Path, processes: Processes) -> Outcome:
 
     def ended() -> bool:
         show()
-        return _status(run_dir)["status"] in ("finished", "failed")
+        status = read_status(run_dir)
+        return status is not None and status.or_died().is_over
 
+    processes.wait_until(lambda: read_status(run_dir) is not None, "the study did not begin", _START_S)
     processes.wait_until(ended, "the study did not end", deadline_s=float("inf"))
     show()
-    status = _status(run_dir)
-    return Outcome(status["status"] == "finished", status["reason"])
-
-
-def _status(run_dir: Path) -> Mapping[str, str]:
-    path = run_dir / "status.json"
-    status: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {"status": "starting"}
-    return status
+    status = read_status(run_dir)
+    if status is None:
+        raise LaunchError(f"{run_dir} was removed while the study ran; run it again")
+    final = status.or_died()
+    return Outcome(final.status == "finished", final.reason)
 
 
 def _write_server_settings(
