@@ -116,7 +116,9 @@ class Trainer:
         study = plan.study
         bench = self._set_up(study)
         parts.load_shared(bench.model, bench.parts, plan.weights)
-        parts.load_local(bench.model, bench.parts, bench.state.local_arrays() or bench.first_local)
+        parts.load_local(
+            bench.model, bench.parts, bench.state.local_arrays(before_round=plan.round) or bench.first_local
+        )
 
         started = time.monotonic()
         score = evaluate.evaluate(
@@ -143,7 +145,7 @@ class Trainer:
             num_classes=len(study.classes),
         )
         if bench.parts.local:
-            bench.state.keep_local(parts.local_arrays(bench.model, bench.parts))
+            bench.state.keep_local(plan.round, parts.local_arrays(bench.model, bench.parts))
         delta = update.delta(parts.shared_arrays(bench.model, bench.parts), plan.weights)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "

@@ -60,12 +60,7 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
         f"{study.algorithm.kind} with {', '.join(study.sites.train)}{synthetic}"
     )
     enrolment.wait_for_sites(study, sites)
-    first = None if config.start_from is None else load_file(config.start_from)[0]
-    cohort = enrolment.enrol(study, sites, first)
-    reference = cohort.reference
-    start = RoundState(
-        round=0, weights=cohort.weights, layout=reference.layout, preprocessing=reference.preprocessing
-    )
+    start, cohort = _begin(config, study, sites)
     for state in run_rounds(study, sites, cohort, start):
         log.event(scores.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
@@ -73,3 +68,16 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
             checkpoint.save(config.run_dir, state, study)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     report.write_report(config.run_dir, study, preprocessing=start.preprocessing, synthetic=config.synthetic)
+
+
+def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, enrolment.Cohort]:
+    """The state to go on from: the last checkpoint of this run, or the first weights."""
+    last = checkpoint.latest(config.run_dir)
+    if last is not None:
+        state = checkpoint.load(last, study)
+        log.event(f"resuming after round {state.round} of {study.rounds}", round=state.round)
+        return state, enrolment.enrol(study, sites, state.weights, first_round=state.round + 1)
+    first = None if config.start_from is None else load_file(config.start_from)[0]
+    cohort = enrolment.enrol(study, sites, first)
+    reference = cohort.reference
+    return RoundState(0, cohort.weights, reference.layout, reference.preprocessing), cohort

@@ -14,7 +14,7 @@ from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
-from common.weights import digest, norm, subtract
+from common.weights import digest, load_file, norm, subtract
 from server import enrolment
 from server.app import conduct
 from server.config import ServerConfig
@@ -249,3 +249,48 @@ def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_pat
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert status["status"] == "failed"
     assert "north, south did not connect" in status["reason"]
+
+
+@pytest.mark.parametrize("killed_in", ["enrolment", "round 2", "round 3"])
+def test_a_resumed_study_equals_an_uninterrupted_one(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, killed_in: str
+) -> None:
+    """Everything starts anew after the kill: the server and every trainer. FedAdam has state on
+    the server, local batch norm has state at the sites."""
+    study = make_study(
+        rounds=3,
+        algorithm={"kind": "fedadam", "server_lr": 0.01},
+        model={"encoder": "test_efficientnet", "image_size": 32, "batch_norm": "local"},
+    )
+    (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    configs = [make_site("north", per_class=5), make_site("south", per_class=7)]
+
+    def conduct_in(run: str, kill: str | None = None) -> Path:
+        trainers = {site.name: Trainer(site).answer for site in configs}
+
+        def dies(request: bytes) -> bytes:
+            plan = wire.from_bytes(request)
+            where = f"round {plan.round}" if isinstance(plan, wire.RoundPlan) else "enrolment"
+            answer = trainers["south"](request)  # the site has done its part when the server dies
+            if where == kill:
+                raise KeyboardInterrupt
+            return answer
+
+        config = ServerConfig(study=tmp_path / "study.yaml", run_dir=tmp_path / run, node_ids={"north": 1})
+        conduct(config, InProcessSites(trainers | {"south": dies}))
+        return tmp_path / run
+
+    whole = conduct_in("whole")
+    with pytest.raises(KeyboardInterrupt):
+        conduct_in("broken", kill=killed_in)
+    assert json.loads((tmp_path / "broken/status.json").read_text())["status"] == "failed"
+    resumed = conduct_in("broken")
+
+    # Arrays, not files: safetensors writes its metadata in no fixed order.
+    digests = [digest(load_file(run / "weights.safetensors")[0]) for run in (whole, resumed)]
+    assert digests[0] == digests[1]
+    rounds = [
+        [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+        for run in (whole, resumed)
+    ]
+    assert [line["scored"] for line in rounds[0]] == [line["scored"] for line in rounds[1]]
