@@ -1,0 +1,32 @@
+"""Every YAML that ships is loaded by the code that a user would load it with."""
+
+from pathlib import Path
+
+import pytest
+
+from client.config import load_site
+from common.config import StudyConfig
+from common.settings import load_settings
+from server.experiments import Grid, studies
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_shipped_yaml_is_valid(path: Path) -> None:
+    match path.parent.name:
+        case "study":
+            assert load_settings(path, StudyConfig, "study").name == path.stem
+        case "site":
+            load_site(path)
+        case "paper":
+            grid = load_settings(path, Grid, "grid")
+            assert grid.name == path.stem
+            assert len(studies(grid, path.name)) == len(grid.variants) * len(grid.seeds)
+        case folder:
+            pytest.fail(f"nothing loads YAMLs of configs/{folder}")
+
+
+def test_some_of_each_kind_ship() -> None:
+    assert {path.parent.name for path in SHIPPED} >= {"study", "site", "paper"}
