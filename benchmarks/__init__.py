@@ -1,0 +1,1 @@
+"""Measurements, run by hand: `make bench`, or one alone: `python -m benchmarks round_seconds`."""
