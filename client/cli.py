@@ -5,6 +5,8 @@ need no torch work without it.
 """
 
 import argparse
+import logging
+import os
 import signal
 import sys
 import threading
@@ -110,7 +112,9 @@ def _trainer(options: argparse.Namespace) -> int:
     stopped.wait()
     server.stop(grace=1.0).wait()
     socket.unlink(missing_ok=True)
-    return 0
+    # Not `return`: Python would wait for a plan that is being worked on, and nobody asks for it any more.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _simulate(options: argparse.Namespace) -> int:

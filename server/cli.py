@@ -8,6 +8,7 @@ from pathlib import Path
 from common import log
 from common.errors import ConsiliumError
 from server import experiments, simulation
+from server.processes import Interrupted, interruptible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,13 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     log.start("json" if options.json else "readable")
     try:
-        code: int = options.run(options)
+        with interruptible():
+            code: int = options.run(options)
     except ConsiliumError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted as interrupted:
         print("stopped; every process that was started has ended", file=sys.stderr)
-        return 130
+        return interrupted.exit_code
     return code
 
 
@@ -54,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take sites and classes from DIR instead of from the study: every site trains",
     )
+    simulate.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="SITE",
+        help="enrol these sites but never start them, to see what the study does without them",
+    )
     simulate.set_defaults(run=_simulate)
 
     compare = commands.add_parser(
@@ -76,7 +85,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _simulate(options: argparse.Namespace) -> int:
     outcome = simulation.simulate(
-        options.study, options.sites, options.runs, port=options.port, adopt=options.adopt
+        options.study,
+        options.sites,
+        options.runs,
+        port=options.port,
+        adopt=options.adopt,
+        leave_out=options.leave_out,
     )
     print(outcome.summary)
     return 0 if outcome.finished else 1

@@ -11,8 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,14 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from common.weights import write_atomically
 from server import bundle, provision
-from server.processes import Processes, accepts_connections, flower_command, free_port, port_is_taken
+from server.processes import (
+    Processes,
+    accepts_connections,
+    claim_port,
+    flower_command,
+    free_ports,
+    port_is_taken,
+)
 from server.status import read_status
 
 FLEET_PORT = 9092
@@ -32,7 +38,7 @@ FLEET_PORT = 9092
 CONNECTION = "consilium"
 
 _START_S = 90.0
-_TRAINER_START_S = 120.0  # importing torch on a busy, cold disk
+_TRAINER_START_S = 180.0  # importing torch on a busy, cold disk
 
 
 @dataclass(frozen=True)
@@ -58,48 +64,54 @@ def run_local(
     *,
     port: int | None = None,
     synthetic: bool = False,
+    leave_out: Collection[str] = (),
 ) -> Outcome:
     """Run `study` with these sites; returns when it finished or failed.
 
     Every process started here has ended on return, on an error and on Ctrl-C. `port` None
-    takes Flower's default port, or a free one if that is taken. Raises LaunchError.
+    takes Flower's default port, or a free one if that is taken. Sites in `leave_out` are
+    enrolled but never start, to see what a study does without them. Raises LaunchError.
     """
-    named = {site.name for site in sites}
-    if missing := sorted(set(study.sites.all) - named):
+    known = {site.name: site for site in sites}
+    if missing := sorted(set(study.sites.all) - known.keys()):
         raise LaunchError(
-            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(named))}"
+            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(known))}"
         )
-    fleet_port = _choose_port(port)
+    if strange := sorted(set(leave_out) - set(study.sites.all)):
+        raise LaunchError(f"{', '.join(strange)} cannot be left out: the study does not name it")
     work = run_dir / "federation"
-    if run_dir.exists() and any(run_dir.iterdir()):
-        _set_aside(run_dir)
-    work.mkdir(parents=True, exist_ok=True)
-    with _sockets() as sockets, _started(work) as processes:
-        node_ids = _start(study, sites, work, sockets, processes, fleet_port)
+    with (
+        _claimed_port(port) as fleet_port,
+        _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
+        _started(work) as processes,
+    ):
+        if run_dir.exists() and any(run_dir.iterdir()):
+            _set_aside(run_dir)
+        work.mkdir(parents=True, exist_ok=True)
+        started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
+        node_ids = _start(study, started, work, processes, fleet_port)
         settings = _write_server_settings(study, run_dir, node_ids, synthetic=synthetic)
         _flwr(
             processes, "run", str(bundle.stage(work / "app")), CONNECTION,
             "--run-config", f'server="{settings.resolve()}"',
         )  # fmt: skip
-        return _follow(run_dir, processes)
+        return _follow(study, run_dir, processes)
 
 
 def _start(
     study: StudyConfig,
-    sites: list[LocalSite],
+    sites: Mapping[str, tuple[Path, Path]],
     work: Path,
-    sockets: Path,
     processes: Processes,
     fleet_port: int,
 ) -> dict[str, int]:
-    """Start the server and every site; returns each site's Flower node."""
-    taking_part = [site for site in sites if site.name in study.sites.all]
+    """Start the server and `sites`, by name settings and socket; returns each site's Flower node."""
     identity = provision.make_server_identity(work / "keys", ["localhost", "127.0.0.1"])
-    keys = {site.name: provision.make_site_key(work / "keys", site.name) for site in taking_part}
-    control_port = free_port()
+    keys = {name: provision.make_site_key(work / "keys", name) for name in study.sites.all}
+    control_port, *gateway_ports = free_ports(1 + len(sites))
     _write_connection(Path(processes.env["FLWR_HOME"]), control_port, identity.ca)
 
-    log.event(f"starting the server on port {fleet_port} and {len(taking_part)} trainers")
+    log.event(f"starting the server on port {fleet_port} and {len(sites)} trainers")
     processes.start(
         "superlink",
         [
@@ -111,51 +123,48 @@ def _start(
             "--fleet-api-address", f"127.0.0.1:{fleet_port}",
         ],
     )  # fmt: skip
-    for site in taking_part:
+    for name, (settings, socket) in sites.items():
         processes.start(
-            f"{site.name}-trainer",
-            [
-                sys.executable,
-                "-m",
-                "client.cli",
-                "trainer",
-                site.settings,
-                "--socket",
-                _socket(sockets, site),
-            ],
+            f"{name}-trainer",
+            [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket],
         )
     processes.wait_until(
         lambda: accepts_connections(control_port) and accepts_connections(fleet_port),
         "the server did not start",
         _START_S,
     )
-    with ThreadPoolExecutor() as pool:  # each command spends seconds on its imports
-        enrolled = pool.map(lambda name: _enrol_key(processes, name, keys[name].public), keys)
-        node_ids = dict(zip(keys, enrolled, strict=True))
-    processes.wait_until(
-        lambda: all(_socket(sockets, site).exists() for site in taking_part),
-        "not every trainer opened its socket",
-        _TRAINER_START_S,
-    )
-    for site in taking_part:
+    node_ids = _enrol_keys(processes, {name: key.public for name, key in keys.items()})
+    for (name, (_, socket)), port in zip(sites.items(), gateway_ports, strict=True):
         processes.start(
-            f"{site.name}-gateway",
+            f"{name}-gateway",
             [
                 flower_command("flower-supernode"),
                 "--root-certificates", identity.ca, "--superlink", f"localhost:{fleet_port}",
-                "--auth-supernode-private-key", keys[site.name].private,
-                "--node-config", f'site="{site.name}" trainer="{_socket(sockets, site)}"',
-                "--host", "127.0.0.1", "--port", str(free_port()),
+                "--auth-supernode-private-key", keys[name].private,
+                "--node-config", f'site="{name}" trainer="{socket}"',
+                "--host", "127.0.0.1", "--port", str(port),
             ],
         )  # fmt: skip
+    processes.wait_until(
+        lambda: all(socket.exists() for _, socket in sites.values()),
+        "not every trainer opened its socket",
+        _TRAINER_START_S,
+    )
     return node_ids
 
 
-def _enrol_key(processes: Processes, site: str, public_key: Path) -> int:
-    """Tell the SuperLink this key; returns the Flower node that it now stands for."""
-    answer = _flwr(
-        processes, "supernode", "register", str(public_key), CONNECTION, "--name", site, "--format", "json"
-    )
+def _enrol_keys(processes: Processes, public_keys: Mapping[str, Path]) -> dict[str, int]:
+    """Tell the SuperLink these keys; returns the Flower node that each now stands for."""
+    flwr = flower_command("flwr")
+    commands: list[list[str | Path]] = [
+        [flwr, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
+        for site, key in public_keys.items()
+    ]
+    answers = processes.run_all(commands, _START_S)  # side by side: each spends seconds on its imports
+    return {site: _node_id(site, answer) for site, answer in zip(public_keys, answers, strict=True)}
+
+
+def _node_id(site: str, answer: str) -> int:
     try:
         return int(json.loads(answer[answer.index("{") :])["node-id"])
     except (ValueError, KeyError) as error:
@@ -167,9 +176,10 @@ def _flwr(processes: Processes, *arguments: str) -> str:
     return processes.run([flower_command("flwr"), *arguments], deadline_s=_START_S)
 
 
-def _follow(run_dir: Path, processes: Processes) -> Outcome:
-    """Show the server's log as it grows until the study ended."""
+def _follow(study: StudyConfig, run_dir: Path, processes: Processes) -> Outcome:
+    """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end."""
     shown = 0
+    known: set[str] = set()
 
     def show() -> None:
         nonlocal shown
@@ -188,8 +198,17 @@ def _follow(run_dir: Path, processes: Processes) -> Outcome:
         status = read_status(run_dir)
         return status is not None and status.or_died().is_over
 
+    def go_on_without() -> None:
+        """A site that is gone costs the study its site, as long as there are enough."""
+        for name in sorted(processes.ended().keys() - known):
+            lost = {process.rpartition("-")[0] for process in processes.ended()}
+            if name == "superlink" or len(set(study.sites.train) - lost) < study.sites.quorum:
+                processes.require_alive()
+            known.add(name)
+            log.warn(f"{name} has ended; the study goes on without it. {processes.tail(name)}")
+
     processes.wait_until(lambda: read_status(run_dir) is not None, "the study did not begin", _START_S)
-    processes.wait_until(ended, "the study did not end", deadline_s=float("inf"))
+    processes.wait_until(ended, "the study did not end", float("inf"), go_on_without)
     show()
     status = read_status(run_dir)
     if status is None:
@@ -223,15 +242,20 @@ def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
     )
 
 
-def _choose_port(wish: int | None) -> int:
+@contextmanager
+def _claimed_port(wish: int | None) -> Iterator[int]:
     """The port asked for, or the default, or a free one. Raises LaunchError."""
-    if wish is not None and port_is_taken(wish):
+    port = wish or FLEET_PORT
+    claim = None if port_is_taken(port) else claim_port(port)
+    if claim is not None:
+        with claim:
+            yield port
+        return
+    if wish is not None:
         raise LaunchError(f"port {wish} is taken by another process; stop it or give another with --port")
-    if wish is None and port_is_taken(FLEET_PORT):
-        other = free_port()
-        log.warn(f"port {FLEET_PORT} is taken by another process; the server listens on {other} instead")
-        return other
-    return wish or FLEET_PORT
+    (other,) = free_ports(1)
+    log.warn(f"port {port} is taken by another process; the server listens on {other} instead")
+    yield other
 
 
 def _set_aside(run_dir: Path) -> None:
@@ -244,17 +268,13 @@ def _set_aside(run_dir: Path) -> None:
 
 
 @contextmanager
-def _sockets() -> Iterator[Path]:
-    """A folder that only this user can enter, with a path short enough for Unix sockets."""
+def _sockets(names: Collection[str]) -> Iterator[dict[str, Path]]:
+    """Sockets by site, in a folder that only this user can enter, short enough for Unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="consilium-"))
     try:
-        yield folder
+        yield {name: folder / f"{number}.sock" for number, name in enumerate(names)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _socket(folder: Path, site: LocalSite) -> Path:
-    return folder / f"{site.name[:40]}.sock"
 
 
 @contextmanager

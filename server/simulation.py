@@ -1,5 +1,6 @@
 """From a study and a folder of sites to a run of the local federation."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,15 @@ class Finished:
     summary: str
 
 
-def simulate(study_file: Path, sites_dir: Path, runs: Path, *, port: int | None, adopt: bool) -> Finished:
+def simulate(
+    study_file: Path,
+    sites_dir: Path,
+    runs: Path,
+    *,
+    port: int | None,
+    adopt: bool,
+    leave_out: Collection[str] = (),
+) -> Finished:
     """Run the study with the sites of `sites_dir`; raises ConfigError or LaunchError before it starts."""
     federation = load_federation(sites_dir)
     study = load_settings(study_file, StudyConfig, "study")
@@ -36,7 +45,7 @@ def simulate(study_file: Path, sites_dir: Path, runs: Path, *, port: int | None,
         changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
         study = validate_settings(study.model_dump() | changes, StudyConfig, "study", study_file.name)
     run_dir = runs / study.name
-    outcome = run_study(study, sites_dir, federation, run_dir, port=port)
+    outcome = run_study(study, sites_dir, federation, run_dir, port=port, leave_out=leave_out)
     if not outcome.finished:
         return Finished(False, f"The study did NOT finish: {outcome.reason}\nLogs: {run_dir}")
     return Finished(
@@ -57,7 +66,13 @@ def load_federation(sites_dir: Path) -> Federation:
 
 
 def run_study(
-    study: StudyConfig, sites_dir: Path, federation: Federation, run_dir: Path, *, port: int | None = None
+    study: StudyConfig,
+    sites_dir: Path,
+    federation: Federation,
+    run_dir: Path,
+    *,
+    port: int | None = None,
+    leave_out: Collection[str] = (),
 ) -> Outcome:
     """Run one study to its end with these sites. Raises ConfigError or LaunchError."""
     if set(study.classes) != set(federation.classes):
@@ -68,7 +83,7 @@ def run_study(
     sites = [
         LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
     ]
-    return run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic)
+    return run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic, leave_out=leave_out)
 
 
 def rewrite_report(run_dir: Path) -> Path:

@@ -1,0 +1,80 @@
+"""Ends every process of a launch, even those that have left their group.
+
+Flower's SuperLink starts children in sessions of their own, which no signal to the SuperLink's
+group reaches and which outlive it if it is killed. So everything that a launcher starts
+carries a mark in its environment, which children inherit, and whoever carries it is ended.
+Where there is no /proc to read environments from, the groups are all there is.
+
+Run as a file, this is the launcher's watchdog: it reads from its input the groups that were
+started, one a line, and `done` once the launcher has ended them itself. If the input ends
+without that word, the launcher was killed, and they are ended here. Nothing but the standard
+library, so that it starts in no time and outlives whatever is wrong elsewhere.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+MARK = "CONSILIUM_LAUNCH"
+GRACE_S = 5.0
+
+_LOOK_S = 0.05
+_PROC = Path("/proc")
+
+
+def marked(mark: str) -> list[int]:
+    """Processes of this user that carry `mark`; zombies do not count."""
+    entry = f"{MARK}={mark}".encode()
+    found = []
+    for folder in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
+    """Ask everything that carries `mark` to end, and use force on what is left after a grace."""
+    known = list(groups)
+    _signal(mark, known, signal.SIGTERM)
+    until = time.monotonic() + GRACE_S
+    while time.monotonic() < until and not (is_over() and not marked(mark)):
+        time.sleep(_LOOK_S)
+    _signal(mark, known, signal.SIGKILL)
+    until = time.monotonic() + GRACE_S
+    while time.monotonic() < until and (left := marked(mark)):  # born between the look and the blow
+        for process in left:
+            _kill(os.kill, process, signal.SIGKILL)
+        time.sleep(_LOOK_S)
+
+
+def _signal(mark: str, groups: list[int], number: signal.Signals) -> None:
+    members = marked(mark)
+    for process in members:  # each once: some programs take a second request for impatience
+        _kill(os.kill, process, number)
+    if number == signal.SIGKILL or not members:
+        for group in groups:
+            _kill(os.killpg, group, number)
+
+
+def _kill(how: Callable[[int, int], None], target: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        how(target, number)
+
+
+def main() -> None:
+    """Read groups until the launcher is done, or gone."""
+    mark, groups = sys.argv[1], []
+    for line in sys.stdin:
+        if line.strip() == "done":
+            return
+        groups.append(int(line))
+    end(mark, groups, _PROC.exists)  # without /proc nobody can say, so the grace is waited for
+
+
+if __name__ == "__main__":
+    main()
