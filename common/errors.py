@@ -29,7 +29,15 @@ class SiteDataError(ConsiliumError):
 
 
 class PolicyRefusal(ConsiliumError):
-    """A plan asks for what this hospital did not agree to."""
+    """A plan asks for what this hospital did not agree to.
+
+    `reason` is what the server may be told of it: rules by name and the study's own values. The
+    message may also hold the policy's limits, which are the hospital's business.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class WireError(ConsiliumError):

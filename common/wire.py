@@ -102,6 +102,9 @@ class Enrolment(Message):
     test_counts: tuple[Annotated[int, Field(ge=0)], ...]
     device: str
     """What computes there, e.g. "cpu" or "NVIDIA H200"."""
+    withheld: bool = False
+    """The site's policy keeps small classes, or all scores, to itself: a 0 above may stand for a few
+    images, which are then neither trained on nor scored. Says nothing about whether there are any."""
     weights: Annotated[Any, Field(exclude=True)]
     """Arrays: the first weights if they were asked for, else empty."""
 
@@ -137,6 +140,13 @@ class Failure(Message):
     case: str
     """Under this number the site's own log tells the whole story."""
     advice: str
+    reason: Annotated[str, Field(max_length=2000)] = ""
+    """From a site whose policy refuses the plan: the rules by name and the study's own values."""
+
+    @property
+    def told(self) -> str:
+        """Advice and reason as one sentence."""
+        return f"{self.advice}: {self.reason}" if self.reason else self.advice
 
 
 Answer: TypeAlias = Enrolment | RoundAnswer | Failure

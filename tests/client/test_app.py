@@ -176,13 +176,13 @@ def test_a_gateway_answers_as_flowers_app_without_loading_torch_or_the_trainer(t
 LEAVES: dict[type[Any], set[str]] = {
     wire.Enrolment: {
         "kind", "plan_id", "site", "layout", "weights_digest", "frozen_digest", "preprocessing",
-        "train_counts", "test_counts", "device", "weights",
+        "train_counts", "test_counts", "withheld", "device", "weights",
     },
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "score", "num_examples", "num_steps", "train_loss",
         "train_s", "evaluate_s", "delta",
     },
-    wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice"},
+    wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
     Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum"},
 }  # fmt: skip
 

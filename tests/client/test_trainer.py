@@ -283,7 +283,7 @@ BROKEN: dict[str, Callable[[Path], CsvData | FoldersData]] = {
     "no folder": _no_folder,
 }
 
-EXPECTED_FAILURE = {"kind", "plan_id", "site", "error", "case", "advice", "schema"}
+EXPECTED_FAILURE = {"kind", "plan_id", "site", "error", "case", "advice", "reason", "schema"}
 
 
 def assert_nothing_of_the_patient_in(reply: bytes, tmp_path: Path) -> None:
