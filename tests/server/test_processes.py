@@ -196,15 +196,19 @@ def test_every_polite_request_to_end_is_one_and_a_second_does_not_disturb_cleani
     number: signal.Signals, code: int
 ) -> None:
     before = signal.getsignal(number)
-    cleaned = False
-    with pytest.raises(Interrupted) as caught, interruptible():
+    cleaned = []
+
+    def work() -> None:
         try:
             signal.raise_signal(number)
         finally:
             signal.raise_signal(number)
-            cleaned = True
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted) as caught, interruptible():
+        work()
     assert caught.value.exit_code == code
-    assert cleaned
+    assert cleaned == [True]
     assert signal.getsignal(number) == before
 
 
