@@ -100,7 +100,7 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
         *banner,
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(line.get(column, "") for column in columns) + " |" for line in table),
+        *("| " + " | ".join(_cell(line.get(column, "")) for column in columns) + " |" for line in table),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
@@ -118,6 +118,11 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
     }
     picture = pictures.comparison(curves, folder, synthetic=federation.synthetic)
     write_atomically(folder / "comparison.png", picture)
+
+
+def _cell(text: str) -> str:
+    """`text` within a table: a failure may quote the lines of a log."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def figures_of(row: Row) -> dict[str, str]:

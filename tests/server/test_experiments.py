@@ -1,0 +1,209 @@
+"""Grids: what a variant changes, what is run again, and what the comparison says."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from common.config import AdamW, Sgd, StudyConfig
+from common.errors import ConfigError, LaunchError
+from common.metrics import Score, count
+from server import experiments, report
+from server.experiments import Grid, Row, figures_of, run_grid, studies, write_comparison
+from server.history import read_rounds
+from server.local import Outcome
+from server.simulation import Federation
+from server.state import RoundState
+
+BASE: dict[str, Any] = {
+    "classes": ["bkl", "mel", "nv"],
+    "sites": {"train": ["north", "south"]},
+    "model": {"encoder": "convnext_t", "image_size": 64},
+    "rounds": 2,
+    "local": {"batch_size": 8, "optimizer": {"kind": "sgd", "lr": 0.5, "momentum": 0.0}},
+}
+
+
+def grid(variants: dict[str, Any], **changes: Any) -> Grid:
+    return Grid.model_validate({"name": "paper", "study": BASE, "variants": variants, **changes})
+
+
+# --- what a variant changes ------------------------------------------------------------------
+
+
+def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
+    found = studies(grid({"base": {}, "small": {"local": {"batch_size": 4}}}), "grid.yaml")
+    base, small = found["base", 0], found["small", 0]
+    assert small.local.batch_size == 4
+    assert small.local.optimizer == base.local.optimizer == Sgd(lr=0.5, momentum=0.0)
+    as_base = {"name": "base", "local": base.local}
+    assert small.model_copy(update=as_base) == base
+
+
+def test_a_setting_with_a_kind_replaces_the_bases_whole() -> None:
+    """Otherwise AdamW would inherit the learning rate of SGD."""
+    found = studies(grid({"adamw": {"local": {"optimizer": {"kind": "adamw"}}}}), "grid.yaml")
+    assert found["adamw", 0].local.optimizer == AdamW()
+    assert found["adamw", 0].local.batch_size == 8
+
+
+def test_every_variant_is_run_with_every_seed_under_a_name_of_its_own() -> None:
+    found = studies(grid({"a": {}, "b": {}}, seeds=[3, 5]), "grid.yaml")
+    assert {key: study.name for key, study in found.items()} == {
+        ("a", 3): "a-seed3", ("b", 3): "b-seed3", ("a", 5): "a-seed5", ("b", 5): "b-seed5",
+    }  # fmt: skip
+    assert [study.seed for study in found.values()] == [3, 3, 5, 5]
+
+
+def test_a_variant_that_is_no_study_is_named() -> None:
+    with pytest.raises(ConfigError, match="grid.yaml, variant typo") as caught:
+        studies(grid({"good": {}, "typo": {"local": {"learning_rate": 1}, "rounds": 0}}), "grid.yaml")
+    assert "local.learning_rate: no such setting" in str(caught.value)
+    assert "rounds: Input should be greater than or equal to 1" in str(caught.value)
+
+
+def test_the_base_is_left_as_it_was() -> None:
+    made = grid({"small": {"local": {"batch_size": 4}}})
+    studies(made, "grid.yaml")
+    assert made.study["local"]["batch_size"] == 8
+
+
+# --- what is run, and what is kept -----------------------------------------------------------
+
+
+def score(labels: list[int], predictions: list[int]) -> Score:
+    probabilities_NC = np.full((len(labels), 3), 0.1)
+    probabilities_NC[np.arange(len(labels)), predictions] = 0.8
+    return count(probabilities_NC, np.asarray(labels), loss_sum=float(len(labels)))
+
+
+def leave_a_run(run_dir: Path, study: StudyConfig, last_round: int) -> None:
+    """What a run that got to `last_round` leaves."""
+    run_dir.mkdir(parents=True)
+    (run_dir / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    for number in range(1, last_round + 1):
+        state = RoundState(
+            round=number, weights={}, layout={}, preprocessing={}, seconds=30.0,
+            scores={"north": score([0, 0, 1, 2], [0, 1, 1, 2]), "south": score([2, 2], [2, 0])},
+        )  # fmt: skip
+        report.append_round(run_dir, state, study)
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path) -> Path:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        yaml.safe_dump({"name": "paper", "study": BASE, "variants": {"a": {}, "b": {"rounds": 3}}})
+    )
+    federation = {"synthetic": True, "classes": BASE["classes"], "sites": {"north": 4, "south": 2}}
+    (tmp_path / "federation.yaml").write_text(yaml.safe_dump(federation))
+    return path
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the studies that were run; each run finishes."""
+    names: list[str] = []
+
+    def run(study: StudyConfig, _sites: Path, _federation: Federation, run_dir: Path) -> Outcome:
+        names.append(study.name)
+        if run_dir.exists():
+            run_dir.rename(run_dir.with_name(f"{run_dir.name}.1"))
+        leave_a_run(run_dir, study, study.rounds + 1)
+        return Outcome(True, "")
+
+    monkeypatch.setattr(experiments, "run_study", run)
+    return names
+
+
+def test_a_grid_that_is_run_again_keeps_what_has_finished(
+    grid_file: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert ran == ["a", "b"]
+
+
+def test_a_run_that_stopped_early_or_was_of_another_study_is_run_again(
+    grid_file: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    found = studies(Grid.model_validate(yaml.safe_load(grid_file.read_text())), "")
+    folder = tmp_path / "runs" / "paper"
+    leave_a_run(folder / "a", found["a", 0], last_round=2)  # the closing evaluation would be 3
+    leave_a_run(folder / "b", found["b", 0].model_copy(update={"seed": 9}), last_round=4)
+    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert ran == ["a", "b"]
+
+
+def test_only_the_variants_asked_for_are_run(grid_file: Path, tmp_path: Path, ran: list[str]) -> None:
+    assert run_grid(grid_file, tmp_path, tmp_path / "runs", only=("b",))
+    assert ran == ["b"]
+
+
+def test_a_run_that_fails_is_a_row_and_the_others_go_on(
+    grid_file: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed: Callable[..., Outcome] = experiments.run_study
+
+    def run(study: StudyConfig, *arguments: Any) -> Outcome:
+        if study.name == "a":
+            raise LaunchError("port 9092 is taken")
+        return succeed(study, *arguments)
+
+    monkeypatch.setattr(experiments, "run_study", run)
+    assert not run_grid(grid_file, tmp_path, tmp_path / "runs")
+    text = (tmp_path / "runs" / "paper" / "comparison.md").read_text()
+    assert "failed: port 9092 is taken" in text
+    assert ran == ["b"]
+
+
+# --- what the comparison says ----------------------------------------------------------------
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> Row:
+    study = studies(grid({"a": {}}), "")["a", 0]
+    leave_a_run(tmp_path / "a", study, last_round=3)
+    return Row("a", 0, read_rounds(tmp_path / "a"), None)
+
+
+def test_a_row_holds_the_figures_of_the_final_weights(row: Row) -> None:
+    line = figures_of(row)
+    # north: 3 of 4 right, recalls 1/2, 1, 1 → 2.5/3. south: class 2 only, 1 of 2 right.
+    assert line["balanced accuracy north"] == "0.833"
+    assert line["balanced accuracy south"] == "0.500"
+    # together: 4 of 6 right; recalls 1/2, 1, 2/3 → 2.1667/3
+    assert line["accuracy"] == "0.667"
+    assert line["balanced accuracy"] == "0.722"
+    # precisions 1/2, 1/2, 1 → F1 1/2, 2/3, 4/5, weighted (2 * 1/2 + 1 * 2/3 + 3 * 4/5) / 6 = 0.6778
+    assert line["weighted F1"] == "0.678"
+    # three rounds of 30 s; the last one scores what came out of round 2
+    assert (line["minutes"], line["rounds"], line["outcome"]) == ("1.5", "2", "finished")
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [("no quorum", "failed: no quorum"), (None, "failed: no scores")]
+)
+def test_a_run_without_an_end_is_a_row_that_says_so(failure: str | None, said: str) -> None:
+    assert figures_of(Row("a", 0, (), failure)) == {"variant": "a", "seed": "0", "outcome": said}
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_a_comparison_is_a_table_a_csv_and_a_picture(row: Row, tmp_path: Path, synthetic: bool) -> None:
+    federation = Federation(synthetic=synthetic, classes=("bkl", "mel"), sites={"north": 4})
+    folder = tmp_path / "out"
+    write_comparison(folder, [row, Row("b", 0, (), "no quorum, said: north | south")], federation)
+    assert {path.name for path in folder.iterdir()} == {"comparison.md", "comparison.csv", "comparison.png"}
+    table = (folder / "comparison.md").read_text().splitlines()
+    assert ("SYNTHETIC" in table[0]) == synthetic
+    with (folder / "comparison.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["balanced accuracy"] == "0.722"
+    assert second["outcome"] == "failed: no quorum, said: north | south"
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    widths = {line.replace("\\|", "").count("|") for line in table if line.startswith("|")}
+    assert len(widths) == 1  # every row has as many cells as the header
