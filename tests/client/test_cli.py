@@ -28,7 +28,11 @@ def _keep_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", [(), ("trainer",), ("simulate",), ("split",)], ids=" ".join)
 def test_help_is_there_at_once_without_torch(command: tuple[str, ...]) -> None:
-    code = "import sys; from client.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from client.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *command, "--help"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,

@@ -22,7 +22,8 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own that tells on standard error if it loaded torch or Flower."""
     code = (
         f"import sys, atexit; from {module} import main\n"
-        "atexit.register(lambda: sys.stderr.write('HEAVY' * bool({'torch', 'flwr', 'matplotlib'} & sys.modules.keys())))\n"
+        "heavy = {'torch', 'flwr', 'matplotlib'}\n"
+        "atexit.register(lambda: sys.stderr.write('HEAVY' * bool(heavy & sys.modules.keys())))\n"
         "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
