@@ -2,7 +2,8 @@
 
 The text of an exception may hold a path with a patient's name, so no text of an exception
 ever leaves. The server gets the kind of error, a case number and a fixed advice; the whole
-story stands under that number in the site's own log.
+story stands under that number in the site's own log. Only a refusal by the site's policy may
+add a reason, which is made of the study's own values.
 """
 
 import uuid
@@ -35,7 +36,10 @@ def failure(error: BaseException, plan_id: str, site: str) -> wire.Failure:
     case = uuid.uuid4().hex[:8]
     kind = _kind(error)
     log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)
-    return wire.Failure(plan_id=plan_id, site=site, error=kind, case=case, advice=_ADVICE[kind])
+    reason = error.reason if isinstance(error, PolicyRefusal) else ""
+    return wire.Failure(
+        plan_id=plan_id, site=site, error=kind, case=case, advice=_ADVICE[kind], reason=reason
+    )
 
 
 def _kind(error: BaseException) -> wire.ErrorKind:

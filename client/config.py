@@ -1,14 +1,17 @@
-"""Where one hospital's images lie and what may be used to train on them. Never leaves the site.
+"""Where one hospital's images lie, what they may be used for, and with what. Never leaves the site.
 
 What is trained is the study's business (`common/config.py`); nothing here is ever sent, so a
 path with a patient's name in it stays where it is. Paths may be relative to the YAML's own
 folder, so that a site's folder can be moved or mounted elsewhere as a whole.
 """
 
+import re
+from datetime import time
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias, TypeVar, assert_never
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, assert_never
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
 
 from common.config import Name
 from common.settings import Frozen, load_settings
@@ -95,6 +98,86 @@ class NoSplit(Frozen):
 SplitConfig: TypeAlias = Annotated[GroupedSplit | ColumnSplit | NoSplit, Field(discriminator="kind")]
 
 
+# --- what the hospital agreed to -----------------------------------------------------------
+
+
+Pattern = Annotated[str, StringConstraints(min_length=1)]
+"""A name, in which `*` stands for any text: `isic-*`."""
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1)]
+_CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})\s*")
+
+
+class Hours(Frozen):
+    """A part of the day, written "19:00-07:00"; it may reach past midnight."""
+
+    opens: time
+    closes: time
+    """The first minute in which no plan is taken any more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        match = _CLOCK.fullmatch(value) if isinstance(value, str) else None
+        try:
+            opens, closes = (time(int(h) % 24, int(m)) for h, m in (match.group(1, 2), match.group(3, 4)))  # type: ignore[union-attr]
+        except (AttributeError, ValueError):
+            raise ValueError(f'found {value!r}, expected two times of day like "19:00-07:00"') from None
+        if opens == closes:
+            raise ValueError(
+                f"{value!r} opens and closes at the same time; leave hours out to allow any time"
+            )
+        return {"opens": opens, "closes": closes}
+
+    @model_serializer
+    def _write(self) -> str:
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
+
+
+class PolicyConfig(Frozen):
+    """What this hospital agreed to. A rule that is left out allows everything.
+
+    Names are compared as the study spells them, capitals included.
+    """
+
+    studies: Patterns | None = None
+    """Names of studies that may run here."""
+    encoders: Patterns | None = None
+    """Encoders that may be trained here."""
+    max_epochs_per_round: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training images in one round; steps count as steps x batch / images."""
+    max_rounds_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Rounds of training, of all studies together, from midnight to midnight."""
+    min_train_images: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training images with which this site trains."""
+    min_class_images: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training images of each class that has any."""
+    min_cell: Annotated[int, Field(ge=2)] | None = None
+    """Fewest groups (patients or lesions; images where no group is known) that may be counted. A class
+    with fewer on one side of the split is left out there: neither counted nor trained on nor scored."""
+    scores: bool = True
+    """False: the model is not scored on this site's images and no test image is counted."""
+    tensors: Patterns | None = None
+    """Tensors that may leave, by name. A study that trains others is refused."""
+    max_mib_down: Annotated[float, Field(gt=0)] | None = None
+    """Largest plan in MiB (2**20 bytes); a round has one."""
+    max_mib_up: Annotated[float, Field(gt=0)] | None = None
+    """Largest answer."""
+    hours: Hours | None = None
+    """When plans are taken. One that was taken in time is finished, however long it takes."""
+    timezone: str | None = None
+    """Of `hours` and of a day, e.g. `Europe/Berlin`; None: the trainer's own, which is UTC in most containers."""
+    ask: bool = False
+    """A study waits until a person at this site has approved it."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str | None) -> str | None:
+        try:
+            return None if timezone is None else ZoneInfo(timezone).key
+        except (OSError, ValueError, KeyError):
+            raise ValueError(f"found {timezone!r}, expected a name such as Europe/Berlin or UTC") from None
+
+
 # --- the site ------------------------------------------------------------------------------
 
 
@@ -123,6 +206,7 @@ class SiteConfig(Frozen):
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads to compute and to decode with; None: as many as there are cores."""
     cache: CacheConfig = CacheConfig()
+    policy: PolicyConfig = PolicyConfig()
     socket: Path | None = None
     """Unix socket on which the trainer listens for its gateway."""
 

@@ -1,19 +1,23 @@
 """The long-lived process that owns a hospital's images, its device and its policy.
 
-A plan comes in, counts and a delta go out. One study at a time is kept warm: the model stays
+A plan comes in, counts and a delta go out, if the hospital's policy agrees and once the audit
+log has it. One study at a time is kept warm: the model stays
 on the device and the decoded images in memory from round to round, so a round costs its
 training and nothing else. Plans are data; there is no way to hand this process code.
 """
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import assert_never
+from zoneinfo import ZoneInfo
 
 import torch
 from torch import nn
 
-from client import boundary, evaluate, fit, penalty, update
+from client import approval, audit, boundary, evaluate, fit, penalty, policy, update
 from client.config import SiteConfig
 from client.data import readers, split
 from client.data.store import ImageStore
@@ -22,7 +26,7 @@ from client.model import build, parts
 from client.state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
-from common.errors import ConfigError, PolicyRefusal
+from common.errors import ConfigError, PolicyRefusal, StorageError
 from common.metrics import Score
 from common.weights import Arrays, digest
 
@@ -44,14 +48,26 @@ class Bench:
     frozen_digest: str
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What was said to one plan."""
+
+    plan_id: str
+    reply: bytes
+    noted: audit.Fields
+    """What the audit log says of it."""
+
+
 class Trainer:
     """Answers plans for one site. Not thread-safe: the link hands in one plan at a time."""
 
-    def __init__(self, site: SiteConfig) -> None:
+    def __init__(self, site: SiteConfig, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._site = site
+        self._clock = clock
+        self._audit = audit.Audit(site.state_dir, clock)
         self._device = choose_device(site.device)
         self._bench: Bench | None = None
-        self._answered: tuple[str, bytes] | None = None
+        self._answered: Answered | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -67,34 +83,73 @@ class Trainer:
         """
         plan_id = "unknown"
         try:
-            plan = wire.from_bytes(request)
+            plan = self._read(request)
             plan_id = plan.plan_id
-            if self._answered is not None and self._answered[0] == plan_id:
-                return self._answered[1]
-            reply = wire.to_bytes(self._carry_out(plan))
+            if self._answered is None or self._answered.plan_id != plan_id:
+                answer = self._carry_out(plan, len(request))
+                reply = wire.to_bytes(answer)
+                policy.enforce_answer(answer, len(reply), self._site.policy)
+                self._answered = Answered(plan_id, reply, audit.sent(reply, answer))
+            self._audit.append("sent", self._answered.noted)
         except Exception as error:  # nothing of an exception may leave but its kind
-            return wire.to_bytes(boundary.failure(error, plan_id, self._site.name))
-        self._answered = (plan_id, reply)
+            return self._fail(error, plan_id)
+        return self._answered.reply
+
+    def _read(self, request: bytes) -> wire.Plan | wire.Answer:
+        """The message in `request`, which is noted before anything is done with it."""
+        plan = None
+        try:
+            plan = wire.from_bytes(request)
+        finally:
+            self._audit.append("plan", audit.received(request, plan))
+        return plan
+
+    def _fail(self, error: Exception, plan_id: str) -> bytes:
+        failure = boundary.failure(error, plan_id, self._site.name)
+        reply = wire.to_bytes(failure)
+        try:
+            self._audit.append("refusal" if failure.error == "policy" else "failure", audit.failed(failure))
+            self._audit.append("sent", audit.sent(reply, failure))
+        except StorageError as unwritten:  # then it says nothing but that
+            return wire.to_bytes(boundary.failure(unwritten, plan_id, self._site.name))
         return reply
 
-    def _carry_out(self, plan: wire.Plan | wire.Answer) -> wire.Answer:
+    def _carry_out(self, plan: wire.Plan | wire.Answer, size: int) -> wire.Answer:
         if plan.site != self._site.name:
             raise PolicyRefusal(
                 f"the server enrolled this site as {plan.site!r}, its site.yaml says {self._site.name!r}; "
-                "make the two agree"
+                "make the two agree",
+                reason="the plan is for another site",
             )
         match plan:
             case wire.EnrolPlan():
-                return self._enrol(plan)
+                return self._enrol(plan, self._ready(plan, size))
             case wire.RoundPlan():
-                return self._round(plan)
+                return self._round(plan, self._ready(plan, size))
             case wire.Enrolment() | wire.RoundAnswer() | wire.Failure():
                 raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")
             case _:
                 assert_never(plan)
 
-    def _enrol(self, plan: wire.EnrolPlan) -> wire.Enrolment:
-        bench = self._set_up(plan.study)
+    def _ready(self, plan: wire.Plan, size: int) -> Bench:
+        """The bench for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
+        rules, study = self._site.policy, plan.study
+        now = self._clock().astimezone(ZoneInfo(rules.timezone) if rules.timezone else None)
+        approved = not rules.ask or approval.is_approved(self._site.state_dir, study)
+        if not approved:
+            approval.note(self._site.state_dir, study, now)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        facts = policy.Facts(
+            now=now, approved=approved, rounds_today=self._audit.rounds_since(midnight), num_bytes=size
+        )
+        policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
+        bench = self._set_up(study)
+        train_counts = bench.store.class_counts("train")
+        setup = policy.Setup(train_counts, parts.layout(bench.model, bench.parts))
+        policy.enforce(plan, rules, replace(facts, setup=setup))
+        return bench
+
+    def _enrol(self, plan: wire.EnrolPlan, bench: Bench) -> wire.Enrolment:
         if plan.first_round == 1:
             bench.state.forget()
         train, test = bench.store.class_counts("train"), bench.store.class_counts("test")
@@ -108,13 +163,13 @@ class Trainer:
             preprocessing=bench.preprocessing.model_dump(mode="json"),
             train_counts=train,
             test_counts=test,
+            withheld=policy.withholds(self._site.policy),
             device=device_name(self._device),
             weights=parts.shared_arrays(bench.model, bench.parts) if plan.want_weights else {},
         )
 
-    def _round(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
+    def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
         study = plan.study
-        bench = self._set_up(study)
         parts.load_shared(bench.model, bench.parts, plan.weights)
         parts.load_local(
             bench.model, bench.parts, bench.state.local_arrays(before_round=plan.round) or bench.first_local
@@ -162,7 +217,10 @@ class Trainer:
         log.event(f"built {study.model.encoder}: {built.report.source}")
         chosen = parts.partition(built.model, study.model)
         parts.freeze(built.model, chosen)
-        manifest = split.split(readers.read(self._site.data, study.classes), self._site.split)
+        found = split.split(readers.read(self._site.data, study.classes), self._site.split)
+        manifest = policy.usable(found, self._site.policy)
+        if kept_back := len(found.rows) - len(manifest.rows):
+            log.event(f"policy: {kept_back} of {len(found.rows)} images are left out")
         store = ImageStore.build(
             manifest, built.preprocessing, self._site.cache, self._site.state_dir, self._site.threads
         )

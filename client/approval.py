@@ -1,0 +1,114 @@
+"""Which studies a person at this site has agreed to, where the policy says `ask: true`.
+
+A plan does not wait inside the trainer: it is refused until somebody has said yes, so nothing
+hangs over a weekend, and the server is told why. What was asked and what was approved are
+files under `state_dir`, one a study, for whoever wants to read or remove them. They are named
+by the fingerprint of the whole study, so a study that was changed has to be approved anew.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.config import StudyConfig
+from common.errors import ConfigError, StorageError
+from common.weights import write_atomically
+
+_MOST_PENDING = 100
+"""A server cannot fill the site's disk with questions."""
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A study that waits for a person's yes."""
+
+    study: StudyConfig
+    asked: str
+    """When its first plan came, ISO 8601."""
+
+    @property
+    def label(self) -> str:
+        """What `approve` takes; the name alone will do if only one study has it."""
+        return f"{self.study.name}-{self.study.fingerprint[:_SHOWN]}"
+
+
+def is_approved(state_dir: Path, study: StudyConfig) -> bool:
+    """Whether somebody at this site has approved exactly this study."""
+    return _path(state_dir, "approved", study).exists()
+
+
+def note(state_dir: Path, study: StudyConfig, now: datetime) -> None:
+    """Remember that this study was asked for. Raises StorageError."""
+    path = _path(state_dir, "pending", study)
+    if path.exists() or len(list(path.parent.glob("*.json"))) >= _MOST_PENDING:
+        return
+    write_atomically(path, _text(study, asked=now.isoformat(timespec="seconds")))
+
+
+def pending(state_dir: Path) -> list[Pending]:
+    """Studies that wait, the longest waiting first. Raises StorageError for a file that was changed."""
+    found = [_read(path) for path in _folder(state_dir, "pending").glob("*.json")]
+    return sorted(
+        (one for one in found if not is_approved(state_dir, one.study)),
+        key=lambda one: (one.asked, one.label),
+    )
+
+
+def approve(state_dir: Path, wanted: str, *, by: str, now: datetime) -> Pending:
+    """Say yes to the pending study with this name or label. Raises ConfigError and StorageError."""
+    waiting = pending(state_dir)
+    meant = [one for one in waiting if wanted in (one.study.name, one.label)]
+    if len(meant) != 1:
+        listed = ", ".join(one.label for one in waiting) or "nothing"
+        raise ConfigError(
+            f"found {len(meant)} studies named {wanted!r}; waiting: {listed}. Name one of these."
+        )
+    study = meant[0].study
+    approved = _path(state_dir, "approved", study)
+    write_atomically(approved, _text(study, approved=now.isoformat(timespec="seconds"), by=by))
+    _path(state_dir, "pending", study).unlink(missing_ok=True)
+    return meant[0]
+
+
+def describe(one: Pending) -> str:
+    """What a person should know before saying yes."""
+    study, local = one.study, one.study.local
+    work = f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
+    return (
+        f"{one.label}: asked {one.asked}\n"
+        f"  {study.model.encoder}, classes {', '.join(study.classes)}\n"
+        f"  {study.rounds} rounds of {work}, {study.algorithm.kind}\n"
+        f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'nobody'}"
+    )
+
+
+def _folder(state_dir: Path, kind: str) -> Path:
+    return state_dir / "approvals" / kind
+
+
+def _path(state_dir: Path, kind: str, study: StudyConfig) -> Path:
+    return _folder(state_dir, kind) / f"{study.name}-{study.fingerprint}.json"
+
+
+def _text(study: StudyConfig, **about: str) -> bytes:
+    return json.dumps(about | {"study": study.model_dump(mode="json")}, indent=1).encode()
+
+
+def _read(path: Path) -> Pending:
+    """The study of a file; one that was edited is not the one that was asked for."""
+    try:
+        content = json.loads(path.read_bytes())
+        one = Pending(StudyConfig.model_validate(content["study"]), str(content["asked"]))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StorageError(
+            f"{path} cannot be read as a study; remove it, and the study will ask again"
+        ) from error
+    if path.stem != f"{one.study.name}-{one.study.fingerprint}":
+        raise StorageError(
+            f"{path} is not the study that was asked for; remove it, and the study will ask again"
+        )
+    return one

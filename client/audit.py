@@ -1,0 +1,313 @@
+"""What came to this hospital and what left it, in a file that cannot be edited unnoticed.
+
+One JSON object a line; each holds the hash of the line before it and, at its end, its own:
+
+    {"previous":"<hash of the line before>","time":...,"event":...,...,"hash":"<SHA-256 of all before this>"}
+
+so a byte that was changed, a line that was removed and a line that was put in are found by
+`verify`. Lines cut off at the end, or a chain that was computed anew, are found only by somebody who
+noted a hash elsewhere: `verify` prints the last one, and takes an earlier one to look for.
+
+An answer is written down, to the disk, before it is handed to the gateway; what cannot be
+written down does not leave. After a power cut the last line may be torn. Nothing is ever taken
+out: the torn piece stays where it is, and the next line says how long it is and what its hash is.
+
+A line never holds a path, a file name or anything of a patient: only what the server sent or
+gets, sizes, counts that left, hashes and case numbers.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, assert_never
+
+from pydantic import JsonValue
+
+from common import log, wire
+from common.errors import StorageError
+
+FILE = "audit.jsonl"
+"""Name of the log in the site's `state_dir`."""
+
+Fields: TypeAlias = Mapping[str, JsonValue]
+
+_NO_LINE = "0" * 64
+"""Stands for the hash of the line before the first one."""
+_END = re.compile(rb'(.+),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
+_REMEMBERED = timedelta(days=2)
+_LOCK_S = 30.0
+
+
+# --- the chain -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where the lines read so far end."""
+
+    num_lines: int = 0
+    head: str = _NO_LINE
+    """Hash of the last whole line."""
+    torn: str | None = None
+    """SHA-256 of the last line if it is not whole; the next one must tell of it."""
+    num_torn: int = 0
+
+
+_CHANGED = "it is not as it was written"
+
+
+class _BrokenError(Exception):
+    """A line is not what was written; `line` counts from 1."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def line_after(head: str, fields: Fields) -> bytes:
+    """One line of the log, with the end of line, that follows the line with this hash."""
+    body = json.dumps({"previous": head, **fields}, separators=(",", ":"))[:-1].encode()
+    return body + b',"hash":"' + _hash(body).encode() + b'"}\n'
+
+
+def _follow(chain: Chain, line: bytes) -> tuple[Chain, Fields]:
+    """The chain with one more line, given without its end, and what the line says."""
+    number, fields = chain.num_lines + 1, _whole(line)
+    if chain.torn is not None and (fields.get("event") != "torn" or fields.get("sha256") != chain.torn):
+        raise _BrokenError(chain.num_lines, _CHANGED)
+    if not fields:
+        return replace(chain, num_lines=number, torn=_hash(line), num_torn=chain.num_torn + 1), {}
+    if fields["previous"] != chain.head:
+        raise _BrokenError(number, "it does not follow the line before: one was removed, put in or changed")
+    return replace(chain, num_lines=number, head=str(fields["hash"]), torn=None), fields
+
+
+def _whole(line: bytes) -> Fields:
+    """What a line says, nothing if its own hash does not fit."""
+    match = _END.fullmatch(line)
+    if match is None or _hash(match[1]).encode() != match[2]:
+        return {}
+    fields: dict[str, JsonValue] = json.loads(line)
+    return fields
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- looking for edits -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found."""
+
+    num_lines: int
+    """Lines up to the first broken one."""
+    num_torn: int
+    """Among them, pieces of lines that a power cut or a full disk left, each with a line that tells of it."""
+    head: str
+    """Hash of the last whole line; worth noting down somewhere else."""
+    problem: str | None = None
+    """A sentence that names the first broken line, None if there is none."""
+
+
+def verify(path: Path, expected: str | None = None) -> Verdict:
+    """Read the whole log; `expected` is a hash that was noted down earlier. Raises StorageError."""
+    chain, seen = Chain(), expected is None
+    with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
+        problem = None
+        try:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    problem = f"line {chain.num_lines + 1} of {path.name}: {_NO_END}"
+                    break
+                chain, _ = _follow(chain, line[:-1])
+                seen = seen or chain.head == expected
+            else:
+                if chain.torn is not None:
+                    problem = f"line {chain.num_lines} of {path.name}: {_CHANGED}"
+        except _BrokenError as broken:
+            problem = f"line {broken.line} of {path.name}: {broken}"
+    if problem is None and not seen:
+        problem = (
+            f"no line of {path.name} has the hash {expected}; lines were cut off, or all were written anew"
+        )
+    return Verdict(chain.num_lines, chain.num_torn, chain.head, problem)
+
+
+_NO_END = "it has no end; a power cut does that, and the trainer notes it at its next plan. So does an edit"
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+class Audit:
+    """The log of one site. Several processes may write to it in turn."""
+
+    def __init__(self, state_dir: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._path = state_dir / FILE
+        self._clock = clock
+        self._file: tuple[int, int] | None = None
+        self._read_up_to = 0
+        self._chain = Chain()
+        self._rounds: dict[str, datetime] = {}
+
+    def append(self, event: str, fields: Fields) -> None:
+        """Write one line and wait until it is on the disk. Raises StorageError."""
+        with _opened(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
+            tail = self._catch_up(file)
+            chain, start = self._chain, b""
+            if tail:
+                chain, _ = _follow(chain, tail)
+                start = b"\n"
+            now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+            if chain.torn is not None:
+                log.warn(
+                    f"line {chain.num_lines} of {self._path.name} is torn; it stays, and the next one says so"
+                )
+                told = line_after(chain.head, {"time": now, "event": "torn", "sha256": chain.torn})
+                chain, _ = _follow(chain, told[:-1])
+                start += told
+            line = line_after(chain.head, {"time": now, "event": event, **fields})
+            self._write(file.fileno(), start + line)
+            self._catch_up(file)
+
+    def rounds_since(self, moment: datetime) -> int:
+        """Rounds of training answered since then, in the last two days; as of the last `append`."""
+        return sum(when >= moment for when in self._rounds.values())
+
+    def _catch_up(self, file: BinaryIO) -> bytes:
+        """Follow the whole lines that were added, by whomever; returns a piece without an end after them."""
+        about = os.fstat(file.fileno())
+        if self._file != (about.st_dev, about.st_ino):  # the first time, or somebody moved the old one away
+            self._file, self._read_up_to, self._chain = (about.st_dev, about.st_ino), 0, Chain()
+        if about.st_size < self._read_up_to:
+            raise StorageError(f"{self._path} is shorter than it was: somebody cut it. {_WHAT_TO_DO}")
+        file.seek(self._read_up_to)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return line
+            try:
+                self._chain, fields = _follow(self._chain, line[:-1])
+            except _BrokenError as broken:
+                raise StorageError(f"line {broken.line} of {self._path}: {broken}. {_WHAT_TO_DO}") from None
+            self._read_up_to += len(line)
+            self._remember(fields)
+        return b""
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        written = os.write(descriptor, data)  # in one piece, so that a cut tears at most the last line
+        os.fsync(descriptor)
+        if written < len(data):
+            raise StorageError(
+                f"{self._path} took {written} of {len(data)} bytes; free some space on its disk"
+            )
+        if self._read_up_to == 0:  # the file's name must survive a power cut, too
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _remember(self, fields: Fields) -> None:
+        counts = fields.get("counts")
+        if isinstance(counts, dict) and counts.get("examples"):
+            when, plan_id = datetime.fromisoformat(str(fields["time"])), str(fields["plan_id"])
+            self._rounds.setdefault(plan_id, when)  # sent again is not trained again
+            self._rounds = {p: w for p, w in self._rounds.items() if w >= when - _REMEMBERED}
+
+
+_WHAT_TO_DO = "Find out who did that, move the file away and keep it; the next plan starts a new one."
+
+
+@contextmanager
+def _opened(path: Path, flags: int, lock: int) -> Iterator[BinaryIO]:
+    """The log, locked. Raises StorageError for whatever the disk cannot do."""
+    try:
+        if flags & os.O_CREAT:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, flags | os.O_CLOEXEC, 0o600), "rb") as file:
+            _lock(file, path, lock)
+            yield file
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be used: {error.strerror}; without its audit log nothing leaves this site. "
+            "Make state_dir a folder that the trainer may write to, with some space."
+        ) from error
+
+
+def _lock(file: BinaryIO, path: Path, kind: int) -> None:
+    until = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise StorageError(
+                    f"{path} is locked by another process since {_LOCK_S:.0f} s; end it"
+                ) from None
+            time.sleep(0.02)
+
+
+# --- what the lines say ----------------------------------------------------------------------
+
+
+def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
+    """Of what came from the server; None: it could not be read."""
+    size: Fields = {"bytes": len(request), "sha256": _hash(request)}
+    match plan:
+        case None:
+            return {"kind": "unreadable", **size}
+        case wire.EnrolPlan() | wire.RoundPlan():
+            study = plan.study
+            about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
+            if isinstance(plan, wire.RoundPlan):
+                about = {**about, "round": plan.round, "train": plan.train}
+            return {**_message(plan), **about, **size}
+        case wire.Enrolment() | wire.RoundAnswer() | wire.Failure():
+            return {**_message(plan), **size}
+        case _:
+            assert_never(plan)
+
+
+def sent(reply: bytes, answer: wire.Answer) -> Fields:
+    """Of what is about to leave."""
+    size: Fields = {"bytes": len(reply), "sha256": _hash(reply)}
+    match answer:
+        case wire.Enrolment():
+            counts: dict[str, JsonValue] = {"train": [*answer.train_counts], "test": [*answer.test_counts]}
+            return {**_message(answer), **size, "counts": counts}
+        case wire.RoundAnswer():
+            scored = answer.score.confusion_CC.sum(axis=1).tolist()
+            counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
+            return {**_message(answer), "round": answer.round, **size, "counts": counts}
+        case wire.Failure():
+            return {**_message(answer), **size}
+        case _:
+            assert_never(answer)
+
+
+def failed(failure: wire.Failure) -> Fields:
+    """Of a plan that was not carried out."""
+    about: Fields = {"plan_id": failure.plan_id, "error": failure.error, "case": failure.case}
+    return {**about, "reason": failure.reason} if failure.reason else about
+
+
+def _message(message: wire.Plan | wire.Answer) -> Fields:
+    names: Iterable[str] = wire.arrays_of(message)
+    tensors = sorted(names)
+    return {
+        "plan_id": message.plan_id,
+        "kind": message.kind,
+        "tensors": len(tensors),
+        "tensor_names": _hash("\n".join(tensors).encode()),
+    }

@@ -1,0 +1,294 @@
+"""What this hospital agreed to: refuses plans outside it, and keeps back what may not leave.
+
+A plan is compared with the site's own YAML before anything is built or read, and once more
+when model and images are known. All that is wrong is said at once. The server is told which
+rules refuse and what the *study* asks for, never where the policy draws its line or what this
+site holds; the one exception is when the device is free again, without which nobody could
+try again. The limits stand in the site's own log.
+
+Small cells are not masked but left out: images of a class with too few patients are neither
+counted nor trained on nor scored. A count that is withheld while its images still train is not
+withheld, since a delta tells which classes it has seen; and numbers that are left out on both
+sides still add up, so the server can go on comparing scores with what was enrolled.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, time, timedelta
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from client.config import Hours, PolicyConfig
+from client.data.manifest import ImageRow, Manifest
+from common import wire
+from common.config import LocalConfig, StudyConfig
+from common.errors import PolicyRefusal
+from common.weights import Layout, num_bytes
+
+_MIB = 2**20
+_LONGEST_NAME, _LONGEST_REASON = 80, 2000
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known once the study's model is built and the images are found."""
+
+    train_counts: tuple[int, ...]
+    """Training images per class, without those that the policy leaves out."""
+    layout: Layout
+    """Tensors that travel."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rule may look at besides plan and policy."""
+
+    now: datetime
+    """With a time zone, in which `hours` and a day are meant."""
+    approved: bool
+    """Whether a person at this site approved the study."""
+    rounds_today: int
+    """Rounds of training that this site has answered today."""
+    num_bytes: int
+    """Of the plan, as it came."""
+    setup: Setup | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule that refuses a plan."""
+
+    rule: str
+    """Name of the setting."""
+    told: str
+    """For the server: what the study asks for."""
+    limit: str
+    """For this site's log: what the policy says."""
+
+
+# --- plans -----------------------------------------------------------------------------------
+
+
+def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
+    """Every rule that refuses this plan; a rule about what is not known yet refuses nothing."""
+    study = plan.study
+    refusals = [
+        *_names(study, policy),
+        *_hours(policy, facts.now),
+        *_approval(study, policy, facts),
+        *_size(
+            "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
+        ),
+    ]
+    if not _trains(plan):
+        return refusals + list(_only_scores(plan, policy))
+    return [
+        *refusals,
+        *_rounds(plan, policy, facts),
+        *_epochs(study.local, policy, facts.setup),
+        *_seen(study.local, policy),
+        *_images(policy, facts.setup),
+        *_tensors(_names_of_tensors(plan, facts), policy),
+        *_size("max_mib_up", "an answer", _tensor_bytes(plan, facts), policy.max_mib_up),
+    ]
+
+
+def enforce(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> None:
+    """Raise PolicyRefusal if any rule refuses this plan."""
+    _raise_if_any(check(plan, policy, facts))
+
+
+def _trains(plan: wire.Plan) -> bool:
+    match plan:
+        case wire.RoundPlan():
+            return plan.train
+        case wire.EnrolPlan():
+            return plan.want_weights or plan.site in plan.study.sites.train
+
+
+def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
+    for rule, what, name, allowed in (
+        ("studies", "the study is", study.name, policy.studies),
+        ("encoders", "the study's encoder is", study.model.encoder, policy.encoders),
+    ):
+        if not _matches(name, allowed):
+            yield Refusal(rule, f"{what} {_quoted(name)}", f"allowed: {_listed(allowed)}")
+
+
+def _hours(policy: PolicyConfig, now: datetime) -> Iterator[Refusal]:
+    if policy.hours is not None and not is_open(policy.hours, now.time()):
+        again = next_opening(policy.hours, now).isoformat(timespec="minutes")
+        yield Refusal("hours", f"this site takes plans again at {again}", f"open {policy.hours.model_dump()}")
+
+
+def is_open(hours: Hours, clock: time) -> bool:
+    """Whether `clock` lies within `hours`: the opening minute does, the closing one does not."""
+    if hours.opens < hours.closes:
+        return hours.opens <= clock < hours.closes
+    return clock >= hours.opens or clock < hours.closes
+
+
+def next_opening(hours: Hours, now: datetime) -> datetime:
+    """The next time, after `now`, at which `hours` open, by the clock on the wall."""
+    today = now.replace(hour=hours.opens.hour, minute=hours.opens.minute, second=0, microsecond=0)
+    return today if today > now else today + timedelta(days=1)
+
+
+def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterator[Refusal]:
+    if policy.ask and not facts.approved:
+        yield Refusal(
+            "ask",
+            f"study {study.name} ({study.fingerprint[:12]}) waits for a person's yes at this site",
+            "see `consilium-site pending` and `consilium-site approve`",
+        )
+
+
+def _only_scores(plan: wire.Plan, policy: PolicyConfig) -> Iterator[Refusal]:
+    if not policy.scores and plan.site in plan.study.sites.evaluate:
+        yield Refusal("scores", "the study asks this site for scores only", "no scores leave")
+
+
+def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Refusal]:
+    most = policy.max_rounds_per_day
+    if isinstance(plan, wire.RoundPlan) and most is not None and facts.rounds_today >= most:
+        yield Refusal(
+            "max_rounds_per_day", "this site trains no more today", f"{facts.rounds_today} of {most}"
+        )
+
+
+def _epochs(local: LocalConfig, policy: PolicyConfig, setup: Setup | None) -> Iterator[Refusal]:
+    most, found = (
+        policy.max_epochs_per_round,
+        epochs(local, None if setup is None else sum(setup.train_counts)),
+    )
+    if most is None or found is None or found <= most:
+        return
+    steps = f"{local.steps} steps of {local.batch_size} images"
+    asked = f"{local.num_epochs} epochs" if local.num_epochs is not None else steps
+    yield Refusal(
+        "max_epochs_per_round", f"the study asks for {asked} a round", f"{found:g}, at most {most:g}"
+    )
+
+
+def epochs(local: LocalConfig, num_images: int | None) -> float | None:
+    """Passes over `num_images` training images in a round, None if that is not known yet."""
+    if local.num_epochs is not None:
+        return float(local.num_epochs)
+    if num_images is None or local.steps is None:
+        return None
+    if local.batch_size == "all" or num_images <= local.batch_size:
+        return float(local.steps)  # a batch is never larger than what there is
+    return local.steps * local.batch_size / num_images
+
+
+def _seen(local: LocalConfig, policy: PolicyConfig) -> Iterator[Refusal]:
+    """A delta of two images is as good as the two images."""
+    if local.steps is None or local.batch_size == "all" or policy.min_cell is None:
+        return
+    if (seen := local.steps * local.batch_size) < policy.min_cell:
+        yield Refusal("min_cell", f"the study sees only {seen} images a round", f"at least {policy.min_cell}")
+
+
+def _images(policy: PolicyConfig, setup: Setup | None) -> Iterator[Refusal]:
+    if setup is None:
+        return
+    few, total = "this site holds too few training images of the study's classes", sum(setup.train_counts)
+    if policy.min_train_images is not None and total < policy.min_train_images:
+        yield Refusal("min_train_images", few, f"{total}, at least {policy.min_train_images}")
+    least = min((count for count in setup.train_counts if count), default=0)
+    if policy.min_class_images is not None and least < policy.min_class_images:
+        yield Refusal("min_class_images", few, f"{least}, at least {policy.min_class_images} of each class")
+
+
+def _tensors(names: Sequence[str], policy: PolicyConfig) -> Iterator[Refusal]:
+    held = [name for name in names if not _matches(name, policy.tensors)]
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        told = f"the study trains {_quoted(held[0])}{more}; train fewer (model.trainable)"
+        yield Refusal("tensors", told, f"may leave: {_listed(policy.tensors)}")
+
+
+def _size(rule: str, what: str, found: int, most: float | None) -> Iterator[Refusal]:
+    if most is not None and found > most * _MIB:
+        yield Refusal(rule, f"{what} of this study has {found / _MIB:.1f} MiB", f"at most {most:g}")
+
+
+def _names_of_tensors(plan: wire.Plan, facts: Facts) -> list[str]:
+    return sorted(facts.setup.layout if facts.setup is not None else wire.arrays_of(plan))
+
+
+def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:
+    """Bytes of the study's tensors; 0 if they are not known yet."""
+    if facts.setup is None:
+        return num_bytes(wire.arrays_of(plan))
+    return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.setup.layout.values())
+
+
+# --- what is kept back -----------------------------------------------------------------------
+
+
+def withholds(policy: PolicyConfig) -> bool:
+    """Whether counts may leave something out. Depends on the policy alone, so it tells nothing of the images."""
+    return policy.min_cell is not None or not policy.scores
+
+
+def usable(manifest: Manifest, policy: PolicyConfig) -> Manifest:
+    """The images of a split manifest that may be counted, trained on and scored."""
+    if not withholds(policy):
+        return manifest
+    cells: dict[tuple[str, str | None], set[object]] = {}
+    for number, row in enumerate(manifest.rows):
+        cells.setdefault((row.label, row.split), set()).add(row.group or number)
+
+    def stays(row: ImageRow) -> bool:
+        is_small = policy.min_cell is not None and len(cells[row.label, row.split]) < policy.min_cell
+        return not is_small and (policy.scores or row.split != "test")
+
+    return replace(manifest, rows=tuple(row for row in manifest.rows if stays(row)))
+
+
+def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None:
+    """Look once more at what is about to leave, `size` bytes. Raises PolicyRefusal.
+
+    Finds nothing if the rest of the trainer is right; that is why it looks.
+    """
+    refusals = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
+    refusals += _tensors(sorted(wire.arrays_of(answer)), policy)
+    if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
+        refusals.append(Refusal("min_cell", "an answer counts too few images", "left out too late"))
+    _raise_if_any(refusals)
+
+
+def _class_counts(answer: wire.Answer) -> Sequence[int]:
+    match answer:
+        case wire.Enrolment():
+            return [*answer.train_counts, *answer.test_counts]
+        case wire.RoundAnswer():
+            return [*answer.score.confusion_CC.sum(axis=1).tolist(), answer.num_examples]
+        case wire.Failure():
+            return []
+
+
+# --- shared ----------------------------------------------------------------------------------
+
+
+def _raise_if_any(refusals: Sequence[Refusal]) -> None:
+    if not refusals:
+        return
+    story = "\n".join(f"  {refusal.rule}: {refusal.told} ({refusal.limit})" for refusal in refusals)
+    reason = "; ".join(f"{refusal.rule}: {refusal.told}" for refusal in refusals)
+    raise PolicyRefusal(f"this site's policy refuses the plan:\n{story}", reason[:_LONGEST_REASON])
+
+
+def _matches(name: str, patterns: Sequence[str] | None) -> bool:
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _quoted(name: str) -> str:
+    """A name that came from the server: short, and without line breaks for a log."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
+
+
+def _listed(patterns: Sequence[str] | None) -> str:
+    return ", ".join(patterns or ())
