@@ -263,6 +263,8 @@ class SitesConfig(Frozen):
     """Sites that train, and score the model on their own test images."""
     evaluate: tuple[Name, ...] = ()
     """Sites that only score the model: a test set, an unseen domain."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    """Sites that only score are asked in the first of every so many rounds, and always at the end."""
     required: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites whose updates make a round; None: all of them."""
 

@@ -113,6 +113,7 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
 def _plans(
     study: StudyConfig, cohort: Cohort, state: RoundState, number: int, *, train: bool
 ) -> Mapping[str, wire.RoundPlan]:
+    scores_now = not train or state.round % study.sites.evaluate_every == 0
     return {
         site: wire.RoundPlan(
             plan_id=uuid.uuid4().hex,
@@ -123,6 +124,7 @@ def _plans(
             weights=state.weights,
         )
         for site in cohort.enrolments
+        if site in study.sites.train or scores_now
     }
 
 

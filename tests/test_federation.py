@@ -133,6 +133,16 @@ def test_a_site_with_the_role_evaluate_scores_but_never_trains(
         assert state.scores["unseen"].num_images == 12  # 3 classes of 4 images, all of them tests
 
 
+def test_a_site_that_only_scores_can_be_asked_less_often_but_always_at_the_end(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    sites = {"train": ("north",), "evaluate": ("unseen",), "evaluate_every": 2}
+    trainers = {name: Trainer(make_site(name, per_class=5)).answer for name in ("north", "unseen")}
+    history = states(make_study(rounds=3, sites=sites), InProcessSites(trainers))
+    # rounds 1 and 3 are the first of two each; the closing one comes fourth
+    assert [state.round for state in history if "unseen" in state.scores] == [1, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("what", "change"),
     [
