@@ -112,7 +112,8 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
         f"{row.variant}, seed {row.seed}": [
             (record.model_after_round, record.pooled.figures.balanced_accuracy)
             for record in row.rounds
-            if record.pooled is not None
+            # only rounds in which every site scored: a mean over fewer images is another figure
+            if record.pooled is not None and record.scored.keys() == row.rounds[-1].scored.keys()
         ]
         for row in rows
     }
