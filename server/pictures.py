@@ -138,8 +138,8 @@ def _curve(
         )
     if len(sites) > 1:
         # Only rounds in which every site scored: a mean over fewer images is another figure.
-    whole = [r for r in rounds if r.pooled is not None and r.scored.keys() == rounds[-1].scored.keys()]
-    points = [(r.model_after_round, read(r.pooled.figures)) for r in whole if r.pooled is not None]
+        whole = [r for r in rounds if r.pooled is not None and r.scored.keys() == rounds[-1].scored.keys()]
+        points = [(r.model_after_round, read(r.pooled.figures)) for r in whole if r.pooled is not None]
         _line(axes, points, label="pooled", colour="black", marker="", dashed=False)
     axes.set_xlabel("model after round")
     axes.set_ylabel(title)
