@@ -122,26 +122,33 @@ class Verdict:
 
 def verify(path: Path, expected: str | None = None) -> Verdict:
     """Read the whole log; `expected` is a hash that was noted down earlier. Raises StorageError."""
-    chain, seen = Chain(), expected is None
+    whole, seen, problem = Chain(), expected is None, None
+    num_lines = 0
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
-        problem = None
         try:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    problem = f"line {chain.num_lines + 1} of {path.name}: {_NO_END}"
-                    break
-                chain, _ = _follow(chain, line[:-1])
+            for chain in _chains(file):
+                num_lines = chain.num_lines
+                whole = chain if chain.torn is None else whole
                 seen = seen or chain.head == expected
-            else:
-                if chain.torn is not None:
-                    problem = f"line {chain.num_lines} of {path.name}: {_CHANGED}"
         except _BrokenError as broken:
-            problem = f"line {broken.line} of {path.name}: {broken}"
+            num_lines, problem = broken.line - 1, f"line {broken.line} of {path.name}: {broken}"
     if problem is None and not seen:
         problem = (
             f"no line of {path.name} has the hash {expected}; lines were cut off, or all were written anew"
         )
-    return Verdict(chain.num_lines, chain.num_torn, chain.head, problem)
+    return Verdict(num_lines, whole.num_torn, whole.head, problem)
+
+
+def _chains(file: BinaryIO) -> Iterator[Chain]:
+    """The chain after each line of a whole log. Raises _BrokenError."""
+    chain = Chain()
+    for line in file:
+        if not line.endswith(b"\n"):
+            raise _BrokenError(chain.num_lines + 1, _NO_END)
+        chain, _ = _follow(chain, line[:-1])
+        yield chain
+    if chain.torn is not None:
+        raise _BrokenError(chain.num_lines, _CHANGED)
 
 
 _NO_END = "it has no end; a power cut does that, and the trainer notes it at its next plan. So does an edit"
