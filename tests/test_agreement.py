@@ -1,0 +1,339 @@
+"""What a hospital agreed to, asked of a real trainer and of a whole study without processes."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import approval, fit
+from client.audit import FILE, verify
+from client.config import FoldersData, PolicyConfig, SiteConfig
+from client.model import build
+from client.trainer import Trainer
+from common import wire
+from common.config import StudyConfig
+from common.errors import QuorumNotMet
+from common.weights import digest
+from server import enrolment
+from server.rounds import run_rounds
+from server.sites import InProcessSites
+from server.state import RoundState
+
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+Answer = Callable[[bytes], bytes]
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+PATIENT = "MUELLER_ANNA_1961"
+
+
+@pytest.fixture(autouse=True)
+def _log_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    logging.getLogger("consilium").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def alone(make_study: MakeStudy) -> StudyConfig:
+    """The tiny study with one site."""
+    return make_study(sites={"train": ("north",)})
+
+
+def agreed(**rules: Any) -> PolicyConfig:
+    return PolicyConfig.model_validate({"timezone": "UTC", **rules})
+
+
+def enrol_plan(study: StudyConfig, plan_id: str = "e") -> bytes:
+    return wire.to_bytes(wire.EnrolPlan(plan_id=plan_id, site="north", study=study, want_weights=True))
+
+
+def round_plan(study: StudyConfig, weights: object, plan_id: str) -> bytes:
+    plan = wire.RoundPlan(plan_id=plan_id, site="north", study=study, round=1, train=True, weights=weights)
+    return wire.to_bytes(plan)
+
+
+def enrolled(trainer: Trainer, study: StudyConfig) -> wire.Enrolment:
+    answer = wire.from_bytes(trainer.answer(enrol_plan(study)))
+    assert isinstance(answer, wire.Enrolment), answer
+    return answer
+
+
+def failure(data: bytes) -> wire.Failure:
+    answer = wire.from_bytes(data)
+    assert isinstance(answer, wire.Failure), answer
+    return answer
+
+
+def audited(site: SiteConfig) -> list[dict[str, Any]]:
+    path = site.state_dir / FILE
+    assert verify(path).problem is None
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def states(study: StudyConfig, trainers: dict[str, Answer]) -> list[RoundState]:
+    sites = InProcessSites(trainers)
+    cohort = enrolment.enrol(study, sites, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    return [start, *run_rounds(study, sites, cohort, start)]
+
+
+# --- policy ----------------------------------------------------------------------------------
+
+
+def test_a_refused_plan_is_answered_with_rules_not_limits_and_both_logs_tell(
+    make_site: MakeSite, alone: StudyConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("an encoder that is not allowed was built")
+
+    monkeypatch.setattr(build, "build", never)
+    site = make_site("north", policy=agreed(encoders=["allowed_encoder"], max_epochs_per_round=0.8125))
+    reply = Trainer(site).answer(enrol_plan(alone))
+    refused = failure(reply)
+    assert refused.error == "policy"
+    assert refused.reason == (
+        "encoders: the study's encoder is 'test_convnext'; max_epochs_per_round: the study asks for 1 epochs a round"
+    )
+    for limit in ("allowed_encoder", "0.8125"):
+        assert limit.encode() not in reply
+        assert limit in caplog.text
+    plan, refusal, sent = audited(site)
+    assert [line["event"] for line in (plan, refusal, sent)] == ["plan", "refusal", "sent"]
+    assert (refusal["reason"], refusal["case"], refusal["plan_id"]) == (refused.reason, refused.case, "e")
+    assert (sent["kind"], sent["bytes"]) == ("failure", len(reply))
+    with pytest.raises(QuorumNotMet, match=r"north: .*encoders: the study's encoder is 'test_convnext'"):
+        states(alone, {"north": Trainer(site).answer})
+
+
+def test_outside_its_hours_a_site_takes_no_plan_but_repeats_what_it_said(
+    make_site: MakeSite, alone: StudyConfig
+) -> None:
+    clock = [NOON]
+    trainer = Trainer(make_site("north", policy=agreed(hours="19:00-07:00")), lambda: clock[0])
+    assert failure(trainer.answer(enrol_plan(alone))).reason == (
+        "hours: this site takes plans again at 2026-11-23T19:00+00:00"
+    )
+    clock[0] = NOON.replace(hour=19)
+    said = trainer.answer(enrol_plan(alone))
+    assert isinstance(wire.from_bytes(said), wire.Enrolment)
+    clock[0] = NOON + timedelta(days=1)
+    assert trainer.answer(enrol_plan(alone)) == said
+    assert failure(trainer.answer(enrol_plan(alone, plan_id="another"))).error == "policy"
+
+
+def test_a_study_starts_after_a_persons_yes(make_site: MakeSite, alone: StudyConfig) -> None:
+    site = make_site("north", policy=agreed(ask=True))
+    trainer = Trainer(site)
+    refused = failure(trainer.answer(enrol_plan(alone)))
+    assert f"study tiny ({alone.fingerprint[:12]}) waits for a person's yes" in refused.reason
+    approval.approve(site.state_dir, "tiny", by="data manager", now=NOON)
+    assert enrolled(trainer, alone).train_counts == (8, 8, 8)
+    changed = alone.model_copy(update={"rounds": 200})
+    assert "waits for a person's yes" in failure(trainer.answer(enrol_plan(changed, "changed"))).reason
+
+
+def test_the_rounds_of_a_day_are_counted_over_restarts_until_midnight(
+    make_site: MakeSite, alone: StudyConfig
+) -> None:
+    clock = [NOON]
+    site = make_site("north", policy=agreed(max_rounds_per_day=2))
+
+    def ask(plan_id: str) -> wire.Plan | wire.Answer:
+        trainer = Trainer(site, lambda: clock[0])  # a new process for every plan
+        return wire.from_bytes(trainer.answer(round_plan(alone, weights, plan_id)))
+
+    weights = enrolled(Trainer(site, lambda: clock[0]), alone).weights
+    assert isinstance(ask("1"), wire.RoundAnswer)
+    assert isinstance(ask("2"), wire.RoundAnswer)
+    clock[0] = NOON.replace(hour=23, minute=59)
+    third = ask("3")
+    assert isinstance(third, wire.Failure)
+    assert third.reason == "max_rounds_per_day: this site trains no more today"
+    clock[0] = NOON.replace(hour=0) + timedelta(days=1)
+    assert isinstance(ask("4"), wire.RoundAnswer)
+
+
+def test_tensors_that_may_not_leave_stop_the_study_before_any_training(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    head = {"encoder": "test_convnext", "image_size": 32, "trainable": "head"}
+    site = make_site("north", policy=agreed(tensors=["head.*"]))
+    assert all(name.startswith("head.") for name in enrolled(Trainer(site), make_study(model=head)).layout)
+    refused = failure(Trainer(site).answer(enrol_plan(make_study())))
+    assert refused.reason.startswith("tensors: the study trains ")
+
+
+def test_classes_too_small_to_count_are_left_out_and_the_study_still_adds_up(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    south = make_site("south", per_class=20, policy=agreed(min_cell=4))
+    for path in sorted((tmp_path / "south-images" / "red").iterdir())[6:]:
+        path.unlink()
+    # south: 16 + 4 dark, 16 + 4 pale; of 6 red images 2 are for testing: too few there, enough to train
+    trainers = {"north": Trainer(make_site("north")).answer, "south": Trainer(south).answer}
+    cohort = enrolment.enrol(make_study(), InProcessSites(trainers), None)
+    told = cohort.enrolments["south"]
+    assert (told.train_counts, told.test_counts, told.withheld) == ((16, 16, 4), (4, 4, 0), True)
+    assert not cohort.enrolments["north"].withheld
+    for state in states(make_study(), trainers)[1:]:
+        assert {row.outcome for row in state.sites} == {"ok"}
+        assert state.scores["south"].confusion_CC.sum(axis=1).tolist() == [4, 4, 0]
+
+
+def test_a_site_that_keeps_its_scores_trains_all_the_same(make_site: MakeSite, make_study: MakeStudy) -> None:
+    south = make_site("south", policy=agreed(scores=False))
+    trainers = {"north": Trainer(make_site("north")).answer, "south": Trainer(south).answer}
+    last = states(make_study(), trainers)[-1]
+    assert {site: score.num_images for site, score in last.scores.items()} == {"north": 6, "south": 0}
+    assert [row.outcome for row in last.sites] == ["ok", "ok"]
+
+
+def test_a_policy_that_allows_a_study_changes_none_of_its_bits(
+    make_site: MakeSite, alone: StudyConfig
+) -> None:
+    free = make_site("north")
+    bound = make_site(
+        "north", policy=agreed(studies=["*"], max_epochs_per_round=1, min_cell=2, hours="00:00-23:59")
+    )
+    clock = [NOON]
+    unbound = states(alone, {"north": Trainer(free).answer})
+    ruled = states(alone, {"north": Trainer(bound, lambda: clock[0]).answer})
+    assert [digest(state.weights) for state in ruled] == [digest(state.weights) for state in unbound]
+    assert ruled[-1].scores == unbound[-1].scores
+
+
+# --- audit -----------------------------------------------------------------------------------
+
+
+def test_a_whole_study_leaves_a_log_of_exactly_what_came_and_left(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",)})
+    configs = {
+        "north": make_site("north", per_class=10),
+        "south": make_site("south", per_class=15),
+        "unseen": make_site("unseen", per_class=4, test_only=True),
+    }
+    crossed: dict[str, list[tuple[bytes, bytes]]] = {name: [] for name in configs}
+
+    def watched(name: str) -> Answer:
+        trainer = Trainer(configs[name])
+
+        def answer(request: bytes) -> bytes:
+            reply = trainer.answer(request)
+            crossed[name].append((request, reply))
+            return reply
+
+        return answer
+
+    states(study, {name: watched(name) for name in configs})
+    for name, messages in crossed.items():
+        assert len(messages) == 4  # enrolment, two rounds, the closing scores
+        lines = audited(configs[name])
+        assert [line["event"] for line in lines] == ["plan", "sent"] * 4
+        for (request, reply), plan, sent in zip(messages, lines[::2], lines[1::2], strict=True):
+            for data, line in ((request, plan), (reply, sent)):
+                message = wire.from_bytes(data)
+                names = "\n".join(sorted(wire.arrays_of(message)))
+                assert line["bytes"] == len(data)
+                assert line["sha256"] == hashlib.sha256(data).hexdigest()
+                assert (line["plan_id"], line["kind"]) == (message.plan_id, message.kind)
+                assert line["tensors"] == len(wire.arrays_of(message))
+                assert line["tensor_names"] == hashlib.sha256(names.encode()).hexdigest()
+            assert (plan["study"], plan["fingerprint"]) == ("tiny", study.fingerprint)
+    # north: 8 + 8 + 8 images to train, 2 + 2 + 2 to test; batches of 8 make 3 steps
+    counts = [line["counts"] for line in audited(configs["north"]) if line["event"] == "sent"]
+    trained = {"examples": 24, "steps": 3, "scored": [2, 2, 2]}
+    closing = {"examples": 0, "steps": 0, "scored": [2, 2, 2]}
+    assert counts == [{"train": [8, 8, 8], "test": [2, 2, 2]}, trained, trained, closing]
+
+
+def test_what_is_sent_twice_is_in_the_log_twice(make_site: MakeSite, alone: StudyConfig) -> None:
+    site = make_site("north")
+    trainer = Trainer(site)
+    assert trainer.answer(enrol_plan(alone)) == trainer.answer(enrol_plan(alone))
+    lines = audited(site)
+    assert [line["event"] for line in lines] == ["plan", "sent", "plan", "sent"]
+    assert lines[1]["sha256"] == lines[3]["sha256"]
+
+
+def test_what_cannot_be_noted_does_not_leave_and_is_not_computed_twice(
+    make_site: MakeSite, alone: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = []
+    fitted = fit.fit
+    monkeypatch.setattr(fit, "fit", lambda *a, **k: (fits.append(1), fitted(*a, **k))[1])
+    site = make_site("north")
+    trainer = Trainer(site)
+    weights = enrolled(trainer, alone).weights
+    plan = round_plan(alone, weights, "r")
+
+    synced = []
+
+    def full(_: int) -> None:
+        synced.append(1)
+        if len(synced) > 1:  # the plan is noted; what is sent is not
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        reply = trainer.answer(plan)
+        assert failure(reply).error == "storage"
+        assert len(reply) < 1000
+        assert failure(trainer.answer(plan)).error == "storage"
+    assert isinstance(wire.from_bytes(trainer.answer(plan)), wire.RoundAnswer)
+    assert len(fits) == 1
+    assert verify(site.state_dir / FILE).problem is None
+
+
+def test_without_a_log_no_plan_is_even_begun(
+    make_site: MakeSite, alone: StudyConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site("north")
+    (site.state_dir / FILE).mkdir(parents=True)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a plan was begun that is not in the log")
+
+    monkeypatch.setattr(build, "build", never)
+    reply = Trainer(site).answer(enrol_plan(alone))
+    assert failure(reply).error == "storage"
+    assert str(site.state_dir).encode() not in reply
+    assert "audit.jsonl cannot be used: Is a directory" in caplog.text
+
+
+def test_what_is_no_message_is_in_the_log_too(make_site: MakeSite) -> None:
+    site = make_site("north")
+    reply = Trainer(site).answer(b"GET / HTTP/1.1")
+    plan, failed, sent = audited(site)
+    # 14 bytes
+    assert (plan["event"], plan["kind"], plan["bytes"]) == ("plan", "unreadable", 14)
+    assert (failed["event"], failed["error"], failed["case"]) == ("failure", "message", failure(reply).case)
+    assert sent["kind"] == "failure"
+
+
+def test_no_patient_is_in_the_log(make_site: MakeSite, alone: StudyConfig, tmp_path: Path) -> None:
+    healthy = make_site("north")
+    images = tmp_path / "north-images"
+    for path in sorted(images.rglob("*.png")):
+        path.rename(path.with_name(f"{PATIENT}-{path.name}"))
+    images.rename(tmp_path / PATIENT)
+    site = healthy.model_copy(
+        update={"data": FoldersData(root=tmp_path / PATIENT), "state_dir": tmp_path / f"{PATIENT}-state"}
+    )
+    weights = enrolled(Trainer(site), alone).weights
+    assert isinstance(
+        wire.from_bytes(Trainer(site).answer(round_plan(alone, weights, "r"))), wire.RoundAnswer
+    )
+    victim = next((tmp_path / PATIENT).rglob("*.png"))
+    victim.write_bytes(b"not an image")
+    assert failure(Trainer(site).answer(enrol_plan(alone))).error == "data"
+    assert len(audited(site)) == 7
+    text = (site.state_dir / FILE).read_text().lower()
+    for secret in (PATIENT.lower(), "mueller", str(tmp_path).lower(), ".png", "error:"):
+        assert secret not in text
