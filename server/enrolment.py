@@ -145,7 +145,7 @@ def _ask(
                     test_counts=list(map(str, enrolment.test_counts)),
                 )
             case wire.Failure() as failure:
-                refused[reply.site] = f"{failure.error}: {failure.advice} (case {failure.case} in its log)"
+                refused[reply.site] = f"{failure.error}: {failure.told} (case {failure.case} in its log)"
             case wire.RoundAnswer():
                 refused[reply.site] = "message: it answered another question"
     for site in set(asked) - found.keys() - refused.keys():

@@ -139,7 +139,7 @@ def _read(
     """What one reply is worth. Raises UpdateRejected."""
     match reply.answer:
         case wire.Failure() as failure:
-            reason = f"{failure.advice} ({failure.error}, case {failure.case} in its log)"
+            reason = f"{failure.told} ({failure.error}, case {failure.case} in its log)"
             return None, None, replace(row, outcome="failed", reason=reason)
         case wire.Enrolment():
             raise UpdateRejected(f"found an answer of kind enrolment, expected one to round {plan.round}")
