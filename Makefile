@@ -14,10 +14,11 @@ help: ## show this list
 install: $(VENV)/.installed ## make the virtual environment, exactly as requirements.lock says
 
 # uv checks every download against the lock's hashes; pip alone would ignore them in a constraint.
+# Compiled once here: a federation starts dozens of Python processes, each would compile anew.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.11.33
-	$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock --editable '.[trainer,deploy,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock --editable '.[trainer,deploy,dev]'
 	@touch $@
 
 demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY=FILE another study
