@@ -170,6 +170,8 @@ class Trainer:
 
     def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
         study = plan.study
+        if plan.notice is not None:
+            log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
         parts.load_shared(bench.model, bench.parts, plan.weights)
         parts.load_local(
             bench.model, bench.parts, bench.state.local_arrays(before_round=plan.round) or bench.first_local

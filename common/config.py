@@ -9,7 +9,7 @@ Defaults of the optimizers are the settings of the paper's public script (arXiv:
 
 import hashlib
 from collections import Counter
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias, assert_never
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -256,6 +256,98 @@ Algorithm: TypeAlias = Annotated[
 ]
 
 
+# --- what the server makes of the updates ----------------------------------------------------
+
+
+class Clipped(Frozen):
+    """Base of every rule."""
+
+    norm_clip: Positive | None = None
+    """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this
+    one (Sun et al. 2019, arXiv:1911.07963). Bounds what one site can do, finds nobody."""
+
+
+class Mean(Clipped):
+    """The mean weighted by examples; the only rule that never has to see the updates side by side."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class TrimmedMean(Clipped):
+    """Per-coordinate mean without the extremes (Yin et al. 2018, arXiv:1803.01498, definition 2).
+
+    Counts of examples are ignored: they are the sites' own word.
+    """
+
+    kind: Literal["trimmed_mean"] = "trimmed_mean"
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    """Share of sites dropped at each end, rounded down to whole sites."""
+
+    def num_dropped(self, num_sites: int) -> int:
+        """Sites dropped at each end of `num_sites`; at least one is always left."""
+        # The small addend undoes binary rounding: 0.29 * 100 is 28.999999999999996.
+        return min(int(self.trim * num_sites + 1e-9), (num_sites - 1) // 2)
+
+
+class Median(Clipped):
+    """Per-coordinate median (Yin et al. 2018, definition 1). Counts of examples are ignored."""
+
+    kind: Literal["median"] = "median"
+
+
+class Krum(Clipped):
+    """The one delta that is closest to its nearest others (Blanchard et al. 2017, arXiv:1703.02757).
+
+    Counts of examples are ignored.
+    """
+
+    kind: Literal["krum"] = "krum"
+    num_byzantine: Annotated[int, Field(ge=1)] = 1
+    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+
+
+class MultiKrum(Clipped):
+    """The mean of the deltas that Krum scores best. Counts of examples are ignored."""
+
+    kind: Literal["multi_krum"] = "multi_krum"
+    num_byzantine: Annotated[int, Field(ge=1)] = 1
+    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+    num_selected: Annotated[int, Field(ge=1)]
+    """Deltas that are averaged; 1 is Krum."""
+
+
+class GeometricMedian(Clipped):
+    """The point with the least weighted sum of distances to the deltas (Pillutla et al. 2022,
+    arXiv:1912.13445). Weighted by examples, as in the paper: sites that hold more than half of all
+    examples decide alone.
+    """
+
+    kind: Literal["geometric_median"] = "geometric_median"
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Most steps of the smoothed Weiszfeld algorithm; it stops earlier when nothing moves."""
+    smoothing: Positive = 1e-6
+    """Distances below this one count as this one."""
+
+
+Aggregation: TypeAlias = Annotated[
+    Mean | TrimmedMean | Median | Krum | MultiKrum | GeometricMedian, Field(discriminator="kind")
+]
+
+
+class AdmissionConfig(Frozen):
+    """How large an update may be, and how often a site may send one that is refused."""
+
+    max_norm: Positive | None = None
+    """Largest Euclidean norm of a delta, over all its tensors."""
+    max_norm_ratio: Annotated[float, Field(gt=1)] | None = None
+    """Largest norm of a delta, as a multiple of the median norm of the round's other deltas."""
+    set_aside_after: Annotated[int, Field(ge=1)] | None = None
+    """A site refused in so many answers in a row gets no more plans; None: it always gets another."""
+
+
+# --- who takes part --------------------------------------------------------------------------
+
+
 class SitesConfig(Frozen):
     """Who takes part, by name."""
 
@@ -312,6 +404,8 @@ class StudyConfig(Frozen):
     rounds: Annotated[int, Field(ge=1)]
     local: LocalConfig = LocalConfig()
     algorithm: Algorithm = FedAvg()
+    aggregation: Aggregation = Mean()
+    admission: AdmissionConfig = AdmissionConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -323,7 +417,51 @@ class StudyConfig(Frozen):
             raise ValueError(f"{', '.join(twice)} is named twice; every class needs a name of its own")
         return classes
 
+    @model_validator(mode="after")
+    def _rule_fits_the_quorum(self) -> Self:
+        problem = _wrong_rule(self.aggregation, self.sites.quorum)
+        if problem is not None:
+            raise ValueError(
+                f"aggregation.{problem}. A round may go on with {self.sites.quorum} site(s): raise "
+                "sites.required, name more sites or choose another rule"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _norms_have_others_to_compare_with(self) -> Self:
+        if self.admission.max_norm_ratio is not None and self.sites.quorum < 2:
+            raise ValueError(
+                f"admission.max_norm_ratio={self.admission.max_norm_ratio:g} compares a site with the others "
+                f"of its round, which may be {self.sites.quorum - 1}; set admission.max_norm or raise "
+                "sites.required to 2 or more"
+            )
+        return self
+
     @property
     def fingerprint(self) -> str:
         """Hash of everything in the study; two sites that agree on it run the same study."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _wrong_rule(rule: Aggregation, quorum: int) -> str | None:
+    """Why a rule cannot do its work on the updates of the smallest round, or None."""
+    match rule:
+        case Mean():
+            return None
+        case TrimmedMean(trim=trim):
+            dropped = rule.num_dropped(quorum)
+            least = f"; it takes at least 1/{quorum}" if quorum > 2 else ""
+            return None if dropped else f"trim={trim:g} drops 0 of {quorum} site(s) at each end{least}"
+        case Median() | GeometricMedian():
+            return f"kind={rule.kind} needs 3 sites to outvote one, found {quorum}" if quorum < 3 else None
+        case Krum(num_byzantine=bad) | MultiKrum(num_byzantine=bad):
+            if quorum < 2 * bad + 3:
+                return f"num_byzantine={bad} needs 2 * {bad} + 3 = {2 * bad + 3} sites, found {quorum}"
+            if isinstance(rule, MultiKrum) and rule.num_selected > quorum - bad:
+                return (
+                    f"num_selected={rule.num_selected} of {quorum} takes in one of {bad} bad site(s) for "
+                    f"certain; at most {quorum} - {bad} = {quorum - bad} can be good"
+                )
+            return None
+        case _:
+            assert_never(rule)

@@ -35,6 +35,9 @@ CHUNK_BYTES = 4 * 2**20
 TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
 
+LONGEST_NOTICE = 2000
+"""Characters of what a plan may say to a site's log."""
+
 _HEADER = "consilium.header"
 _RECORD, _ARRAYS = "consilium", "arrays"
 
@@ -74,6 +77,8 @@ class RoundPlan(Message):
     study: StudyConfig
     round: Annotated[int, Field(ge=1)]
     train: bool
+    notice: Annotated[str, Field(max_length=LONGEST_NOTICE)] | None = None
+    """Why the server refused this site's last answer, for the site's own log."""
     weights: Annotated[Any, Field(exclude=True)]
     """Arrays: every tensor of the study's layout."""
 

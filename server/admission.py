@@ -4,62 +4,104 @@ One NaN, one broadcast shape or one inflated weight is enough to spoil a model f
 hospital, so nothing that a site sends is trusted: it is compared with the plan that was sent
 and with what the site enrolled with. A refusal costs the site its vote, not the study its
 round, and says what was found and what was expected; whoever logs it adds the site's name.
+
+Most questions need the answer alone. Whether a delta is long for its round needs all of them,
+and is asked when everyone has answered, of all at once, so that the order does not matter.
 """
 
 import math
+import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
+from common.config import AdmissionConfig
 from common.errors import UpdateRejected
 from common.metrics import Score
 from common.weights import Arrays, Layout, mismatch
 from common.wire import RoundAnswer
 from server.aggregation import AdmittedUpdate
 
+LARGEST_NORM = 1e150
+"""Beyond it the squares that rules and bounds are made of are no finite numbers."""
+
 
 def admit(
     answer: RoundAnswer,
     *,
+    site: str,
     plan_id: str,
     round: int,  # noqa: A002  (the field's word)
     layout: Layout,
     train_count: int,
+    max_norm: float | None = None,
 ) -> AdmittedUpdate:
     """The update in `answer`. Raises UpdateRejected.
 
-    `plan_id` and `round` are those of the plan sent to this site; `train_count` is the number
-    of training images it enrolled with.
+    `site`, `plan_id` and `round` are those of the plan that was sent; `train_count` is the
+    number of training images the site enrolled with.
     """
     reason = (
-        _wrong_plan(answer, plan_id, round)
+        _wrong_plan(answer, site, plan_id, round)
         or _wrong_tensors(answer.delta, layout)
         or _wrong_counts(answer, train_count)
     )
     if reason is not None:
         raise UpdateRejected(reason)
-    return AdmittedUpdate(site=answer.site, num_examples=answer.num_examples, delta=answer.delta)
+    update = AdmittedUpdate(site=site, num_examples=answer.num_examples, delta=answer.delta)
+    most = LARGEST_NORM if max_norm is None else min(max_norm, LARGEST_NORM)
+    if not update.norm <= most:
+        raise UpdateRejected(f"its norm is {update.norm:.4g}, expected at most {most:.4g}")
+    return update
+
+
+def too_long(updates: Sequence[AdmittedUpdate], config: AdmissionConfig) -> dict[str, str]:
+    """Why the updates of some sites are refused beside the others of their round, by site.
+
+    Each norm is held against the median of the *others'*: one that counted itself could not be
+    told from an honest one when two sites answer. All are judged before any is left out.
+    """
+    ratio = config.max_norm_ratio
+    if ratio is None or len(updates) < 2:
+        return {}
+    reasons = {}
+    for update in sorted(updates, key=lambda update: update.site):
+        usual = statistics.median(other.norm for other in updates if other.site != update.site)
+        if update.norm > ratio * usual:
+            reasons[update.site] = (
+                f"its norm is {update.norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
+                "round's other updates"
+            )
+    return reasons
 
 
 def admit_score(
     answer: RoundAnswer,
     *,
+    site: str,
     plan_id: str,
     round: int,  # noqa: A002
-    num_images: int,
-    num_classes: int,
+    test_counts: Sequence[int],
 ) -> Score:
     """The score in `answer`. Raises UpdateRejected.
 
-    `num_images` is the number of test images the site enrolled with. A loss that is not finite
-    passes: it tells that the model diverged, which is the site's to report.
+    `test_counts` are the test images per class that the site enrolled with. A loss that is not
+    finite passes: it tells that the model diverged, which is the site's to report.
     """
-    reason = _wrong_plan(answer, plan_id, round) or _wrong_score(answer.score, num_images, num_classes)
+    reason = _wrong_plan(answer, site, plan_id, round) or _wrong_score(answer.score, test_counts)
     if reason is not None:
         raise UpdateRejected(reason)
     return answer.score
 
 
-def _wrong_plan(answer: RoundAnswer, plan_id: str, number: int) -> str | None:
+def _wrong_plan(answer: RoundAnswer, site: str, plan_id: str, number: int) -> str | None:
+    if answer.site != site:
+        return f"it answers as {answer.site[:64]!r}, expected {site!r}"
+    if answer.plan_id != plan_id and answer.round < number:
+        return (
+            f"it repeats an answer of round {answer.round} (plan {answer.plan_id}), expected one to plan "
+            f"{plan_id} of round {number}"
+        )
     if answer.plan_id != plan_id:
         return f"it answers plan {answer.plan_id}, expected {plan_id}"
     if answer.round != number:
@@ -81,11 +123,12 @@ def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
     return None
 
 
-def _wrong_score(score: Score, num_images: int, num_classes: int) -> str | None:
-    if len(score.confusion_CC) != num_classes:
-        return f"its score is over {len(score.confusion_CC)} classes, expected the study's {num_classes}"
-    if score.num_images != num_images:
-        return f"its score is over {score.num_images} images, expected the {num_images} it enrolled with"
+def _wrong_score(score: Score, test_counts: Sequence[int]) -> str | None:
+    found = score.confusion_CC.sum(axis=1).tolist()
+    if len(found) != len(test_counts):
+        return f"its score is over {len(found)} classes, expected the study's {len(test_counts)}"
+    if found != list(test_counts):
+        return f"its score is over {found} images by class, expected {list(test_counts)} as enrolled"
     return None
 
 

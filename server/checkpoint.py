@@ -24,7 +24,7 @@ from common.errors import ConfigError, StorageError
 from common.metrics import Score
 from common.settings import Frozen
 from common.weights import Array, Arrays, TensorSpec, digest, load_file, save_file
-from server.state import OptimizerState, RoundState, SiteRound
+from server.state import OptimizerState, Refusals, RoundState, SiteRound
 
 FORMAT: Literal[1] = 1
 """Raised when a checkpoint changes its meaning."""
@@ -53,6 +53,7 @@ class _Fields(Frozen):
     sites: tuple[SiteRound, ...]
     scores: dict[str, Score]
     seconds: float
+    refusals: dict[str, Refusals] = {}  # noqa: RUF012  (pydantic copies it)
 
 
 def save(run_dir: Path, state: RoundState, study: StudyConfig, keep: int = 3) -> Path:
@@ -117,6 +118,7 @@ def load(path: Path, study: StudyConfig) -> RoundState:
         sites=fields.sites,
         scores=fields.scores,
         seconds=fields.seconds,
+        refusals=fields.refusals,
     )
 
 
@@ -160,6 +162,7 @@ def _describe(state: RoundState, study: StudyConfig) -> _Fields:
         sites=state.sites,
         scores=dict(state.scores),
         seconds=state.seconds,
+        refusals=dict(state.refusals),
     )
 
 

@@ -232,7 +232,8 @@ def _troubles(outcome: Outcome) -> str:
             "## What went wrong",
             _table(["round", "site", "outcome", "reason"], rows, right=0),
             "*refused*: the update did not pass the server's checks and was left out. *failed*: the site said "
-            "it could not; its own log tells why. *missing*: no answer before the deadline.",
+            "it could not; its own log tells why. *missing*: no answer before the deadline. *set_aside*: refused too "
+            "often in a row, so it was not asked.",
         ]
     )
 

@@ -12,15 +12,15 @@ order of site names, so the same study gives the same bits.
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from common import log, wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet, UpdateRejected
 from common.metrics import Score
-from common.weights import norm, num_bytes
-from server import admission, aggregation, optimizer
+from common.weights import num_bytes
+from server import admission, aggregation, optimizer, standing
 from server.aggregation import AdmittedUpdate
 from server.enrolment import Cohort
 from server.sites import Reply, Sites
@@ -34,7 +34,7 @@ def run_rounds(study: StudyConfig, sites: Sites, cohort: Cohort, start: RoundSta
     scores. Raises QuorumNotMet; every state yielded before is whole.
     """
     state = start
-    rule = aggregation.build_rule(study.algorithm)
+    rule = aggregation.build_rule(study.aggregation)
     while state.round < study.rounds:
         gathered = _gather(study, sites, cohort, state, train=True)
         delta = rule(gathered.updates)
@@ -55,7 +55,9 @@ class _Gathered:
 def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState, *, train: bool) -> _Gathered:
     number, started = state.round + 1, time.monotonic()
     deadline_s = study.deadlines.round_s if train else study.deadlines.evaluate_s
-    plans = _plans(study, cohort, state, number, train=train)
+    limit = study.admission.set_aside_after
+    aside = standing.set_aside(state.refusals, limit)
+    plans = _plans(study, cohort, state, number, aside, train=train)
     mib_down = num_bytes(state.weights) / 2**20
     log.event(
         f"round {number} of {study.rounds}: {mib_down:.1f} MiB of weights to {', '.join(plans)}"
@@ -67,6 +69,9 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
     updates: list[AdmittedUpdate] = []
     scores: dict[str, Score] = {}
     for reply in sites.ask(plans, deadline_s):
+        if reply.site in rows or reply.site not in plans:
+            _say_uncounted(number, reply.site, rows)
+            continue
         row = SiteRound(
             reply.site, "ok", answered_after_s=reply.after_s, mib_down=mib_down,
             mib_up=num_bytes(wire.arrays_of(reply.answer)) / 2**20,
@@ -74,7 +79,7 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
         try:
             update, score, row = _read(study, cohort, state, plans[reply.site], reply, row)
         except UpdateRejected as rejection:
-            row = replace(row, outcome="refused", reason=str(rejection))
+            row = replace(row, outcome="refused", reason=_printable(str(rejection)))
         else:
             if update is not None:
                 updates.append(update)
@@ -92,6 +97,20 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
         )
         _say(number, rows[site], None)
 
+    for site, reason in admission.too_long(updates, study.admission).items():
+        rows[site] = replace(rows[site], outcome="refused", reason=reason)
+        scores.pop(site, None)
+        _say(number, rows[site], None)
+    for site in sorted(aside & cohort.enrolments.keys()):
+        reason = f"{standing.summary(state.refusals[site])}; no plan until the operator readmits it"
+        rows[site] = SiteRound(site, "set_aside", reason)
+    refusals = standing.counted(state.refusals, number, rows.values())
+    for site in sorted(standing.set_aside(refusals, limit) - aside):
+        log.warn(
+            f"{site} is set aside and gets no more plans: {standing.summary(refusals[site])}",
+            round=number, site=site, outcome="set_aside", refusals=refusals[site].in_a_row,
+        )  # fmt: skip
+
     answered = [site for site in study.sites.train if site in rows and rows[site].outcome == "ok"]
     if len(answered) < study.sites.quorum:
         lacking = "; ".join(f"{row.site}: {row.reason}" for row in rows.values() if row.outcome != "ok")
@@ -99,6 +118,7 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
             f"round {number} has {len(answered)} usable answers of training sites, {study.sites.quorum} are "
             f"required ({lacking}). The weights after round {state.round} are kept."
         )
+    updates = [update for update in updates if rows[update.site].outcome == "ok"]
     updates.sort(key=lambda update: update.site)
     after = replace(
         state,
@@ -106,12 +126,19 @@ def _gather(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState,
         sites=tuple(rows[site] for site in sorted(rows)),
         scores={site: scores[site] for site in sorted(scores)},
         seconds=time.monotonic() - started,
+        refusals=refusals,
     )
     return _Gathered(updates, after)
 
 
 def _plans(
-    study: StudyConfig, cohort: Cohort, state: RoundState, number: int, *, train: bool
+    study: StudyConfig,
+    cohort: Cohort,
+    state: RoundState,
+    number: int,
+    aside: Collection[str],
+    *,
+    train: bool,
 ) -> Mapping[str, wire.RoundPlan]:
     scores_now = not train or state.round % study.sites.evaluate_every == 0
     return {
@@ -121,10 +148,11 @@ def _plans(
             study=study,
             round=number,
             train=train and site in study.sites.train,
+            notice=standing.notice(state.refusals.get(site), study.admission.set_aside_after),
             weights=state.weights,
         )
         for site in cohort.enrolments
-        if site in study.sites.train or scores_now
+        if site not in aside and (site in study.sites.train or scores_now)
     }
 
 
@@ -140,7 +168,7 @@ def _read(
     match reply.answer:
         case wire.Failure() as failure:
             reason = f"{failure.told} ({failure.error}, case {failure.case} in its log)"
-            return None, None, replace(row, outcome="failed", reason=reason)
+            return None, None, replace(row, outcome="failed", reason=_printable(reason))
         case wire.Enrolment():
             raise UpdateRejected(f"found an answer of kind enrolment, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
@@ -154,21 +182,37 @@ def _read(
             )
             score = admission.admit_score(
                 answer,
+                site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,
-                num_images=cohort.test_count(reply.site),
-                num_classes=len(study.classes),
+                test_counts=cohort.enrolments[reply.site].test_counts,
             )
             if not plan.train:
                 return None, score, row
             update = admission.admit(
                 answer,
+                site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,
                 layout=state.layout,
                 train_count=cohort.train_count(reply.site),
+                max_norm=study.admission.max_norm,
             )
-            return update, score, replace(row, delta_norm=norm(update.delta))
+            return update, score, replace(row, delta_norm=update.norm)
+
+
+def _printable(reason: str) -> str:
+    """A reason may quote a site, which could have chosen anything: no line breaks, no control codes."""
+    return "".join(character if character.isprintable() else "?" for character in reason[:1000])
+
+
+def _say_uncounted(number: int, site: str, rows: dict[str, SiteRound]) -> None:
+    """An answer that nobody waits for; that it came is kept in the row of the one that counts."""
+    reason = "a second answer was refused, the first one counts"
+    if site in rows and reason not in rows[site].reason:
+        rows[site] = replace(rows[site], reason="; ".join(filter(None, (rows[site].reason, reason))))
+    told = reason if site in rows else "an answer was refused, it was not asked"
+    log.warn(f"round {number}  {site}: {told}", round=number, site=site, outcome="refused", reason=told)
 
 
 def _say(number: int, row: SiteRound, score: Score | None) -> None:

@@ -25,8 +25,9 @@ class SiteRound:
     """What one site did in one round."""
 
     site: str
-    outcome: Literal["ok", "refused", "failed", "missing"]
-    """`refused`: the update did not pass admission. `failed`: the site said it could not."""
+    outcome: Literal["ok", "refused", "failed", "missing", "set_aside"]
+    """`refused`: the update did not pass admission. `failed`: the site said it could not.
+    `set_aside`: refused too often in a row, so it got no plan."""
     reason: str = ""
     num_examples: int = 0
     num_steps: int = 0
@@ -39,6 +40,16 @@ class SiteRound:
     mib_down: float = 0.0
     """Sent to the site, tensors only."""
     mib_up: float = 0.0
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Answers of one site that were refused, one after the other."""
+
+    in_a_row: int
+    round: int
+    """Of the last one."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,3 +66,5 @@ class RoundState:
     scores: Mapping[str, Score] = field(default_factory=dict)
     """By site: how the weights that this round *started* from did on the site's test images."""
     seconds: float = 0.0
+    refusals: Mapping[str, Refusals] = field(default_factory=dict)
+    """By site, since its last admitted answer; a site without any is not named."""

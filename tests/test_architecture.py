@@ -26,9 +26,15 @@ GATEWAY = ("client.app", "client.link")
 # Leaves of the server are a fan around app and rounds; these few arrows between them carry a type
 # from where it is made to where it is read.
 LEAVES = {
-    "aggregation": set(),
+    "aggregation": {f"rules.{name}" for name in ("clip", "coordinates", "distances", "mean", "update")},
+    "rules.update": set(),
+    "rules.clip": {"rules.update"},
+    "rules.coordinates": {"rules.update"},
+    "rules.distances": {"rules.update"},
+    "rules.mean": {"rules.update"},
     "optimizer": set(),
     "admission": {"aggregation"},
+    "standing": set(),
     "scores": set(),
     "checkpoint": set(),
     "history": {"scores"},

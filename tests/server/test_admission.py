@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.config import AdmissionConfig, Mean, Median, TrimmedMean
 from common.errors import UpdateRejected
 from common.metrics import count, empty
 from common.weights import TensorSpec
 from common.wire import RoundAnswer
-from server.admission import admit, admit_score
+from server.admission import admit, admit_score, too_long
+from server.aggregation import AdmittedUpdate, build_rule
 
 LAYOUT = {
     "stem.weight": TensorSpec(shape=(2, 3), dtype="float32"),
@@ -19,12 +21,11 @@ LAYOUT = {
     "norm.running_var": TensorSpec(shape=(2,), dtype="float32", role="statistic"),
 }
 SCORE = count(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), loss_sum=1.0)
-EXPECTED = {"plan_id": "p7", "round": 3, "layout": LAYOUT, "train_count": 40}
-SCORED = {"plan_id": "p7", "round": 3, "num_images": 2, "num_classes": 2}
+EXPECTED = {"site": "north", "plan_id": "p7", "round": 3, "layout": LAYOUT, "train_count": 40}
+SCORED = {"site": "north", "plan_id": "p7", "round": 3, "test_counts": (2, 0)}
 
 
 def good(**changes) -> RoundAnswer:
-    rng = np.random.default_rng(0)
     fields = {
         "plan_id": "p7",
         "site": "north",
@@ -35,13 +36,18 @@ def good(**changes) -> RoundAnswer:
         "train_loss": 0.5,
         "train_s": 1.0,
         "evaluate_s": 0.1,
-        "delta": {name: rng.normal(size=s.shape).astype(s.dtype) for name, s in LAYOUT.items()},
+        "delta": delta_of(0),
     }
     return RoundAnswer(**(fields | changes))
 
 
 def delta(**changes):
     return good().delta | changes
+
+
+def delta_of(seed: int):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=s.shape).astype(s.dtype) for name, s in LAYOUT.items()}
 
 
 def test_a_good_update_is_admitted_as_it_is():
@@ -59,7 +65,12 @@ def test_an_update_of_zeros_is_admitted():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"site": "south"}, "it answers as 'south', expected 'north'"),
         ({"plan_id": "p6"}, "it answers plan p6, expected p7"),
+        (
+            {"plan_id": "p6", "round": 2},
+            "it repeats an answer of round 2 (plan p6), expected one to plan p7 of round 3",
+        ),
         ({"round": 2}, "it is of round 2, expected round 3"),
         ({"num_examples": 0}, "it claims 0 examples, expected 1 to 40 as enrolled"),
         ({"num_examples": 10**12}, "it claims 1000000000000 examples, expected 1 to 40 as enrolled"),
@@ -100,16 +111,33 @@ class Mutation:
         return good(**self.fields)
 
 
+PLAIN = (
+    "site",
+    "plan",
+    "round",
+    "examples",
+    "steps",
+    "loss",
+    "less",
+    "more",
+    "name",
+    "shape",
+    "dtype",
+    "entry",
+)
+"""What no valid update can be."""
+HIDDEN = ("sign", "scale", "value")
+"""What could be a valid update, and must not do harm."""
+
+
 @st.composite
-def mutations(draw) -> Mutation:
-    what = draw(
-        st.sampled_from(
-            ["plan", "round", "examples", "steps", "loss", "less", "more", "name", "shape", "dtype", "entry"]
-        )
-    )
+def mutations(draw, kinds=PLAIN) -> Mutation:
+    what = draw(st.sampled_from(kinds))
     arrays = delta()
     name = draw(names)
     match what:
+        case "site":
+            return Mutation(what, {"site": draw(st.text(max_size=64).filter(lambda t: t != "north"))})
         case "plan":
             return Mutation(
                 what, {"plan_id": draw(st.text(min_size=1, max_size=64).filter(lambda t: t != "p7"))}
@@ -142,6 +170,15 @@ def mutations(draw) -> Mutation:
                 )
             )
             arrays[name] = np.zeros(LAYOUT[name].shape, dtype)
+        case "sign":
+            arrays = {name: -array for name, array in arrays.items()}
+        case "scale":
+            factor = draw(st.floats(1e-3, 1e6))
+            arrays = {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
+        case "value":
+            place = draw(st.integers(0, arrays[name].size - 1))
+            width = 32 if arrays[name].dtype == np.float32 else 64
+            arrays[name].flat[place] = draw(st.floats(allow_nan=False, allow_infinity=False, width=width))
         case _:
             place = draw(st.integers(0, arrays[name].size - 1))
             arrays[name].flat[place] = draw(not_finite)
@@ -155,12 +192,88 @@ def test_any_single_mutation_of_a_good_update_is_refused(mutation):
         admit(mutation.answer(), **EXPECTED)
 
 
+HONEST = [AdmittedUpdate(site, 40, delta_of(seed)) for seed, site in enumerate("abcd", 1)]
+INSIDE = [TrimmedMean(trim=0.2), Median()]
+
+
+@given(mutations(PLAIN + HIDDEN))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_any_mutation_is_refused_or_leaves_robust_rules_among_the_honest_sites(mutation):
+    try:
+        bad = admit(mutation.answer(), **EXPECTED)
+    except UpdateRejected:
+        return
+    assert mutation.what in HIDDEN
+    for rule in INSIDE:
+        result = build_rule(rule)([*HONEST, bad])
+        for name, array in result.items():
+            entries_S = np.stack([update.delta[name] for update in HONEST])
+            assert (entries_S.min(axis=0) <= array).all(), rule.kind
+            assert (array <= entries_S.max(axis=0)).all(), rule.kind
+
+
+def test_the_mean_has_no_such_bound():
+    far = admit(good(delta=delta(**{"head.bias": np.full(3, 1e9)})), **EXPECTED)
+    # four sites within a few units and one at 1e9, all with 40 examples: about 1e9 / 5
+    assert build_rule(Mean())([*HONEST, far])["head.bias"] == pytest.approx(np.full(3, 2e8), rel=1e-6)
+
+
+def of_norm(site: str, norm: float) -> AdmittedUpdate:
+    return AdmittedUpdate(site, 40, {"w": np.array([0.6 * norm, -0.8 * norm])})
+
+
+def test_a_delta_longer_than_the_bound_is_refused():
+    # 6 entries of 2, 3 of 1, 2 of 3: sqrt(6*4 + 3*1 + 2*9) = sqrt(45) = 6.708
+    arrays = {"stem.weight": np.full((2, 3), 2, np.float32), "head.bias": np.ones(3)}
+    arrays["norm.running_var"] = np.full(2, 3, np.float32)
+    assert admit(good(delta=arrays), **EXPECTED, max_norm=6.71).norm == pytest.approx(45**0.5)
+    with pytest.raises(UpdateRejected, match=r"^its norm is 6\.708, expected at most 6\.7$"):
+        admit(good(delta=arrays), **EXPECTED, max_norm=6.7)
+
+
+@pytest.mark.parametrize("entry", [1e151, 1e300])
+def test_a_finite_delta_whose_squares_are_not_is_refused(entry):
+    with pytest.raises(UpdateRejected, match=r"expected at most 1e\+150$"):
+        admit(good(delta=delta(**{"head.bias": np.full(3, entry)})), **EXPECTED)
+
+
+def test_a_delta_much_longer_than_the_others_is_refused():
+    updates = [of_norm(site, norm) for site, norm in zip("abcd", (1.0, 2.0, 3.0, 25.0), strict=True)]
+    # Beside d stand 1, 2 and 3 with median 2: 25 > 10 * 2. Beside a stand 2, 3, 25: 1 <= 10 * 3.
+    assert too_long(updates, AdmissionConfig(max_norm_ratio=10)) == {
+        "d": "its norm is 25, expected at most 10 times 2, the median of the round's other updates"
+    }
+    assert too_long(updates, AdmissionConfig(max_norm_ratio=12.5)) == {}  # 25 = 12.5 * 2
+
+
+def test_of_two_deltas_the_longer_one_is_held_against_the_other():
+    assert set(too_long([of_norm("a", 1.0), of_norm("b", 11.0)], AdmissionConfig(max_norm_ratio=10))) == {"b"}
+
+
+@pytest.mark.parametrize("norms", [(), (7.0,)])
+def test_a_delta_without_others_is_not_compared(norms):
+    updates = [of_norm(f"s{number}", norm) for number, norm in enumerate(norms)]
+    assert too_long(updates, AdmissionConfig(max_norm_ratio=2)) == {}
+
+
+def test_norms_are_not_compared_unless_the_study_says_so():
+    assert too_long([of_norm("a", 1.0), of_norm("b", 1e9)], AdmissionConfig()) == {}
+
+
+@given(st.permutations([0.0, 0.5, 1.0, 3.0, 40.0]))
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_who_is_too_long_does_not_depend_on_who_answered_first(norms):
+    updates = [of_norm(f"site-{norm:g}", norm) for norm in norms]
+    # Beside 3 stand 0, 0.5, 1, 40 with median 0.75: 3 <= 4 * 0.75. Beside 40 stand 0, 0.5, 1, 3: 40 > 3.
+    assert set(too_long(updates, AdmissionConfig(max_norm_ratio=4))) == {"site-40"}
+
+
 def test_a_good_score_is_admitted_as_it_is():
     assert admit_score(good(), **SCORED) is SCORE
 
 
 def test_a_score_of_no_images_fits_a_site_without_test_images():
-    assert admit_score(good(score=empty(2)), **(SCORED | {"num_images": 0})).num_images == 0
+    assert admit_score(good(score=empty(2)), **(SCORED | {"test_counts": (0, 0)})).num_images == 0
 
 
 @pytest.mark.parametrize(
@@ -168,8 +281,10 @@ def test_a_score_of_no_images_fits_a_site_without_test_images():
     [
         ({"plan_id": "p8"}, "it answers plan p7, expected p8"),
         ({"round": 4}, "it is of round 3, expected round 4"),
-        ({"num_classes": 7}, "its score is over 2 classes, expected the study's 7"),
-        ({"num_images": 9}, "its score is over 2 images, expected the 9 it enrolled with"),
+        ({"site": "south"}, "it answers as 'north', expected 'south'"),
+        ({"test_counts": (2, 0, 0)}, "its score is over 2 classes, expected the study's 3"),
+        ({"test_counts": (9, 0)}, "its score is over [2, 0] images by class, expected [9, 0] as enrolled"),
+        ({"test_counts": (1, 1)}, "its score is over [2, 0] images by class, expected [1, 1] as enrolled"),
     ],
 )
 def test_a_score_of_other_images_or_classes_is_refused(expected, sentence):
