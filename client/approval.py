@@ -58,8 +58,8 @@ def pending(state_dir: Path) -> list[Pending]:
     )
 
 
-def approve(state_dir: Path, wanted: str, *, by: str, now: datetime) -> Pending:
-    """Say yes to the pending study with this name or label. Raises ConfigError and StorageError."""
+def find(state_dir: Path, wanted: str) -> Pending:
+    """The pending study with this name or label. Raises ConfigError and StorageError."""
     waiting = pending(state_dir)
     meant = [one for one in waiting if wanted in (one.study.name, one.label)]
     if len(meant) != 1:
@@ -67,11 +67,14 @@ def approve(state_dir: Path, wanted: str, *, by: str, now: datetime) -> Pending:
         raise ConfigError(
             f"found {len(meant)} studies named {wanted!r}; waiting: {listed}. Name one of these."
         )
-    study = meant[0].study
-    approved = _path(state_dir, "approved", study)
-    write_atomically(approved, _text(study, approved=now.isoformat(timespec="seconds"), by=by))
-    _path(state_dir, "pending", study).unlink(missing_ok=True)
     return meant[0]
+
+
+def approve(state_dir: Path, meant: Pending, *, by: str, now: datetime) -> None:
+    """Say yes to this study, for `by`. Raises StorageError."""
+    approved = _path(state_dir, "approved", meant.study)
+    write_atomically(approved, _text(meant.study, approved=now.isoformat(timespec="seconds"), by=by))
+    _path(state_dir, "pending", meant.study).unlink(missing_ok=True)
 
 
 def describe(one: Pending) -> str:

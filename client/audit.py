@@ -139,6 +139,19 @@ def verify(path: Path, expected: str | None = None) -> Verdict:
     return Verdict(num_lines, whole.num_torn, whole.head, problem)
 
 
+def show(path: Path) -> Iterator[str]:
+    """The log for a person: time, event, and what it says but for hashes. Raises StorageError."""
+    with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
+        lines = file.read().removesuffix(b"\n").split(b"\n")  # at once: the trainer waits for the lock
+    for line in lines:
+        fields = _whole(line)
+        told = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _NOT_SHOWN)
+        yield f"{fields['time']}  {fields['event']}: {told}" if fields else "(a torn line, or an edited one)"
+
+
+_NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint"}
+
+
 def _chains(file: BinaryIO) -> Iterator[Chain]:
     """The chain after each line of a whole log. Raises _BrokenError."""
     chain = Chain()

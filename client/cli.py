@@ -5,12 +5,14 @@ need no torch work without it.
 """
 
 import argparse
+import getpass
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from client.config import load_site
@@ -51,6 +53,34 @@ def _parser() -> argparse.ArgumentParser:
     trainer.add_argument("settings", type=Path, metavar="SITE.yaml")
     trainer.add_argument("--socket", type=Path, help="Unix socket to listen on, instead of the YAML's")
     trainer.set_defaults(run=_trainer)
+
+    pending = commands.add_parser(
+        "pending",
+        help="list studies that wait for a yes of this site",
+        description="Studies whose plans were refused because the policy says `ask: true`.",
+    )
+    pending.add_argument("settings", type=Path, metavar="SITE.yaml")
+    pending.set_defaults(run=_pending)
+
+    approve = commands.add_parser(
+        "approve",
+        help="say yes to a study",
+        description="From then on the trainer takes the plans of exactly this study; a changed one asks anew.",
+    )
+    approve.add_argument("settings", type=Path, metavar="SITE.yaml")
+    approve.add_argument("study", metavar="STUDY", help="its name, or its label from `pending`")
+    approve.set_defaults(run=_approve)
+
+    audit = commands.add_parser(
+        "audit",
+        help="show or check the log of what came and left",
+        description="Without --verify, shows the log. With it, checks that no line was changed, removed or "
+        "put in, and prints the last line's hash, which is worth noting down somewhere else.",
+    )
+    audit.add_argument("settings", type=Path, metavar="SITE.yaml")
+    audit.add_argument("--verify", action="store_true", help="check the log; exit code 1 if it was edited")
+    audit.add_argument("--expect", metavar="HASH", help="with --verify: a hash noted earlier must be in it")
+    audit.set_defaults(run=_audit)
 
     sites = commands.add_parser(
         "simulate",
@@ -115,6 +145,53 @@ def _trainer(options: argparse.Namespace) -> int:
     # Not `return`: Python would wait for a plan that is being worked on, and nobody asks for it any more.
     logging.shutdown()
     os._exit(0)
+
+
+def _pending(options: argparse.Namespace) -> int:
+    from client import approval
+
+    waiting = approval.pending(load_site(options.settings).state_dir)
+    print("\n".join(map(approval.describe, waiting)) or "no study waits")
+    return 0
+
+
+def _approve(options: argparse.Namespace) -> int:
+    from client import approval
+    from client.audit import Audit
+
+    state_dir, by = load_site(options.settings).state_dir, _user()
+    meant = approval.find(state_dir, options.study)
+    said = {"study": meant.study.name, "fingerprint": meant.study.fingerprint, "by": by}
+    Audit(state_dir).append("approval", said)  # first: a yes that is not in the log does not count
+    approval.approve(state_dir, meant, by=by, now=datetime.now(UTC))
+    print(f"approved: {approval.describe(meant)}")
+    return 0
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from client import audit
+
+    if options.expect is not None and not options.verify:
+        raise ConfigError("--expect is for checking; add --verify")
+    path = load_site(options.settings).state_dir / audit.FILE
+    if not options.verify:
+        for line in audit.show(path):
+            print(line)
+        return 0
+    verdict = audit.verify(path, options.expect)
+    torn = f", {verdict.num_torn} of them torn by a power cut or a full disk" if verdict.num_torn else ""
+    print(f"{verdict.num_lines} lines as they were written{torn}; the last hash is {verdict.head}")
+    if verdict.problem is not None:
+        print(f"EDITED OR CUT: {verdict.problem}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from client import approval, fit
 from client.audit import FILE, verify
+from client.cli import main
 from client.config import FoldersData, PolicyConfig, SiteConfig
 from client.model import build
 from client.trainer import Trainer
@@ -34,6 +35,7 @@ PATIENT = "MUELLER_ANNA_1961"
 
 @pytest.fixture(autouse=True)
 def _log_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.log.start", lambda *_: None)
     monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
     logging.getLogger("consilium").setLevel(logging.INFO)
 
@@ -131,7 +133,7 @@ def test_a_study_starts_after_a_persons_yes(make_site: MakeSite, alone: StudyCon
     trainer = Trainer(site)
     refused = failure(trainer.answer(enrol_plan(alone)))
     assert f"study tiny ({alone.fingerprint[:12]}) waits for a person's yes" in refused.reason
-    approval.approve(site.state_dir, "tiny", by="data manager", now=NOON)
+    approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="data manager", now=NOON)
     assert enrolled(trainer, alone).train_counts == (8, 8, 8)
     changed = alone.model_copy(update={"rounds": 200})
     assert "waits for a person's yes" in failure(trainer.answer(enrol_plan(changed, "changed"))).reason
@@ -205,6 +207,44 @@ def test_a_policy_that_allows_a_study_changes_none_of_its_bits(
     ruled = states(alone, {"north": Trainer(bound, lambda: clock[0]).answer})
     assert [digest(state.weights) for state in ruled] == [digest(state.weights) for state in unbound]
     assert ruled[-1].scores == unbound[-1].scores
+
+
+def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
+    make_site: MakeSite, alone: StudyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = make_site("north", policy=agreed(ask=True))
+    settings = str(tmp_path / "north.yaml")
+    Path(settings).write_text(json.dumps(site.model_dump(mode="json")))  # JSON is YAML
+
+    def typed(*arguments: str) -> tuple[int, str]:
+        code = main(arguments)
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    assert typed("pending", settings) == (0, "no study waits\n")
+    failure(Trainer(site).answer(enrol_plan(alone)))
+    assert f"tiny-{alone.fingerprint[:12]}: asked" in typed("pending", settings)[1]
+    assert typed("approve", settings, "other")[0] == 1
+    assert typed("approve", settings, "tiny")[0] == 0
+    enrolled(Trainer(site), alone)
+
+    code, told = typed("audit", "--verify", settings)
+    # plan, refusal, sent; approval; plan, sent
+    assert code == 0
+    assert told.startswith("6 lines as they were written; the last hash is ")
+    noted = told.split()[-1]
+    assert typed("audit", "--verify", settings, "--expect", noted)[0] == 0
+    shown = typed("audit", settings)[1].splitlines()
+    assert [line.split("  ")[1].partition(":")[0] for line in shown] == [
+        "plan", "refusal", "sent", "approval", "plan", "sent",
+    ]  # fmt: skip
+    assert typed("audit", settings, "--expect", noted)[0] == 1
+
+    path = site.state_dir / FILE
+    path.write_bytes(path.read_bytes().replace(b'"train":[8,8,8]', b'"train":[9,8,8]'))
+    code, told = typed("audit", "--verify", settings)
+    assert code == 1
+    assert "EDITED OR CUT: line 6 of audit.jsonl: it is not as it was written" in told
 
 
 # --- audit -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client import approval
-from client.approval import approve, describe, is_approved, note, pending
+from client.approval import approve, describe, find, is_approved, note, pending
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 
@@ -26,7 +26,8 @@ def test_a_study_is_pending_until_somebody_says_yes(make_study: MakeStudy, tmp_p
     assert one.label == f"tiny-{study.fingerprint[:12]}"
     assert not is_approved(tmp_path, study)
 
-    assert approve(tmp_path, "tiny", by="dr. meier", now=NOW) == one
+    assert find(tmp_path, "tiny") == one
+    approve(tmp_path, one, by="dr. meier", now=NOW)
     assert is_approved(tmp_path, study)
     assert pending(tmp_path) == []
     (kept,) = (tmp_path / "approvals" / "approved").iterdir()
@@ -37,7 +38,7 @@ def test_a_study_is_pending_until_somebody_says_yes(make_study: MakeStudy, tmp_p
 
 def test_a_study_that_was_changed_needs_a_yes_of_its_own(make_study: MakeStudy, tmp_path: Path) -> None:
     note(tmp_path, make_study(), NOW)
-    approve(tmp_path, "tiny", by="a", now=NOW)
+    approve(tmp_path, find(tmp_path, "tiny"), by="a", now=NOW)
     assert not is_approved(tmp_path, make_study(rounds=3))
 
 
@@ -50,14 +51,14 @@ def test_two_studies_of_one_name_are_told_apart_by_their_labels(
     labels = [one.label for one in pending(tmp_path)]
     assert labels == [f"tiny-{first.fingerprint[:12]}", f"tiny-{second.fingerprint[:12]}"]
     with pytest.raises(ConfigError, match=f"found 2 studies named 'tiny'; waiting: {labels[0]}, {labels[1]}"):
-        approve(tmp_path, "tiny", by="a", now=NOW)
-    approve(tmp_path, labels[1], by="a", now=NOW)
+        find(tmp_path, "tiny")
+    approve(tmp_path, find(tmp_path, labels[1]), by="a", now=NOW)
     assert (is_approved(tmp_path, first), is_approved(tmp_path, second)) == (False, True)
 
 
 def test_a_study_that_does_not_wait_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"found 0 studies named 'tiny'; waiting: nothing"):
-        approve(tmp_path, "tiny", by="a", now=NOW)
+        find(tmp_path, "tiny")
 
 
 def test_a_file_that_was_edited_is_not_approved_by_mistake(make_study: MakeStudy, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_file_that_was_edited_is_not_approved_by_mistake(make_study: MakeStudy
     (path,) = (tmp_path / "approvals" / "pending").iterdir()
     path.write_text(path.read_text().replace('"rounds": 2', '"rounds": 200'))
     with pytest.raises(StorageError, match="is not the study that was asked for"):
-        approve(tmp_path, "tiny", by="a", now=NOW)
+        find(tmp_path, "tiny")
     path.write_text("{")
     with pytest.raises(StorageError, match="cannot be read as a study"):
         pending(tmp_path)

@@ -26,7 +26,11 @@ def _keep_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.log.start", lambda *_: None)
 
 
-@pytest.mark.parametrize("command", [(), ("trainer",), ("simulate",), ("split",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [(), ("trainer",), ("pending",), ("approve",), ("audit",), ("simulate",), ("split",)],
+    ids=" ".join,
+)
 def test_help_is_there_at_once_without_torch(command: tuple[str, ...]) -> None:
     code = (
         "import sys; from client.cli import main\n"
