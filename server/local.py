@@ -83,7 +83,7 @@ def run_local(
     with (
         _claimed_port(port) as fleet_port,
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
-        _started(work) as processes,
+        _started(work, sockets) as processes,
     ):
         if run_dir.exists() and any(run_dir.iterdir()):
             _set_aside(run_dir)
@@ -278,8 +278,9 @@ def _sockets(names: Collection[str]) -> Iterator[dict[str, Path]]:
 
 
 @contextmanager
-def _started(work: Path) -> Iterator[Processes]:
-    processes = Processes(work / "logs", _environment(work, os.environ))
+def _started(work: Path, sockets: Mapping[str, Path]) -> Iterator[Processes]:
+    scratch = tuple({socket.parent for socket in sockets.values()})
+    processes = Processes(work / "logs", _environment(work, os.environ), scratch)
     try:
         yield processes
     finally:

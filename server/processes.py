@@ -63,6 +63,8 @@ class Processes:
 
     logs: Path
     env: Mapping[str, str]
+    scratch: tuple[Path, ...] = ()
+    """Folders that the watchdog removes if this process cannot."""
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
@@ -159,7 +161,7 @@ class Processes:
             start_new_session=True,
         )
         if self._watchdog is None:
-            self._watchdog = _start_watchdog(self._mark)
+            self._watchdog = _start_watchdog(self._mark, self.scratch)
         self._tell(f"{process.pid}\n")
         return process
 
@@ -178,9 +180,9 @@ class Processes:
         self._watchdog = None
 
 
-def _start_watchdog(mark: str) -> subprocess.Popen[bytes]:
+def _start_watchdog(mark: str, scratch: Sequence[Path]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(watchdog.__file__), mark],
+        [sys.executable, "-I", "-S", str(watchdog.__file__), mark, *map(str, scratch)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

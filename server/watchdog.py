@@ -7,12 +7,14 @@ Where there is no /proc to read environments from, the groups are all there is.
 
 Run as a file, this is the launcher's watchdog: it reads from its input the groups that were
 started, one a line, and `done` once the launcher has ended them itself. If the input ends
-without that word, the launcher was killed, and they are ended here. Nothing but the standard
+without that word, the launcher was killed, and they are ended here, and the launcher's scratch
+folders removed. Nothing but the standard
 library, so that it starts in no time and outlives whatever is wrong elsewhere.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -68,12 +70,14 @@ def _kill(how: Callable[[int, int], None], target: int, number: signal.Signals) 
 
 def main() -> None:
     """Read groups until the launcher is done, or gone."""
-    mark, groups = sys.argv[1], []
+    mark, groups, scratch = sys.argv[1], [], sys.argv[2:]
     for line in sys.stdin:
         if line.strip() == "done":
             return
         groups.append(int(line))
     end(mark, groups, _PROC.exists)  # without /proc nobody can say, so the grace is waited for
+    for folder in scratch:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

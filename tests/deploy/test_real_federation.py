@@ -289,8 +289,9 @@ def test_a_site_that_never_connects_is_named_after_the_stated_time_and_the_code_
 
 def test_a_launcher_killed_by_force_leaves_no_process(federation: Federation) -> None:
     launch = federation.launch("killed")
-    launch.sockets()
+    sockets = launch.sockets()
     soon(lambda: any("flower-superlink" in line for line in processes_of(launch.run_dir)), "a SuperLink")
     launch.process.kill()
     launch.process.wait()
     soon(lambda: processes_of(launch.run_dir) == [], "the end of all processes", 60)
+    soon(lambda: not sockets.exists(), "removing the sockets", 60)
