@@ -54,6 +54,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def form() -> LogFormat:
+    """The form in which events are written now, to start another process with the same."""
+    written = [handler.formatter for handler in logger.handlers]
+    return "json" if any(isinstance(formatter, JsonFormatter) for formatter in written) else "readable"
+
+
 def start(form: LogFormat = "readable", file: Path | None = None) -> None:
     """Send events to standard error and, where given, to `file`; replaces earlier handlers."""
     formatter = JsonFormatter() if form == "json" else ReadableFormatter()

@@ -49,8 +49,8 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
         except StorageError as full:  # a full disk must not hide why the study failed
             log.logger.error("%s", full)
         raise
-    set_status(run_dir, "finished", f"{study.rounds} rounds")
     log.event(f"study {study.name} finished after {study.rounds} rounds; everything is in {run_dir}")
+    set_status(run_dir, "finished", f"{study.rounds} rounds")  # last: who waits for it stops reading the log
 
 
 def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:

@@ -65,6 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a simulated run that broke off, from its last round",
+        description="The resumed study ends with the same weights as one that never broke off.",
+    )
+    resume.add_argument("run_dir", type=Path, metavar="RUN")
+    resume.add_argument("--sites", type=Path, required=True, metavar="DIR", help="the folder it was run with")
+    resume.add_argument("--port", type=int, help="for the sites to connect to (default 9092, or a free one)")
+    resume.set_defaults(run=_resume)
+
     compare = commands.add_parser(
         "compare",
         help="run a grid of studies on this machine and compare them",
@@ -92,6 +102,12 @@ def _simulate(options: argparse.Namespace) -> int:
         adopt=options.adopt,
         leave_out=options.leave_out,
     )
+    print(outcome.summary)
+    return 0 if outcome.finished else 1
+
+
+def _resume(options: argparse.Namespace) -> int:
+    outcome = simulation.resume(options.run_dir, options.sites, port=options.port)
     print(outcome.summary)
     return 0 if outcome.finished else 1
 

@@ -22,7 +22,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.weights import write_atomically
-from server import bundle, provision
+from server import bundle, provision, status
 from server.processes import (
     Processes,
     accepts_connections,
@@ -31,7 +31,6 @@ from server.processes import (
     free_ports,
     port_is_taken,
 )
-from server.status import read_status
 
 FLEET_PORT = 9092
 """Where sites connect; Flower's own default."""
@@ -65,8 +64,11 @@ def run_local(
     port: int | None = None,
     synthetic: bool = False,
     leave_out: Collection[str] = (),
+    resume: bool = False,
 ) -> Outcome:
     """Run `study` with these sites; returns when it finished or failed.
+
+    `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside.
 
     Every process started here has ended on return, on an error and on Ctrl-C. `port` None
     takes Flower's default port, or a free one if that is taken. Sites in `leave_out` are
@@ -85,9 +87,13 @@ def run_local(
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
         _started(work, sockets) as processes,
     ):
-        if run_dir.exists() and any(run_dir.iterdir()):
+        if resume:
+            shutil.rmtree(work, ignore_errors=True)  # keys, logs and Flower's files of the run that broke off
+            (run_dir / status.FILE).unlink(missing_ok=True)
+        elif run_dir.exists() and any(run_dir.iterdir()):
             _set_aside(run_dir)
         work.mkdir(parents=True, exist_ok=True)
+        told = _size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
         node_ids = _start(study, started, work, processes, fleet_port)
         settings = _write_server_settings(study, run_dir, node_ids, synthetic=synthetic)
@@ -95,7 +101,7 @@ def run_local(
             processes, "run", str(bundle.stage(work / "app")), CONNECTION,
             "--run-config", f'server="{settings.resolve()}"',
         )  # fmt: skip
-        return _follow(study, run_dir, processes)
+        return _follow(study, run_dir, processes, told)
 
 
 def _start(
@@ -176,9 +182,11 @@ def _flwr(processes: Processes, *arguments: str) -> str:
     return processes.run([flower_command("flwr"), *arguments], deadline_s=_START_S)
 
 
-def _follow(study: StudyConfig, run_dir: Path, processes: Processes) -> Outcome:
-    """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end."""
-    shown = 0
+def _follow(study: StudyConfig, run_dir: Path, processes: Processes, shown: int) -> Outcome:
+    """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end.
+
+    `shown` bytes of it are of an earlier start and not shown again.
+    """
     known: set[str] = set()
 
     def show() -> None:
@@ -195,8 +203,8 @@ def _follow(study: StudyConfig, run_dir: Path, processes: Processes) -> Outcome:
 
     def ended() -> bool:
         show()
-        status = read_status(run_dir)
-        return status is not None and status.or_died().is_over
+        now = status.read_status(run_dir)
+        return now is not None and now.or_died().is_over
 
     def go_on_without() -> None:
         """A site that is gone costs the study its site, as long as there are enough."""
@@ -207,13 +215,13 @@ def _follow(study: StudyConfig, run_dir: Path, processes: Processes) -> Outcome:
             known.add(name)
             log.warn(f"{name} has ended; the study goes on without it. {processes.tail(name)}")
 
-    processes.wait_until(lambda: read_status(run_dir) is not None, "the study did not begin", _START_S)
+    processes.wait_until(lambda: status.read_status(run_dir) is not None, "the study did not begin", _START_S)
     processes.wait_until(ended, "the study did not end", float("inf"), go_on_without)
     show()
-    status = read_status(run_dir)
-    if status is None:
+    last = status.read_status(run_dir)
+    if last is None:
         raise LaunchError(f"{run_dir} was removed while the study ran; run it again")
-    final = status.or_died()
+    final = last.or_died()
     return Outcome(final.status == "finished", final.reason)
 
 
@@ -228,6 +236,7 @@ def _write_server_settings(
         "run_dir": str(run_dir.resolve()),
         "node_ids": dict(node_ids),
         "synthetic": synthetic,
+        "log": log.form(),
     }
     write_atomically(settings, _yaml(values))
     return settings
@@ -290,7 +299,7 @@ def _started(work: Path, sockets: Mapping[str, Path]) -> Iterator[Processes]:
 def _environment(work: Path, ours: Mapping[str, str]) -> dict[str, str]:
     """What every process of the federation sees of this machine."""
     path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
-    env = {
+    return {
         **ours,
         "PATH": path,  # Flower starts its children by name
         "FLWR_HOME": str((work / "flower").resolve()),
@@ -298,11 +307,10 @@ def _environment(work: Path, ours: Mapping[str, str]) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
     }
-    if env.pop("PYTHONDONTWRITEBYTECODE", None) is not None:
-        # Common in containers, to keep the sources' folders clean. But Flower starts a process per
-        # message, and without bytecode each compiles all it imports: 3.1 s instead of 0.9.
-        env["PYTHONPYCACHEPREFIX"] = str((work.parent.parent / ".bytecode").resolve())
-    return env
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _yaml(values: object) -> bytes:

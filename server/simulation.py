@@ -7,7 +7,7 @@ from pathlib import Path
 from common.config import Name, StudyConfig
 from common.errors import ConfigError
 from common.settings import Frozen, load_settings, validate_settings
-from server import report
+from server import checkpoint, report
 from server.config import ServerConfig
 from server.local import LocalSite, Outcome, run_local
 
@@ -46,6 +46,21 @@ def simulate(
         study = validate_settings(study.model_dump() | changes, StudyConfig, "study", study_file.name)
     run_dir = runs / study.name
     outcome = run_study(study, sites_dir, federation, run_dir, port=port, leave_out=leave_out)
+    return _told(outcome, run_dir, federation)
+
+
+def resume(run_dir: Path, sites_dir: Path, *, port: int | None) -> Finished:
+    """Go on with a run that broke off, from its last checkpoint. Raises ConfigError or LaunchError."""
+    if checkpoint.latest(run_dir) is None:
+        raise ConfigError(f"{run_dir} has no checkpoint to resume from; run the study with `simulate`")
+    federation = load_federation(sites_dir)
+    study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
+    return _told(
+        run_study(study, sites_dir, federation, run_dir, port=port, resume=True), run_dir, federation
+    )
+
+
+def _told(outcome: Outcome, run_dir: Path, federation: Federation) -> Finished:
     if not outcome.finished:
         return Finished(False, f"The study did NOT finish: {outcome.reason}\nLogs: {run_dir}")
     return Finished(
@@ -73,6 +88,7 @@ def run_study(
     *,
     port: int | None = None,
     leave_out: Collection[str] = (),
+    resume: bool = False,
 ) -> Outcome:
     """Run one study to its end with these sites. Raises ConfigError or LaunchError."""
     if set(study.classes) != set(federation.classes):
@@ -83,7 +99,15 @@ def run_study(
     sites = [
         LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
     ]
-    return run_local(study, sites, run_dir, port=port, synthetic=federation.synthetic, leave_out=leave_out)
+    return run_local(
+        study,
+        sites,
+        run_dir,
+        port=port,
+        synthetic=federation.synthetic,
+        leave_out=leave_out,
+        resume=resume,
+    )
 
 
 def rewrite_report(run_dir: Path) -> Path:

@@ -193,7 +193,7 @@ def test_a_study_goes_on_without_a_site_as_long_as_there_are_enough(
 
     monkeypatch.setattr(processes, "wait_until", wait_until)
     with pytest.raises(LaunchError if fatal else StoppedShort):
-        local._follow(study, tmp_path, processes)
+        local._follow(study, tmp_path, processes, 0)
 
 
 def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:
@@ -203,14 +203,6 @@ def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -
     assert env["FLWR_HOME"] == str(tmp_path / "runs" / "a" / "federation" / "flower")
     assert env["PATH"].endswith(":/bin")
     assert env["HOME"] == "/home/x"
-
-
-def test_bytecode_is_kept_for_all_runs_where_it_may_not_lie_beside_the_sources(tmp_path: Path) -> None:
-    work = tmp_path / "runs" / "a" / "federation"
-    assert "PYTHONPYCACHEPREFIX" not in local._environment(work, {})
-    env = local._environment(work, {"PYTHONDONTWRITEBYTECODE": "1"})
-    assert "PYTHONDONTWRITEBYTECODE" not in env
-    assert env["PYTHONPYCACHEPREFIX"] == str(tmp_path / "runs" / ".bytecode")
 
 
 def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
