@@ -77,8 +77,8 @@ class RoundPlan(Message):
     study: StudyConfig
     round: Annotated[int, Field(ge=1)]
     train: bool
-    notice: Annotated[str, Field(max_length=LONGEST_NOTICE)] | None = None
-    """Why the server refused this site's last answer, for the site's own log."""
+    notice: Annotated[str, Field(max_length=LONGEST_NOTICE, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    """Why the server refused this site's last answer, for the site's own log: one line of it."""
     weights: Annotated[Any, Field(exclude=True)]
     """Arrays: every tensor of the study's layout."""
 

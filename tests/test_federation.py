@@ -167,6 +167,22 @@ def test_a_bad_update_costs_the_site_its_vote_not_the_study_its_round(
     assert all(np.isfinite(array).all() for array in with_bad[-1].weights.values())
 
 
+def test_a_refused_site_finds_the_reason_in_its_own_log(
+    trainers: dict[str, Answer], make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(
+        sites={"train": ("north", "south"), "required": 1}, rounds=1, admission={"max_norm": 1e-9}
+    )
+    small = change_answers(
+        trainers["north"],
+        lambda a: a.model_copy(update={"delta": {n: np.zeros_like(x) for n, x in a.delta.items()}}),
+    )
+    states(study, InProcessSites(trainers | {"north": small}))
+    told = [line for line in caplog.messages if line.startswith("the server refused this site's last answer")]
+    assert len(told) == 1
+    assert "refused 1 time(s) in a row, last in round 1: its norm is " in told[0]
+
+
 def test_a_round_below_the_quorum_fails_and_names_who_lacked(
     trainers: dict[str, Answer], make_study: MakeStudy
 ) -> None:

@@ -78,6 +78,60 @@ def test_two_classes_of_one_name_are_refused():
         study(classes=["nv", "mel", "nv"])
 
 
+def of_five(**changes) -> StudyConfig:
+    return study(sites={"train": list("abcde"), "required": changes.pop("required", 5)}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "required", "sentence"),
+    [
+        ({"kind": "trimmed_mean", "trim": 0.2}, 4, r"drops 0 of 4 site\(s\) at each end; it takes at least 1/4"),
+        ({"kind": "trimmed_mean", "trim": 0.49}, 2, r"trim=0.49 drops 0 of 2 site\(s\) at each end\. A round"),
+        ({"kind": "trimmed_mean", "trim": 0.5}, 5, "less than 0.5"),
+        ({"kind": "trimmed_mean", "trim": 0}, 5, "greater than 0"),
+        ({"kind": "median"}, 2, "kind=median needs 3 sites to outvote one, found 2"),
+        ({"kind": "geometric_median"}, 2, "kind=geometric_median needs 3 sites to outvote one, found 2"),
+        ({"kind": "krum"}, 4, r"num_byzantine=1 needs 2 \* 1 \+ 3 = 5 sites, found 4"),
+        ({"kind": "krum", "num_byzantine": 2}, 5, r"num_byzantine=2 needs 2 \* 2 \+ 3 = 7 sites, found 5"),
+        ({"kind": "multi_krum", "num_selected": 1}, 4, r"needs 2 \* 1 \+ 3 = 5 sites, found 4"),
+        ({"kind": "multi_krum", "num_selected": 5}, 5, r"num_selected=5 of 5 takes in one of 1 bad .* 5 - 1 = 4"),
+        ({"kind": "mean", "norm_clip": 0}, 5, "greater than 0"),
+        ({"kind": "geometric_median", "iterations": 10**9}, 5, "less than or equal to 10000"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_work_on_the_smallest_round_is_refused(rule, required, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        of_five(aggregation=rule, required=required)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "trimmed_mean", "trim": 0.2, "norm_clip": 2.5},
+        {"kind": "median"},
+        {"kind": "krum"},
+        {"kind": "multi_krum", "num_selected": 4},
+        {"kind": "geometric_median"},
+    ],
+)
+def test_five_sites_can_have_any_rule_and_it_is_part_of_the_study(rule):
+    robust = of_five(aggregation=rule)
+    assert robust.fingerprint != of_five().fingerprint
+    assert StudyConfig.model_validate_json(robust.model_dump_json()) == robust
+
+
+def test_a_study_takes_the_weighted_mean_of_all_norms_and_sets_nobody_aside_unless_it_says_so():
+    assert study().aggregation == config.Mean(norm_clip=None)
+    assert set(study().admission.model_dump().values()) == {None}
+
+
+def test_norms_are_compared_only_where_there_are_others():
+    with pytest.raises(
+        ValidationError, match=r"max_norm_ratio=10 compares a site with the others .* may be 0"
+    ):
+        of_five(admission={"max_norm_ratio": 10}, required=1)
+
+
 def test_a_site_trains_one_epoch_unless_epochs_or_steps_are_given():
     assert LocalConfig().num_epochs == 1
     assert LocalConfig(epochs=5).num_epochs == 5

@@ -40,6 +40,15 @@ MESSAGES = {
     "round plan": wire.RoundPlan(
         plan_id="p2", site="north", study=STUDY, round=2, train=True, weights=ARRAYS
     ),
+    "round plan with a notice": wire.RoundPlan(
+        plan_id="p3",
+        site="north",
+        study=STUDY,
+        round=3,
+        train=True,
+        notice="its norm is 9, expected 2",
+        weights=ARRAYS,
+    ),
     "enrolment": wire.Enrolment(
         plan_id="p1",
         site="north",
@@ -193,6 +202,12 @@ def test_a_refusal_repeats_no_value_of_the_message(name, changes):
     with pytest.raises(WireError) as caught:
         wire.from_bytes(altered(MESSAGES[name], **changes))
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("notice", ["x" * 2001, "one line\nERROR another", "\x1b[2J"])
+def test_a_notice_is_one_line_of_a_log(notice):
+    with pytest.raises(WireError, match="notice: string_"):
+        wire.from_bytes(wire.to_bytes(MESSAGES["round plan"].model_copy(update={"notice": notice})))
 
 
 def test_tensors_where_none_belong_are_refused():

@@ -12,7 +12,7 @@ from common.config import FedAdam
 from common.errors import ConfigError, StorageError
 from common.weights import digest, load_file, save_file
 from server import checkpoint, optimizer
-from server.state import OptimizerState, RoundState, SiteRound
+from server.state import OptimizerState, Refusals, RoundState, SiteRound
 
 
 def assert_same(found: RoundState, expected: RoundState) -> None:
@@ -34,6 +34,11 @@ def test_a_state_comes_back_as_it_was(tmp_path, random_state, study):
     path = checkpoint.save(tmp_path, state, study)
     assert path == tmp_path / "checkpoints" / "round-0003.safetensors"
     assert_same(checkpoint.load(path, study), state)
+
+
+def test_who_was_refused_how_often_is_not_forgotten(tmp_path, random_state, study):
+    state = replace(random_state(2), refusals={"north": Refusals(2, 1, "its norm is 9")})
+    assert checkpoint.load(checkpoint.save(tmp_path, state, study), study).refusals == state.refusals
 
 
 def test_the_first_weights_come_back_as_they_were(tmp_path, study, layout, random_arrays):
