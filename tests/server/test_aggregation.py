@@ -1,5 +1,6 @@
 """One vote per example, whatever the order in which sites answer."""
 
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -180,3 +181,22 @@ def test_a_robust_rule_does_not_follow_one_site_that_is_far_away(config):
     assert 0.9 <= build_rule(config)(updates)["w"][0] <= 1.2
     # the mean: (0.9 + 1 + 1.1 + 1.2 + 1e6) / 5
     assert build_rule(Mean())(updates)["w"][0] == pytest.approx(200000.84)
+
+
+@every_rule
+def test_no_rule_holds_more_than_a_tensor_of_each_site_beside_its_result(config):
+    # 12 tensors of 0.5 MiB from 5 sites: all of them side by side are 30 MiB, the result is 6 MiB.
+    # One tensor of each site in float64 is 5 MiB, and some sums and differences of 1 MiB come to it.
+    rng = np.random.default_rng(0)
+    updates = [
+        AdmittedUpdate(site, 3, {f"w{n}": rng.normal(size=2**17).astype(np.float32) for n in range(12)})
+        for site in "abcde"
+    ]
+    rule = build_rule(config)
+    tracemalloc.start()
+    try:
+        rule(updates)
+        peak_mib = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert peak_mib < 6 + 5 + 4
