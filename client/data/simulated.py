@@ -33,7 +33,7 @@ def write_sites(
     """Write OUT/NAME.yaml per site and OUT/federation.yaml. Raises SiteDataError."""
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in found.sites}
     if pooled:
-        sites[POOLED] = _pooled(found, out, weights)
+        sites[POOLED] = _pooled(found, out, weights, threads)
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", _yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
@@ -61,7 +61,7 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
     )
 
 
-def _pooled(found: FoundFederation, out: Path, weights: Path | None) -> SiteConfig:
+def _pooled(found: FoundFederation, out: Path, weights: Path | None, threads: int | None) -> SiteConfig:
     """All training images in one place; its test images are the sites' own, so it scores none."""
     first = found.sites[0]
     if not isinstance(first.data, CsvData) or first.data.columns.split is None:
@@ -81,6 +81,7 @@ def _pooled(found: FoundFederation, out: Path, weights: Path | None) -> SiteConf
         split=NoSplit(all="train"),
         state_dir=(out / "state" / POOLED).absolute(),
         weights_dir=None if weights is None else weights.absolute(),
+        threads=threads,
     )
 
 

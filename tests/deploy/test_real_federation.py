@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.weights import digest, load_file
 from server.processes import flower_command, free_ports
 from server.provision import make_site_key
 
@@ -130,14 +131,18 @@ class Federation:
             "local": {"steps": 2, "batch_size": 8, "augmentation": "none"},
             "deadlines": {"enrol_s": 200, "round_s": 200, "evaluate_s": 200},
         } | changes
-        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(study))
+        return self._start(name, "simulate", str(file), "--runs", str(self.folder / "runs"), *options)
+
+    def resume(self, name: str) -> Launch:
+        return self._start(name, "resume", str(self.folder / "runs" / name))
+
+    def _start(self, name: str, *command: str) -> Launch:
         output = self.folder / f"{name}-{len(self.launches)}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "server.cli", "simulate", str(self.folder / f"{name}.yaml"),
-                    "--sites", str(self.sites), "--runs", str(self.folder / "runs"), *options,
-                ],
+                [sys.executable, "-m", "server.cli", *command, "--sites", str(self.sites)],
                 cwd=ROOT, env=ENV, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
         launch = Launch(process, self.folder / "runs" / name, output)
@@ -287,11 +292,23 @@ def test_a_site_that_never_connects_is_named_after_the_stated_time_and_the_code_
     assert processes_of(launch.run_dir) == []
 
 
-def test_a_launcher_killed_by_force_leaves_no_process(federation: Federation) -> None:
+def test_a_launcher_killed_by_force_leaves_no_process_and_its_study_resumes_to_the_same_weights(
+    federation: Federation, finished: Finished
+) -> None:
+    """The killed study is the finished one under another name, which no seed depends on."""
     launch = federation.launch("killed")
     sockets = launch.sockets()
-    soon(lambda: any("flower-superlink" in line for line in processes_of(launch.run_dir)), "a SuperLink")
+    launch.wait_for_line("round 2 of 2")
     launch.process.kill()
     launch.process.wait()
     soon(lambda: processes_of(launch.run_dir) == [], "the end of all processes", 60)
     soon(lambda: not sockets.exists(), "removing the sockets", 60)
+    assert not (launch.run_dir / "weights.safetensors").exists()
+
+    resumed = federation.resume("killed")
+    assert resumed.process.wait(START_S) == 0, resumed.said()
+    assert "resuming after round 1 of 2" in resumed.said()
+    assert len((launch.run_dir / "rounds.jsonl").read_text().splitlines()) == 3
+    uninterrupted = next(launch.run_dir.parent.glob("whole*/weights.safetensors"))
+    weights = [load_file(path)[0] for path in (launch.run_dir / "weights.safetensors", uninterrupted)]
+    assert digest(weights[0]) == digest(weights[1])
