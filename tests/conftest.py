@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from client.config import FoldersData, GroupedSplit, NoSplit, SiteConfig
 from common.config import StudyConfig
+
+# Models here are tiny: threads that wait for each other cost more than they save, and on a busy
+# machine a hundred times more.
+torch.set_num_threads(1)
 
 COLOURS = {"dark": (70, 40, 30), "pale": (220, 190, 170), "red": (200, 60, 60)}
 
