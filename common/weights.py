@@ -74,8 +74,12 @@ def add(left: Arrays, right: Arrays) -> dict[str, Array]:
 
 
 def norm(arrays: Arrays) -> float:
-    """Euclidean norm over all entries, summed in float64."""
-    squares = [float(np.sum(np.square(array, dtype=np.float64))) for array in arrays.values()]
+    """Euclidean norm over all entries, summed in float64 in the order of names.
+
+    Arrays that were read from safetensors bytes come in another order in every process, and a
+    sum in that order would have other last bits each time.
+    """
+    squares = [float(np.sum(np.square(arrays[name], dtype=np.float64))) for name in sorted(arrays)]
     return float(np.sqrt(sum(squares)))
 
 

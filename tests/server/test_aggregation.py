@@ -150,6 +150,21 @@ def test_no_rule_sees_who_answered_first(config, five):
 
 
 @every_rule
+def test_no_rule_sees_in_which_order_tensors_came(config):
+    # safetensors hands out tensors in another order in every process
+    rng = np.random.default_rng(0)
+    names = [f"layer{number}" for number in range(30)]
+    updates = [AdmittedUpdate(site, 3, {name: rng.normal(size=7) for name in names}) for site in "abcde"]
+    expected = digest(build_rule(config)(updates))
+    for _ in range(5):
+        mixed = [
+            AdmittedUpdate(u.site, 3, {name: u.delta[name] for name in rng.permutation(names)})
+            for u in updates
+        ]
+        assert digest(build_rule(config)(mixed)) == expected
+
+
+@every_rule
 def test_every_rule_keeps_names_shapes_and_dtypes_and_leaves_its_inputs_alone(config, five, layout):
     before = [digest(update.delta) for update in five]
     result = build_rule(config)(five)
