@@ -28,7 +28,7 @@ from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, PolicyRefusal, StorageError
 from common.metrics import Score
-from common.weights import Arrays, digest
+from common.weights import Array, Arrays, digest
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,16 @@ class Trainer:
             test_counts=test,
             withheld=policy.withholds(self._site.policy),
             device=device_name(self._device),
-            weights=parts.shared_arrays(bench.model, bench.parts) if plan.want_weights else {},
+            weights=self._first_weights(bench) if plan.want_weights else {},
         )
+
+    def _first_weights(self, bench: Bench) -> dict[str, Array]:
+        """Built anew: the warm model may have been trained since, by this very study's former run."""
+        study = bench.study
+        model = build.build(study.model, len(study.classes), study.seed, self._site.weights_dir).model
+        if study.local.precision == "float64":
+            model = model.double()
+        return parts.shared_arrays(model, bench.parts)
 
     def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
         study = plan.study

@@ -320,3 +320,10 @@ def test_a_resumed_study_equals_an_uninterrupted_one(
         for run in (whole, resumed)
     ]
     assert [line["scored"] for line in rounds[0]] == [line["scored"] for line in rounds[1]]
+
+
+def test_the_same_study_can_be_run_again_with_trainers_that_are_still_warm(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    once, again = (states(make_study(), InProcessSites(trainers)) for _ in range(2))
+    assert [digest(state.weights) for state in once] == [digest(state.weights) for state in again]
