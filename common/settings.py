@@ -77,6 +77,12 @@ def validate_settings(values: Mapping[str, Any], kind: type[Settings], what: str
         raise ConfigError(describe(error, kind, what, name)) from error
 
 
+def to_yaml(values: object) -> bytes:
+    """Settings as YAML text, in the order in which they were given."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
 def describe(error: ValidationError, kind: type[BaseModel], what: str, name: str) -> str:
     """All mistakes of one file, one a line, each with its field."""
     known = sorted(set(_paths(kind)))

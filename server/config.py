@@ -10,7 +10,8 @@ from common.settings import Frozen
 
 
 class ServerConfig(Frozen):
-    """One run of one study on this server. Paths are absolute or relative to the YAML's folder."""
+    """One run of one study on this server. Paths are absolute: Flower starts the server in a
+    folder of its own."""
 
     study: Path
     """The study's YAML."""

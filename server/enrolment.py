@@ -37,10 +37,6 @@ class Cohort:
         """Training images that the site enrolled with."""
         return sum(self.enrolments[site].train_counts)
 
-    def test_count(self, site: str) -> int:
-        """Test images that the site enrolled with."""
-        return sum(self.enrolments[site].test_counts)
-
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
     """Return when every site of the study is connected, or enough are when `enrol_s` is over.

@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.settings import to_yaml
 from common.weights import write_atomically
 from server import bundle, provision, status
 from server.processes import (
@@ -230,7 +229,7 @@ def _write_server_settings(
 ) -> Path:
     """server.yaml and the study as run; returns the first."""
     study_file, settings = run_dir / "study.yaml", run_dir / "server.yaml"
-    write_atomically(study_file, _yaml(study.model_dump(mode="json")))
+    write_atomically(study_file, to_yaml(study.model_dump(mode="json")))
     values = {
         "study": str(study_file.resolve()),
         "run_dir": str(run_dir.resolve()),
@@ -238,7 +237,7 @@ def _write_server_settings(
         "synthetic": synthetic,
         "log": log.form(),
     }
-    write_atomically(settings, _yaml(values))
+    write_atomically(settings, to_yaml(values))
     return settings
 
 
@@ -311,8 +310,3 @@ def _environment(work: Path, ours: Mapping[str, str]) -> dict[str, str]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _yaml(values: object) -> bytes:
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text.encode()

@@ -6,14 +6,12 @@ which at real institutions the study operator knows.
 """
 
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from client.config import ColumnSplit, CsvData, NoSplit, Only, SiteConfig
 from client.data.discover import FoundFederation, FoundSite
 from common import log
 from common.errors import SiteDataError
+from common.settings import to_yaml
 from common.weights import write_atomically
 
 POOLED = "pooled"
@@ -35,13 +33,13 @@ def write_sites(
     if pooled:
         sites[POOLED] = _pooled(found, out, weights, threads)
     for name, settings in sites.items():
-        write_atomically(out / f"{name}.yaml", _yaml(settings.model_dump(mode="json", exclude_none=True)))
+        write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
         "synthetic": synthetic,
         "classes": list(found.classes),
         "sites": {site.name: site.num_images for site in found.sites},
     }
-    write_atomically(out / "federation.yaml", _yaml(about))
+    write_atomically(out / "federation.yaml", to_yaml(about))
     if not found.has_groups:
         log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
     log.event(f"wrote the settings of {', '.join(sites)} to {out}")
@@ -83,8 +81,3 @@ def _pooled(found: FoundFederation, out: Path, weights: Path | None, threads: in
         weights_dir=None if weights is None else weights.absolute(),
         threads=threads,
     )
-
-
-def _yaml(values: Any) -> bytes:
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text.encode()
