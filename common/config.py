@@ -383,14 +383,65 @@ class SitesConfig(Frozen):
         return self.train + self.evaluate
 
 
+class WaitForAll(Frozen):
+    """Every site has until the deadline."""
+
+    kind: Literal["all"] = "all"
+
+
+class CutOff(Frozen):
+    """Once the quorum has answered, the others have a fixed time left."""
+
+    kind: Literal["cut_off"] = "cut_off"
+    after_quorum_s: Annotated[float, Field(ge=0)]
+
+
+class Percentile(Frozen):
+    """Once the quorum has answered, the others have as long as rounds used to take, and a bit."""
+
+    kind: Literal["percentile"] = "percentile"
+    percentile: Annotated[float, Field(gt=0, le=100)] = 90
+    """Of the answering times of all sites in the last five rounds; the first round waits for all."""
+    factor: Annotated[float, Field(ge=1)] = 1.5
+    """Times that percentile."""
+
+
+Grace: TypeAlias = Annotated[WaitForAll | CutOff | Percentile, Field(discriminator="kind")]
+
+
 class DeadlinesConfig(Frozen):
-    """How long the server waits before it names who is missing, in seconds."""
+    """How long the server waits before it names who is missing, in seconds, and what it does then."""
 
     enrol_s: Positive = 300
     """For sites to connect and describe themselves."""
     round_s: Positive = 3600
     evaluate_s: Positive = 1800
     """For the last, evaluate-only round."""
+    grace: Grace = WaitForAll()
+    """How long a round waits for the rest once it has enough. Which sites are in a round then depends on
+    their speed, so a study with it is only repeatable on `all`."""
+    repeats: Annotated[int, Field(ge=0)] = 1
+    """How often a round without a quorum is repeated before the study fails. Only sites that failed or
+    did not answer are asked again: the answers that came stay, and a refused one would come again."""
+    repeat_after_s: Annotated[float, Field(ge=0)] = 10
+    """Pause before a repetition, for what was broken to come back."""
+
+
+class SelectionConfig(Frozen):
+    """Which round's weights were best, and when there is no use in going on.
+
+    The figure is of the images that sites score on. To choose by it and to report it is optimistic:
+    name sites to choose by, and report the others'.
+    """
+
+    metric: Literal["balanced_accuracy", "accuracy", "f1_macro", "auroc_macro", "loss"] = "balanced_accuracy"
+    """Of all images of `sites` together; `loss` is better when smaller."""
+    sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Sites whose images decide; None: all that score. A round in which one is missing does not count."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many scored rounds without a better one; None: all rounds are run."""
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """A smaller gain than this is none."""
 
 
 class StudyConfig(Frozen):
@@ -407,6 +458,10 @@ class StudyConfig(Frozen):
     aggregation: Aggregation = Mean()
     admission: AdmissionConfig = AdmissionConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
+    selection: SelectionConfig | None = None
+    """None: the last round's weights are the study's."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    """Of the last rounds; the best one is kept besides."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("classes")
@@ -434,6 +489,15 @@ class StudyConfig(Frozen):
                 f"admission.max_norm_ratio={self.admission.max_norm_ratio:g} compares a site with the others "
                 f"of its round, which may be {self.sites.quorum - 1}; set admission.max_norm or raise "
                 "sites.required to 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _selecting_sites_are_of_the_study(self) -> Self:
+        chosen = self.selection.sites if self.selection else None
+        if strange := [site for site in chosen or () if site not in self.sites.all]:
+            raise ValueError(
+                f"selection.sites names {', '.join(strange)}, expected sites of the study: {', '.join(self.sites.all)}"
             )
         return self
 
