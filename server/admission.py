@@ -11,7 +11,7 @@ and is asked when everyone has answered, of all at once, so that the order does 
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from common.errors import UpdateRejected
 from common.metrics import Score
 from common.weights import Arrays, Layout, mismatch
 from common.wire import RoundAnswer
-from server.aggregation import AdmittedUpdate
+from server.aggregation import LARGEST_SUMMAND, AdmittedUpdate
 
 LARGEST_NORM = 1e150
 """Beyond it the squares that rules and bounds are made of are no finite numbers."""
@@ -52,24 +52,29 @@ def admit(
     most = LARGEST_NORM if max_norm is None else min(max_norm, LARGEST_NORM)
     if not update.norm <= most:
         raise UpdateRejected(f"its norm is {update.norm:.4g}, expected at most {most:.4g}")
+    if update.norm * update.num_examples > LARGEST_SUMMAND:
+        raise UpdateRejected(
+            f"its norm {update.norm:.4g} times its {update.num_examples} examples is more than the running sum "
+            f"has room for, {LARGEST_SUMMAND:.4g}"
+        )
     return update
 
 
-def too_long(updates: Sequence[AdmittedUpdate], config: AdmissionConfig) -> dict[str, str]:
+def too_long(norms: Mapping[str, float], config: AdmissionConfig) -> dict[str, str]:
     """Why the updates of some sites are refused beside the others of their round, by site.
 
     Each norm is held against the median of the *others'*: one that counted itself could not be
     told from an honest one when two sites answer. All are judged before any is left out.
     """
     ratio = config.max_norm_ratio
-    if ratio is None or len(updates) < 2:
+    if ratio is None or len(norms) < 2:
         return {}
     reasons = {}
-    for update in sorted(updates, key=lambda update: update.site):
-        usual = statistics.median(other.norm for other in updates if other.site != update.site)
-        if update.norm > ratio * usual:
-            reasons[update.site] = (
-                f"its norm is {update.norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
+    for site, norm in sorted(norms.items()):
+        usual = statistics.median(other for name, other in norms.items() if name != site)
+        if norm > ratio * usual:
+            reasons[site] = (
+                f"its norm is {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
                 "round's other updates"
             )
     return reasons

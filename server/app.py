@@ -5,6 +5,7 @@ else ends `failed`, with a sentence, in `status.json` and by an exception that F
 into a failed run. Whoever started the run reads the status, not the log.
 """
 
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -15,7 +16,7 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import load_file
-from server import checkpoint, enrolment, report, scores
+from server import checkpoint, enrolment, report, scores, selection, wishes
 from server.config import ServerConfig
 from server.gather import Fleet
 from server.rounds import run_rounds
@@ -40,7 +41,7 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
     try:
         study = load_settings(config.study, StudyConfig, "study")
         set_status(run_dir, "running", f"study {study.name}")
-        _conduct(config, study, sites)
+        done = _conduct(config, study, sites)
     except BaseException as error:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
         log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
@@ -49,11 +50,12 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
         except StorageError as full:  # a full disk must not hide why the study failed
             log.logger.error("%s", full)
         raise
-    log.event(f"study {study.name} finished after {study.rounds} rounds; everything is in {run_dir}")
-    set_status(run_dir, "finished", f"{study.rounds} rounds")  # last: who waits for it stops reading the log
+    log.event(f"study {study.name} finished after {done}; everything is in {run_dir}")
+    set_status(run_dir, "finished", done)  # last: who waits for it stops reading the log
 
 
-def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
+def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
+    """How far it came, for whoever asks."""
     synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
     log.event(
         f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
@@ -61,13 +63,20 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> None:
     )
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
-    for state in run_rounds(study, sites, cohort, start):
+    readmit = partial(wishes.take_readmitted, config.run_dir)
+    for state in run_rounds(study, sites, cohort, start, readmit=readmit):
         log.event(scores.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
-        if state.round <= study.rounds:
+        checkpoint.keep_best(config.run_dir, state)
+        if not state.closing:
             checkpoint.save(config.run_dir, state, study)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
+    if (best := checkpoint.best(config.run_dir)) is not None:
+        checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
     report.write_report(config.run_dir, study, preprocessing=start.preprocessing, synthetic=config.synthetic)
+    early = selection.reason_to_stop(study, state)
+    num_rounds = state.round - 1
+    return f"{num_rounds} rounds" if early is None else f"{num_rounds} of {study.rounds} rounds: {early}"
 
 
 def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, enrolment.Cohort]:

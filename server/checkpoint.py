@@ -2,7 +2,8 @@
 
 A checkpoint is one file: weights, optimizer slots and every other field of the state. One
 file cannot be half there, so there is no moment at which weights and optimizer disagree. It
-is written beside its final name and renamed; older ones are removed only after that.
+is written beside its final name and renamed; older ones are removed only after that. The best one
+by the study's selection is kept under a name of its own.
 
 Resuming must be resuming the same study: the file carries the study as it was and a seal over
 everything in it, and both are compared before anything is used.
@@ -24,12 +25,12 @@ from common.errors import ConfigError, StorageError
 from common.metrics import Score
 from common.settings import Frozen
 from common.weights import Array, Arrays, TensorSpec, digest, load_file, save_file
-from server.state import OptimizerState, Refusals, RoundState, SiteRound
+from server.state import Absence, Best, OptimizerState, Refusals, RoundState, SiteRound
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 """Raised when a checkpoint changes its meaning."""
 
-_FOLDER = "checkpoints"
+_FOLDER, _BEST = "checkpoints", "best.safetensors"
 _NAME = re.compile(r"round-(\d{4,})\.safetensors")
 _WEIGHTS, _OPTIMIZER = "weights", "optimizer"
 _FIELDS, _SEAL = "consilium", "sha256"
@@ -41,7 +42,7 @@ class _Fields(Frozen):
     # A diverged study has losses that are not finite, and is still worth keeping.
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     versions: dict[str, str]
     fingerprint: str
     study: dict[str, Any]
@@ -53,16 +54,19 @@ class _Fields(Frozen):
     sites: tuple[SiteRound, ...]
     scores: dict[str, Score]
     seconds: float
-    refusals: dict[str, Refusals] = {}  # noqa: RUF012  (pydantic copies it)
+    refusals: dict[str, Refusals]
+    absences: dict[str, Absence]
+    answer_times: tuple[float, ...]
+    best: Best | None
+    attempts: int
 
 
-def save(run_dir: Path, state: RoundState, study: StudyConfig, keep: int = 3) -> Path:
-    """Write the state and keep the last `keep` checkpoints up to it.
+def save(run_dir: Path, state: RoundState, study: StudyConfig) -> Path:
+    """Write the state; keep the last `keep_checkpoints` up to it, and the best.
 
     Raises StorageError if the disk is full; the checkpoints of earlier rounds are then still
     there.
     """
-    assert keep >= 1, "the checkpoint just written is always kept"
     path = run_dir / _FOLDER / f"round-{state.round:04d}.safetensors"
     arrays = {f"{_WEIGHTS}/{name}": array for name, array in state.weights.items()}
     for slot, slot_arrays in state.optimizer.slots.items():
@@ -70,11 +74,31 @@ def save(run_dir: Path, state: RoundState, study: StudyConfig, keep: int = 3) ->
     fields = json.dumps(_describe(state, study).model_dump(mode="json"), allow_nan=True)
     save_file(path, arrays, {_FIELDS: fields, _SEAL: _seal(fields, arrays)})
     older = [number for number in _rounds(run_dir) if number < state.round]
+    # The round before is judged by the scores of the next one: until then it may be the best.
+    keep = max(study.keep_checkpoints, 1 if study.selection is None else 2)
     for number in older[: max(0, len(older) - (keep - 1))]:
         # One file too many does no harm; failing a study over it would.
         with contextlib.suppress(OSError):
             (path.parent / f"round-{number:04d}.safetensors").unlink()
     return path
+
+
+def keep_best(run_dir: Path, state: RoundState) -> None:
+    """Keep the checkpoint that `state` found to be the best under its own name. Raises StorageError.
+
+    Nothing happens if an earlier one still is, or if it was the first weights, which no round made.
+    """
+    if state.best is None or state.best.round != state.round - 1 or state.best.round == 0:
+        return
+    folder = run_dir / _FOLDER
+    arrays, metadata = load_file(folder / f"round-{state.best.round:04d}.safetensors")
+    save_file(folder / _BEST, arrays, metadata)
+
+
+def best(run_dir: Path) -> Path | None:
+    """The checkpoint that was best, or None."""
+    path = run_dir / _FOLDER / _BEST
+    return path if path.exists() else None
 
 
 def load(path: Path, study: StudyConfig) -> RoundState:
@@ -119,6 +143,10 @@ def load(path: Path, study: StudyConfig) -> RoundState:
         scores=fields.scores,
         seconds=fields.seconds,
         refusals=fields.refusals,
+        absences=fields.absences,
+        answer_times=fields.answer_times,
+        best=fields.best,
+        attempts=fields.attempts,
     )
 
 
@@ -163,6 +191,10 @@ def _describe(state: RoundState, study: StudyConfig) -> _Fields:
         scores=dict(state.scores),
         seconds=state.seconds,
         refusals=dict(state.refusals),
+        absences=dict(state.absences),
+        answer_times=state.answer_times,
+        best=state.best,
+        attempts=state.attempts,
     )
 
 

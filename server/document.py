@@ -105,10 +105,26 @@ def _figures(outcome: Outcome) -> str:
     return "\n\n".join(
         [
             f"## The model after round {final.model_after_round}{early}",
+            *_selected(outcome.study, final),
             _table(head, rows),
             _LEGEND,
         ]
     )
+
+
+def _selected(study: StudyConfig, final: RoundRecord) -> list[str]:
+    """What the study's selection came to, as paragraphs."""
+    selection, best = study.selection, final.best
+    if selection is None or best is None:
+        return []
+    chosen_by = _sites(selection.sites or study.sites.all)
+    sentence = (
+        f"The best {selection.metric} on the images of {chosen_by} was {best.value:.4f}, of the model after round "
+        f"{best.round}; its weights are in `best.safetensors`."
+    )
+    if best.round != final.model_after_round:
+        sentence += " The figures below are of the last round's model."
+    return [f"{sentence} A model chosen by the images that it is reported on looks better than it is."]
 
 
 def _row(scored: Scored) -> list[str]:
@@ -169,7 +185,7 @@ def _rounds(outcome: Outcome) -> str:
     scored = {record.model_after_round: record for record in outcome.rounds}
     rows = []
     for record in outcome.rounds:
-        if record.round > outcome.study.rounds:
+        if record.closing:
             continue  # the closing evaluation scores the model of the last row
         trained = [site for site in record.sites if site.outcome == "ok" and site.num_examples]
         num_images = sum(site.num_examples for site in trained)
@@ -220,7 +236,7 @@ def _costs(outcome: Outcome) -> str:
 
 def _troubles(outcome: Outcome) -> str:
     rows = [
-        [_round_name(record, outcome.study), row.site, row.outcome, _cell(row.reason)]
+        [_round_name(record), row.site, row.outcome, _cell(row.reason)]
         for record in outcome.rounds
         for row in record.sites
         if row.outcome != "ok"
@@ -305,8 +321,8 @@ def _algorithm(algorithm: Algorithm) -> str:
             assert_never(algorithm)
 
 
-def _round_name(record: RoundRecord, study: StudyConfig) -> str:
-    return "closing" if record.round > study.rounds else str(record.round)
+def _round_name(record: RoundRecord) -> str:
+    return "closing" if record.closing else str(record.round)
 
 
 def _sites(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.weights import Array, Arrays, digest, first_difference, mismatch
-from server.sites import Sites
+from server.sites import Deadline, Sites
 
 _LOOK_S, _REMIND_S = 0.5, 15.0
 
@@ -129,7 +129,7 @@ def _ask(
         )
         for site in asked
     }
-    for reply in sites.ask(plans, study.deadlines.enrol_s):
+    for reply in sites.ask(plans, Deadline(study.deadlines.enrol_s)):
         match reply.answer:
             case wire.Enrolment() as enrolment:
                 found[reply.site] = enrolment

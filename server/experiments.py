@@ -160,7 +160,7 @@ def _has_finished(run_dir: Path, study: StudyConfig) -> bool:
         return False
     rounds = read_rounds(run_dir)
     same = load_settings(run_dir / "study.yaml", StudyConfig, "study") == study
-    return same and bool(rounds) and rounds[-1].round == study.rounds + 1
+    return same and bool(rounds) and rounds[-1].closing
 
 
 def _run_name(variant: str, seed: int, seeds: tuple[int, ...]) -> str:

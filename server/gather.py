@@ -8,18 +8,31 @@ call themselves.
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from common import log, wire
 from common.errors import WireError
-from server.sites import Reply
+from server.sites import Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Between two looks for answers. Each look costs the SuperLink CPU that on a small machine the
 trainers lack, so the pause grows with the wait: an answer is seen at most 5 % late."""
+LATE_S = 60.0
+"""So long after a deadline an answer still arrives, to be named late. Not longer: until then a plan may
+also still reach a site that comes back, which then works for nothing."""
+_ONLINE_S = 10.0
+"""Between two looks at who is connected."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A plan on its way, until its answer has come or can come no more."""
+
+    plan: wire.Plan
+    expires: float
 
 
 @dataclass(frozen=True)
@@ -28,50 +41,65 @@ class Fleet:
 
     grid: Grid
     node_ids: Mapping[str, int]
+    _sent: dict[str, _Sent] = field(default_factory=dict)
+    """By Flower's message id, those of former rounds included."""
 
     def online(self) -> set[str]:
         """Names of the enrolled sites that are connected now."""
         connected = set(self.grid.get_node_ids())
         return {site for site, node_id in self.node_ids.items() if node_id in connected}
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
         """Send each site its plan and yield the replies in the order in which they come.
 
-        Ends when every site answered or `deadline_s` has passed; who did not answer is for
+        Ends when every site answered or the deadline has passed; who did not answer is for
         the caller to name. Sites that get the same weights share one encoding of them.
         """
         started = time.monotonic()
+        yield from self._send(plans, deadline, started)
+        awaited = {plan.plan_id for plan in plans.values()}
+        awaited &= {sent.plan.plan_id for sent in self._sent.values()}  # without those that were not taken
+        watch = _Watch(self, started)
+        while awaited:
+            for message_id, sent in list(self._sent.items()):
+                answer = self._pull(message_id, sent.plan)
+                if answer is None:
+                    continue
+                del self._sent[message_id]
+                late = sent.plan.plan_id not in awaited
+                awaited.discard(sent.plan.plan_id)
+                yield Reply(sent.plan.site, answer, time.monotonic() - started, late)
+            waited = time.monotonic() - started
+            if not awaited or waited >= deadline.seconds:
+                break
+            watch.look({sent.plan.site for sent in self._sent.values() if sent.plan.plan_id in awaited})
+            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline.seconds - waited))
+        for message_id, sent in list(self._sent.items()):
+            if sent.expires < time.monotonic():
+                del self._sent[message_id]
+
+    def _send(self, plans: Mapping[str, wire.Plan], deadline: Deadline, started: float) -> Iterator[Reply]:
+        """Push every plan; a site whose plan Flower does not take has failed at once."""
         shared: dict[int, ArrayRecord] = {}
-        waiting: dict[str, str] = {}
         for site, plan in plans.items():
             arrays = wire.arrays_of(plan)
             if id(arrays) not in shared:
                 shared[id(arrays)] = wire.array_record(arrays)
+            ttl = deadline.seconds + LATE_S
             message = Message(
                 wire.to_records(plan, shared[id(arrays)]),
                 dst_node_id=self.node_ids[site],
                 message_type=MessageType.QUERY,
-                ttl=deadline_s,
+                ttl=ttl,
                 group_id=plan.plan_id,
             )
             # One push a site: a batch would hold the weights once per site in one request.
             message_id = next(iter(self.grid.push_messages([message])), None)
             if message_id:
-                waiting[message_id] = site
+                self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
             else:
                 reason = "Flower did not take the plan for this site; is it too large?"
                 yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
-        shared.clear()
-        while waiting:
-            for message_id, site in list(waiting.items()):
-                answer = self._pull(message_id, plans[site])
-                if answer is not None:
-                    del waiting[message_id]
-                    yield Reply(site, answer, time.monotonic() - started)
-            waited = time.monotonic() - started
-            if not waiting or waited >= deadline_s:
-                return
-            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline_s - waited))
 
     def _pull(self, message_id: str, plan: wire.Plan) -> wire.Answer | None:
         """The site's answer, None if it has not come yet.
@@ -85,6 +113,33 @@ class Fleet:
             log.logger.exception("the answer of %s cannot be read", plan.site)
             return _failure(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
         return _answer(messages[0], plan) if messages else None
+
+
+@dataclass
+class _Watch:
+    """Says when a site that is waited for loses its connection, and when it is back."""
+
+    fleet: Fleet
+    started: float
+    gone: set[str] = field(default_factory=set)
+    looked: float | None = None
+
+    def look(self, awaited: set[str]) -> None:
+        now = time.monotonic()
+        if self.looked is not None and now - self.looked < _ONLINE_S:
+            return
+        self.looked = now
+        offline = awaited - self.fleet.online()
+        for site in sorted(offline - self.gone):
+            log.warn(f"{site} is not connected; its answer is awaited", site=site)
+        for site in sorted((self.gone - offline) & awaited):
+            log.event(f"{site} is connected again", site=site)
+        self.gone = offline
+
+
+def _without_arrays(plan: wire.Plan) -> wire.Plan:
+    """`plan` for the record: the weights of a former round are not kept for an answer that may come."""
+    return plan.model_copy(update={plan.ARRAYS: {}}) if plan.ARRAYS else plan
 
 
 def _answer(message: Message, plan: wire.Plan) -> wire.Answer:

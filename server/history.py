@@ -21,7 +21,7 @@ from common.errors import StorageError
 from common.metrics import Figures, Score, figures
 from common.weights import write_atomically
 from server.scores import interval, total
-from server.state import RoundState, SiteRound
+from server.state import Best, RoundState, SiteRound
 
 FILE = "rounds.jsonl"
 
@@ -42,6 +42,12 @@ class RoundRecord:
 
     round: int
     seconds: float
+    attempts: int
+    """How often the round was asked for."""
+    closing: bool
+    """Only scores the weights of the round before."""
+    best: Best | None
+    """So far; None if the study does not select."""
     sites: tuple[SiteRound, ...]
     model_after_round: int
     """The round after which the scored model stood."""
@@ -91,6 +97,9 @@ def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
     return {
         "round": state.round,
         "seconds": state.seconds,
+        "attempts": state.attempts,
+        "closing": state.closing,
+        "best": None if state.best is None else asdict(state.best),
         "sites": [asdict(site) for site in state.sites],
         "scored": {
             "model_after_round": state.round - 1,
@@ -126,6 +135,9 @@ def _record(line: Mapping[str, Any]) -> RoundRecord:
     return RoundRecord(
         round=line["round"],
         seconds=line["seconds"],
+        attempts=line["attempts"],
+        closing=line["closing"],
+        best=None if line["best"] is None else Best(**line["best"]),
         sites=tuple(SiteRound(**site) for site in line["sites"]),
         model_after_round=scored["model_after_round"],
         pooled=None if scored["pooled"] is None else _scored(scored["pooled"]),

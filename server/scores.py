@@ -66,7 +66,7 @@ def table(scores: Mapping[str, Score], evaluate: Collection[str] = ()) -> str:
 def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = False) -> str:
     """What a round did, a row per site: training, the score of the weights it started from, costs."""
     evaluate = study.sites.evaluate
-    closing = state.round > study.rounds
+    closing = state.closing
     title = "closing evaluation" if closing else f"round {state.round} of {study.rounds}"
     title += f" of {study.name} took {state.seconds:.1f} s"
     title += f"; scores are of the model after round {state.round - 1}" if state.scores else "; nobody scored"

@@ -20,6 +20,18 @@ class Reply:
     site: str
     answer: wire.Answer
     after_s: float
+    late: bool = False
+    """It answers a plan that nobody waits for any more."""
+
+
+@dataclass
+class Deadline:
+    """Seconds from sending the plans after which nobody is waited for.
+
+    Whoever reads the answers may bring it nearer while they come.
+    """
+
+    seconds: float
 
 
 class Sites(Protocol):
@@ -28,8 +40,11 @@ class Sites(Protocol):
     def online(self) -> Set[str]:
         """Names of the sites that are connected now."""
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
-        """Replies in the order of arrival; ends at the deadline at the latest."""
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        """Replies in the order of arrival; ends at the deadline at the latest.
+
+        A plan with an id that was sent before is the same plan: an answer to either counts.
+        """
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class InProcessSites:
         """All of them."""
         return set(self.trainers)
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:  # noqa: ARG002
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:  # noqa: ARG002
         """Every site in turn; nothing can be late in one process."""
         for site, plan in plans.items():
             started = time.monotonic()

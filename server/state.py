@@ -53,6 +53,28 @@ class Refusals:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """A site's rounds without an answer that counts, one after the other."""
+
+    round: int
+    """Of the first one."""
+    since: str
+    """When that round was over, for a person."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that scored best so far."""
+
+    round: int
+    """After which they stood."""
+    value: float
+    """Of the study's `selection.metric`."""
+    num_worse_since: int = 0
+    """Scored rounds after it, none of them better."""
+
+
+@dataclass(frozen=True)
 class RoundState:
     """The study after `round` rounds; round 0 is the first weights."""
 
@@ -68,3 +90,13 @@ class RoundState:
     seconds: float = 0.0
     refusals: Mapping[str, Refusals] = field(default_factory=dict)
     """By site, since its last admitted answer; a site without any is not named."""
+    absences: Mapping[str, Absence] = field(default_factory=dict)
+    """By site that gave nothing to the last round it was expected in."""
+    answer_times: tuple[float, ...] = ()
+    """Seconds in which sites answered in the last rounds, oldest first."""
+    best: Best | None = None
+    """None if the study does not select, or nothing was scored yet."""
+    attempts: int = 1
+    """How often this round was asked for until it had a quorum."""
+    closing: bool = False
+    """The evaluation after the last round: `round` is one more than that of the weights."""

@@ -25,6 +25,7 @@ STUDY: Mapping[str, Any] = {
     "model": {"encoder": "test_convnext", "image_size": 32},
     "rounds": 2,
     "local": {"batch_size": 8, "augmentation": "none", "optimizer": {"kind": "sgd", "lr": 0.05}},
+    "deadlines": {"repeat_after_s": 0},
     "seed": 3,
 }
 

@@ -19,7 +19,7 @@ from server import enrolment
 from server.app import conduct
 from server.config import ServerConfig
 from server.rounds import run_rounds
-from server.sites import InProcessSites, Reply
+from server.sites import Deadline, InProcessSites, Reply
 from server.state import RoundState
 
 Answer = Callable[[bytes], bytes]
@@ -81,8 +81,8 @@ def test_same_seed_gives_the_same_bits_whatever_order_the_sites_answer_in(
 
     @dataclasses.dataclass(frozen=True)
     class Reversed(InProcessSites):
-        def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
-            return super().ask(dict(reversed(plans.items())), deadline_s)
+        def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+            return super().ask(dict(reversed(plans.items())), deadline)
 
     forward = states(study, InProcessSites({n: Trainer(c).answer for n, c in configs.items()}))
     backward = states(study, Reversed({n: Trainer(c).answer for n, c in configs.items()}))
@@ -188,7 +188,8 @@ def test_a_round_below_the_quorum_fails_and_names_who_lacked(
 ) -> None:
     bad = change_answers(trainers["south"], lambda a: a.model_copy(update={"num_examples": 0}))
     with pytest.raises(
-        QuorumNotMet, match=r"round 1 has 1 usable .* 2 are required \(south: it claims 0 examples"
+        QuorumNotMet,
+        match=r"round 1 has 1 usable .* 2 are required \(south since round 1 \(.* UTC\): it claims 0 examples",
     ):
         states(make_study(), InProcessSites(trainers | {"south": bad}))
 

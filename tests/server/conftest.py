@@ -95,6 +95,7 @@ def random_state(layout, random_arrays, random_score, study):
                 for place, row in enumerate(rows)
             },
             seconds=4.25,
+            closing=not trains,
         )
 
     return draw

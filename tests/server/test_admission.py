@@ -218,10 +218,6 @@ def test_the_mean_has_no_such_bound():
     assert build_rule(Mean())([*HONEST, far])["head.bias"] == pytest.approx(np.full(3, 2e8), rel=1e-6)
 
 
-def of_norm(site: str, norm: float) -> AdmittedUpdate:
-    return AdmittedUpdate(site, 40, {"w": np.array([0.6 * norm, -0.8 * norm])})
-
-
 def test_a_delta_longer_than_the_bound_is_refused():
     # 6 entries of 2, 3 of 1, 2 of 3: sqrt(6*4 + 3*1 + 2*9) = sqrt(45) = 6.708
     arrays = {"stem.weight": np.full((2, 3), 2, np.float32), "head.bias": np.ones(3)}
@@ -237,35 +233,47 @@ def test_a_finite_delta_whose_squares_are_not_is_refused(entry):
         admit(good(delta=delta(**{"head.bias": np.full(3, entry)})), **EXPECTED)
 
 
+def test_an_update_for_which_the_running_sum_has_no_room_is_refused():
+    arrays = {"stem.weight": np.zeros((2, 3), np.float32), "head.bias": np.array([1e12, 0, 0])}
+    arrays["norm.running_var"] = np.zeros(2, np.float32)
+    # 1e12 times the examples of `good` is more than 2**40 = 1.0995e12
+    with pytest.raises(
+        UpdateRejected, match=r"times its \d+ examples is more than the running sum has room for"
+    ):
+        admit(good(delta=arrays), **EXPECTED)
+
+
 def test_a_delta_much_longer_than_the_others_is_refused():
-    updates = [of_norm(site, norm) for site, norm in zip("abcd", (1.0, 2.0, 3.0, 25.0), strict=True)]
+    norms = dict(zip("abcd", (1.0, 2.0, 3.0, 25.0), strict=True))
     # Beside d stand 1, 2 and 3 with median 2: 25 > 10 * 2. Beside a stand 2, 3, 25: 1 <= 10 * 3.
-    assert too_long(updates, AdmissionConfig(max_norm_ratio=10)) == {
+    assert too_long(norms, AdmissionConfig(max_norm_ratio=10)) == {
         "d": "its norm is 25, expected at most 10 times 2, the median of the round's other updates"
     }
-    assert too_long(updates, AdmissionConfig(max_norm_ratio=12.5)) == {}  # 25 = 12.5 * 2
+    assert too_long(norms, AdmissionConfig(max_norm_ratio=12.5)) == {}  # 25 = 12.5 * 2
 
 
 def test_of_two_deltas_the_longer_one_is_held_against_the_other():
-    assert set(too_long([of_norm("a", 1.0), of_norm("b", 11.0)], AdmissionConfig(max_norm_ratio=10))) == {"b"}
+    assert set(too_long({"a": 1.0, "b": 11.0}, AdmissionConfig(max_norm_ratio=10))) == {"b"}
 
 
 @pytest.mark.parametrize("norms", [(), (7.0,)])
 def test_a_delta_without_others_is_not_compared(norms):
-    updates = [of_norm(f"s{number}", norm) for number, norm in enumerate(norms)]
-    assert too_long(updates, AdmissionConfig(max_norm_ratio=2)) == {}
+    assert (
+        too_long({f"s{number}": norm for number, norm in enumerate(norms)}, AdmissionConfig(max_norm_ratio=2))
+        == {}
+    )
 
 
 def test_norms_are_not_compared_unless_the_study_says_so():
-    assert too_long([of_norm("a", 1.0), of_norm("b", 1e9)], AdmissionConfig()) == {}
+    assert too_long({"a": 1.0, "b": 1e9}, AdmissionConfig()) == {}
 
 
 @given(st.permutations([0.0, 0.5, 1.0, 3.0, 40.0]))
 @settings(derandomize=True, deadline=None, max_examples=30)
 def test_who_is_too_long_does_not_depend_on_who_answered_first(norms):
-    updates = [of_norm(f"site-{norm:g}", norm) for norm in norms]
+    by_site = {f"site-{norm:g}": norm for norm in norms}
     # Beside 3 stand 0, 0.5, 1, 40 with median 0.75: 3 <= 4 * 0.75. Beside 40 stand 0, 0.5, 1, 3: 40 > 3.
-    assert set(too_long(updates, AdmissionConfig(max_norm_ratio=4))) == {"site-40"}
+    assert set(too_long(by_site, AdmissionConfig(max_norm_ratio=4))) == {"site-40"}
 
 
 def test_a_good_score_is_admitted_as_it_is():

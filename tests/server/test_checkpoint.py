@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config import FedAdam
+from common.config import FedAdam, SelectionConfig, StudyConfig
 from common.errors import ConfigError, StorageError
 from common.weights import digest, load_file, save_file
 from server import checkpoint, optimizer
-from server.state import OptimizerState, Refusals, RoundState, SiteRound
+from server.state import Absence, Best, OptimizerState, Refusals, RoundState, SiteRound
 
 
 def assert_same(found: RoundState, expected: RoundState) -> None:
@@ -25,6 +25,10 @@ def assert_same(found: RoundState, expected: RoundState) -> None:
     assert replace(found, **plain) == replace(expected, **plain)
 
 
+def keeping(study: StudyConfig, number: int) -> StudyConfig:
+    return study.model_copy(update={"keep_checkpoints": number})
+
+
 def rounds_on_disk(run_dir) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
@@ -34,6 +38,44 @@ def test_a_state_comes_back_as_it_was(tmp_path, random_state, study):
     path = checkpoint.save(tmp_path, state, study)
     assert path == tmp_path / "checkpoints" / "round-0003.safetensors"
     assert_same(checkpoint.load(path, study), state)
+
+
+def test_who_is_away_and_what_was_best_is_not_forgotten(tmp_path, random_state, study):
+    state = replace(
+        random_state(3),
+        absences={"south": Absence(2, "2026-11-24T10:00:00+00:00")},
+        best=Best(1, 0.75, num_worse_since=1),
+        answer_times=(3.5, 4.0),
+        attempts=2,
+    )
+    assert_same(checkpoint.load(checkpoint.save(tmp_path, state, study), study), state)
+
+
+def test_the_best_checkpoint_is_kept_when_the_last_ones_have_gone_on(tmp_path, random_state, study):
+    study = keeping(study, 1).model_copy(update={"selection": SelectionConfig()})
+    first = random_state(1)
+    checkpoint.save(tmp_path, first, study)
+    for number in (2, 3, 4):
+        # Each round finds that the model after round 1 is the best.
+        state = replace(random_state(number), best=Best(1, 0.9, num_worse_since=number - 2))
+        checkpoint.keep_best(tmp_path, state)
+        checkpoint.save(tmp_path, state, study)
+    assert rounds_on_disk(tmp_path) == [
+        "best.safetensors",
+        "round-0003.safetensors",
+        "round-0004.safetensors",
+    ]
+    best = checkpoint.best(tmp_path)
+    assert best is not None
+    assert_same(checkpoint.load(best, study), first)
+    latest = checkpoint.latest(tmp_path)
+    assert latest is not None
+    assert latest.name == "round-0004.safetensors"
+
+
+def test_first_weights_that_stay_the_best_have_no_checkpoint_to_keep(tmp_path, random_state):
+    checkpoint.keep_best(tmp_path, replace(random_state(1), best=Best(0, 0.9)))
+    assert checkpoint.best(tmp_path) is None
 
 
 def test_who_was_refused_how_often_is_not_forgotten(tmp_path, random_state, study):
@@ -82,14 +124,15 @@ def test_the_last_three_are_kept(tmp_path, random_state, study):
 
 def test_how_many_are_kept_can_be_chosen(tmp_path, random_state, study):
     for number in range(1, 4):
-        checkpoint.save(tmp_path, random_state(number), study, keep=1)
+        checkpoint.save(tmp_path, random_state(number), keeping(study, 1))
     assert rounds_on_disk(tmp_path) == ["round-0003.safetensors"]
 
 
 def test_the_one_just_written_is_kept_even_after_going_back(tmp_path, random_state, study):
+    study = keeping(study, 1)
     for number in (1, 2, 3):
         checkpoint.save(tmp_path, random_state(number), study)
-    path = checkpoint.save(tmp_path, random_state(1, seed=9), study, keep=1)
+    path = checkpoint.save(tmp_path, random_state(1, seed=9), study)
     assert_same(checkpoint.load(path, study), random_state(1, seed=9))
 
 
@@ -104,14 +147,15 @@ def test_the_latest_is_that_of_the_highest_round(tmp_path, random_state, study):
 
 
 def test_a_full_disk_names_itself_and_leaves_earlier_rounds(tmp_path, random_state, study, monkeypatch):
-    checkpoint.save(tmp_path, random_state(1), study, keep=1)
+    study = keeping(study, 1)
+    checkpoint.save(tmp_path, random_state(1), study)
 
     def full(_descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"round-0002.safetensors could not be written .*No space left"):
-        checkpoint.save(tmp_path, random_state(2), study, keep=1)
+        checkpoint.save(tmp_path, random_state(2), study)
     monkeypatch.undo()
     assert rounds_on_disk(tmp_path) == ["round-0001.safetensors"]
     assert_same(checkpoint.load(checkpoint.latest(tmp_path), study), random_state(1))
@@ -158,7 +202,7 @@ def test_another_format_is_refused(tmp_path, random_state, study, monkeypatch):
 
 
 def _newer(describe):
-    return lambda *arguments: describe(*arguments).model_copy(update={"format": 2})
+    return lambda *arguments: describe(*arguments).model_copy(update={"format": 1})
 
 
 def test_another_study_is_refused_and_the_settings_are_named(tmp_path, random_state, study):

@@ -87,7 +87,7 @@ def leave_a_run(run_dir: Path, study: StudyConfig, last_round: int) -> None:
     (run_dir / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
     for number in range(1, last_round + 1):
         state = RoundState(
-            round=number, weights={}, layout={}, preprocessing={}, seconds=30.0,
+            round=number, weights={}, layout={}, preprocessing={}, seconds=30.0, closing=number > study.rounds,
             scores={"north": score([0, 0, 1, 2], [0, 1, 1, 2]), "south": score([2, 2], [2, 0])},
         )  # fmt: skip
         report.append_round(run_dir, state, study)

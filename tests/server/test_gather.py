@@ -1,5 +1,6 @@
 """Plans out, answers in, over a Flower grid that lives in memory and a clock that does not run."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,8 @@ from common import wire
 from common.config import StudyConfig
 from common.metrics import empty
 from server import gather
-from server.gather import Fleet
+from server.gather import LATE_S, Fleet
+from server.sites import Deadline
 
 NODES = {"north": 11, "south": 22, "east": 33}
 
@@ -119,7 +121,7 @@ def test_answers_are_handed_over_in_the_order_in_which_they_come(
     grid.answer("north", after_s=30.0)
     grid.answer("south", after_s=10.0)
     grid.answer("east", after_s=20.0)
-    replies = list(fleet.ask(plans, deadline_s=60))
+    replies = list(fleet.ask(plans, Deadline(60)))
     assert [reply.site for reply in replies] == ["south", "east", "north"]
     # looked for every 5 % of the time waited: an answer after 20 s is seen after 21 s at the latest
     for reply, seconds in zip(replies, (10, 20, 30), strict=True):
@@ -132,7 +134,7 @@ def test_an_answer_is_handed_over_before_the_next_one_is_there(
 ) -> None:
     grid.answer("north", after_s=0.0)
     grid.answer("south", after_s=50.0)
-    first = next(iter(fleet.ask(plans, deadline_s=60)))
+    first = next(iter(fleet.ask(plans, Deadline(60))))
     assert first.site == "north"
     assert clock.now == 1000.0
 
@@ -142,19 +144,21 @@ def test_the_deadline_ends_the_wait_for_a_site_that_says_nothing(
 ) -> None:
     grid.answer("north", after_s=1.0)
     grid.answer("south", after_s=61.0)
-    assert [reply.site for reply in fleet.ask(plans, deadline_s=60)] == ["north"]
+    assert [reply.site for reply in fleet.ask(plans, Deadline(60))] == ["north"]
     assert clock.now == pytest.approx(1060)
 
 
-def test_the_deadline_travels_with_the_plan(fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]) -> None:
-    list(fleet.ask(plans, deadline_s=2))
-    assert {message.metadata.ttl for message in grid.sent} == {2}
+def test_the_deadline_travels_with_the_plan_and_leaves_room_for_a_late_answer(
+    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+) -> None:
+    list(fleet.ask(plans, Deadline(2)))
+    assert {message.metadata.ttl for message in grid.sent} == {2 + LATE_S}
 
 
 def test_every_site_gets_its_own_plan_on_its_own_node(
     fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
-    list(fleet.ask(plans, deadline_s=1))
+    list(fleet.ask(plans, Deadline(1)))
     got = {message.metadata.dst_node_id: wire.from_records(message.content) for message in grid.sent}
     assert {node: plan.site for node, plan in got.items()} == {11: "north", 22: "south", 33: "east"}
     assert grid.batches == [1, 1, 1]
@@ -166,19 +170,19 @@ def test_the_same_weights_are_encoded_once_for_all_sites(
     encoded: list[object] = []
     encode = wire.array_record
     monkeypatch.setattr(wire, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1])
-    list(fleet.ask(plans, deadline_s=1))
+    list(fleet.ask(plans, Deadline(1)))
     assert len(encoded) == 1
 
 
 def answer_of(fleet: Fleet, plans: dict[str, wire.Plan], site: str) -> wire.Answer:
-    return next(reply.answer for reply in fleet.ask(plans, deadline_s=5) if reply.site == site)
+    return next(reply.answer for reply in fleet.ask(plans, Deadline(5)) if reply.site == site)
 
 
 def test_a_site_is_who_its_key_says_and_not_who_it_claims_to_be(
     fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     grid.answer("south", 0.0, answers_as(site="north"))
-    (reply,) = fleet.ask(plans, deadline_s=1)
+    (reply,) = fleet.ask(plans, Deadline(1))
     assert reply.site == "south"
     assert isinstance(reply.answer, wire.Failure)
     assert (reply.answer.error, reply.answer.site) == ("message", "south")
@@ -211,7 +215,7 @@ def test_what_is_no_answer_is_a_failure_of_that_site_only(
 ) -> None:
     grid.answer("north", 0.0)
     grid.answer("south", 0.0, reply)
-    answers = {reply.site: reply.answer for reply in fleet.ask(plans, deadline_s=1)}
+    answers = {reply.site: reply.answer for reply in fleet.ask(plans, Deadline(1))}
     assert isinstance(answers["north"], wire.RoundAnswer)
     assert isinstance(answers["south"], wire.Failure)
     assert answers["south"].error == "message"
@@ -225,7 +229,7 @@ def test_an_answer_that_flower_itself_cannot_read_costs_one_site_and_not_the_stu
 
     for site, reply in (("north", answers_as()), ("south", breaks), ("east", answers_as())):
         grid.answer(site, 0.0, reply)
-    answers = {reply.site: reply.answer for reply in fleet.ask(plans, deadline_s=1)}
+    answers = {reply.site: reply.answer for reply in fleet.ask(plans, Deadline(1))}
     assert isinstance(answers["south"], wire.Failure)
     assert answers["south"].error == "message"
     assert {type(answers[site]) for site in ("north", "east")} == {wire.RoundAnswer}
@@ -240,7 +244,7 @@ def test_a_plan_that_flower_does_not_take_is_told_at_once(
         grid.refused = set(NODES.values())
     else:
         monkeypatch.setattr(grid, "push_messages", lambda messages: [])
-    answers = [reply.answer for reply in fleet.ask(plans, deadline_s=3600)]
+    answers = [reply.answer for reply in fleet.ask(plans, Deadline(3600))]
     assert [answer.error for answer in answers if isinstance(answer, wire.Failure)] == ["unreachable"] * 3
     assert clock.now == 1000.0
 
@@ -248,3 +252,62 @@ def test_a_plan_that_flower_does_not_take_is_told_at_once(
 def test_only_enrolled_sites_are_online_whoever_else_is_connected(fleet: Fleet, grid: Grid) -> None:
     grid.connected = {11, 33, 99}
     assert fleet.online() == {"north", "east"}
+
+
+def test_an_answer_after_the_deadline_is_handed_over_as_late_with_the_next_round(
+    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+) -> None:
+    for site, after_s in (("north", 1.0), ("east", 1.0), ("south", 65.0)):
+        grid.answer(site, after_s)
+    assert sorted(reply.site for reply in fleet.ask(plans, Deadline(60))) == ["east", "north"]
+    grid.answers.clear()
+    grid.answer("south", 5.0)  # to both, the second comes after the first
+    second = {"south": plans["south"].model_copy(update={"plan_id": "plan-2"})}
+    late, wanted = fleet.ask(second, Deadline(60))
+    assert (late.site, late.late, late.answer.plan_id) == ("south", True, "plan-south")
+    assert (wanted.site, wanted.late, wanted.answer.plan_id) == ("south", False, "plan-2")
+
+
+def test_a_plan_that_is_sent_again_is_answered_by_whichever_answer_comes(
+    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+) -> None:
+    south = {"south": plans["south"]}
+    assert list(fleet.ask(south, Deadline(60))) == []
+    grid.pull_messages, pull = lambda ids: pull(set(ids) & {"m0"}), grid.pull_messages  # the second is lost
+    grid.answer("south", 5.0)
+    (reply,) = fleet.ask(south, Deadline(60))
+    assert not reply.late
+    assert reply.answer.plan_id == "plan-south"
+
+
+def test_what_can_come_no_more_is_forgotten(fleet: Fleet, clock: Clock, plans: dict[str, wire.Plan]) -> None:
+    list(fleet.ask({"south": plans["south"]}, Deadline(60)))
+    assert len(fleet._sent) == 1
+    clock.now += LATE_S + 1
+    list(fleet.ask({"north": plans["north"]}, Deadline(1)))
+    assert [sent.plan.site for sent in fleet._sent.values()] == ["north"]
+
+
+def test_the_weights_of_a_plan_on_its_way_are_not_kept(fleet: Fleet, plans: dict[str, wire.Plan]) -> None:
+    list(fleet.ask(plans, Deadline(1)))
+    assert {len(wire.arrays_of(sent.plan)) for sent in fleet._sent.values()} == {0}
+
+
+def test_a_site_that_loses_its_connection_is_named_while_it_is_waited_for(
+    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    caplog.set_level(logging.INFO, "consilium")
+    grid.answer("north", 0.0)
+    grid.answer("east", 0.0)
+    sleep = clock.sleep
+
+    def pass_time(seconds: float) -> None:
+        sleep(seconds)
+        grid.connected = {11, 33} if 1020 < clock.now < 1040 else {11, 22, 33}
+
+    monkeypatch.setattr(clock, "sleep", pass_time)
+    list(fleet.ask(plans, Deadline(60)))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["south is not connected; its answer is awaited", "south is connected again"]

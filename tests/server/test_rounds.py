@@ -3,20 +3,22 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from common import wire
+from common.config import AdmissionConfig
 from common.errors import QuorumNotMet
 from common.metrics import count
 from common.weights import TensorSpec, digest
-from server import checkpoint, history
+from server import call, checkpoint, history
 from server.enrolment import Cohort
 from server.rounds import run_rounds
-from server.sites import InProcessSites, Reply
+from server.sites import Deadline, InProcessSites, Reply
 from server.standing import notice, readmitted
-from server.state import Refusals, RoundState
+from server.state import Best, Refusals, RoundState
 
 LAYOUT = {"w": TensorSpec(shape=(2,), dtype="float64")}
 SCORE = count(np.eye(3), np.array([0, 1, 2]), loss_sum=0.0)
@@ -159,7 +161,9 @@ def test_an_operator_can_let_a_site_back_in(make_three):
 
 def test_a_quorum_is_counted_without_the_sites_that_are_set_aside(make_three):
     broken = replace(START, refusals={"south": Refusals(2, 1, "it was"), "west": Refusals(2, 1, "it was")})
-    with pytest.raises(QuorumNotMet, match=r"round 1 has 1 usable .* 2 are required \(south: refused 2 time"):
+    with pytest.raises(
+        QuorumNotMet, match=r"round 1 has 1 usable .* 2 are required \(south since round 1 .*: refused 2 time"
+    ):
         states(make_three(admission=BOUNDED), three(), broken)
 
 
@@ -182,7 +186,9 @@ def test_a_delta_that_is_long_beside_the_others_costs_vote_and_score(make_three)
 
 def test_too_few_updates_of_usual_length_are_no_quorum(make_three):
     study = make_three(admission={"max_norm_ratio": 5}, sites={"train": ("north", "south", "west")})
-    with pytest.raises(QuorumNotMet, match=r"2 usable .* 3 are required \(south: its norm is 100, expected"):
+    with pytest.raises(
+        QuorumNotMet, match=r"2 usable .* 3 are required \(south since round 1 .*: its norm is 100, expected"
+    ):
         states(study, three())
 
 
@@ -197,8 +203,8 @@ def test_the_rule_of_the_study_is_the_one_that_is_used(make_three):
 class Twice(InProcessSites):
     """Each answer comes twice, the second time ten times as large."""
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
-        for reply in super().ask(plans, deadline_s):
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        for reply in super().ask(plans, deadline):
             yield reply
             larger = {name: 10 * array for name, array in reply.answer.delta.items()}
             yield replace(reply, answer=reply.answer.model_copy(update={"delta": larger}))
@@ -216,8 +222,8 @@ def test_of_two_answers_the_first_one_counts(make_three, caplog):
 class WithStranger(InProcessSites):
     """Somebody answers who was not asked."""
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline_s: float) -> Iterator[Reply]:
-        for reply in super().ask(plans, deadline_s):
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        for reply in super().ask(plans, deadline):
             yield replace(reply, site="stranger")
             yield reply
 
@@ -240,3 +246,230 @@ def test_what_a_site_says_cannot_draw_in_a_log(make_three, caplog):
     assert "it answers plan x?ERROR: all is lost?[2J, expected" in after[0].sites[1].reason
     assert "x?ERROR" in sites["south"].plans[1].notice
     assert "\x1b" not in caplog.text
+
+
+class Flaky(Site):
+    """Fails in the first `num_failures` calls, then answers."""
+
+    def __init__(self, entry: float, num_failures: int) -> None:
+        super().__init__(entry)
+        self.num_failures = num_failures
+
+    def __call__(self, request: bytes) -> bytes:
+        if len(self.plans) >= self.num_failures:
+            return super().__call__(request)
+        plan = wire.from_bytes(request)
+        assert isinstance(plan, wire.RoundPlan)
+        self.plans.append(plan)
+        return wire.to_bytes(
+            wire.Failure(
+                plan_id=plan.plan_id, site=plan.site, error="memory", case="1a2b", advice="no memory"
+            )
+        )
+
+
+def all_three(make_three, **deadlines):
+    """A study that needs all three sites, and so many repetitions."""
+    return make_three(
+        sites={"train": ("north", "south", "west")},
+        deadlines={"repeat_after_s": 7} | deadlines,
+        rounds=2,
+    )
+
+
+def repeated(study, sites, pauses: list[float] | None = None) -> list[RoundState]:
+    wait = (pauses if pauses is not None else []).append
+    return list(run_rounds(study, InProcessSites(sites), cohort(sites), START, pause=wait))
+
+
+def test_a_round_below_the_quorum_is_repeated_for_those_who_lacked(make_three, caplog):
+    sites, pauses = three() | {"south": Flaky(2.0, num_failures=2)}, []
+    after = repeated(all_three(make_three, repeats=2), sites, pauses)
+    # (1 * 1 + 4 * 2 + 3 * 3) / 8 = 2.25 a round, as if nothing had happened
+    assert [float(state.weights["w"][0]) for state in after] == [2.25, 4.5, 4.5]
+    assert [state.attempts for state in after] == [3, 1, 1]
+    assert [plan.round for plan in sites["north"].plans] == [1, 2, 3]
+    assert [plan.round for plan in sites["south"].plans] == [1, 1, 1, 2, 3]
+    assert pauses == [7, 7]
+    assert (
+        "UTC): no memory (memory, case 1a2b in its log)); asking south again in 7 s (repetition 1 of 2)"
+        in caplog.text
+    )
+
+
+def test_a_repetition_sends_the_same_plan_so_that_no_site_trains_twice(make_three):
+    sites = three() | {"south": Flaky(2.0, num_failures=1)}
+    repeated(all_three(make_three), sites)
+    first, again, *_ = sites["south"].plans
+    assert first.plan_id == again.plan_id
+
+
+def test_after_the_last_repetition_the_study_fails_and_says_who_lacked_since_when(make_three):
+    sites, pauses = three() | {"south": Flaky(2.0, num_failures=9)}, []
+    with pytest.raises(
+        QuorumNotMet,
+        match=r"round 1 has 2 usable .* \(south since round 1 \(\d{4}-\d\d-\d\d \d\d:\d\d UTC\): no memory "
+        r"\(memory, case 1a2b in its log\)\) after 3 attempts\. The weights after round 0 are kept",
+    ):
+        repeated(all_three(make_three, repeats=2), sites, pauses)
+    assert pauses == [7, 7]
+
+
+def test_a_refused_site_would_repeat_itself_and_is_not_asked_again(make_three):
+    sites, pauses = three(), []
+    study = all_three(make_three, repeats=2).model_copy(update={"admission": AdmissionConfig(max_norm=10)})
+    with pytest.raises(QuorumNotMet, match=r"south since round 1 .*: its norm is 100"):
+        repeated(study, sites, pauses)
+    assert pauses == []
+    assert len(sites["south"].plans) == 1
+
+
+def test_who_has_been_away_for_long_is_told_since_when(make_three):
+    class Leaving(Site):
+        def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer | wire.Failure:
+            if plan.round < self.leaves:
+                return super().answer(plan)
+            return wire.Failure(plan_id=plan.plan_id, site=plan.site, error="data", case="1", advice="gone")
+
+    sites = three(1.0) | {"south": Leaving(1.0), "west": Leaving(3.0)}
+    sites["south"].leaves, sites["west"].leaves = 2, 4
+    with pytest.raises(QuorumNotMet, match=r"south since round 2 \(.*west since round 4 \("):
+        states(make_three(), sites)
+
+
+@dataclass(frozen=True)
+class Slow(InProcessSites):
+    """Answers come in the order of `after_s`, seconds that pass on a clock that does not run."""
+
+    after_s: Mapping[str, float]
+    clock: list[float]
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        started = self.clock[0]
+        replies = {reply.site: reply for reply in super().ask(plans, deadline)}
+        for site in sorted(replies, key=lambda site: self.after_s[site]):
+            if self.after_s[site] > deadline.seconds:
+                break
+            self.clock[0] = started + self.after_s[site]
+            yield replace(replies[site], after_s=self.after_s[site])
+        else:
+            return
+        self.clock[0] = started + deadline.seconds
+
+
+def slow(study, monkeypatch, start=START, **after_s: float) -> list[RoundState]:
+    clock, sites = [0.0], three(1.0)
+    monkeypatch.setattr(call, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    return list(run_rounds(study, Slow(sites, after_s, clock), cohort(sites), start))
+
+
+def test_a_cut_off_leaves_the_slow_site_behind_once_there_are_enough(make_three, monkeypatch):
+    study = make_three(deadlines={"grace": {"kind": "cut_off", "after_quorum_s": 5}}, rounds=1)
+    first, _ = slow(study, monkeypatch, north=2.0, south=40.0, west=4.0)
+    assert [(row.outcome, row.reason) for row in first.sites] == [
+        ("ok", ""),
+        ("missing", "no answer within 9 s"),  # 4 s to the quorum of two, and 5
+        ("ok", ""),
+    ]
+    assert first.seconds == 9.0
+
+
+def test_a_slow_site_is_in_the_round_if_its_grace_reaches_so_far(make_three, monkeypatch):
+    study = make_three(deadlines={"grace": {"kind": "cut_off", "after_quorum_s": 5}}, rounds=1)
+    first, _ = slow(study, monkeypatch, north=2.0, south=8.5, west=4.0)
+    assert outcomes([first], "south") == ["ok"]
+
+
+def test_a_percentile_learns_from_the_rounds_before(make_three, monkeypatch):
+    grace = {"kind": "percentile", "percentile": 90, "factor": 1.5}
+    study = make_three(deadlines={"grace": grace}, rounds=1)
+    known = replace(START, answer_times=(2.0, 4.0, 6.0))
+    first, _ = slow(study, monkeypatch, start=known, north=2.0, south=40.0, west=4.0)
+    # the third of three answers took 6 s; half as long again is 9 s
+    assert first.sites[1].reason == "no answer within 9 s"
+    assert first.answer_times == (2.0, 4.0, 6.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class WithLate(InProcessSites):
+    """Before every answer comes one that nobody waits for any more."""
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        for reply in super().ask(plans, deadline):
+            answer = reply.answer.model_copy(update={"plan_id": "old", "round": 1})
+            yield replace(reply, answer=answer, late=True)
+            yield reply
+
+
+def test_a_late_answer_is_named_and_dropped_and_costs_its_site_nothing(make_three, caplog):
+    sites = {"north": Site(1.0, num_examples=1), "west": Site(3.0, num_examples=3)}
+    after = states(make_three(sites={"train": ("north", "west")}), sites, carrier=WithLate)
+    assert outcomes(after, "west") == ["ok"] * 5
+    assert "round 3  west: a late answer to round 1 came and is dropped" in caplog.text
+
+
+def test_an_operator_lets_a_site_back_in_between_two_rounds(make_three):
+    wishes = iter([(), (), (), ("south",)])
+    sites = three()
+    study = make_three(admission=BOUNDED)
+    after = list(run_rounds(study, InProcessSites(sites), cohort(sites), START, readmit=lambda: next(wishes)))
+    assert outcomes(after[:4], "south") == ["refused", "refused", "set_aside", "refused"]
+
+
+class Scoring(Site):
+    """Gets so many of ten images right, round by round."""
+
+    def __init__(self, *num_right: int) -> None:
+        super().__init__(1.0)
+        self.num_right = num_right
+
+    def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
+        labels_N = np.array([0, 1, 2] * 10)
+        says_N = labels_N.copy()
+        says_N[3 * self.num_right[plan.round - 1] :] = (says_N[3 * self.num_right[plan.round - 1] :] + 1) % 3
+        score = count(np.eye(3)[says_N], labels_N, loss_sum=0.0)
+        return super().answer(plan).model_copy(update={"score": score})
+
+
+def chosen(make_study, *num_right: int, start: RoundState = START, **selection) -> list[RoundState]:
+    """Rounds of a study whose model gets so many of 10 images of each class right in round 1, 2, ..."""
+    study = make_study(sites={"train": ("north",)}, selection=selection, rounds=len(num_right) - 1)
+    site = {"north": Scoring(*num_right)}
+    one = cohort(site).enrolments["north"].model_copy(update={"test_counts": (10, 10, 10)})
+    return list(run_rounds(study, InProcessSites(site), Cohort({"north": one}, {"w": np.zeros(2)}), start))
+
+
+def test_the_best_round_is_the_one_whose_weights_scored_best(make_study):
+    # What is scored in round r stood after round r - 1.
+    after = chosen(make_study, 1, 4, 8, 6, 7)
+    assert [replace(state.best, value=round(state.best.value, 6)) for state in after] == [
+        Best(0, 0.1), Best(1, 0.4), Best(2, 0.8), Best(2, 0.8, 1), Best(2, 0.8, 2),
+    ]  # fmt: skip
+    assert after[-1].closing
+
+
+def test_a_study_without_a_gain_for_too_long_stops_early_and_closes(make_study):
+    after = chosen(make_study, 1, 4, 8, 6, 7, 9, 9, 9, patience=2)
+    assert [(state.round, state.closing) for state in after] == [
+        (1, False), (2, False), (3, False), (4, False), (5, False), (6, True),
+    ]  # fmt: skip
+    # 5 rounds moved the weights by 1 each; the closing one scored them and moved nothing
+    assert after[-1].weights["w"].tolist() == [5.0, 0.0]
+
+
+def test_a_study_that_stopped_early_is_not_taken_up_again_by_a_resume(make_study):
+    whole = chosen(make_study, 1, 4, 8, 6, 7, 9, 9, 9, patience=2)
+    (last,) = chosen(make_study, 1, 4, 8, 6, 7, 9, 9, 9, patience=2, start=whole[-2])
+    assert (last.round, last.closing) == (6, True)
+
+
+def test_a_gain_under_the_least_one_is_none(make_study):
+    after = chosen(make_study, 4, 5, 6, 7, min_gain=0.15)
+    # 0.5 is 0.1 more than 0.4, 0.6 is 0.2 more, 0.7 is 0.1 more than 0.6
+    assert [state.best.round for state in after] == [0, 0, 2, 2]
+
+
+def test_a_loss_is_better_when_smaller(make_study):
+    after = chosen(make_study, 4, 5, 6, metric="loss")
+    assert [state.best.value for state in after] == [0.0, 0.0, 0.0]
+    assert [state.best.num_worse_since for state in after] == [0, 1, 2]
