@@ -29,6 +29,8 @@ _ADVICE: dict[wire.ErrorKind, str] = {
 def answer(message: Message, context: Context) -> Message:
     """Hand a plan to this site's trainer and its answer to the server."""
     log.start()
+    if wire.is_probe(message.content):
+        return Message(wire.probe(), reply_to=message)
     try:
         link = SocketLink(Path(str(context.node_config["trainer"])))
         reply = link.ask(wire.records_to_bytes(message.content), timeout_s=message.metadata.ttl)

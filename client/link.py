@@ -8,6 +8,7 @@ keeps one code path for what is said. No code is generated: gRPC carries opaque 
 import os
 import socket as sockets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +21,17 @@ from common.wire import TRAINER_METHOD, TRAINER_SERVICE, chunks
 
 CONNECT_S = 60.0
 """A trainer that restarts is back by then, torch imported; one that is gone is named before the deadline."""
+TRIES = 3
+"""A trainer that dies while it works on a plan gets it again, for it may have been the machine; one that
+dies of the plan itself must not do so all day."""
 
 _OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20)]
 # sun_path of struct sockaddr_un holds 108 bytes with its closing zero (unix(7)).
 _LONGEST_SOCKET_PATH = 107
+
+
+class _Gone(Exception):
+    """The trainer went away in the middle of an answer."""
 
 
 class Link(Protocol):
@@ -40,7 +48,23 @@ class SocketLink:
         self._socket, self._connect_s = socket, connect_s
 
     def ask(self, request: bytes, timeout_s: float) -> bytes:
-        """Send `request`, wait at most `timeout_s` for the whole answer."""
+        """Send `request`, wait at most `timeout_s` for the whole answer.
+
+        A trainer that dies meanwhile is asked again when it is back: it answers a plan by its id, so
+        nothing is trained twice.
+        """
+        until = time.monotonic() + timeout_s
+        for attempt in range(1, TRIES + 1):
+            try:
+                return self._ask_once(request, until - time.monotonic())
+            except _Gone as gone:
+                if attempt == TRIES:
+                    raise SiteFailure(
+                        f"the trainer ended {TRIES} times while it worked on a plan; read its log"
+                    ) from gone
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask_once(self, request: bytes, timeout_s: float) -> bytes:
         connect_s = min(self._connect_s, timeout_s)
         with grpc.insecure_channel(_address(self._socket), options=_OPTIONS) as channel:
             try:
@@ -53,6 +77,8 @@ class SocketLink:
             try:
                 return b"".join(call(chunks(request), timeout=timeout_s))
             except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    raise _Gone from error
                 raise SiteFailure(
                     f"the trainer did not answer on its socket within {timeout_s:.0f} s "
                     f"({error.code().name}); start it, or read its log"

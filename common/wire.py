@@ -39,7 +39,7 @@ LONGEST_NOTICE = 2000
 """Characters of what a plan may say to a site's log."""
 
 _HEADER = "consilium.header"
-_RECORD, _ARRAYS = "consilium", "arrays"
+_RECORD, _ARRAYS, _PROBE = "consilium", "arrays", "consilium.probe"
 
 
 class Message(Frozen):
@@ -262,6 +262,20 @@ def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> Rec
     except (ValueError, KeyError, TypeError, ValidationError):
         raise WireError("found a header without a plan's id and site") from None
     return to_records(failure)
+
+
+def probe() -> RecordDict:
+    """A message that a gateway answers itself, with the same, once it is done with those before.
+
+    A gateway works on one message at a time and forgets it when it is killed. So a probe that is
+    answered before the plan that was sent earlier says that the plan is lost.
+    """
+    return RecordDict({_PROBE: ConfigRecord({"schema": SCHEMA})})
+
+
+def is_probe(records: RecordDict) -> bool:
+    """True for a probe, and for the answer to one."""
+    return _PROBE in records
 
 
 # --- shared by both --------------------------------------------------------------------------

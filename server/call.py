@@ -5,8 +5,8 @@ plans, for a plan is answered by its id and what a site has trained it does not 
 What has been admitted stays, so a repetition costs the others nothing.
 """
 
+import hashlib
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from common import log, wire
 from common.config import StudyConfig
 from common.errors import UpdateRejected
 from common.metrics import Score
-from common.weights import num_bytes
+from common.weights import digest, num_bytes
 from server import absence, admission, aggregation, lateness, standing
 from server.aggregation import AdmittedUpdate
 from server.enrolment import Cohort
@@ -174,9 +174,12 @@ def _plans(
     study: StudyConfig, cohort: Cohort, state: RoundState, aside: frozenset[str], *, train: bool
 ) -> Mapping[str, wire.RoundPlan]:
     scores_now = not train or state.round % study.sites.evaluate_every == 0
+    # The same work has the same id, so that a server which was killed and asks again gets the answer
+    # that the site has at hand, or is about to have.
+    work = f"{study.fingerprint} {state.round + 1} {train} {digest(state.weights)}"
     return {
         site: wire.RoundPlan(
-            plan_id=uuid.uuid4().hex,
+            plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
             site=site,
             study=study,
             round=state.round + 1,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common import log, wire
@@ -23,8 +23,11 @@ trainers lack, so the pause grows with the wait: an answer is seen at most 5 % l
 LATE_S = 60.0
 """So long after a deadline an answer still arrives, to be named late. Not longer: until then a plan may
 also still reach a site that comes back, which then works for nothing."""
-_ONLINE_S = 10.0
+ONLINE_S = 10.0
 """Between two looks at who is connected."""
+PROBE_S = 45.0
+"""After so long without an answer, a site is asked whether it is still at it. Flower hands a message to
+a gateway once: one that is killed and comes back has forgotten it, and nobody says so."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Fleet:
         yield from self._send(plans, deadline, started)
         awaited = {plan.plan_id for plan in plans.values()}
         awaited &= {sent.plan.plan_id for sent in self._sent.values()}  # without those that were not taken
-        watch = _Watch(self, started)
+        watch, probes = _Watch(self, started), _Probes(self, started)
         while awaited:
             for message_id, sent in list(self._sent.items()):
                 answer = self._pull(message_id, sent.plan)
@@ -72,7 +75,10 @@ class Fleet:
             waited = time.monotonic() - started
             if not awaited or waited >= deadline.seconds:
                 break
-            watch.look({sent.plan.site for sent in self._sent.values() if sent.plan.plan_id in awaited})
+            silent = {site for site, plan in plans.items() if plan.plan_id in awaited}
+            watch.look(silent)
+            forgotten = probes.look(silent - watch.gone)
+            yield from self._send({site: plans[site] for site in forgotten}, deadline, started)
             time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline.seconds - waited))
         for message_id, sent in list(self._sent.items()):
             if sent.expires < time.monotonic():
@@ -81,25 +87,31 @@ class Fleet:
     def _send(self, plans: Mapping[str, wire.Plan], deadline: Deadline, started: float) -> Iterator[Reply]:
         """Push every plan; a site whose plan Flower does not take has failed at once."""
         shared: dict[int, ArrayRecord] = {}
+        ttl = deadline.seconds + LATE_S
         for site, plan in plans.items():
             arrays = wire.arrays_of(plan)
             if id(arrays) not in shared:
                 shared[id(arrays)] = wire.array_record(arrays)
-            ttl = deadline.seconds + LATE_S
-            message = Message(
-                wire.to_records(plan, shared[id(arrays)]),
-                dst_node_id=self.node_ids[site],
-                message_type=MessageType.QUERY,
-                ttl=ttl,
-                group_id=plan.plan_id,
-            )
-            # One push a site: a batch would hold the weights once per site in one request.
-            message_id = next(iter(self.grid.push_messages([message])), None)
+            message_id = self.push(site, wire.to_records(plan, shared[id(arrays)]), plan.plan_id, ttl)
             if message_id:
                 self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
             else:
                 reason = "Flower did not take the plan for this site; is it too large?"
                 yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
+
+    def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:
+        """Hand one message to Flower; returns its id, None if Flower did not take it.
+
+        One push a message: a batch would hold the weights once per site in one request.
+        """
+        message = Message(
+            content,
+            dst_node_id=self.node_ids[site],
+            message_type=MessageType.QUERY,
+            ttl=ttl,
+            group_id=group,
+        )
+        return next(iter(self.grid.push_messages([message])), None) or None
 
     def _pull(self, message_id: str, plan: wire.Plan) -> wire.Answer | None:
         """The site's answer, None if it has not come yet.
@@ -126,7 +138,7 @@ class _Watch:
 
     def look(self, awaited: set[str]) -> None:
         now = time.monotonic()
-        if self.looked is not None and now - self.looked < _ONLINE_S:
+        if self.looked is not None and now - self.looked < ONLINE_S:
             return
         self.looked = now
         offline = awaited - self.fleet.online()
@@ -135,6 +147,41 @@ class _Watch:
         for site in sorted((self.gone - offline) & awaited):
             log.event(f"{site} is connected again", site=site)
         self.gone = offline
+
+
+@dataclass
+class _Probes:
+    """Finds sites that have forgotten their plan."""
+
+    fleet: Fleet
+    asked: float
+    """When the plans, or the last probes, were sent."""
+    out: dict[str, str] = field(default_factory=dict)
+    """Sites by the message id of their probe."""
+    idle: set[str] = field(default_factory=set)
+    """Sites that answered a probe; their plan's answer has one more look to come."""
+
+    def look(self, silent: set[str]) -> list[str]:
+        """Sites of `silent` that are done with what they were sent and have not answered it."""
+        forgotten = sorted(self.idle & silent)
+        for site in forgotten:
+            log.warn(
+                f"{site} has lost its plan, as a gateway does that was restarted; it is sent again", site=site
+            )
+        self.idle = set()
+        for message_id in list(self.out):
+            for message in self.fleet.grid.pull_messages([message_id]):
+                site = self.out.pop(message_id)
+                if not message.has_error():  # Flower's word for a site that is not there
+                    self.idle.add(site)
+        now = time.monotonic()
+        if now - self.asked >= PROBE_S:
+            self.asked = now
+            for site in sorted(silent - set(self.out.values())):
+                message_id = self.fleet.push(site, wire.probe(), "probe", ttl=PROBE_S * 80)
+                if message_id:
+                    self.out[message_id] = site
+        return forgotten
 
 
 def _without_arrays(plan: wire.Plan) -> wire.Plan:

@@ -103,6 +103,14 @@ def test_records_are_forwarded_unread_even_if_no_plan_says_such_a_thing(tmp_path
     assert reply.content.config_records["consilium"]["header"] == seen[0]
 
 
+def test_a_probe_is_answered_by_the_gateway_alone() -> None:
+    reply = app.answer(message(wire.probe()), context(None))
+    assert wire.is_probe(reply.content)
+    assert not wire.is_probe(
+        wire.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+    )
+
+
 def failure(reply: Message) -> wire.Failure:
     answer = wire.from_records(reply.content)
     assert isinstance(answer, wire.Failure), answer

@@ -311,3 +311,45 @@ def test_a_site_that_loses_its_connection_is_named_while_it_is_waited_for(
     list(fleet.ask(plans, Deadline(60)))
     told = [record.getMessage() for record in caplog.records]
     assert told == ["south is not connected; its answer is awaited", "south is connected again"]
+
+
+class Forgetful(Grid):
+    """Hands each message to south once; what came before `restarts_at` is lost with the gateway."""
+
+    restarts_at = 1030.0
+    answers_plans = False
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        for message in self.sent:
+            if message.metadata.message_id not in wanted or self.clock.now < self.restarts_at:
+                continue
+            if wire.is_probe(message.content):
+                yield Message(wire.probe(), reply_to=message)
+            elif self.answers_plans or int(message.metadata.message_id[1:]) > 0:  # the first one is lost
+                yield answers_as()(message)
+
+
+def test_a_gateway_that_lost_its_plan_is_found_by_a_probe_and_gets_the_plan_again(
+    clock: Clock, plans: dict[str, wire.Plan]
+) -> None:
+    grid = Forgetful(clock)
+    (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
+    assert isinstance(reply.answer, wire.RoundAnswer)
+    kinds = ["probe" if wire.is_probe(message.content) else "plan" for message in grid.sent]
+    assert kinds == ["plan", "probe", "plan"]
+    # asked after 45 s, and each look is at most 2 s after the one before
+    assert gather.PROBE_S <= reply.after_s <= gather.PROBE_S + 4 * gather.LONGEST_POLL_S
+
+
+def test_a_site_that_is_at_work_answers_no_probe_and_gets_its_plan_once(
+    clock: Clock, plans: dict[str, wire.Plan]
+) -> None:
+    grid = Forgetful(clock)
+    grid.restarts_at, grid.answers_plans = 1300.0, True  # it trains for 300 s, then answers both
+    (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
+    assert reply.after_s == pytest.approx(300, abs=2 * gather.LONGEST_POLL_S)
+    assert ["probe" if wire.is_probe(message.content) else "plan" for message in grid.sent] == [
+        "plan",
+        "probe",
+    ]

@@ -304,6 +304,18 @@ def test_a_repetition_sends_the_same_plan_so_that_no_site_trains_twice(make_thre
     assert first.plan_id == again.plan_id
 
 
+def test_a_server_that_was_killed_asks_for_the_same_work_under_the_same_id(make_three):
+    study = make_three()
+    first, again = three(1.0), three(1.0)
+    whole = states(study, first)
+    states(study, again, whole[1])
+    ids = {name: [plan.plan_id for plan in site.plans] for name, site in first.items()}
+    assert {name: [plan.plan_id for plan in site.plans] for name, site in again.items()} == {
+        name: plan_ids[2:] for name, plan_ids in ids.items()
+    }
+    assert len({plan_id for plan_ids in ids.values() for plan_id in plan_ids}) == 3 * 5
+
+
 def test_after_the_last_repetition_the_study_fails_and_says_who_lacked_since_when(make_three):
     sites, pauses = three() | {"south": Flaky(2.0, num_failures=9)}, []
     with pytest.raises(
