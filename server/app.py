@@ -1,8 +1,10 @@
 """The ServerApp: builds the parts, runs the loop, writes what each round left.
 
-A study ends `finished` only after every promised round and the closing evaluation; anything
-else ends `failed`, with a sentence, in `status.json` and by an exception that Flower turns
-into a failed run. Whoever started the run reads the status, not the log.
+A study ends `finished` only after every promised round and the closing evaluation, or when its
+selection has no more patience; anything else ends `failed`, with a sentence, in `status.json`
+and by an exception that Flower turns into a failed run. What nobody foresaw, a lost SuperLink
+included, is `crashed`: the study may go on from its last checkpoint. Whoever started the run
+reads the status, not the log.
 """
 
 from functools import partial
@@ -46,7 +48,7 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
         log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
         try:
-            set_status(run_dir, "failed", reason)
+            set_status(run_dir, "failed" if isinstance(error, ConsiliumError) else "crashed", reason)
         except StorageError as full:  # a full disk must not hide why the study failed
             log.logger.error("%s", full)
         raise

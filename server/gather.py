@@ -25,7 +25,7 @@ LATE_S = 60.0
 also still reach a site that comes back, which then works for nothing."""
 ONLINE_S = 10.0
 """Between two looks at who is connected."""
-PROBE_S = 45.0
+PROBE_S = 20.0
 """After so long without an answer, a site is asked whether it is still at it. Flower hands a message to
 a gateway once: one that is killed and comes back has forgotten it, and nobody says so."""
 
@@ -178,9 +178,9 @@ class _Probes:
         if now - self.asked >= PROBE_S:
             self.asked = now
             for site in sorted(silent - set(self.out.values())):
-                message_id = self.fleet.push(site, wire.probe(), "probe", ttl=PROBE_S * 80)
-                if message_id:
-                    self.out[message_id] = site
+                probe_id = self.fleet.push(site, wire.probe(), "probe", ttl=3600.0)
+                if probe_id:
+                    self.out[probe_id] = site
         return forgotten
 
 

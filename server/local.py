@@ -3,17 +3,19 @@
 The same programs as between institutions: a SuperLink with TLS and site keys, and for each
 site a SuperNode and a trainer joined by a Unix socket. Only the addresses are loopback's and
 the keys are made on the way. So a demo, a simulation and an experiment exercise what
-hospitals run, and a figure from here is a figure of the real thing.
+hospitals run, and a figure from here is a figure of the real thing. Whatever dies while a study
+runs is started again, and the study goes on.
 """
 
-import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common import log
@@ -21,22 +23,16 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from common.settings import to_yaml
 from common.weights import write_atomically
-from server import bundle, provision, status
-from server.processes import (
-    Processes,
-    accepts_connections,
-    claim_port,
-    flower_command,
-    free_ports,
-    port_is_taken,
-)
+from server import checkpoint, status
+from server.federation import LocalFederation
+from server.processes import Processes, claim_port, free_ports, port_is_taken
 
 FLEET_PORT = 9092
 """Where sites connect; Flower's own default."""
-CONNECTION = "consilium"
+MOST_CRASHES = 3
+"""Of the ServerApp, without a round in between."""
 
-_START_S = 90.0
-_TRAINER_START_S = 180.0  # importing torch on a busy, cold disk
+_START_S, _LOOK_S = 90.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -94,134 +90,79 @@ def run_local(
         work.mkdir(parents=True, exist_ok=True)
         told = _size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
-        node_ids = _start(study, started, work, processes, fleet_port)
-        settings = _write_server_settings(study, run_dir, node_ids, synthetic=synthetic)
-        _flwr(
-            processes, "run", str(bundle.stage(work / "app")), CONNECTION,
-            "--run-config", f'server="{settings.resolve()}"',
-        )  # fmt: skip
-        return _follow(study, run_dir, processes, told)
+        write_settings = partial(_write_server_settings, study, run_dir, synthetic=synthetic)
+        federation = LocalFederation(study, started, work, processes, fleet_port, write_settings)
+        federation.start()
+        return _follow(federation, run_dir, told)
 
 
-def _start(
-    study: StudyConfig,
-    sites: Mapping[str, tuple[Path, Path]],
-    work: Path,
-    processes: Processes,
-    fleet_port: int,
-) -> dict[str, int]:
-    """Start the server and `sites`, by name settings and socket; returns each site's Flower node."""
-    identity = provision.make_server_identity(work / "keys", ["localhost", "127.0.0.1"])
-    keys = {name: provision.make_site_key(work / "keys", name) for name in study.sites.all}
-    control_port, *gateway_ports = free_ports(1 + len(sites))
-    _write_connection(Path(processes.env["FLWR_HOME"]), control_port, identity.ca)
-
-    log.event(f"starting the server on port {fleet_port} and {len(sites)} trainers")
-    processes.start(
-        "superlink",
-        [
-            flower_command("flower-superlink"),
-            "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
-            "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-            "--host", "127.0.0.1", "--port", str(control_port),
-            "--fleet-api-address", f"127.0.0.1:{fleet_port}",
-        ],
-    )  # fmt: skip
-    for name, (settings, socket) in sites.items():
-        processes.start(
-            f"{name}-trainer",
-            [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket],
-        )
-    processes.wait_until(
-        lambda: accepts_connections(control_port) and accepts_connections(fleet_port),
-        "the server did not start",
-        _START_S,
-    )
-    node_ids = _enrol_keys(processes, {name: key.public for name, key in keys.items()})
-    for (name, (_, socket)), port in zip(sites.items(), gateway_ports, strict=True):
-        processes.start(
-            f"{name}-gateway",
-            [
-                flower_command("flower-supernode"),
-                "--root-certificates", identity.ca, "--superlink", f"localhost:{fleet_port}",
-                "--auth-supernode-private-key", keys[name].private,
-                "--node-config", f'site="{name}" trainer="{socket}"',
-                "--host", "127.0.0.1", "--port", str(port),
-            ],
-        )  # fmt: skip
-    processes.wait_until(
-        lambda: all(socket.exists() for _, socket in sites.values()),
-        "not every trainer opened its socket",
-        _TRAINER_START_S,
-    )
-    return node_ids
-
-
-def _enrol_keys(processes: Processes, public_keys: Mapping[str, Path]) -> dict[str, int]:
-    """Tell the SuperLink these keys; returns the Flower node that each now stands for."""
-    flwr = flower_command("flwr")
-    commands: list[list[str | Path]] = [
-        [flwr, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
-        for site, key in public_keys.items()
-    ]
-    answers = processes.run_all(commands, _START_S)  # side by side: each spends seconds on its imports
-    return {site: _node_id(site, answer) for site, answer in zip(public_keys, answers, strict=True)}
-
-
-def _node_id(site: str, answer: str) -> int:
-    try:
-        return int(json.loads(answer[answer.index("{") :])["node-id"])
-    except (ValueError, KeyError) as error:
-        raise LaunchError(f"Flower did not enrol the key of {site}: {answer.strip()[:300]}") from error
-
-
-def _flwr(processes: Processes, *arguments: str) -> str:
-    """Run one `flwr` command to its end; returns what it printed. Raises LaunchError."""
-    return processes.run([flower_command("flwr"), *arguments], deadline_s=_START_S)
-
-
-def _follow(study: StudyConfig, run_dir: Path, processes: Processes, shown: int) -> Outcome:
+def _follow(federation: LocalFederation, run_dir: Path, shown: int) -> Outcome:
     """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end.
 
     `shown` bytes of it are of an earlier start and not shown again.
     """
-    known: set[str] = set()
-
-    def show() -> None:
-        nonlocal shown
-        path = run_dir / "server.log"
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(shown)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            shown += len(whole)
-            sys.stdout.write(whole.decode(errors="replace"))
-            sys.stdout.flush()
-
-    def ended() -> bool:
+    show = _Tail(run_dir / "server.log", shown)
+    begun_by, crashes = time.monotonic() + _START_S, _Crashes(run_dir)
+    while True:
         show()
+        anew = federation.look()
         now = status.read_status(run_dir)
-        return now is not None and now.or_died().is_over
+        if now is not None and federation.has_superlink and not anew:
+            now = now.or_died()
+            if now.is_over:
+                show()
+                return Outcome(now.status == "finished", now.reason)
+            if now.status == "crashed":
+                if crashes.is_hopeless():
+                    reason = f"the server crashed {MOST_CRASHES + 1} times without a round in between: {now.reason}"
+                    status.set_status(run_dir, "failed", reason)
+                    return Outcome(False, reason)
+                log.warn(f"the server crashed ({now.reason}); it goes on from the last checkpoint")
+                anew = True
+        if anew:
+            (run_dir / status.FILE).unlink(missing_ok=True)
+            federation.run_study()
+            begun_by = time.monotonic() + _START_S
+        elif now is None and time.monotonic() > begun_by:
+            raise LaunchError(
+                f"the study did not begin within {_START_S:.0f} s; the logs in {federation.work / 'logs'} tell why"
+            )
+        time.sleep(_LOOK_S)
 
-    def go_on_without() -> None:
-        """A site that is gone costs the study its site, as long as there are enough."""
-        for name in sorted(processes.ended().keys() - known):
-            lost = {process.rpartition("-")[0] for process in processes.ended()}
-            if name == "superlink" or len(set(study.sites.train) - lost) < study.sites.quorum:
-                processes.require_alive()
-            known.add(name)
-            log.warn(f"{name} has ended; the study goes on without it. {processes.tail(name)}")
 
-    processes.wait_until(lambda: status.read_status(run_dir) is not None, "the study did not begin", _START_S)
-    processes.wait_until(ended, "the study did not end", float("inf"), go_on_without)
-    show()
-    last = status.read_status(run_dir)
-    if last is None:
-        raise LaunchError(f"{run_dir} was removed while the study ran; run it again")
-    final = last.or_died()
-    return Outcome(final.status == "finished", final.reason)
+@dataclass
+class _Crashes:
+    """Counts crashes of the server since it last finished a round."""
+
+    run_dir: Path
+    number: int = 0
+    last: Path | None = None
+
+    def is_hopeless(self) -> bool:
+        """Count one crash; True if there were too many."""
+        latest = checkpoint.latest(self.run_dir)
+        self.number = self.number + 1 if latest == self.last else 1
+        self.last = latest
+        return self.number > MOST_CRASHES
+
+
+@dataclass
+class _Tail:
+    """Copies a log to the terminal, whole lines only, as it grows."""
+
+    path: Path
+    shown: int
+
+    def __call__(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.shown)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.shown += len(whole)
+        sys.stdout.write(whole.decode(errors="replace"))
+        sys.stdout.flush()
 
 
 def _write_server_settings(
@@ -239,15 +180,6 @@ def _write_server_settings(
     }
     write_atomically(settings, to_yaml(values))
     return settings
-
-
-def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
-    flwr_home.mkdir(parents=True, exist_ok=True)
-    (flwr_home / "config.toml").write_text(
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-        f'address = "127.0.0.1:{control_port}"\nroot-certificates = "{ca.resolve()}"\n',
-        encoding="utf-8",
-    )
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class Processes:
     env: Mapping[str, str]
     scratch: tuple[Path, ...] = ()
     """Folders that the watchdog removes if this process cannot."""
+    _started: dict[str, Command] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
@@ -73,8 +74,25 @@ class Processes:
     def start(self, name: str, command: Command) -> None:
         """Start `command`; its output goes to logs/NAME.log."""
         self.logs.mkdir(parents=True, exist_ok=True)
+        self._started[name] = command
         with (self.logs / f"{name}.log").open("ab") as output:
-            self._running[name] = self._spawn(command, stdout=output, stderr=subprocess.STDOUT)
+            self._running[name] = self._spawn(command, stdout=output, stderr=subprocess.STDOUT, name=name)
+
+    def restart(self, name: str) -> None:
+        """Start a process that has ended anew, and end whatever it left behind."""
+        self.end_family(name)
+        self.start(name, self._started[name])
+
+    def end(self, name: str) -> None:
+        """End one process by force, to start it anew."""
+        process = self._running[name]
+        process.kill()
+        process.wait()
+
+    def end_family(self, name: str) -> None:
+        """End the children of a process that has ended."""
+        assert self._running[name].poll() is not None, f"{name} is still running"
+        watchdog.end_family(self._mark, name)
 
     def run(self, command: Command, deadline_s: float) -> str:
         """Run a command to its end; returns what it printed. Raises LaunchError."""
@@ -151,13 +169,15 @@ class Processes:
         self._commands.clear()
         self._dismiss()
 
-    def _spawn(self, command: Command, stdout: Output, stderr: Output) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, command: Command, stdout: Output, stderr: Output, name: str = "command"
+    ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env={**self.env, watchdog.MARK: self._mark},
+            env={**self.env, watchdog.MARK: self._mark, watchdog.OWNER: f"{self._mark}/{name}"},
             start_new_session=True,
         )
         if self._watchdog is None:

@@ -1,14 +1,14 @@
 """`status.json`: how a study stands, for whoever started it.
 
 The log tells the story; this file tells the end of it. It carries the process that runs the
-study, so a server that died without a word is noticed and never waited for.
+study, so a server that died without a word is noticed and started again.
 """
 
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from common.settings import Frozen
 from common.weights import write_atomically
@@ -16,10 +16,14 @@ from common.weights import write_atomically
 FILE = "status.json"
 
 
+Stage: TypeAlias = Literal["running", "crashed", "failed", "finished"]
+"""`crashed`: something that nobody foresaw; the study can go on from its last checkpoint."""
+
+
 class Status(Frozen):
     """How a study stands."""
 
-    status: Literal["running", "failed", "finished"]
+    status: Stage
     reason: str
     since: datetime
     pid: int
@@ -28,17 +32,17 @@ class Status(Frozen):
     @property
     def is_over(self) -> bool:
         """True if nothing more will happen."""
-        return self.status != "running"
+        return self.status in ("failed", "finished")
 
     def or_died(self) -> "Status":
-        """This status, or `failed` if it says `running` and its process is gone."""
-        if self.is_over or _is_alive(self.pid):
+        """This status, or `crashed` if it says `running` and its process is gone."""
+        if self.status != "running" or _is_alive(self.pid):
             return self
         reason = "the server's process ended without a word; federation/logs/superlink.log may tell why"
-        return self.model_copy(update={"status": "failed", "reason": reason})
+        return self.model_copy(update={"status": "crashed", "reason": reason})
 
 
-def set_status(run_dir: Path, status: Literal["running", "failed", "finished"], reason: str) -> None:
+def set_status(run_dir: Path, status: Stage, reason: str) -> None:
     """Replace the status. Raises StorageError."""
     now = Status(status=status, reason=reason, since=datetime.now(UTC), pid=os.getpid())
     write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
@@ -51,6 +55,13 @@ def read_status(run_dir: Path) -> Status | None:
 
 
 def _is_alive(pid: int) -> bool:
+    try:
+        # A dead process that its parent has not asked after, as Flower's does not, still has a number.
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        if state.split()[0] in ("Z", "X"):
+            return False
+    except OSError:
+        pass  # no such process, or no /proc to ask
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -22,15 +22,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MARK = "CONSILIUM_LAUNCH"
+OWNER = "CONSILIUM_PROCESS"
+"""Carries, after MARK's value and a slash, the name of the process that this one belongs to."""
 GRACE_S = 5.0
 
 _LOOK_S = 0.05
 _PROC = Path("/proc")
 
 
-def marked(mark: str) -> list[int]:
+def marked(mark: str, variable: str = MARK) -> list[int]:
     """Processes of this user that carry `mark`; zombies do not count."""
-    entry = f"{MARK}={mark}".encode()
+    entry = f"{variable}={mark}".encode()
     found = []
     for folder in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
@@ -49,6 +51,15 @@ def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
     _signal(mark, known, signal.SIGKILL)
     until = time.monotonic() + GRACE_S
     while time.monotonic() < until and (left := marked(mark)):  # born between the look and the blow
+        for process in left:
+            _kill(os.kill, process, signal.SIGKILL)
+        time.sleep(_LOOK_S)
+
+
+def end_family(mark: str, name: str) -> None:
+    """End, by force, whatever the process `name` of a launch started and left behind."""
+    until = time.monotonic() + GRACE_S
+    while time.monotonic() < until and (left := marked(f"{mark}/{name}", OWNER)):
         for process in left:
             _kill(os.kill, process, signal.SIGKILL)
         time.sleep(_LOOK_S)

@@ -1,16 +1,21 @@
 """A local federation before its first process: ports, folders, names."""
 
 import logging
+import os
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from common.config import StudyConfig
 from common.errors import LaunchError
-from server import bundle, local
+from server import bundle, local, status
+from server.federation import LocalFederation
 from server.local import LocalSite, run_local
 from server.processes import Processes, claim_port
 
@@ -40,11 +45,11 @@ def started_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The port of each start; nothing is started."""
     ports: list[int] = []
 
-    def start(*arguments: object) -> None:
-        ports.append(arguments[-1])  # type: ignore[arg-type]
+    def start(federation: LocalFederation) -> None:
+        ports.append(federation.fleet_port)
         raise StoppedShort
 
-    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(LocalFederation, "start", start)
     return ports
 
 
@@ -135,13 +140,13 @@ def test_the_folder_of_the_sockets_is_this_users_only_and_goes_with_the_run(
 ) -> None:
     seen: dict[str, Path] = {}
 
-    def start(_study: object, started: dict[str, tuple[Path, Path]], *_: object) -> None:
-        seen.update({name: socket for name, (_, socket) in started.items()})
+    def start(federation: LocalFederation) -> None:
+        seen.update({name: socket for name, (_, socket) in federation.sites.items()})
         folders = {socket.parent for socket in seen.values()}
         assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700]
         raise StoppedShort
 
-    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(LocalFederation, "start", start)
     with pytest.raises(StoppedShort):
         run_local(make_study(), sites, tmp_path / "run", port=None)
     assert seen.keys() == {"north", "south"}
@@ -156,17 +161,94 @@ def test_sites_with_long_names_that_begin_alike_have_sockets_of_their_own() -> N
         assert longest < 40
 
 
-class Ended(Processes):
-    """Processes of which some have ended."""
+class Scripted:
+    """A federation whose looks, and whose server's status, follow a script."""
 
-    codes: Mapping[str, int]
+    def __init__(self, run_dir: Path, looks: list[Callable[[], bool]], work: Path) -> None:
+        self.run_dir, self.looks, self.work = run_dir, iter(looks), work
+        self.has_superlink = True
+        self.num_runs = 0
 
-    def ended(self) -> dict[str, int]:
-        return dict(self.codes)
+    def look(self) -> bool:
+        return next(self.looks)()
+
+    def run_study(self) -> None:
+        self.num_runs += 1
+
+
+@pytest.fixture
+def say(tmp_path: Path) -> Callable[..., Callable[[], bool]]:
+    """`say("crashed", "why")`: a look during which the server's status becomes this."""
+
+    def make(stage: status.Stage | None, reason: str = "", *, anew: bool = False) -> Callable[[], bool]:
+        def look() -> bool:
+            if stage is not None:
+                status.set_status(tmp_path, stage, reason)
+            return anew
+
+        return look
+
+    return make
+
+
+def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[local.Outcome, int]:
+    federation = Scripted(tmp_path, list(looks), tmp_path)
+    return local._follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
+
+
+def test_a_study_is_followed_until_its_server_says_how_it_ended(tmp_path, say) -> None:
+    outcome, num_runs = followed(tmp_path, say(None), say("running"), say("finished", "3 rounds"))
+    assert (outcome.finished, outcome.reason, num_runs) == (True, "3 rounds", 0)
+
+
+def test_a_server_that_crashed_is_run_again_and_one_that_failed_is_not(tmp_path, say) -> None:
+    outcome, num_runs = followed(
+        tmp_path, say("running"), say("crashed", "a bug"), say("running"), say("failed", "no quorum")
+    )
+    assert (outcome.finished, outcome.reason, num_runs) == (False, "no quorum", 1)
+
+
+def test_a_server_that_crashes_again_and_again_fails_in_the_end(tmp_path, say) -> None:
+    outcome, num_runs = followed(tmp_path, *[say("crashed", "a bug")] * 4)
+    assert not outcome.finished
+    assert outcome.reason == "the server crashed 4 times without a round in between: a bug"
+    assert num_runs == 3
+    last = status.read_status(tmp_path)
+    assert last is not None
+    assert (last.status, last.reason) == ("failed", outcome.reason)
+
+
+def test_crashes_between_which_a_round_was_finished_are_forgiven(tmp_path, say) -> None:
+    (tmp_path / "checkpoints").mkdir()
+
+    def crash_after(number: int) -> Callable[[], bool]:
+        def look() -> bool:
+            (tmp_path / "checkpoints" / f"round-{number:04d}.safetensors").touch()
+            return say("crashed", "a bug")()
+
+        return look
+
+    outcome, num_runs = followed(tmp_path, *[crash_after(n) for n in range(9)], say("finished", "9 rounds"))
+    assert (outcome.finished, num_runs) == (True, 9)
+
+
+def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said_last(tmp_path, say) -> None:
+    outcome, num_runs = followed(
+        tmp_path, say("running"), say("crashed", "no SuperLink", anew=True), say("running"), say("finished")
+    )
+    assert (outcome.finished, num_runs) == (True, 1)
+
+
+@pytest.fixture
+def federation(make_study: MakeStudy, tmp_path: Path) -> LocalFederation:
+    study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",), "required": 1})
+    sites = {name: (tmp_path / f"{name}.yaml", tmp_path / f"{name}.sock") for name in study.sites.all}
+    processes = Processes(tmp_path / "logs", dict(os.environ))
+    return LocalFederation(study, sites, tmp_path, processes, 9092, lambda _: tmp_path / "server.yaml")
 
 
 @pytest.mark.parametrize(
-    ("ended", "fatal"),
+    ("lost", "fatal"),
     [
         (["north-trainer"], False),
         (["north-trainer", "north-gateway"], False),
@@ -176,24 +258,37 @@ class Ended(Processes):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_study_goes_on_without_a_site_as_long_as_there_are_enough(
-    make_study: MakeStudy, tmp_path: Path, ended: list[str], fatal: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_study_goes_on_without_what_was_given_up_as_long_as_there_are_enough(
+    federation: LocalFederation, lost: list[str], fatal: bool
 ) -> None:
-    study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",), "required": 1})
-    processes = Ended(tmp_path / "logs", {})
-    processes.codes = dict.fromkeys(ended, -9)
-    monkeypatch.setattr("server.processes.time.sleep", lambda _: None)
-    looks = iter([None] * 3)
+    for name in lost:
+        federation._supervision._given_up.add(name)
+    if fatal:
+        with pytest.raises(LaunchError, match=f"{lost[-1]} ended 11 times and is given up"):
+            federation._require_quorum(lost[-1])
+    else:
+        federation._require_quorum(lost[-1])
 
-    def wait_until(ready: Callable[[], bool], what: str, _s: float, check: Callable[[], None] | None = None):
-        if check is not None:
-            for _ in looks:
-                check()
-            raise StoppedShort
 
-    monkeypatch.setattr(processes, "wait_until", wait_until)
-    with pytest.raises(LaunchError if fatal else StoppedShort):
-        local._follow(study, tmp_path, processes, 0)
+def test_a_trainer_that_dies_is_started_again_and_named(
+    federation: LocalFederation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("server.federation.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    federation.processes.start("north-trainer", sleeper)
+    try:
+        federation.processes.end("north-trainer")
+        assert federation.look() is False
+        assert (
+            "north-trainer was ended by SIGKILL; starting it again in 1 s (restart 1 of at most 10)"
+            in caplog.text
+        )
+        clock[0] += 1
+        assert federation.look() is False
+        assert federation.processes.ended() == {}
+    finally:
+        federation.processes.stop()
 
 
 def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:

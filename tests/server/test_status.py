@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ def test_a_status_is_read_as_it_was_set(tmp_path: Path) -> None:
     assert (status.status, status.reason, status.is_over) == ("finished", "3 rounds", True)
 
 
-def test_a_running_study_whose_process_is_gone_has_failed(tmp_path: Path) -> None:
+def test_a_running_study_whose_process_is_gone_has_crashed(tmp_path: Path) -> None:
     set_status(tmp_path, "running", "study tiny")
     running = read_status(tmp_path)
     assert running is not None
@@ -27,10 +28,22 @@ def test_a_running_study_whose_process_is_gone_has_failed(tmp_path: Path) -> Non
     (tmp_path / FILE).write_text(running.model_copy(update={"pid": ended.pid}).model_dump_json())
     gone = read_status(tmp_path)
     assert gone is not None
-    assert gone.or_died().status == "failed"
+    assert gone.or_died().status == "crashed"
     assert "without a word" in gone.or_died().reason
+    assert not gone.or_died().is_over
 
 
 def test_a_finished_study_stays_finished_when_its_process_is_gone() -> None:
     over = Status.model_validate({"status": "finished", "reason": "", "since": 0, "pid": 2**22 + 1})
     assert over.or_died() == over
+
+
+def test_a_process_that_nobody_asked_after_is_dead_all_the_same(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    running = read_status(tmp_path)
+    assert running is not None
+    with subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout is not None
+        ended.stdout.read()  # it is over when its output is, and a zombie until it is waited for
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert running.model_copy(update={"pid": ended.pid}).or_died().status == "crashed"

@@ -1,0 +1,204 @@
+"""The processes of a federation on this machine, and how each comes back.
+
+A trainer or a gateway that dies is simply started again: the trainer answers a plan by its id,
+and a gateway that forgot one gets it again. The SuperLink takes the ServerApp with it, so after
+its return the study is run anew, which goes on from the last checkpoint. Enrolled keys are in
+the SuperLink's database; if that is gone they are enrolled again.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import log
+from common.config import StudyConfig
+from common.errors import LaunchError
+from server import bundle, provision
+from server.processes import Processes, accepts_connections, flower_command, free_ports
+from server.supervision import MOST, Ended, Supervision, sites_of
+
+CONNECTION = "consilium"
+SUPERLINK = "superlink"
+
+_START_S = 90.0
+_TRAINER_START_S = 180.0  # importing torch on a busy, cold disk
+
+WriteSettings = Callable[[Mapping[str, int]], Path]
+"""Writes server.yaml for these Flower nodes by site; returns it."""
+
+
+@dataclass
+class LocalFederation:
+    """A server and its sites, each under supervision."""
+
+    study: StudyConfig
+    sites: Mapping[str, tuple[Path, Path]]
+    """Settings and socket by name, of those that are started."""
+    work: Path
+    processes: Processes
+    fleet_port: int
+    write_settings: WriteSettings
+    _supervision: Supervision = field(default_factory=Supervision)
+    _public_keys: dict[str, Path] = field(default_factory=dict)
+    _control_port: int = 0
+    _settings: Path = Path()
+
+    # --- the first start -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the server and the sites, and run the study. Raises LaunchError."""
+        identity = provision.make_server_identity(self.work / "keys", ["localhost", "127.0.0.1"])
+        keys = {name: provision.make_site_key(self.work / "keys", name) for name in self.study.sites.all}
+        self._public_keys = {name: key.public for name, key in keys.items()}
+        self._control_port, *gateway_ports = free_ports(1 + len(self.sites))
+        _write_connection(Path(self.processes.env["FLWR_HOME"]), self._control_port, identity.ca)
+
+        log.event(f"starting the server on port {self.fleet_port} and {len(self.sites)} trainers")
+        self.processes.start(
+            SUPERLINK,
+            [
+                flower_command("flower-superlink"),
+                "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
+                "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
+                "--disable-runtime-dependency-installation", "--database", self._database,
+                "--host", "127.0.0.1", "--port", str(self._control_port),
+                "--fleet-api-address", f"127.0.0.1:{self.fleet_port}",
+            ],
+        )  # fmt: skip
+        for name, (settings, socket) in self.sites.items():
+            self.processes.start(
+                f"{name}-trainer",
+                [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket],
+            )
+        self._wait_for_superlink()
+        self._enrol()
+        for (name, (_, socket)), port in zip(self.sites.items(), gateway_ports, strict=True):
+            self.processes.start(
+                f"{name}-gateway",
+                [
+                    flower_command("flower-supernode"),
+                    "--root-certificates", identity.ca, "--superlink", f"localhost:{self.fleet_port}",
+                    "--auth-supernode-private-key", keys[name].private,
+                    "--node-config", f'site="{name}" trainer="{socket}"',
+                    "--host", "127.0.0.1", "--port", str(port),
+                ],
+            )  # fmt: skip
+        self.processes.wait_until(
+            lambda: all(socket.exists() for _, socket in self.sites.values()),
+            "not every trainer opened its socket",
+            _TRAINER_START_S,
+        )
+        self.run_study()
+
+    def run_study(self) -> None:
+        """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError."""
+        self.processes.run(
+            [
+                flower_command("flwr"), "run", str(bundle.stage(self.work / "app")), CONNECTION,
+                "--run-config", f'server="{self._settings.resolve()}"',
+            ],
+            deadline_s=_START_S,
+        )  # fmt: skip
+
+    @property
+    def _database(self) -> Path:
+        return self.work / "superlink.db"
+
+    def _wait_for_superlink(self) -> None:
+        self.processes.wait_until(
+            lambda: accepts_connections(self._control_port) and accepts_connections(self.fleet_port),
+            "the server did not start",
+            _START_S,
+            self._require_superlink,
+        )
+
+    def _require_superlink(self) -> None:
+        if SUPERLINK in self.processes.ended():
+            raise LaunchError(f"the SuperLink did not start. {self.processes.tail(SUPERLINK)}")
+
+    def _enrol(self) -> None:
+        """Tell the SuperLink the sites' keys, and the server which Flower node each now stands for."""
+        flwr = flower_command("flwr")
+        commands: list[list[str | Path]] = [
+            [flwr, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
+            for site, key in self._public_keys.items()
+        ]
+        answers = self.processes.run_all(
+            commands, _START_S
+        )  # side by side: each spends seconds on its imports
+        nodes = {
+            site: _node_id(site, answer) for site, answer in zip(self._public_keys, answers, strict=True)
+        }
+        self._settings = self.write_settings(nodes)
+
+    # --- coming back ---------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """Start what has ended again, when it is time. True if the study has to be run anew.
+
+        Raises LaunchError if what was given up cannot be done without.
+        """
+        now = time.monotonic()
+        for ended in self._supervision.see(self.processes.ended(), now):
+            self._say(ended)
+            if ended.name == SUPERLINK:
+                self.processes.end_family(SUPERLINK)  # a ServerApp without its SuperLink waits for nothing
+            if ended.is_final:
+                self._require_quorum(ended.name)
+        run_anew = False
+        for name in self._supervision.due(now):
+            has_database = self._database.exists()
+            self.processes.restart(name)
+            if name == SUPERLINK:
+                self._wait_for_superlink()
+                if not has_database:
+                    self._enrol_anew()
+                run_anew = True
+        return run_anew
+
+    @property
+    def has_superlink(self) -> bool:
+        """True while the SuperLink runs."""
+        return SUPERLINK not in self.processes.ended()
+
+    def _enrol_anew(self) -> None:
+        log.warn("the SuperLink's database is gone; the sites' keys are enrolled again")
+        self._enrol()
+        for name in self.sites:  # each believes to be a node that is known no more
+            self.processes.end(f"{name}-gateway")
+            self.processes.restart(f"{name}-gateway")
+
+    def _say(self, ended: Ended) -> None:
+        what = (
+            f"given up after {MOST} restarts; {self.processes.tail(ended.name)}"
+            if ended.is_final
+            else f"starting it again in {ended.pause_s:g} s (restart {ended.number} of at most {MOST})"
+        )
+        log.warn(f"{ended.name} {ended.how}; {what}", process=ended.name)
+
+    def _require_quorum(self, lost: str) -> None:
+        left = set(self.study.sites.train) - sites_of(self._supervision.given_up)
+        if lost == SUPERLINK or len(left) < self.study.sites.quorum:
+            raise LaunchError(
+                f"{lost} ended {MOST + 1} times and is given up; the study cannot go on without. "
+                f"{self.processes.tail(lost)}"
+            )
+
+
+def _node_id(site: str, answer: str) -> int:
+    try:
+        return int(json.loads(answer[answer.index("{") :])["node-id"])
+    except (ValueError, KeyError) as error:
+        raise LaunchError(f"Flower did not enrol the key of {site}: {answer.strip()[:300]}") from error
+
+
+def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
+    flwr_home.mkdir(parents=True, exist_ok=True)
+    (flwr_home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f'address = "127.0.0.1:{control_port}"\nroot-certificates = "{ca.resolve()}"\n',
+        encoding="utf-8",
+    )

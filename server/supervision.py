@@ -1,0 +1,86 @@
+"""Which process is started again, when, and when it is not worth it any more.
+
+A process that dies once had bad luck; one that dies again and again has a reason, and to start
+it for ever would hide it. So every process may be started anew a few times within a while, each
+time after a longer pause. What it dies of is for its own log; here every end is one line.
+"""
+
+import signal
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+MOST, WINDOW_S = 10, 600.0
+"""Restarts of one process within a window; one more, and it is given up."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
+"""A gateway that was killed is refused by the SuperLink for up to 60 s, until its old self counts as gone."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process ended; it will be started again unless it is given up."""
+
+    name: str
+    how: str
+    pause_s: float
+    """Until it is started again."""
+    number: int
+    """Of this restart within the window; MOST + 1 if it is given up."""
+
+    @property
+    def is_final(self) -> bool:
+        """True if it will not be started again."""
+        return self.number > MOST
+
+
+@dataclass
+class Supervision:
+    """What is known of the ends of processes. Reads no clock: the caller says what time it is."""
+
+    _ends: dict[str, deque[float]] = field(default_factory=dict)
+    _due: dict[str, float] = field(default_factory=dict)
+    _given_up: set[str] = field(default_factory=set)
+
+    def see(self, codes: Mapping[str, int], now: float) -> list[Ended]:
+        """What is new about the processes that have ended, by exit code."""
+        news = []
+        for name in sorted(codes.keys() - self._due.keys() - self._given_up):
+            ends = self._ends.setdefault(name, deque())
+            while ends and now - ends[0] > WINDOW_S:
+                ends.popleft()
+            ends.append(now)
+            pause_s = min(FIRST_PAUSE_S * 2 ** (len(ends) - 1), LONGEST_PAUSE_S)
+            ended = Ended(name, how(codes[name]), pause_s, len(ends))
+            if ended.is_final:
+                self._given_up.add(name)
+            else:
+                self._due[name] = now + pause_s
+            news.append(ended)
+        return news
+
+    def due(self, now: float) -> list[str]:
+        """Processes to be started now; each is named once."""
+        ready = sorted(name for name, at in self._due.items() if at <= now)
+        for name in ready:
+            del self._due[name]
+        return ready
+
+    @property
+    def given_up(self) -> frozenset[str]:
+        """Processes that are not started any more."""
+        return frozenset(self._given_up)
+
+
+def how(code: int) -> str:
+    """An exit code as a person says it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def sites_of(names: Iterable[str]) -> set[str]:
+    """The sites whose trainer or gateway is among these processes."""
+    return {name.rpartition("-")[0] for name in names} - {""}
