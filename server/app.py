@@ -18,15 +18,18 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import load_file
-from server import checkpoint, enrolment, report, scores, selection, wishes
+from server import checkpoint, enrolment, lock, report, scores, selection, wishes
 from server.config import ServerConfig
 from server.gather import Fleet
 from server.rounds import run_rounds
 from server.sites import Sites
 from server.state import RoundState
-from server.status import set_status
+from server.status import set_progress, set_status
 
 app = ServerApp()
+
+OLD_SELF_S = 20.0
+"""For a server that was given up to end, before its successor begins."""
 
 
 @app.main()
@@ -40,6 +43,12 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
     """Run one study to its end. Raises ConsiliumError, and status.json then says `failed`."""
     run_dir = config.run_dir
     log.start(config.log, run_dir / "server.log")
+    with lock.held(run_dir / "server.lock", "a study's server", wait_s=OLD_SELF_S):
+        _conduct_alone(config, sites)
+
+
+def _conduct_alone(config: ServerConfig, sites: Sites) -> None:
+    run_dir = config.run_dir
     try:
         study = load_settings(config.study, StudyConfig, "study")
         set_status(run_dir, "running", f"study {study.name}")
@@ -66,7 +75,8 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
     readmit = partial(wishes.take_readmitted, config.run_dir)
-    for state in run_rounds(study, sites, cohort, start, readmit=readmit):
+    tell = partial(set_progress, config.run_dir)
+    for state in run_rounds(study, sites, cohort, start, readmit=readmit, tell=tell):
         log.event(scores.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)

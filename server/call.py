@@ -7,9 +7,10 @@ What has been admitted stays, so a repetition costs the others nothing.
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from common import log, wire
 from common.config import StudyConfig
@@ -19,14 +20,26 @@ from common.weights import digest, num_bytes
 from server import absence, admission, aggregation, lateness, standing
 from server.aggregation import AdmittedUpdate
 from server.enrolment import Cohort
-from server.sites import Deadline, Reply, Sites
+from server.sites import OURS, Deadline, Reply, Sites
 from server.state import RoundState, SiteRound
+from server.status import Asked, Progress
+
+Tell: TypeAlias = Callable[[Progress], None]
+"""Is told how far a round has come, whenever that changes."""
 
 
 class Call:
     """What is known of round `state.round + 1` so far."""
 
-    def __init__(self, study: StudyConfig, cohort: Cohort, state: RoundState, *, train: bool) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        cohort: Cohort,
+        state: RoundState,
+        *,
+        train: bool,
+        tell: Tell = lambda _: None,
+    ) -> None:
         self._study, self._cohort, self._before, self._train = study, cohort, state, train
         self.number = state.round + 1
         self.attempts = 0
@@ -40,6 +53,7 @@ class Call:
         self._mib_down = num_bytes(state.weights) / 2**20
         self._aside = standing.set_aside(state.refusals, study.admission.set_aside_after)
         self._plans = _plans(study, cohort, state, self._aside, train=train)
+        self._tell, self._since, self._deadline_s = tell, datetime.now(UTC), 0.0
         self._norms: dict[str, float] = {}
         self._scores: dict[str, Score] = {}
         self._rows: dict[str, SiteRound] = {}
@@ -64,6 +78,8 @@ class Call:
             else f"closing: the final weights go to {', '.join(plans)} to be scored",
             round=self.number,
         )
+        self._since, self._deadline_s = datetime.now(UTC), full_s
+        self._tell_progress()
         quorum_after_s = None
         for reply in sites.ask(plans, deadline):
             self._take(reply)
@@ -112,7 +128,25 @@ class Call:
 
     def _enter(self, row: SiteRound) -> None:
         self._rows[row.site] = row
+        self._tell_progress()
         _say(self.number, row, self._scores.get(row.site))
+
+    def _tell_progress(self) -> None:
+        sites = {site: Asked(outcome="awaited") for site in self._plans}
+        for row in self._rows.values():
+            after_s = row.answered_after_s if row.outcome not in ("missing", "set_aside") else None
+            sites[row.site] = Asked(outcome=row.outcome, after_s=after_s, reason=row.reason)
+        self._tell(
+            Progress(
+                round=self.number,
+                rounds=self._study.rounds,
+                closing=not self._train,
+                attempt=self.attempts,
+                since=self._since,
+                deadline_s=self._deadline_s,
+                sites={site: sites[site] for site in sorted(sites)},
+            )
+        )
 
     def _say_uncounted(self, site: str) -> None:
         """An answer that nobody asked for; that it came is kept in the row of the one that counts."""
@@ -203,7 +237,8 @@ def _read(
     """What one reply is worth. Raises UpdateRejected."""
     match reply.answer:
         case wire.Failure() as failure:
-            reason = f"{failure.told} ({failure.error}, case {failure.case} in its log)"
+            log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
+            reason = f"{failure.told} ({failure.error}{log_of_site})"
             return None, None, replace(row, outcome="failed", reason=_printable(reason))
         case wire.Enrolment():
             raise UpdateRejected(f"found an answer of kind enrolment, expected one to round {plan.round}")

@@ -156,6 +156,13 @@ def latest(run_dir: Path) -> Path | None:
     return run_dir / _FOLDER / f"round-{rounds[-1]:04d}.safetensors" if rounds else None
 
 
+def number_of(path: Path) -> int:
+    """The round of a checkpoint, by its name."""
+    name = _NAME.fullmatch(path.name)
+    assert name is not None, f"{path} is none of ours"
+    return int(name[1])
+
+
 def save_weights(path: Path, state: RoundState, study: StudyConfig) -> Path:
     """Write the plain weights, under the encoder's own names, with what is needed to use them.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import log
 from common.errors import ConsiliumError
-from server import experiments, simulation
+from server import experiments, overview, simulation, wishes
 from server.processes import Interrupted, interruptible
 
 
@@ -87,6 +87,24 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants, not all")
     compare.set_defaults(run=_compare)
 
+    status = commands.add_parser(
+        "status",
+        help="say what is going on in a run",
+        description="Study, round, who has answered, who is late by how much, bytes, memory, last checkpoint; "
+        "with `consilium-server --json status` as JSON. Exit code 1 if the study failed or its server is gone.",
+    )
+    status.add_argument("run_dir", type=Path, metavar="RUN")
+    status.set_defaults(run=_status)
+
+    readmit = commands.add_parser(
+        "readmit",
+        help="let a site that was set aside take part again",
+        description="From the next round on; a study that is running need not be stopped.",
+    )
+    readmit.add_argument("run_dir", type=Path, metavar="RUN")
+    readmit.add_argument("site", metavar="SITE")
+    readmit.set_defaults(run=_readmit)
+
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run_dir", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
@@ -115,6 +133,18 @@ def _resume(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     done = experiments.run_grid(options.grid, options.sites, options.runs, tuple(options.only))
     return 0 if done else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    now = overview.look(options.run_dir)
+    print(now.model_dump_json(indent=1) if options.json else overview.text(now))
+    return 1 if now.stage in ("failed", "crashed") else 0
+
+
+def _readmit(options: argparse.Namespace) -> int:
+    wishes.ask_to_readmit(options.run_dir, options.site)
+    print(f"{options.site} gets a plan again in the next round of {options.run_dir.name}")
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

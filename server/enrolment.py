@@ -15,7 +15,7 @@ from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.weights import Array, Arrays, digest, first_difference, mismatch
-from server.sites import Deadline, Sites
+from server.sites import OURS, Deadline, Sites
 
 _LOOK_S, _REMIND_S = 0.5, 15.0
 
@@ -141,7 +141,8 @@ def _ask(
                     test_counts=list(map(str, enrolment.test_counts)),
                 )
             case wire.Failure() as failure:
-                refused[reply.site] = f"{failure.error}: {failure.told} (case {failure.case} in its log)"
+                log_of_site = "" if failure.case == OURS else f" (case {failure.case} in its log)"
+                refused[reply.site] = f"{failure.error}: {failure.told}{log_of_site}"
             case wire.RoundAnswer():
                 refused[reply.site] = "message: it answered another question"
     for site in set(asked) - found.keys() - refused.keys():

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from common import log, wire
 from common.errors import WireError
-from server.sites import Deadline, Reply
+from server.sites import OURS, Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Between two looks for answers. Each look costs the SuperLink CPU that on a small machine the
@@ -23,6 +23,8 @@ trainers lack, so the pause grows with the wait: an answer is seen at most 5 % l
 LATE_S = 60.0
 """So long after a deadline an answer still arrives, to be named late. Not longer: until then a plan may
 also still reach a site that comes back, which then works for nothing."""
+_NODE_UNAVAILABLE = 5
+"""Flower's code for a site that stopped to show that it is there; it takes Flower up to 60 s to notice."""
 ONLINE_S = 10.0
 """Between two looks at who is connected."""
 PROBE_S = 20.0
@@ -192,7 +194,9 @@ def _without_arrays(plan: wire.Plan) -> wire.Plan:
 def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
     """What the site said; whatever is not an answer becomes a Failure of that site."""
     if message.has_error():
-        return _failure(plan, "unreachable", f"Flower reports error {message.error.code} for this site")
+        lost = message.error.code == _NODE_UNAVAILABLE
+        said = "its gateway has lost the connection" if lost else "the plan did not get through"
+        return _failure(plan, "unreachable", f"{said} (error {message.error.code} of Flower)")
     try:
         answer = wire.from_records(message.content)
     except WireError as error:
@@ -205,4 +209,4 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
 
 
 def _failure(plan: wire.Plan, error: wire.ErrorKind, advice: str) -> wire.Failure:
-    return wire.Failure(plan_id=plan.plan_id, site=plan.site, error=error, case="server", advice=advice)
+    return wire.Failure(plan_id=plan.plan_id, site=plan.site, error=error, case=OURS, advice=advice)

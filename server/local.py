@@ -25,6 +25,7 @@ from common.settings import to_yaml
 from common.weights import write_atomically
 from server import checkpoint, status
 from server.federation import LocalFederation
+from server.lock import held
 from server.processes import Processes, claim_port, free_ports, port_is_taken
 
 FLEET_PORT = 9092
@@ -78,6 +79,7 @@ def run_local(
         raise LaunchError(f"{', '.join(strange)} cannot be left out: the study does not name it")
     work = run_dir / "federation"
     with (
+        held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
         _claimed_port(port) as fleet_port,
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
         _started(work, sockets) as processes,

@@ -17,7 +17,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from server import absence, optimizer, selection, standing
-from server.call import Call
+from server.call import Call, Tell
 from server.enrolment import Cohort
 from server.sites import Sites
 from server.state import RoundState
@@ -35,23 +35,26 @@ def run_rounds(
     start: RoundState,
     *,
     readmit: Callable[[], Collection[str]] = nobody,
+    tell: Tell = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[RoundState]:
     """States after round start.round+1, ..., study.rounds, then the closing evaluation.
 
     Ends earlier if the study's selection has no more patience. The closing state carries the
     weights of the last round, their scores, and a round of one more. `readmit` is asked before
-    every round which sites the operator lets back in. Raises QuorumNotMet; every state yielded
-    before is whole.
+    every round which sites the operator lets back in; `tell` is told how far a round has come.
+    Raises QuorumNotMet; every state yielded before is whole.
     """
     state = start
     while state.round < study.rounds and not stops_early(study, state):
-        after, call = _hear(study, sites, cohort, _readmitted(state, readmit()), train=True, pause=pause)
+        after, call = _hear(
+            study, sites, cohort, _readmitted(state, readmit()), train=True, tell=tell, pause=pause
+        )
         delta = call.tally.result(without=call.left_out)
         weights, slots = optimizer.step(study.algorithm, state.weights, delta, state.layout, state.optimizer)
         state = replace(selection.judged(study, after), weights=weights, optimizer=slots)
         yield state
-    after, _ = _hear(study, sites, cohort, state, train=False, pause=pause)
+    after, _ = _hear(study, sites, cohort, state, train=False, tell=tell, pause=pause)
     yield selection.judged(study, replace(after, closing=True))
 
 
@@ -73,13 +76,14 @@ def _hear(
     state: RoundState,
     *,
     train: bool,
+    tell: Tell,
     pause: Callable[[float], None],
 ) -> tuple[RoundState, Call]:
     """The next state, but for weights and optimizer, and the call that led to it.
 
     Repeated without a quorum as often as the study allows. Raises QuorumNotMet.
     """
-    call = Call(study, cohort, state, train=train)
+    call = Call(study, cohort, state, train=train, tell=tell)
     while True:
         call.ask(sites)
         after = call.after

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from common import wire
 
+OURS = "server"
+"""The case of a failure that the server itself noticed: no log of a site has its story."""
+
 
 @dataclass(frozen=True)
 class Reply:

@@ -1,6 +1,6 @@
-"""`status.json`: how a study stands, for whoever started it.
+"""`status.json`: how a study stands, for whoever started it or looks in.
 
-The log tells the story; this file tells the end of it. It carries the process that runs the
+The log tells the story; this file tells where it has got to. It carries the process that runs the
 study, so a server that died without a word is noticed and started again.
 """
 
@@ -20,6 +20,29 @@ Stage: TypeAlias = Literal["running", "crashed", "failed", "finished"]
 """`crashed`: something that nobody foresaw; the study can go on from its last checkpoint."""
 
 
+class Asked(Frozen):
+    """What one site has done in the round that is going on."""
+
+    outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside"]
+    after_s: float | None = None
+    """In which it answered."""
+    reason: str = ""
+
+
+class Progress(Frozen):
+    """The round that is going on."""
+
+    round: int
+    rounds: int
+    closing: bool
+    attempt: int
+    since: datetime
+    """When its plans went out."""
+    deadline_s: float
+    """After which nobody is waited for."""
+    sites: dict[str, Asked]
+
+
 class Status(Frozen):
     """How a study stands."""
 
@@ -28,6 +51,8 @@ class Status(Frozen):
     since: datetime
     pid: int
     """Process of the ServerApp on the server's machine."""
+    progress: Progress | None = None
+    """None before the first round."""
 
     @property
     def is_over(self) -> bool:
@@ -43,9 +68,19 @@ class Status(Frozen):
 
 
 def set_status(run_dir: Path, status: Stage, reason: str) -> None:
-    """Replace the status. Raises StorageError."""
-    now = Status(status=status, reason=reason, since=datetime.now(UTC), pid=os.getpid())
+    """Replace the status; how far the study had come stays. Raises StorageError."""
+    before = read_status(run_dir)
+    progress = before.progress if before is not None else None
+    now = Status(status=status, reason=reason, since=datetime.now(UTC), pid=os.getpid(), progress=progress)
     write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
+
+
+def set_progress(run_dir: Path, progress: Progress) -> None:
+    """Say how far the round has come. Raises StorageError."""
+    before = read_status(run_dir)
+    if before is not None:
+        now = before.model_copy(update={"progress": progress})
+        write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
 
 
 def read_status(run_dir: Path) -> Status | None:

@@ -310,7 +310,7 @@ def test_a_resumed_study_equals_an_uninterrupted_one(
     whole = conduct_in("whole")
     with pytest.raises(KeyboardInterrupt):
         conduct_in("broken", kill=killed_in)
-    assert json.loads((tmp_path / "broken/status.json").read_text())["status"] == "failed"
+    assert json.loads((tmp_path / "broken/status.json").read_text())["status"] == "crashed"
     resumed = conduct_in("broken")
 
     # Arrays, not files: safetensors writes its metadata in no fixed order.

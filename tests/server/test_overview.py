@@ -1,0 +1,113 @@
+"""What `status` says of a run, from files that a study left or is writing."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from common.errors import ConfigError
+from server import checkpoint, cli, history, overview, watchdog
+from server.status import Asked, Progress, set_progress, set_status
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def running(tmp_path, random_state, study):
+    """A study in its round 3, 40 s after its plans went out; sites usually answer in 3.5 s."""
+    run_dir = tmp_path / "demo"
+    set_status(run_dir, "running", "study demo")
+    for number in (1, 2):
+        history.append_round(run_dir, random_state(number))
+        checkpoint.save(run_dir, random_state(number), study)
+    sites = {
+        "north": Asked(outcome="ok", after_s=12.0),
+        "south": Asked(outcome="awaited"),
+        "west": Asked(outcome="refused", after_s=9.0, reason="its norm is 100"),
+    }
+    set_progress(
+        run_dir,
+        Progress(
+            round=3, rounds=3, closing=False, attempt=2, since=NOW - timedelta(seconds=40), deadline_s=100, sites=sites
+        ),
+    )  # fmt: skip
+    return run_dir
+
+
+def test_it_says_who_has_answered_and_who_is_late_by_how_much(running):
+    lines = overview.text(overview.look(running, NOW), NOW).splitlines()
+    assert lines[1:5] == [
+        "round 3 of 3, attempt 2, for 40 s; the deadline is in 60 s",
+        "  north  answered after 12 s",
+        "  south  awaited, 36 s later than usual",  # 40 - 3.5
+        "  west   refused: its norm is 100",
+    ]
+    # two rounds of four sites, 0.5 MiB each way
+    assert lines[5] == "4.0 MiB sent to sites, 4.0 MiB received, tensors only"
+    assert lines[6] == "last checkpoint: after round 2"
+
+
+def test_a_site_that_never_answered_before_is_awaited_and_nothing_more_is_known(running, random_state):
+    state = random_state(2)
+    rows = tuple(replace(row, outcome="missing") if row.site == "south" else row for row in state.sites)
+    for number in (1, 2):
+        history.append_round(running, replace(state, round=number, sites=rows))
+    assert "  south  awaited" in overview.text(overview.look(running, NOW), NOW).splitlines()
+
+
+def test_before_the_first_round_it_says_what_is_waited_for(tmp_path):
+    set_status(tmp_path, "running", "study demo")
+    told = overview.text(overview.look(tmp_path))
+    assert "before round 1: waiting for sites to connect" in told
+    assert "no checkpoint yet" in told
+
+
+def test_a_run_that_is_over_awaits_nobody(running):
+    set_status(running, "failed", "no quorum")
+    seen = overview.look(running, NOW)
+    assert (seen.stage, seen.reason, seen.round_s, seen.sites["south"].late_s) == (
+        "failed",
+        "no quorum",
+        None,
+        None,
+    )
+
+
+def test_the_command_prints_json_and_its_exit_code_says_whether_the_study_is_well(running, capsys):
+    assert cli.main(["--json", "status", str(running)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["round"], said["sites"]["north"]["after_s"], said["last_checkpoint"]) == (3, 12.0, 2)
+    set_status(running, "failed", "no quorum")
+    assert cli.main(["status", str(running)]) == 1
+    assert "demo: failed, no quorum" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no study has begun there"):
+        overview.look(tmp_path)
+
+
+def test_the_memory_of_the_runs_own_processes_is_told_by_name(running):
+    env = os.environ | {
+        "FLWR_HOME": str((running / "federation" / "flower").resolve()),
+        watchdog.OWNER: "mark/north-trainer",
+    }
+    command, pipe = [sys.executable, "-c", "print(flush=True); input()"], subprocess.PIPE
+    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        memory = overview.look(running).memory_mib
+        process.stdin.write(b"\n")
+    assert list(memory) == ["north-trainer"]
+    assert 1 < memory["north-trainer"] < 200
+
+
+def test_the_command_to_readmit_leaves_a_wish(running, capsys):
+    assert cli.main(["readmit", str(running), "west"]) == 0
+    assert "west gets a plan again in the next round of demo" in capsys.readouterr().out
+    assert [path.name for path in (running / "wishes").iterdir()] == ["readmit-west"]
