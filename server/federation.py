@@ -17,7 +17,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from server import bundle, provision
-from server.processes import Processes, accepts_connections, flower_command, free_ports
+from server.processes import Command, Processes, accepts_connections, flower_command, free_ports
 from server.supervision import MOST, Ended, Supervision, sites_of
 
 CONNECTION = "consilium"
@@ -69,23 +69,12 @@ class LocalFederation:
             ],
         )  # fmt: skip
         for name, (settings, socket) in self.sites.items():
-            self.processes.start(
-                f"{name}-trainer",
-                [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket],
-            )
+            self.processes.start(f"{name}-trainer", self.trainer_command(name, settings, socket))
         self._wait_for_superlink()
         self._enrol()
         for (name, (_, socket)), port in zip(self.sites.items(), gateway_ports, strict=True):
-            self.processes.start(
-                f"{name}-gateway",
-                [
-                    flower_command("flower-supernode"),
-                    "--root-certificates", identity.ca, "--superlink", f"localhost:{self.fleet_port}",
-                    "--auth-supernode-private-key", keys[name].private,
-                    "--node-config", f'site="{name}" trainer="{socket}"',
-                    "--host", "127.0.0.1", "--port", str(port),
-                ],
-            )  # fmt: skip
+            command = self.gateway_command(name, socket, identity.ca, keys[name].private, port)
+            self.processes.start(f"{name}-gateway", command)
         self.processes.wait_until(
             lambda: all(socket.exists() for _, socket in self.sites.values()),
             "not every trainer opened its socket",
@@ -102,6 +91,20 @@ class LocalFederation:
             ],
             deadline_s=_START_S,
         )  # fmt: skip
+
+    def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:  # noqa: ARG002
+        """How the trainer of site `name` is started."""
+        return [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket]
+
+    def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
+        """How the gateway of site `name` is started; `port` is for its own child process."""
+        return [
+            flower_command("flower-supernode"),
+            "--root-certificates", ca, "--superlink", f"localhost:{self.fleet_port}",
+            "--auth-supernode-private-key", key,
+            "--node-config", f'site="{name}" trainer="{socket}"',
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
 
     @property
     def _database(self) -> Path:

@@ -1,0 +1,32 @@
+"""Runs a SuperNode whose clock is wrong.
+
+    python -m benchmarks.faults.bad_clock SECONDS flower-supernode's arguments...
+
+Flower signs every request with the time of day; only that clock is moved, so timers run on.
+"""
+
+import datetime as datetimes
+import sys
+import time
+
+
+def main() -> None:
+    ahead_s = float(sys.argv[1])
+    sys.argv = ["flower-supernode", *sys.argv[2:]]
+    true_time, true_datetime = time.time, datetimes.datetime
+
+    class Wrong(true_datetime):
+        @classmethod
+        def now(cls, tz: datetimes.tzinfo | None = None) -> "Wrong":
+            moved = true_datetime.now(tz) + datetimes.timedelta(seconds=ahead_s)
+            return cls.fromisoformat(moved.isoformat())
+
+    time.time = lambda: true_time() + ahead_s
+    datetimes.datetime = Wrong  # type: ignore[misc]
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`consilium-server`, but some of what it starts is bad.
+
+    python -m benchmarks.faults.launch PLAN.json simulate STUDY.yaml ...
+
+PLAN names by site a script for a bad trainer, a bad clock or a bad link, and whether the server's
+certificate has expired. Everything else is the product's own launcher.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from common.settings import Frozen
+from server import cli, federation, local, provision
+from server.processes import Command, free_ports
+
+
+class Link(Frozen):
+    """A line of `mbit` per second and `delay_ms` each way."""
+
+    mbit: float = 1000.0
+    delay_ms: float = 0.0
+
+
+class Plan(Frozen):
+    """Who is bad."""
+
+    trainers: dict[str, str] = {}  # noqa: RUF012  (pydantic copies it)
+    """Script by site."""
+    clocks: dict[str, float] = {}  # noqa: RUF012
+    """Seconds ahead by site."""
+    links: dict[str, Link] = {}  # noqa: RUF012
+    expired: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    plan = Plan.model_validate_json(Path(arguments[0]).read_text())
+
+    class Faulty(federation.LocalFederation):
+        def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:
+            if name not in plan.trainers:
+                return super().trainer_command(name, settings, socket)
+            return [
+                sys.executable, "-m", "benchmarks.faults.bad_trainer", settings, socket, plan.trainers[name]
+            ]  # fmt: skip
+
+        def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
+            command = list(super().gateway_command(name, socket, ca, key, port))
+            if name in plan.links:
+                (listen,) = free_ports(1)
+                line = plan.links[name]
+                self.processes.start(
+                    f"{name}-link",
+                    [
+                        sys.executable, "-m", "benchmarks.faults.bad_link",
+                        str(listen), str(self.fleet_port), str(line.mbit), str(line.delay_ms),
+                    ],
+                )  # fmt: skip
+                command[command.index(f"localhost:{self.fleet_port}")] = f"localhost:{listen}"
+            if name in plan.clocks:
+                clock = [sys.executable, "-m", "benchmarks.faults.bad_clock", str(plan.clocks[name])]
+                command[:1] = clock
+            return command
+
+    local.LocalFederation = Faulty  # type: ignore[misc]
+    if plan.expired:
+        # A minute and a half, from five minutes ago: certificates begin a little early.
+        provision.make_server_identity = partial(provision.make_server_identity, valid_days=0.001)  # type: ignore[arg-type]
+    return cli.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,371 @@
+"""The studies in which things go wrong, and what was seen each time.
+
+Every function runs real processes, looks at what the server said and how the study ended, and
+returns one row a fault. `as_expected` is false where the server did not say what it should.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.answers import BAD
+from benchmarks.faults.bad_trainer import LATE, MEMORY, NONSENSE, REPLAY, SILENT
+from benchmarks.faults.launch import Link, Plan
+from benchmarks.faults.world import Launch, World, soon
+
+THREE = {"train": ["east", "north", "south"], "required": 2}
+NOT_KEPT = "the round in flight"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One fault, as it was seen from outside."""
+
+    fault: str
+    done: str
+    said: str
+    after_s: float | None
+    """From the fault to the line; None where the line names no moment of its own."""
+    ended: str
+    lost: str
+    as_expected: bool = True
+
+
+# --- what a site says ------------------------------------------------------------------------
+
+TOLD: dict[str, tuple[str, str, str]] = {
+    NONSENSE: ("bytes that are no message", "not a Consilium message|could not pass on a message", "failed"),
+    REPLAY: (
+        "its answer to the round before, once more",
+        "repeats an answer of round|it answers plan",
+        "refused",
+    ),
+    MEMORY: ("torch.OutOfMemoryError in the middle of training", r"\(memory, case", "failed"),
+    LATE: ("answers 16 s later than it could", "missing after|a late answer", "missing"),
+}
+
+
+def bad_answers(world: World) -> list[Seen]:
+    """One study, one bad site of three, another fault in every round."""
+    faults = [*BAD, NONSENSE, REPLAY, MEMORY, LATE]
+    honest_after_late = len(faults) + 1
+    rounds = dict(enumerate(faults, start=2)) | {honest_after_late + 2: SILENT}
+    launch = world.launch(
+        "answers",
+        Plan(trainers={"south": world.script("answers", rounds)}),
+        sites=THREE,
+        rounds=max(rounds),
+        admission={"max_norm_ratio": 20},
+        deadlines={"round_s": 120, "evaluate_s": 60, "grace": {"kind": "cut_off", "after_quorum_s": 10}},
+    )
+    code = launch.end()
+    seen = []
+    for number, fault in rounds.items():
+        if fault in BAD:
+            done, expected, outcome = BAD[fault].done, BAD[fault].expected, BAD[fault].outcome
+        elif fault == SILENT:
+            done, expected, outcome = "never answers", "no answer within", "missing"
+        else:
+            done, expected, outcome = TOLD[fault]
+        line = _line(launch, rf"round {number}  south: {outcome}.*")
+        seen.append(
+            Seen(
+                fault, done, _without_time(line), _answered_after(line),
+                _how_it_ended(launch, code), "the site's vote in that round",
+                bool(re.search(expected, line)),
+            )
+        )  # fmt: skip
+    late = _line(launch, r"south: a late answer.*")
+    seen.append(
+        Seen(
+            "late, seen later", "the answer of the round before arrives in the next one", _without_time(late),
+            None, _how_it_ended(launch, code), "nothing more", "is dropped" in late,
+        )
+    )  # fmt: skip
+    return seen
+
+
+def all_sites_fail(world: World) -> list[Seen]:
+    """No site can compute in round 2, however often it is asked."""
+    scripts = {site: world.script(f"fail-{site}", {2: MEMORY}) for site in ("east", "north")}
+    launch = world.launch("allfail", Plan(trainers=scripts))
+    code = launch.end()
+    line = _line(launch, r"the study failed: .*")
+    return [
+        Seen(
+            "all sites fail", "every site is out of memory in round 2", _without_time(line), None,
+            _how_it_ended(launch, code), "nothing: the weights after round 1 are kept",
+            code == 1 and bool(re.search(r"round 2 has 0 usable .*east since round 2.*after 2 attempts", line)),
+        )
+    ]  # fmt: skip
+
+
+# --- what dies -------------------------------------------------------------------------------
+
+
+def kills(world: World) -> list[Seen]:
+    """One process after the other is killed while a round is under way; the weights stay the same."""
+    calm = world.launch("calm", rounds=7)
+    assert calm.end() == 0, calm.said()
+    launch = world.launch("kills", rounds=7)
+    seen = []
+    seen += [_kill(launch, 2, "trainer killed while training", "north-trainer")]
+    seen += [_kill(launch, 3, "ServerApp killed", None)]
+    seen += [_kill(launch, 4, "SuperLink killed", "superlink")]
+    seen += [_kill(launch, 5, "SuperLink killed, its database gone", "superlink", without_database=True)]
+    seen += [_kill(launch, 6, "gateway killed while its site is at work", "north-gateway")]
+    code = launch.end()
+    same = code == 0 and launch.weights() == calm.weights()
+    ended = (
+        f"{_how_it_ended(launch, code)}, weights {'equal to' if same else 'NOT those of'} the calm study's"
+    )
+    return [
+        Seen(row.fault, row.done, row.said, row.after_s, ended, row.lost, row.as_expected and same)
+        for row in seen
+    ]
+
+
+def _kill(
+    launch: Launch, number: int, fault: str, name: str | None, *, without_database: bool = False
+) -> Seen:
+    """Kill in round `number`; the row tells how long it took until that round was done after all."""
+    launch.wait_for(rf"round {number} of 7: ")
+    soon(lambda: _at_work(launch), "a site at work", 60)
+    if without_database:
+        for file in (launch.run_dir / "federation").glob("superlink.db*"):
+            file.unlink()
+    launch.kill(*([launch.server()] if name is None else launch.processes(name)[:1]))
+    killed = time.monotonic()
+    launch.wait_for(rf"round {number} of 7 of kills took")
+    after_s = time.monotonic() - killed
+    what = "the server crashed" if name is None else f"{name} was ended by SIGKILL"
+    line = _line(launch, rf"{what}.*")
+    lost = "nothing" if name and name != "superlink" else NOT_KEPT
+    return Seen(fault, f"SIGKILL in round {number}", _without_time(line), after_s, "", lost, bool(line))
+
+
+def _at_work(launch: Launch) -> bool:
+    """True once a gateway hands a plan to its trainer: a ClientApp runs."""
+    return len(launch.processes("north-gateway")) >= 3
+
+
+def power_cut(world: World) -> list[Seen]:
+    """Everything is killed at once, and the last checkpoint is cut short as well."""
+    calm = world.launch("calm-power")
+    assert calm.end() == 0, calm.said()
+    launch = world.launch("power")
+    launch.wait_for("round 3 of 3: ")
+    launch.kill(launch.process.pid)  # its watchdog ends the rest, by force, within seconds
+    launch.process.wait()
+    soon(lambda: not launch.processes(".*"), "the end of every process", 60)
+    last = launch.run_dir / "checkpoints" / "round-0002.safetensors"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    refused = world.resume(launch)
+    refused_code = refused.end()
+    refusal = _line(refused, r"the study failed: .*")
+    last.unlink()
+    resumed = world.resume(launch)
+    code = resumed.end()
+    same = code == 0 and resumed.weights() == calm.weights()
+    ended = (
+        f"{_how_it_ended(resumed, code)}, weights {'equal to' if same else 'NOT those of'} the calm study's"
+    )
+    return [
+        Seen(
+            "half-written checkpoint", "the last checkpoint cut to half its length, then `resume`",
+            _without_time(refusal), None, f"exit code {refused_code}", "nothing: the one before is whole",
+            refused_code == 1 and "round-0002.safetensors" in refusal,
+        ),
+        Seen(
+            "power cut", "SIGKILL to the launcher and all it started in round 3; then `resume`",
+            _without_time(_line(resumed, "resuming after round 1 of 3")), None, ended, NOT_KEPT, same,
+        ),
+    ]  # fmt: skip
+
+
+def disk_full(world: World) -> list[Seen]:
+    """The disk of the run fills up before a checkpoint; room is made, the study is resumed."""
+    calm = world.launch("calm-disk")
+    assert calm.end() == 0, calm.said()
+    with _small_disk(world.folder / "small", mib=64) as disk:
+        launch = world.launch("disk", runs=disk)
+        launch.wait_for("round 1 of 3 of disk took")
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        code = launch.end()
+        line = next(iter(re.findall(r".*could not be written.*", launch.said())), "")
+        filler.unlink()
+        resumed = world.resume(launch)
+        resumed_code = resumed.end()
+        same = resumed_code == 0 and resumed.weights() == calm.weights()
+    return [
+        Seen(
+            "disk full at the checkpoint", "a 64 MiB disk filled up after round 1; later freed, then `resume`",
+            _without_time(line), None,
+            f"exit code {code}; after `resume` exit code {resumed_code}, "
+            f"weights {'equal to' if same else 'NOT those of'} the calm study's",
+            NOT_KEPT, code == 1 and "No space left" in line and same,
+        )
+    ]  # fmt: skip
+
+
+@contextmanager
+def _small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- who is who, and what is on the disk -----------------------------------------------------
+
+
+def strangers(world: World) -> list[Seen]:
+    """A clock that is wrong, a policy that says no, an image that is none; the others go on."""
+    world.add_site("refusing", "north", policy={"encoders": ["convnext_*"]})
+    spoilt = world.folder / "spoilt"
+    shutil.copytree(world.sites / "synthetic-images", spoilt)
+    image = next(path for path in sorted(spoilt.rglob("*")) if path.suffix in (".png", ".jpg"))
+    image.write_bytes(image.read_bytes()[:200])
+    world.add_site("spoilt", "north", data=_data_of(world, "north", spoilt))
+    sites = ["east", "north", "refusing", "spoilt", "south"]
+    launch = world.launch(
+        "strangers", Plan(clocks={"south": 600.0}),
+        sites={"train": sites, "required": 2}, rounds=1, deadlines={"enrol_s": 45},
+    )  # fmt: skip
+    code = launch.end()
+    rows = {
+        "clock 10 minutes ahead": ("south", "its gateway's clock is 600 s ahead", "south.*did not connect"),
+        "plan outside the policy": ("refusing", "its policy allows other encoders only", "policy: .*encoder"),
+        "corrupt image": ("spoilt", "one image file cut to 200 bytes, before it is decoded", "data: "),
+    }
+    seen = []
+    for fault, (site, done, expected) in rows.items():
+        line = _line(launch, rf"{site}.*(did not connect|cannot take part).*")
+        seen.append(
+            Seen(
+                fault, f"site {site}: {done}", _without_time(line), None, _how_it_ended(launch, code),
+                "that site's part", code == 0 and bool(re.search(expected, line)),
+            )
+        )  # fmt: skip
+    return seen
+
+
+def _data_of(world: World, site: str, images: Path) -> dict[str, object]:
+    import yaml
+
+    data: dict[str, object] = yaml.safe_load((world.sites / f"{site}.yaml").read_text())["data"]
+    original = str(world.sites / "synthetic-images")
+    return {
+        key: str(images) + value.removeprefix(original)
+        if isinstance(value, str) and value.startswith(original)
+        else value
+        for key, value in _absolute(world, data).items()
+    }
+
+
+def _absolute(world: World, data: dict[str, object]) -> dict[str, object]:
+    paths = {"labels", "images", "root"}
+    return {
+        key: str((world.sites / str(value)).resolve()) if key in paths and value is not None else value
+        for key, value in data.items()
+    }
+
+
+def expired_certificate(world: World) -> list[Seen]:
+    """No site trusts the server, so no study begins."""
+    launch = world.launch("expired", Plan(expired=True), deadlines={"enrol_s": 15})
+    code = launch.end()
+    line = next(
+        iter(re.findall(r".*(?:did not connect|expired|certificate).*", launch.said())), launch.said()[-300:]
+    )
+    return [
+        Seen(
+            "expired certificate", "the server's certificate ended 3 minutes ago", _without_time(line), None,
+            f"exit code {code}", "nothing was begun", code == 1,
+        )
+    ]  # fmt: skip
+
+
+# --- the line --------------------------------------------------------------------------------
+
+
+def cut_line(world: World, seconds: float = 60.0) -> list[Seen]:
+    """The line of one of two sites is cut in the middle of a round and mended."""
+    launch = world.launch("cut", Plan(links={"north": Link()}))
+    launch.wait_for("round 2 of 3: ")
+    soon(lambda: _at_work(launch), "a site at work", 60)
+    (line,) = launch.processes("north-link")
+    os.kill(line, 10)  # SIGUSR1
+    cut = time.monotonic()
+    time.sleep(seconds)  # the fault itself is that time passes
+    os.kill(line, 12)  # SIGUSR2
+    launch.wait_for("round 2 of 3 of cut took")
+    after_s = time.monotonic() - cut
+    code = launch.end()
+    told = _line(launch, r"north is not connected.*|round 2  north: failed.*") or _line(
+        launch, r"round 2  north: .*"
+    )
+    return [
+        Seen(
+            f"link cut for {seconds:.0f} s", "no byte passes in round 2, then all do", _without_time(told), after_s,
+            _how_it_ended(launch, code), "nothing", code == 0,
+        )
+    ]  # fmt: skip
+
+
+def slow_line(world: World) -> list[Seen]:
+    """A model of 16 MB over 4 Mbit/s with 100 ms each way, for one of two sites."""
+    launch = world.launch(
+        "slow", Plan(links={"north": Link(mbit=4, delay_ms=100)}), rounds=1,
+        model={"encoder": "efficientnet_b0", "image_size": 32}, local={"steps": 1, "batch_size": 4},
+        deadlines={"enrol_s": 400, "round_s": 400, "evaluate_s": 400},
+    )  # fmt: skip
+    code = launch.end()
+    line = _line(launch, r"round 1  north: trained.*")
+    return [
+        Seen(
+            "4 Mbit/s, 100 ms", "16 MB each way to one of two sites", _without_time(line), _answered_after(line),
+            _how_it_ended(launch, code), "nothing", code == 0,
+        )
+    ]  # fmt: skip
+
+
+ALL = (
+    bad_answers, all_sites_fail, kills, power_cut, disk_full, strangers, expired_certificate, cut_line, slow_line,
+)  # fmt: skip
+
+
+# --- reading a log ---------------------------------------------------------------------------
+
+
+def _line(launch: Launch, pattern: str) -> str:
+    found = re.search(rf"^.*?{pattern}$", launch.said(), re.MULTILINE)
+    return found.group(0) if found else ""
+
+
+def _without_time(line: str) -> str:
+    return re.sub(r"^\S+\s+(WARNING: |ERROR: )?", "", line)
+
+
+def _answered_after(line: str) -> float | None:
+    found = re.search(r"after (\d+\.\d) s", line)
+    return float(found.group(1)) if found else None
+
+
+def _how_it_ended(launch: Launch, code: int) -> str:
+    return f"{launch.status()}, exit code {code}"
