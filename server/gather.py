@@ -194,9 +194,11 @@ def _without_arrays(plan: wire.Plan) -> wire.Plan:
 def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
     """What the site said; whatever is not an answer becomes a Failure of that site."""
     if message.has_error():
-        lost = message.error.code == _NODE_UNAVAILABLE
-        said = "its gateway has lost the connection" if lost else "the plan did not get through"
-        return _failure(plan, "unreachable", f"{said} (error {message.error.code} of Flower)")
+        code = message.error.code
+        said = f"the plan did not get through, Flower reports error {code}"
+        return _failure(
+            plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else said
+        )
     try:
         answer = wire.from_records(message.content)
     except WireError as error:

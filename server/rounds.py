@@ -22,6 +22,8 @@ from server.enrolment import Cohort
 from server.sites import Sites
 from server.state import RoundState
 
+_LOOK_S = 2.0
+
 
 def nobody() -> Collection[str]:
     """No site is let back in."""
@@ -103,6 +105,21 @@ def _hear(
             round=call.number,
         )
         pause(study.deadlines.repeat_after_s)
+        _wait_for_a_quorum(study, sites, call, pause)
+
+
+def _wait_for_a_quorum(study: StudyConfig, sites: Sites, call: Call, pause: Callable[[float], None]) -> None:
+    """Wait until enough of those who lacked are connected: to ask nobody is no repetition."""
+    trainers, waited_s = set(call.unheard) & set(study.sites.train), 0.0
+    while call.num_answered + len(trainers & sites.online()) < study.sites.quorum:
+        if waited_s >= study.deadlines.round_s:
+            return
+        if waited_s == 0:
+            log.event(
+                f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect", round=call.number
+            )
+        pause(_LOOK_S)
+        waited_s += _LOOK_S
 
 
 def _say_set_aside(study: StudyConfig, before: RoundState, after: RoundState) -> None:

@@ -68,7 +68,7 @@ def _longer(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 BAD: dict[str, BadAnswer] = {
     "NaN": BadAnswer("one entry of the delta is NaN", "1 of .* entries of .* are not finite", _entry(np.nan)),
     "Inf": BadAnswer("one entry is infinite", "1 of .* entries of .* are not finite", _entry(np.inf)),
-    "shape": BadAnswer("a tensor of shape (1,), which numpy would broadcast", r"found .*\(1,\)", _shape),
+    "shape": BadAnswer("a tensor of shape (1,), which numpy would broadcast", r"is float32\[1\], expected", _shape),
     "extra name": BadAnswer("a tensor that the model has not", "backdoor.weight", _extra),
     "missing name": BadAnswer("a tensor of the model is left out", "is missing", _lacking),
     "int tensor": BadAnswer("a tensor of int64", "int64", _whole_numbers),

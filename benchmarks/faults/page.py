@@ -53,6 +53,6 @@ def _row(row: Seen) -> str:
 def _foot(seconds: float) -> str:
     return f"""
 
-Command: `python -m benchmarks faults`, {seconds / 60:.0f} minutes. Seed 0. Machine: {platform.machine()}, 2 cores, no GPU,
-Python {platform.python_version()}. Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}.
+Command: `python -m benchmarks faults`, {seconds / 60:.0f} minutes. Seed 0. Machine: {platform.machine()}, 2 cores,
+no GPU, Python {platform.python_version()}. Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}.
 """

@@ -316,6 +316,37 @@ def test_a_server_that_was_killed_asks_for_the_same_work_under_the_same_id(make_
     assert len({plan_id for plan_ids in ids.values() for plan_id in plan_ids}) == 3 * 5
 
 
+def test_a_repetition_waits_until_enough_sites_are_connected_again(make_three, caplog):
+    @dataclass(frozen=True)
+    class Away(InProcessSites):
+        """South is not there for the first three looks."""
+
+        looks: list[int]
+
+        def online(self) -> set[str]:
+            self.looks.append(1)
+            return {"north", "west"} | ({"south"} if len(self.looks) > 3 else set())
+
+    sites, pauses = three() | {"south": Flaky(2.0, num_failures=1)}, []
+    away = Away(sites, [])
+    after = list(run_rounds(all_three(make_three), away, cohort(sites), START, pause=pauses.append))
+    assert [state.attempts for state in after] == [2, 1, 1]
+    assert pauses == [7, 2, 2]  # the study's pause; two looks in vain, one of them to name who is missing
+    assert "waiting for south to connect" in caplog.text
+
+
+def test_a_repetition_waits_no_longer_than_a_round(make_three):
+    class Gone(InProcessSites):
+        def online(self) -> set[str]:
+            return {"north", "west"}
+
+    sites, pauses = three() | {"south": Flaky(2.0, num_failures=9)}, []
+    study = all_three(make_three, round_s=5)
+    with pytest.raises(QuorumNotMet, match="after 2 attempts"):
+        list(run_rounds(study, Gone(sites), cohort(sites), START, pause=pauses.append))
+    assert pauses == [7, 2, 2, 2]
+
+
 def test_after_the_last_repetition_the_study_fails_and_says_who_lacked_since_when(make_three):
     sites, pauses = three() | {"south": Flaky(2.0, num_failures=9)}, []
     with pytest.raises(
