@@ -116,11 +116,13 @@ def kills(world: World) -> list[Seen]:
     assert calm.end() == 0, calm.said()
     launch = world.launch("kills", rounds=7)
     seen = []
-    seen += [_kill(launch, 2, "trainer killed while training", "north-trainer")]
-    seen += [_kill(launch, 3, "ServerApp killed", None)]
-    seen += [_kill(launch, 4, "SuperLink killed", "superlink")]
-    seen += [_kill(launch, 5, "SuperLink killed, its database gone", "superlink", without_database=True)]
-    seen += [_kill(launch, 6, "gateway killed while its site is at work", "north-gateway")]
+    seen += [kill_in_round(launch, 2, 7, "trainer killed while training", "north-trainer")]
+    seen += [kill_in_round(launch, 3, 7, "ServerApp killed", None)]
+    seen += [kill_in_round(launch, 4, 7, "SuperLink killed", "superlink")]
+    seen += [
+        kill_in_round(launch, 5, 7, "SuperLink killed, its database gone", "superlink", without_database=True)
+    ]
+    seen += [kill_in_round(launch, 6, 7, "gateway killed while its site is at work", "north-gateway")]
     code = launch.end()
     same = code == 0 and launch.weights() == calm.weights()
     ended = (
@@ -132,18 +134,21 @@ def kills(world: World) -> list[Seen]:
     ]
 
 
-def _kill(
-    launch: Launch, number: int, fault: str, name: str | None, *, without_database: bool = False
+def kill_in_round(
+    launch: Launch, number: int, rounds: int, fault: str, name: str | None, *, without_database: bool = False
 ) -> Seen:
-    """Kill in round `number`; the row tells how long it took until that round was done after all."""
-    launch.wait_for(rf"round {number} of 7: ")
+    """Kill a process, None for the ServerApp, in round `number` of so many.
+
+    The row tells how long it took until that round was done after all.
+    """
+    launch.wait_for(rf"round {number} of {rounds}: ")
     soon(lambda: _at_work(launch), "a site at work", 60)
     if without_database:
         for file in (launch.run_dir / "federation").glob("superlink.db*"):
             file.unlink()
     launch.kill(*([launch.server()] if name is None else launch.processes(name)[:1]))
     killed = time.monotonic()
-    launch.wait_for(rf"round {number} of 7 of kills took")
+    launch.wait_for(rf"round {number} of {rounds} of kills took")
     after_s = time.monotonic() - killed
     what = "the server crashed" if name is None else f"{name} was ended by SIGKILL"
     line = _line(launch, rf"{what}.*")
