@@ -107,7 +107,13 @@ def load(path: Path, study: StudyConfig) -> RoundState:
     Raises StorageError for a file that is cut short, altered or of another format, and
     ConfigError, naming the settings, for one of another study.
     """
-    arrays, metadata = load_file(path)
+    try:
+        arrays, metadata = load_file(path)
+    except StorageError as error:
+        raise StorageError(
+            f"{path} is cut short or damaged: it is not a whole safetensors file. Remove it to go on from the "
+            "round before"
+        ) from error
     if not {_FIELDS, _SEAL} <= metadata.keys():
         raise StorageError(
             f"{path} holds tensors but is not a checkpoint; expected a file that a study wrote to {_FOLDER}/"

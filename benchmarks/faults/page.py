@@ -28,13 +28,14 @@ holds bytes back; packets are not lost one by one.
 
 def main() -> None:
     wanted = [study for study in studies.ALL if not sys.argv[2:] or study.__name__ in sys.argv[2:]]
-    started, rows = time.monotonic(), []
+    started, rows = time.monotonic(), list[Seen]()
     with tempfile.TemporaryDirectory(prefix="consilium-faults-") as scratch:
         world = World(Path(scratch))
         try:
             for study in wanted:
-                rows += study(world)
-                print("\n".join(map(_row, rows[-20:])), flush=True)
+                seen = study(world)
+                print("\n".join(map(_row, seen)), flush=True)
+                rows += seen
         finally:
             world.end()
     if not sys.argv[2:]:
