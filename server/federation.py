@@ -45,6 +45,7 @@ class LocalFederation:
     _public_keys: dict[str, Path] = field(default_factory=dict)
     _control_port: int = 0
     _settings: Path = Path()
+    _app: Path = Path()
 
     # --- the first start -----------------------------------------------------------------
 
@@ -72,6 +73,7 @@ class LocalFederation:
             self.processes.start(f"{name}-trainer", self.trainer_command(name, settings, socket))
         self._wait_for_superlink()
         self._enrol()
+        self._app = bundle.stage(self.work / "app")
         for (name, (_, socket)), port in zip(self.sites.items(), gateway_ports, strict=True):
             command = self.gateway_command(name, socket, identity.ca, keys[name].private, port)
             self.processes.start(f"{name}-gateway", command)
@@ -86,7 +88,7 @@ class LocalFederation:
         """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError."""
         self.processes.run(
             [
-                flower_command("flwr"), "run", str(bundle.stage(self.work / "app")), CONNECTION,
+                flower_command("flwr"), "run", str(self._app), CONNECTION,
                 "--run-config", f'server="{self._settings.resolve()}"',
             ],
             deadline_s=_START_S,

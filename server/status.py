@@ -4,12 +4,14 @@ The log tells the story; this file tells where it has got to. It carries the pro
 study, so a server that died without a word is noticed and started again.
 """
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from common.errors import StorageError
 from common.settings import Frozen
 from common.weights import write_atomically
 
@@ -72,15 +74,33 @@ def set_status(run_dir: Path, status: Stage, reason: str) -> None:
     before = read_status(run_dir)
     progress = before.progress if before is not None else None
     now = Status(status=status, reason=reason, since=datetime.now(UTC), pid=os.getpid(), progress=progress)
-    write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
+    content = now.model_dump_json(indent=1).encode()
+    try:
+        write_atomically(run_dir / FILE, content)
+    except StorageError:
+        _write_over(run_dir / FILE, content)
+
+
+def _write_over(path: Path, content: bytes) -> None:
+    """Write into the file that is there, for on a full disk there is room for no other.
+
+    Whoever waits for the study must learn that it has failed. Raises StorageError if even that fails.
+    """
+    try:
+        with path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+    except OSError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror}; free some space there") from error
 
 
 def set_progress(run_dir: Path, progress: Progress) -> None:
-    """Say how far the round has come. Raises StorageError."""
+    """Say how far the round has come; on a full disk nothing is said, for a study must not fail of that."""
     before = read_status(run_dir)
     if before is not None:
         now = before.model_copy(update={"progress": progress})
-        write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
+        with contextlib.suppress(StorageError):
+            write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
 
 
 def read_status(run_dir: Path) -> Status | None:

@@ -166,7 +166,9 @@ def test_a_file_cut_short_is_refused(tmp_path, random_state, study, share):
     path = checkpoint.save(tmp_path, random_state(1), study)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(StorageError, match="not a whole safetensors file. Remove it to go on from the round before"):
+    with pytest.raises(
+        StorageError, match=r"not a whole safetensors file\. Remove it to go on from the round before"
+    ):
         checkpoint.load(path, study)
 
 

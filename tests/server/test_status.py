@@ -1,9 +1,15 @@
+import errno
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
-from server.status import FILE, Status, read_status, set_status
+import pytest
+
+from server.status import FILE, Progress, Status, read_status, set_progress, set_status
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def test_nothing_is_known_before_the_server_began(tmp_path: Path) -> None:
@@ -47,3 +53,30 @@ def test_a_process_that_nobody_asked_after_is_dead_all_the_same(tmp_path: Path) 
         ended.stdout.read()  # it is over when its output is, and a zombie until it is waited for
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
         assert running.model_copy(update={"pid": ended.pid}).or_died().status == "crashed"
+
+
+def test_a_full_disk_still_lets_a_status_through_but_no_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_status(tmp_path, "running", "study tiny, which will soon have no room on its disk")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    progress = Progress(round=1, rounds=2, closing=False, attempt=1, since=NOW, deadline_s=1, sites={})
+    set_progress(tmp_path, progress)
+    set_status(tmp_path, "failed", "no room")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.status, status.reason, status.progress) == ("failed", "no room", None)
+
+
+def test_what_was_said_of_a_round_stays_when_the_study_ends(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    progress = Progress(round=1, rounds=2, closing=False, attempt=1, since=NOW, deadline_s=1, sites={})
+    set_progress(tmp_path, progress)
+    set_status(tmp_path, "failed", "no quorum")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.progress == progress
