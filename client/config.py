@@ -45,7 +45,17 @@ class Only(Frozen):
     values: Annotated[tuple[Cell, ...], Field(min_length=1)]
 
 
-class CsvData(Frozen):
+class Mapped(Frozen):
+    """Base of all data: how its class names become the study's."""
+
+    label_map: dict[Cell, Name | None] = {}  # noqa: RUF012  (pydantic copies it)
+    """Study class by the name that the data has, e.g. `{melanoma: mel, naevus: nv}`; several may become
+    one, and null leaves images of a class out. A name that is not here stays as it is."""
+    unknown_labels: Literal["error", "drop"] = "error"
+    """What becomes of images whose class is not in the study: all are named, or left out with a count."""
+
+
+class CsvData(Mapped):
     """One line per image in a csv."""
 
     kind: Literal["csv"] = "csv"
@@ -61,14 +71,51 @@ class CsvData(Frozen):
         return self.labels.parent if self.images is None else self.images
 
 
-class FoldersData(Frozen):
+class FoldersData(Mapped):
     """One folder per class, or `train` and `test` folders that hold one folder per class."""
 
     kind: Literal["folders"] = "folders"
     root: Path
 
 
-DataConfig: TypeAlias = Annotated[CsvData | FoldersData, Field(discriminator="kind")]
+class Ham10000Data(Mapped):
+    """HAM10000 as it is downloaded; classes akiec, bcc, bkl, df, mel, nv, vasc."""
+
+    kind: Literal["ham10000"] = "ham10000"
+    metadata: Path
+    """HAM10000_metadata.csv."""
+    images: tuple[Path, ...] = ()
+    """The folders of part 1 and part 2; none: wherever they lie beside the metadata."""
+    sources: tuple[Cell, ...] = ()
+    """Only images of these sources (column `dataset`): vidir_molemax, vidir_modern, rosendahl, vienna_dias."""
+
+
+class IsicData(Mapped):
+    """An ISIC challenge; classes MEL, NV, BCC, AKIEC (2018) or AK (2019), BKL, DF, VASC, and in 2019 SCC, UNK."""
+
+    kind: Literal["isic2018", "isic2019"]
+    ground_truth: Path
+    """The table with a column per class."""
+    images: Path
+    metadata: Path | None = None
+    """The table with the lesion of each image; without it, images of one lesion may be torn apart."""
+
+
+class FedIsic2019Data(Mapped):
+    """One centre of Fed-ISIC2019, on ISIC 2019's images; classes as there."""
+
+    kind: Literal["fed_isic2019"] = "fed_isic2019"
+    split_file: Path
+    """FLamby's train_test_split."""
+    center: Annotated[int, Field(ge=0, le=5)]
+    images: Path
+    metadata: Path | None = None
+    """ISIC 2019's, for the lesion of each image."""
+
+
+DataConfig: TypeAlias = Annotated[
+    CsvData | FoldersData | Ham10000Data | IsicData | FedIsic2019Data, Field(discriminator="kind")
+]
 
 
 # --- train and test ------------------------------------------------------------------------
@@ -212,6 +259,10 @@ class SiteConfig(Frozen):
 
     @model_validator(mode="after")
     def _split_has_a_column(self) -> Self:
+        if isinstance(self.split, ColumnSplit) and isinstance(self.data, Ham10000Data | IsicData):
+            raise ValueError(  # noqa: TRY004  (pydantic takes no other)
+                f"split.kind is column, but {self.data.kind} comes without a split; use grouped"
+            )
         if not isinstance(self.data, CsvData):
             return self
         column = self.data.columns.split
@@ -238,12 +289,29 @@ def load_site(path: Path) -> SiteConfig:
     )
 
 
-def _located(data: CsvData | FoldersData, home: Path) -> CsvData | FoldersData:
+def _located(data: DataConfig, home: Path) -> DataConfig:
     match data:
         case CsvData():
             return _with_paths(data, labels=_under(home, data.labels), images=_under(home, data.images))
         case FoldersData():
             return _with_paths(data, root=_under(home, data.root))
+        case Ham10000Data():
+            images = tuple(home / folder.expanduser() for folder in data.images)
+            return _with_paths(data, metadata=_under(home, data.metadata), images=images)
+        case IsicData():
+            return _with_paths(
+                data,
+                ground_truth=_under(home, data.ground_truth),
+                images=_under(home, data.images),
+                metadata=_under(home, data.metadata),
+            )
+        case FedIsic2019Data():
+            return _with_paths(
+                data,
+                split_file=_under(home, data.split_file),
+                images=_under(home, data.images),
+                metadata=_under(home, data.metadata),
+            )
         case _:
             assert_never(data)
 

@@ -197,7 +197,8 @@ def _node_id(site: str, answer: str) -> int:
     try:
         return int(json.loads(answer[answer.index("{") :])["node-id"])
     except (ValueError, KeyError) as error:
-        raise LaunchError(f"Flower did not enrol the key of {site}: {answer.strip()[:300]}") from error
+        told = " ".join(answer.split())  # Flower prints a page
+        raise LaunchError(f"Flower did not enrol the key of {site}: {told[:300]}") from error
 
 
 def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:

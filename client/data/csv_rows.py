@@ -7,7 +7,7 @@ belong to other sites and are not looked at.
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,19 @@ def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
     return rows, problems
 
 
+def require_columns(table: Table, names: Sequence[str], what: str) -> None:
+    """Raises SiteDataError if a column of a published table is not there."""
+    if missing := [name for name in names if name not in table.header]:
+        raise SiteDataError(
+            f"{table.path} has no column {', '.join(missing)}; {what}, found the columns {', '.join(table.header)}"
+        )
+
+
+def with_values(table: Table, column: str, values: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered rows whose `column` holds one of `values`; without values, all. Raises SiteDataError."""
+    return _chosen(table, Only(column=column, values=tuple(values)) if values else None)
+
+
 def _require_columns(table: Table, config: CsvData) -> None:
     wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
     if config.only is not None:
@@ -98,7 +111,7 @@ def _chosen(table: Table, only: Only | None) -> Iterator[tuple[int, dict[str, st
         values = ", ".join(f"{value} ({count})" for value, count in seen.most_common(10))
         raise SiteDataError(
             f"{table.path} has no row with {only.column}={', '.join(absent)}; "
-            f"the column holds {values or 'nothing'}. Mend data.only.values in the site's YAML."
+            f"the column holds {values or 'nothing'}. Mend the values in the site's YAML."
         )
     yield from ((number, cells) for number, cells in table.rows if cells.get(only.column) in only.values)
 

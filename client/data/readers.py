@@ -8,12 +8,14 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from client.config import CsvData, DataConfig, FoldersData
+from client.config import CsvData, DataConfig, FedIsic2019Data, FoldersData, Ham10000Data, IsicData
 from client.data.csv_rows import read_csv
 from client.data.folder_rows import read_folders
+from client.data.ham10000_rows import read_ham10000
+from client.data.isic_rows import read_fed_isic, read_isic
 from client.data.manifest import ImageRow, Manifest, refuse
 from common.errors import SiteDataError
 from common.log import warn
@@ -28,8 +30,18 @@ def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
         case FoldersData():
             rows, problems = read_folders(config)
             what, where = config.root.name, str(config.root)
+        case Ham10000Data():
+            rows, problems = read_ham10000(config)
+            what, where = config.metadata.name, str(config.metadata)
+        case IsicData():
+            rows, problems = read_isic(config)
+            what, where = config.ground_truth.name, str(config.ground_truth)
+        case FedIsic2019Data():
+            rows, problems = read_fed_isic(config)
+            what, where = config.split_file.name, str(config.split_file)
         case _:
             assert_never(config)
+    rows = _mapped(rows, config, classes)
     unique = _without_repeats(rows)
     problems = [*_unknown_classes(rows, classes), *problems, *unique.problems]
     if problems:
@@ -46,6 +58,21 @@ def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
     if unique.num_repeats:
         warn(f"{unique.num_repeats} row(s) repeat another row and count once", repeats=unique.num_repeats)
     return Manifest(unique.rows, tuple(classes))
+
+
+def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
+    """Rows under the study's class names; those that the site leaves out are counted and gone."""
+    kept, dropped = [], Counter[str]()
+    for row in rows:
+        label = config.label_map.get(row.label, row.label)
+        if label is None or (label not in classes and config.unknown_labels == "drop"):
+            dropped[row.label] += 1
+        else:
+            kept.append(replace(row, label=label))
+    if dropped:
+        told = ", ".join(f"{label} ({count})" for label, count in sorted(dropped.items()))
+        warn(f"left out, as the site's YAML says: images of {told}", dropped=sum(dropped.values()))
+    return kept
 
 
 def _unknown_classes(rows: Sequence[ImageRow], classes: Sequence[str]) -> Iterator[str]:
