@@ -19,7 +19,7 @@ from torch import nn
 
 from client import approval, audit, boundary, evaluate, fit, penalty, policy, update
 from client.config import SiteConfig
-from client.data import readers, split
+from client.data import frozen_split, readers
 from client.data.store import ImageStore
 from client.images import Preprocessing
 from client.model import build, parts
@@ -227,7 +227,8 @@ class Trainer:
         log.event(f"built {study.model.encoder}: {built.report.source}")
         chosen = parts.partition(built.model, study.model)
         parts.freeze(built.model, chosen)
-        found = split.split(readers.read(self._site.data, study.classes), self._site.split)
+        rows = readers.read(self._site.data, study.classes)
+        found = frozen_split.kept(rows, self._site.split, self._site.state_dir)
         manifest = policy.usable(found, self._site.policy)
         if kept_back := len(found.rows) - len(manifest.rows):
             log.event(f"policy: {kept_back} of {len(found.rows)} images are left out")

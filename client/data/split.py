@@ -19,7 +19,7 @@ from typing import assert_never
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from client.config import ColumnSplit, GroupedSplit, NoSplit, SplitConfig
+from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.csv_rows import read_table
 from client.data.manifest import SIDES, ImageRow, Manifest, Side, refuse
 from common.errors import SiteDataError
@@ -30,8 +30,12 @@ from common.weights import write_atomically
 def split(manifest: Manifest, config: SplitConfig) -> Manifest:
     """The same rows, each on a side. Raises SiteDataError if there is no honest split."""
     match config:
-        case GroupedSplit():
-            sides = _drawn(manifest, config)
+        case GroupedSplit(test_share=share, seed=seed):
+            sides = _drawn(manifest, Fraction(share).limit_denominator(20), 0, seed)
+        case KFoldSplit(folds=folds, fold=fold, seed=seed):
+            sides = _drawn(manifest, Fraction(1, folds), fold, seed)
+        case ByImageSplit(test_share=share, seed=seed):
+            return _by_image(manifest, share, seed)
         case ColumnSplit():
             sides = _given(manifest)
         case NoSplit():
@@ -48,7 +52,15 @@ def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: 
 
     Raises SiteDataError if one side would stay empty.
     """
-    folds = Fraction(test_share).limit_denominator(20)
+    return deal(strata, groups, Fraction(test_share).limit_denominator(20), 0, seed)
+
+
+def deal(strata: Sequence[str], groups: Sequence[str], share: Fraction, first: int, seed: int) -> list[Side]:
+    """A side for each image: of `share.denominator` folds, `share.numerator` from `first` on are for testing.
+
+    Raises SiteDataError if one side would stay empty.
+    """
+    folds, test_share = share, float(share)
     num_groups = len(set(groups))
     if num_groups < folds.denominator:
         raise SiteDataError(
@@ -69,7 +81,7 @@ def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: 
                 f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
                 "`split: {kind: none, all: train}` and test elsewhere."
             ) from error
-    test = {int(index) for _, fold in dealt[: folds.numerator] for index in fold}
+    test = {int(index) for _, fold in dealt[first : first + folds.numerator] for index in fold}
     if not test or len(test) == len(groups):
         raise SiteDataError(
             f"no split is possible: the {num_groups} groups of {len(groups)} images are too uneven for a "
@@ -120,10 +132,26 @@ def write_split(
 # --- the kinds of split --------------------------------------------------------------------
 
 
-def _drawn(manifest: Manifest, config: GroupedSplit) -> list[Side]:
+def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
+    images = [str(row.path) for row in manifest.rows]
+    sides = draw([row.label for row in manifest.rows], images, test_share, seed)
+    on: dict[str, set[str]] = {}
+    for row, side in zip(manifest.rows, sides, strict=True):
+        on.setdefault(_owner(row.group, str(row.path)), set()).add(side)
+    torn = sum(len(found) > 1 for found in on.values())
+    warn(
+        f"split.kind is by_image: {torn} of {len(on)} lesions or patients are on both sides, so the test is too "
+        "optimistic; use it only to compare with work that split so",
+        torn=torn,
+    )
+    rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
+    return replace(manifest, rows=rows)
+
+
+def _drawn(manifest: Manifest, share: Fraction, first: int, seed: int) -> list[Side]:
     rows = manifest.rows
     if any(row.split for row in rows):
-        event("the train and test folders of the data are not used: split.kind is grouped")
+        event("the train and test folders of the data are not used: the split is drawn")
     alone = sum(row.group is None for row in rows)
     if alone:
         warn(
@@ -132,7 +160,7 @@ def _drawn(manifest: Manifest, config: GroupedSplit) -> list[Side]:
             without_group=alone,
         )
     owners = [_owner(row.group, str(row.path)) for row in rows]
-    sides = draw([row.label for row in rows], owners, config.test_share, config.seed)
+    sides = deal([row.label for row in rows], owners, share, first, seed)
     for name in manifest.classes:
         on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)
         if len(on) == 1:
