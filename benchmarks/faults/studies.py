@@ -345,7 +345,7 @@ ALL = (
 
 
 def _line(launch: Launch, pattern: str) -> str:
-    found = re.search(rf"^.*?{pattern}$", launch.said(), re.MULTILINE)
+    found = re.search(rf"^.*?(?:{pattern})$", launch.said(), re.MULTILINE)
     return found.group(0) if found else ""
 
 
