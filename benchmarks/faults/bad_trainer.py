@@ -20,7 +20,7 @@ from client.trainer import Trainer
 from common import log
 
 NONSENSE, REPLAY, MEMORY, LATE, SILENT = "nonsense", "replay", "out of memory", "late", "silent"
-LATE_S = 16.0
+LATE_S = 40.0
 
 
 class BadTrainer:
