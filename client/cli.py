@@ -18,7 +18,9 @@ from pathlib import Path
 from client.config import load_site
 from client.data import discover, simulated
 from common import log
+from common.config import StudyConfig
 from common.errors import ConfigError, ConsiliumError
+from common.settings import load_settings
 
 GROUP_HELP = "column that must not be torn apart, e.g. lesion_id or patient_id"
 
@@ -53,6 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     trainer.add_argument("settings", type=Path, metavar="SITE.yaml")
     trainer.add_argument("--socket", type=Path, help="Unix socket to listen on, instead of the YAML's")
     trainer.set_defaults(run=_trainer)
+
+    check = commands.add_parser(
+        "check",
+        help="read everything once and say what is wrong with it",
+        description="Reads every image, trains nothing, writes nothing. Findings come in three ranks; exit code 1 if "
+        "one of them keeps this site out of a study.",
+    )
+    check.add_argument("settings", type=Path, metavar="SITE.yaml")
+    check.add_argument(
+        "--study", type=Path, metavar="STUDY.yaml", help="take its classes, not those of the data"
+    )
+    check.set_defaults(run=_check)
 
     pending = commands.add_parser(
         "pending",
@@ -145,6 +159,20 @@ def _trainer(options: argparse.Namespace) -> int:
     # Not `return`: Python would wait for a plan that is being worked on, and nobody asks for it any more.
     logging.shutdown()
     os._exit(0)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from client import check
+
+    site = load_site(options.settings)
+    classes = None if options.study is None else load_settings(options.study, StudyConfig, "study").classes
+    findings = check.check(site, classes)
+    headings = {"stops": "STOPS THE STUDY", "look": "worth a look", "fine": "fine"}
+    for finding in findings:
+        print(f"[{headings[finding.rank]}] {finding.text}\n")
+    may = check.may_take_part(findings)
+    print(f"{site.name} {'may take part' if may else 'may NOT take part until what stops it is mended'}")
+    return 0 if may else 1
 
 
 def _pending(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import assert_never
 
 from client.config import CsvData, DataConfig, FedIsic2019Data, FoldersData, Ham10000Data, IsicData
@@ -23,30 +24,13 @@ from common.log import warn
 
 def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
     """All images that `config` points at. Raises SiteDataError that lists every problem."""
-    match config:
-        case CsvData():
-            rows, problems = read_csv(config)
-            what, where = config.labels.name, str(config.labels)
-        case FoldersData():
-            rows, problems = read_folders(config)
-            what, where = config.root.name, str(config.root)
-        case Ham10000Data():
-            rows, problems = read_ham10000(config)
-            what, where = config.metadata.name, str(config.metadata)
-        case IsicData():
-            rows, problems = read_isic(config)
-            what, where = config.ground_truth.name, str(config.ground_truth)
-        case FedIsic2019Data():
-            rows, problems = read_fed_isic(config)
-            what, where = config.split_file.name, str(config.split_file)
-        case _:
-            assert_never(config)
+    where, rows, problems = _rows(config)
     rows = _mapped(rows, config, classes)
     unique = _without_repeats(rows)
     problems = [*_unknown_classes(rows, classes), *problems, *unique.problems]
     if problems:
         refuse(
-            f"{what} cannot be used as it is",
+            f"{where.name} cannot be used as it is",
             problems,
             f"Mend {where} or the images it names, then start again.",
         )
@@ -58,6 +42,30 @@ def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
     if unique.num_repeats:
         warn(f"{unique.num_repeats} row(s) repeat another row and count once", repeats=unique.num_repeats)
     return Manifest(unique.rows, tuple(classes))
+
+
+def labels(config: DataConfig) -> tuple[str, ...]:
+    """The classes that the data has, under the study's names, in alphabetical order. Raises SiteDataError."""
+    _, rows, _ = _rows(config)
+    mapped = (config.label_map.get(row.label, row.label) for row in rows)
+    return tuple(sorted({name for name in mapped if name}))
+
+
+def _rows(config: DataConfig) -> tuple[Path, list[ImageRow], list[str]]:
+    """Where the rows are from, the rows, and what is wrong with others."""
+    match config:
+        case CsvData():
+            return config.labels, *read_csv(config)
+        case FoldersData():
+            return config.root, *read_folders(config)
+        case Ham10000Data():
+            return config.metadata, *read_ham10000(config)
+        case IsicData():
+            return config.ground_truth, *read_isic(config)
+        case FedIsic2019Data():
+            return config.split_file, *read_fed_isic(config)
+        case _:
+            assert_never(config)
 
 
 def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
