@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _row(row: Seen) -> str:
-    said = row.said.replace("|", "\\|")
+    said = re.sub(r"/\S*/consilium-faults-\w+/", "", row.said).replace("|", "\\|")
     after = "" if row.after_s is None else f"{row.after_s:.1f} s"
     strange = "" if row.as_expected else " **(not as expected)**"
     return f"| {row.fault}{strange} | {row.done} | {said} | {after} | {row.ended} | {row.lost} |"
