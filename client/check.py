@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
 from PIL import Image
 
 from client.config import SiteConfig
 from client.data import duplicates, pixels, readers
 from client.data.manifest import ImageRow, Manifest
+from client.data.references import BadImage
 from client.data.split import split
 from common import log
 from common.errors import SiteDataError
@@ -91,15 +91,17 @@ def _open(rows: Sequence[ImageRow], num_threads: int | None) -> list[_Seen]:
 
 def _look_at(row: ImageRow) -> _Seen:
     try:
-        digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
-        square = pixels.decode(row.path, _SIDE, "bilinear")
-        with Image.open(row.path) as image:
+        digest = hashlib.sha256(row.image.path.read_bytes()).hexdigest()
+        square = pixels.decode(row.image, _SIDE, "bilinear")
+        with Image.open(row.image.path) as image:
             size, mode = image.size, image.mode
     except OSError as error:
         return _Seen(row, problem=f"cannot be read ({error.strerror or type(error).__name__})")
-    except pixels.BadImage as bad:
+    except BadImage as bad:
         return _Seen(row, problem=str(bad))
-    return _Seen(row, "", size, mode, float(square.std(axis=(0, 1)).max()), digest, duplicates.fingerprint(square))
+    return _Seen(
+        row, "", size, mode, float(square.std(axis=(0, 1)).max()), digest, duplicates.fingerprint(square)
+    )
 
 
 def _files(seen: Sequence[_Seen]) -> Iterator[Finding]:
@@ -182,15 +184,15 @@ def _classes(manifest: Manifest) -> Iterator[Finding]:
 
 def _split(manifest: Manifest, site: SiteConfig, seen: Sequence[_Seen]) -> Iterator[Finding]:
     try:
-        sides = {row.path: row.split for row in split(manifest, site.split).rows}
+        sides = {row.image.key: row.split for row in split(manifest, site.split).rows}
     except SiteDataError as error:
         yield Finding("stops", str(error))
         return
     whole = [image for image in seen if not image.problem]
     torn = [
-        " = ".join(f"{_where(whole[place])} ({sides[whole[place].row.path]})" for place in places)
+        " = ".join(f"{_where(whole[place])} ({sides[whole[place].row.image.key]})" for place in places)
         for places in duplicates.same([image.digest for image in whole])
-        if len({sides[whole[place].row.path] for place in places}) > 1
+        if len({sides[whole[place].row.image.key] for place in places}) > 1
     ]
     if torn:
         yield Finding("stops", _list("the same file is trained and tested on; remove one of each", torn))
@@ -211,11 +213,11 @@ def _summary(manifest: Manifest, seen: Sequence[_Seen], decode_s: float) -> Find
 
 
 def _group(row: ImageRow) -> str:
-    return f"group {row.group}" if row.group else f"image {row.path}"
+    return f"group {row.group}" if row.group else f"image {row.image.key}"
 
 
 def _where(image: _Seen) -> str:
-    return f"{image.row.source} ({image.row.path.name})"
+    return f"{image.row.source} ({image.row.image.name})"
 
 
 def _list(what: str, items: Sequence[str]) -> str:

@@ -32,8 +32,13 @@ class Columns(Frozen):
     """Image file, relative to `images`."""
     label: Column = "label"
     """Class name, spelled as in the study."""
+    patient: Column | None = None
+    lesion: Column | None = None
+    """Images of one patient or one lesion are never on both sides of a split; name both where both are known."""
     group: Column | None = None
-    """What must not be torn apart by a split: lesion or patient, e.g. `lesion_id`."""
+    """The same for whatever else must not be torn apart, or where it is not said which of the two it is."""
+    acquisition: Column | None = None
+    """Device, clinic or collection that an image is from."""
     split: Column | None = None
     """`train` or `test`, for `split: {kind: column}`."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from client.config import Columns, CsvData, Only
 from client.data.manifest import ImageRow
+from client.data.references import PictureFile
 from common.errors import SiteDataError
 
 
@@ -129,9 +130,16 @@ def _problems(cells: dict[str, str], source: str, config: CsvData) -> Iterator[s
 def _row(cells: dict[str, str], source: str, config: CsvData) -> ImageRow:
     columns: Columns = config.columns
     return ImageRow(
-        path=config.image_folder / cells[columns.image],
+        image=PictureFile(config.image_folder / cells[columns.image]),
         label=cells[columns.label],
-        group=cells.get(columns.group, "") or None if columns.group else None,
-        split=cells.get(columns.split, "") or None if columns.split else None,
+        group=_cell(cells, columns.group),
+        split=_cell(cells, columns.split),
         source=source,
+        patient=_cell(cells, columns.patient),
+        lesion=_cell(cells, columns.lesion),
+        acquisition=_cell(cells, columns.acquisition),
     )
+
+
+def _cell(cells: dict[str, str], column: str | None) -> str | None:
+    return cells.get(column, "") or None if column else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client.config import FoldersData
 from client.data.manifest import SIDES, ImageRow
+from client.data.references import PictureFile
 from common.errors import SiteDataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -22,7 +23,7 @@ def read_folders(config: FoldersData) -> tuple[list[ImageRow], list[str]]:
     for folder, split in class_folders(config.root):
         for path in images_in(folder):
             source = path.relative_to(config.root).as_posix()
-            rows.append(ImageRow(path, folder.name, group=None, split=split, source=source))
+            rows.append(ImageRow(PictureFile(path), folder.name, group=None, split=split, source=source))
     return rows, []
 
 

@@ -10,6 +10,7 @@ removes the file, or gives another seed.
 import csv
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -30,13 +31,13 @@ def kept(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
             pass
     path = state_dir / "splits" / f"{_name(config, manifest.classes)}.csv"
     before = _read(path) if path.exists() else {}
-    if not any(str(row.path) in before for row in manifest.rows):
+    if not any(row.image.key in before for row in manifest.rows):
         drawn = split(manifest, config)
         _write(path, {**before, **_sides(drawn.rows)})
         event(f"drew the split and wrote it to {path}")
         return drawn
     rows = tuple(_placed(manifest.rows, before))
-    if len(new := {str(row.path): row.split for row in rows} | before) > len(before):
+    if len(new := {row.image.key: row.split for row in rows} | before) > len(before):
         warn(
             f"{len(new) - len(before)} image(s) came after the split was drawn: those of a known group follow "
             f"it, the others train. For a new split remove {path}"
@@ -46,16 +47,16 @@ def kept(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
 
 
 def _placed(rows: Sequence[ImageRow], before: dict[str, Side]) -> list[ImageRow]:
-    of_group = {row.group: before[str(row.path)] for row in rows if row.group and str(row.path) in before}
+    of_group = {row.group: before[row.image.key] for row in rows if row.group and row.image.key in before}
     placed = []
     for row in rows:
-        side: Side = before.get(str(row.path)) or of_group.get(row.group or "", "train")
-        placed.append(ImageRow(row.path, row.label, row.group, side, row.source))
+        side: Side = before.get(row.image.key) or of_group.get(row.group or "", "train")
+        placed.append(replace(row, split=side))
     return placed
 
 
 def _sides(rows: Sequence[ImageRow]) -> dict[str, Side]:
-    return {str(row.path): "test" if row.split == "test" else "train" for row in rows}
+    return {row.image.key: "test" if row.split == "test" else "train" for row in rows}
 
 
 def _name(config: SplitConfig, classes: Sequence[str]) -> str:

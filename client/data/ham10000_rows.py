@@ -12,6 +12,7 @@ from client.config import Ham10000Data
 from client.data.csv_rows import Table, read_table, require_columns, with_values
 from client.data.manifest import ImageRow
 from client.data.named_images import NamedImages
+from client.data.references import PictureFile
 from common.errors import SiteDataError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -29,7 +30,17 @@ def read_ham10000(config: Ham10000Data) -> tuple[list[ImageRow], list[str]]:
         if path is None:
             problems.append(f"{source}: no image {cells.get('image_id', '')!r} in {images.told}")
             continue
-        rows.append(ImageRow(path, cells.get("dx", ""), cells.get("lesion_id") or None, None, source))
+        rows.append(
+            ImageRow(
+                PictureFile(path),
+                cells.get("dx", ""),
+                group=None,
+                split=None,
+                source=source,
+                lesion=cells.get("lesion_id") or None,
+                acquisition=cells.get("dataset") or None,
+            )
+        )
     return rows, problems
 
 

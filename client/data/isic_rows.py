@@ -17,6 +17,7 @@ from client.config import FedIsic2019Data, IsicData
 from client.data.csv_rows import Table, read_table, require_columns, with_values
 from client.data.manifest import ImageRow
 from client.data.named_images import NamedImages
+from client.data.references import PictureFile
 
 ISIC2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 ISIC2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
@@ -59,7 +60,17 @@ def _rows(
             problems.append(f"{source}: no image {name!r} in {images.told}")
         else:
             side = cells.get(split, "") if split else None
-            rows.append(ImageRow(path, right[0], lesions.get(name), side, source))
+            rows.append(
+                ImageRow(
+                    PictureFile(path),
+                    right[0],
+                    None,
+                    side,
+                    source,
+                    lesion=lesions.get(name),
+                    acquisition=cells.get("center"),
+                )
+            )
     return rows, problems
 
 

@@ -5,10 +5,10 @@ row carries its `source`, so that a person can be sent to the line that is wrong
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
+from client.data.references import ImageReference
 from common.errors import SiteDataError
 
 Side = Literal["train", "test"]
@@ -32,14 +32,18 @@ _SHOWN = 20
 class ImageRow:
     """One image and what is known of it."""
 
-    path: Path
+    image: ImageReference
     label: str
     group: str | None
-    """Lesion or patient; None: not known."""
+    """What a split must not tear apart, from `grouped`; None: neither patient nor lesion is known."""
     split: str | None
     """As the data says it until `split` has made it "train" or "test"."""
     source: str
     """For a person, e.g. "labels.csv row 12"."""
+    patient: str | None = None
+    lesion: str | None = None
+    acquisition: str | None = None
+    """Device, clinic or collection that the image is from, as the data calls it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,33 @@ class Manifest:
         """Images per class in the study's order, of one side or of both."""
         labels = [row.label for row in (self.rows if side is None else self.on(side))]
         return tuple(labels.count(name) for name in self.classes)
+
+
+def grouped(rows: Sequence[ImageRow]) -> list[ImageRow]:
+    """Rows with the group that follows from all patients, lesions and groups that are known.
+
+    Whatever is joined by a patient or by a lesion, directly or through other images, is one group:
+    where a lesion is filed under two patients, both are on one side.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for row in rows:
+        for other in (names := _owners(row))[1:]:
+            # The smaller name stands for both, so that the order of rows does not matter.
+            low, high = sorted((root(names[0]), root(other)))
+            parent[high] = low
+    return [replace(row, group=root(names[0]) if (names := _owners(row)) else None) for row in rows]
+
+
+def _owners(row: ImageRow) -> list[str]:
+    # Names of their own: a lesion may be called like a patient.
+    owners = [f"{kind} {name}" for kind, name in (("patient", row.patient), ("lesion", row.lesion)) if name]
+    return [*owners, row.group] if row.group else owners
 
 
 def refuse(what: str, problems: Sequence[str], advice: str) -> NoReturn:

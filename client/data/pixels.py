@@ -7,11 +7,13 @@ step, with antialiasing, which is the usual resize of the shorter side and centr
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+
+from client.data.references import BadImage, ImageReference, PictureFile
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = npt.NDArray[np.uint8]
@@ -28,19 +30,15 @@ _RESAMPLING = {
 }
 
 
-class BadImage(Exception):
-    """A file that cannot be used; the message says why, without the file's name."""
-
-
-def decode(path: Path, size: int, interpolation: Interpolation) -> Pixels:
+def decode(reference: ImageReference, size: int, interpolation: Interpolation) -> Pixels:
     """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
     try:
-        with Image.open(path) as image:
-            _check(image)
-            # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
-            image.draft(None, (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(to_rgb(upright), (size, size), _RESAMPLING[interpolation])
+        match reference:
+            case PictureFile(path):
+                picture = _upright(path, size)
+            case _:
+                assert_never(reference)
+        square = ImageOps.fit(picture, (size, size), _RESAMPLING[interpolation])
     except (BadImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -49,6 +47,14 @@ def decode(path: Path, size: int, interpolation: Interpolation) -> Pixels:
         # Decoders answer a broken file with nearly any error there is.
         raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
     return np.asarray(square)
+
+
+def _upright(path: Path, size: int) -> Image.Image:
+    with Image.open(path) as image:
+        _check(image)
+        # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
+        image.draft(None, (2 * size, 2 * size))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _check(image: Image.Image) -> None:

@@ -17,7 +17,7 @@ from client.data.csv_rows import read_csv
 from client.data.folder_rows import read_folders
 from client.data.ham10000_rows import read_ham10000
 from client.data.isic_rows import read_fed_isic, read_isic
-from client.data.manifest import ImageRow, Manifest, refuse
+from client.data.manifest import ImageRow, Manifest, grouped, refuse
 from common.errors import SiteDataError
 from common.log import warn
 
@@ -41,7 +41,7 @@ def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
         )
     if unique.num_repeats:
         warn(f"{unique.num_repeats} row(s) repeat another row and count once", repeats=unique.num_repeats)
-    return Manifest(unique.rows, tuple(classes))
+    return Manifest(tuple(grouped(unique.rows)), tuple(classes))
 
 
 def labels(config: DataConfig) -> tuple[str, ...]:
@@ -114,11 +114,11 @@ def _without_repeats(rows: Sequence[ImageRow]) -> _Unique:
     kept: dict[str, ImageRow] = {}
     problems = []
     for row in rows:
-        earlier = kept.setdefault(os.path.normcase(os.path.normpath(row.path)), row)
-        for field in ("label", "group", "split"):
+        earlier = kept.setdefault(os.path.normcase(os.path.normpath(row.image.key)), row)
+        for field in ("label", "patient", "lesion", "group", "split"):
             before, now = getattr(earlier, field), getattr(row, field)
             if before != now:
                 problems.append(
-                    f"{row.source}: {row.path.name} has {field} {now!r}, but {before!r} in {earlier.source}"
+                    f"{row.source}: {row.image.name} has {field} {now!r}, but {before!r} in {earlier.source}"
                 )
     return _Unique(tuple(kept.values()), len(rows) - len(kept), tuple(problems))

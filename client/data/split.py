@@ -133,11 +133,11 @@ def write_split(
 
 
 def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
-    images = [str(row.path) for row in manifest.rows]
+    images = [row.image.key for row in manifest.rows]
     sides = draw([row.label for row in manifest.rows], images, test_share, seed)
     on: dict[str, set[str]] = {}
     for row, side in zip(manifest.rows, sides, strict=True):
-        on.setdefault(_owner(row.group, str(row.path)), set()).add(side)
+        on.setdefault(_owner(row.group, row.image.key), set()).add(side)
     torn = sum(len(found) > 1 for found in on.values())
     warn(
         f"split.kind is by_image: {torn} of {len(on)} lesions or patients are on both sides, so the test is too "
@@ -159,7 +159,7 @@ def _drawn(manifest: Manifest, share: Fraction, first: int, seed: int) -> list[S
             "if a lesion or patient has several images, list them in a csv with data.columns.group",
             without_group=alone,
         )
-    owners = [_owner(row.group, str(row.path)) for row in rows]
+    owners = [_owner(row.group, row.image.key) for row in rows]
     sides = deal([row.label for row in rows], owners, share, first, seed)
     for name in manifest.classes:
         on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)

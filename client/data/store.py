@@ -21,6 +21,7 @@ import torch
 from client.config import CacheConfig
 from client.data import pixels
 from client.data.manifest import ImageRow, Manifest, Side, refuse
+from client.data.references import BadImage
 from client.images import Preprocessing
 from common.errors import SiteDataError, StorageError
 from common.log import event
@@ -30,7 +31,7 @@ from common.log import event
 
 Augmentation = Literal["none", "paper"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when decoding changes, so that files of older versions are not taken for new ones."""
 _WINDOW = 256
 """Images in flight at once; bounds what waits in memory to be written."""
@@ -214,7 +215,7 @@ def _make_room(folder: Path, num_bytes: int) -> None:
 
 def _identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
     """Changes with the files, their order and the preparation, but not with labels or split."""
-    files = [(str(row.path), *_size_and_time(row.path)) for row in rows]
+    files = [(row.image.key, row.image.how, *map(_size_and_time, row.image.files)) for row in rows]
     what = [_FORMAT, preprocessing.stored_size, preprocessing.interpolation, files]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
@@ -238,9 +239,9 @@ def _decoded(
 
     def attempt(row: ImageRow) -> pixels.Pixels | str:
         try:
-            return pixels.decode(row.path, size, interpolation)
-        except pixels.BadImage as bad:
-            return f"{row.source}: {row.path} {bad}"
+            return pixels.decode(row.image, size, interpolation)
+        except BadImage as bad:
+            return f"{row.source}: {row.image.key} {bad}"
 
     problems: list[str] = []
     start = told = time.monotonic()

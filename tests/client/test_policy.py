@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from client.config import Hours, PolicyConfig, SiteConfig, load_site
 from client.data.manifest import ImageRow, Manifest
+from client.data.references import PictureFile
 from client.policy import Facts, Setup, check, enforce, enforce_answer, epochs, is_open, next_opening, usable
 from common import wire
 from common.config import LocalConfig, StudyConfig
@@ -268,7 +269,7 @@ def manifest(*cells: tuple[str, str, int, int]) -> Manifest:
     for label, side, num_groups, num_images in cells:
         for number in range(max(num_groups, 1) * num_images):
             group = f"{label}{side}{number % num_groups}" if num_groups else None
-            rows.append(ImageRow(Path(f"{label}{number}"), label, group, side, "row"))
+            rows.append(ImageRow(PictureFile(Path(f"{label}{number}")), label, group, side, "row"))
     return Manifest(tuple(rows), ("a", "b", "c"))
 
 

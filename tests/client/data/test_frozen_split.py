@@ -12,6 +12,7 @@ from client.config import ByImageSplit, GroupedSplit, KFoldSplit, NoSplit
 from client.data import split as drawing
 from client.data.frozen_split import kept
 from client.data.manifest import ImageRow, Manifest
+from client.data.references import PictureFile
 from client.data.split import split
 from common.errors import SiteDataError
 
@@ -25,7 +26,7 @@ def rows(start: int, stop: int, group_of: int = 2) -> tuple[ImageRow, ...]:
     """Images `start` to `stop`, two of each lesion, every other lesion a melanoma."""
     return tuple(
         ImageRow(
-            Path(f"/images/{n}.jpg"),
+            PictureFile(Path(f"/images/{n}.jpg")),
             "mel" if n // group_of % 2 else "nv",
             f"L{n // group_of}",
             None,
@@ -36,7 +37,7 @@ def rows(start: int, stop: int, group_of: int = 2) -> tuple[ImageRow, ...]:
 
 
 def sides(manifest: Manifest) -> dict[str, str | None]:
-    return {row.path.stem: row.split for row in manifest.rows}
+    return {row.image.path.stem: row.split for row in manifest.rows}
 
 
 CLASSES = ("mel", "nv")
@@ -124,7 +125,7 @@ splits = st.sampled_from([GroupedSplit(), GroupedSplit(test_share=0.4, seed=7), 
 @settings(derandomize=True, deadline=None, max_examples=60)
 def test_no_group_is_ever_on_two_sides_and_a_seed_draws_the_same_again(found, config):
     images = [
-        ImageRow(Path(f"/images/{n}.jpg"), label, f"L{group}", None, f"row {n}")
+        ImageRow(PictureFile(Path(f"/images/{n}.jpg")), label, f"L{group}", None, f"row {n}")
         for n, (label, group) in enumerate(found)
     ]
     try:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.data.pixels import BadImage, decode
+from client.data.pixels import Interpolation, Pixels, decode
+from client.data.references import BadImage, PictureFile
 
 GREEN, RED = (0, 255, 0), (255, 0, 0)
 
@@ -14,11 +15,15 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
+def seen(path: Path, size: int, interpolation: Interpolation) -> Pixels:
+    return decode(PictureFile(path), size, interpolation)
+
+
 def test_the_centre_square_is_kept(tmp_path):
     # 40 x 20, red with a green middle of 20 x 20: only the middle is left.
     image = Image.new("RGB", (40, 20), RED)
     image.paste(GREEN, (10, 0, 30, 20))
-    square = decode(saved(tmp_path / "a.png", image), 20, "bilinear")
+    square = seen(saved(tmp_path / "a.png", image), 20, "bilinear")
     assert square.shape == (20, 20, 3)
     assert square.dtype == np.uint8
     assert (square == GREEN).all()
@@ -27,7 +32,7 @@ def test_the_centre_square_is_kept(tmp_path):
 def test_shrinking_is_antialiased(tmp_path):
     # Black and white stripes one pixel wide become grey, not black or white.
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    square = decode(saved(tmp_path / "a.png", Image.fromarray(stripes)), 16, "bilinear")
+    square = seen(saved(tmp_path / "a.png", Image.fromarray(stripes)), 16, "bilinear")
     assert abs(int(square[4:-4, 4:-4].min()) - 127) < 10
     assert abs(int(square[4:-4, 4:-4].max()) - 127) < 10
 
@@ -36,18 +41,18 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     # 65535 is 255, 32896 = 128 * 257 is 128, 257 is 1.
     for value, expected in [(65535, 255), (32896, 128), (5140, 20)]:
         path = saved(tmp_path / "a.png", Image.fromarray(np.full((16, 16), value, np.uint16)))
-        assert (decode(path, 16, "bilinear") == expected).all()
+        assert (seen(path, 16, "bilinear") == expected).all()
 
 
 def test_twelve_bit_grey_in_a_sixteen_bit_file_is_not_black(tmp_path):
     grey = np.linspace(0, 4095, 256, dtype=np.uint16).reshape(16, 16)
-    square = decode(saved(tmp_path / "a.tif", Image.fromarray(grey)), 16, "nearest")
+    square = seen(saved(tmp_path / "a.tif", Image.fromarray(grey)), 16, "nearest")
     assert (square.min(), square.max()) == (0, 255)
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.new("CMYK", (32, 32), (255, 0, 255, 0)), quality=95)
-    red, green, blue = decode(path, 16, "bilinear")[8, 8]
+    red, green, blue = seen(path, 16, "bilinear")[8, 8]
     assert green > 200
     assert max(red, blue) < 60
 
@@ -55,19 +60,19 @@ def test_cmyk_becomes_rgb(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA"])
 def test_other_colour_modes_become_rgb(mode, tmp_path):
     white = Image.new("RGB", (16, 16), (255, 255, 255)).convert(mode)
-    assert (decode(saved(tmp_path / "a.png", white), 16, "bilinear") == 255).all()
+    assert (seen(saved(tmp_path / "a.png", white), 16, "bilinear") == 255).all()
 
 
 def test_transparent_is_black(tmp_path):
     path = saved(tmp_path / "a.png", Image.new("RGBA", (16, 16), (255, 255, 255, 0)))
-    assert (decode(path, 16, "bilinear") == 0).all()
+    assert (seen(path, 16, "bilinear") == 0).all()
 
 
 def test_a_palette_with_transparency_is_understood(tmp_path):
     image = Image.new("P", (16, 16), 1)
     image.putpalette([255, 0, 0, 0, 255, 0])
     path = saved(tmp_path / "a.png", image, transparency=bytes([0, 255]))
-    assert (decode(path, 16, "bilinear") == GREEN).all()
+    assert (seen(path, 16, "bilinear") == GREEN).all()
 
 
 def test_the_cameras_orientation_is_obeyed(tmp_path):
@@ -76,7 +81,7 @@ def test_the_cameras_orientation_is_obeyed(tmp_path):
     image.paste(GREEN, (0, 0, 16, 32))
     exif = Image.Exif()
     exif[0x0112] = 3
-    square = decode(saved(tmp_path / "a.png", image, exif=exif), 32, "nearest")
+    square = seen(saved(tmp_path / "a.png", image, exif=exif), 32, "nearest")
     assert tuple(square[5, 5]) == RED
     assert tuple(square[5, 26]) == GREEN
 
@@ -84,8 +89,8 @@ def test_the_cameras_orientation_is_obeyed(tmp_path):
 def test_a_large_jpeg_looks_like_the_small_one(tmp_path):
     ramp = np.linspace(0, 255, 512, dtype=np.uint8)
     grey = Image.fromarray(np.broadcast_to(ramp, (512, 512)).copy()).convert("RGB")
-    from_jpeg = decode(saved(tmp_path / "a.jpg", grey, quality=95), 32, "bilinear").astype(int)
-    from_png = decode(saved(tmp_path / "a.png", grey), 32, "bilinear").astype(int)
+    from_jpeg = seen(saved(tmp_path / "a.jpg", grey, quality=95), 32, "bilinear").astype(int)
+    from_png = seen(saved(tmp_path / "a.png", grey), 32, "bilinear").astype(int)
     assert np.abs(from_jpeg - from_png).max() <= 4
 
 
@@ -106,7 +111,7 @@ def test_a_large_jpeg_looks_like_the_small_one(tmp_path):
 def test_what_is_no_usable_picture_is_refused_with_a_reason(make, said, tmp_path):
     make(tmp_path / "a.img")
     with pytest.raises(BadImage, match=said):
-        decode(tmp_path / "a.img", 16, "bilinear")
+        seen(tmp_path / "a.img", 16, "bilinear")
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.95])
@@ -116,14 +121,14 @@ def test_a_truncated_jpeg_is_refused(kept, tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(BadImage, match="cannot be decoded"):
-        decode(path, 32, "bilinear")
+        seen(path, 32, "bilinear")
 
 
 def test_several_images_in_one_file_are_refused(tmp_path):
     frames = [Image.new("L", (16, 16), grey) for grey in (10, 200)]
     path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
     with pytest.raises(BadImage, match="holds 2 images"):
-        decode(path, 16, "bilinear")
+        seen(path, 16, "bilinear")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as outside tests: it stops nobody
@@ -133,4 +138,4 @@ def test_a_decompression_bomb_is_refused(limit, tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", Image.new("RGB", (40, 40)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(BadImage, match="more pixels than Pillow considers safe"):
-        decode(path, 16, "bilinear")
+        seen(path, 16, "bilinear")

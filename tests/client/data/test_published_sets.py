@@ -40,7 +40,7 @@ def ham(tmp_path: Path) -> Path:
 
 def test_ham10000_is_read_as_it_is_downloaded(ham: Path) -> None:
     manifest = readers.read(Ham10000Data(metadata=ham), ham10000_rows.CLASSES)
-    assert [(row.path.name, row.label, row.group) for row in manifest.rows] == [
+    assert [(row.image.path.name, row.label, row.lesion) for row in manifest.rows] == [
         ("ISIC_1.jpg", "bkl", "HAM_1"),
         ("ISIC_2.jpg", "bkl", "HAM_1"),
         ("ISIC_3.jpg", "mel", "HAM_2"),
@@ -51,7 +51,7 @@ def test_ham10000_is_read_as_it_is_downloaded(ham: Path) -> None:
 
 def test_one_source_of_ham10000_can_be_a_site(ham: Path) -> None:
     data = Ham10000Data(metadata=ham, sources=("vidir_modern",))
-    assert [row.path.stem for row in readers.read(data, ("mel", "nv")).rows] == ["ISIC_3", "ISIC_4"]
+    assert [row.image.path.stem for row in readers.read(data, ("mel", "nv")).rows] == ["ISIC_3", "ISIC_4"]
     with pytest.raises(SiteDataError, match=r"no row with dataset=vienna; the column holds rosendahl \(2\)"):
         readers.read(Ham10000Data(metadata=ham, sources=("vienna",)), ("mel",))
 
@@ -103,7 +103,7 @@ def isic(tmp_path: Path) -> IsicData:
 
 def test_isic_2019_is_read_from_its_one_hot_table(isic: IsicData) -> None:
     manifest = readers.read(isic, isic_rows.ISIC2019)
-    assert [(row.path.stem, row.label, row.group) for row in manifest.rows] == [
+    assert [(row.image.path.stem, row.label, row.lesion) for row in manifest.rows] == [
         ("ISIC_1", "NV", "L1"),
         ("ISIC_2_downsampled", "MEL", "L1"),
         ("ISIC_3", "SCC", None),
@@ -155,7 +155,7 @@ def test_one_centre_of_fed_isic_comes_with_its_published_split(isic: IsicData, t
     )
     data = FedIsic2019Data(split_file=file, center=4, images=isic.images)
     manifest = readers.read(data, isic_rows.ISIC2019)
-    assert [(row.path.stem, row.label, row.split) for row in manifest.rows] == [
+    assert [(row.image.path.stem, row.label, row.split) for row in manifest.rows] == [
         ("ISIC_1", "NV", "train"),
         ("ISIC_2_downsampled", "MEL", "test"),
     ]

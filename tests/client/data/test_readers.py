@@ -7,6 +7,7 @@ from PIL import Image
 
 from client.config import Columns, CsvData, FoldersData, Only
 from client.data.readers import read
+from client.data.references import PictureFile
 from common.errors import SiteDataError
 
 CLASSES = ("mel", "nv")
@@ -29,10 +30,24 @@ def test_a_csv_becomes_one_row_per_line_with_its_source(tmp_path):
     config = config.model_copy(update={"columns": Columns(group="lesion")})
     manifest = read(config, CLASSES)
     first, second = manifest.rows
-    assert (first.path, first.label, first.group, first.split) == (tmp_path / "a.png", "mel", "L1", None)
+    assert (first.image, first.label, first.group, first.split) == (
+        PictureFile(tmp_path / "a.png"),
+        "mel",
+        "L1",
+        None,
+    )
     assert first.source == "labels.csv row 2"
     assert second.group is None  # an empty cell is no group, or all such images would be one
     assert manifest.class_counts() == (1, 1)
+
+
+def test_columns_of_a_csv_name_patient_lesion_and_acquisition(tmp_path):
+    config = csv_with(tmp_path, "file,label,who,spot,device\na.png,mel,P1,S1,scope\nb.png,nv,P1,S2,\n")
+    columns = Columns(patient="who", lesion="spot", acquisition="device")
+    first, second = read(config.model_copy(update={"columns": columns}), CLASSES).rows
+    assert (first.patient, first.lesion, first.acquisition) == ("P1", "S1", "scope")
+    assert second.acquisition is None
+    assert first.group == second.group  # two lesions of one patient
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

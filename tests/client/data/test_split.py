@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from client.config import ColumnSplit, GroupedSplit, NoSplit
 from client.data.manifest import ImageRow, Manifest
+from client.data.references import PictureFile
 from client.data.split import draw, split, write_split
 from common.errors import SiteDataError
 
@@ -19,7 +20,7 @@ def manifest(rows: list[tuple[str, str | None, str | None]]) -> Manifest:
     """From (label, group, split) of each image."""
     return Manifest(
         tuple(
-            ImageRow(Path(f"{number}.png"), label, group, side, f"labels.csv row {number + 2}")
+            ImageRow(PictureFile(Path(f"{number}.png")), label, group, side, f"labels.csv row {number + 2}")
             for number, (label, group, side) in enumerate(rows)
         ),
         CLASSES,

@@ -10,6 +10,7 @@ from PIL import Image
 from client.config import CacheConfig
 from client.data import pixels
 from client.data.manifest import ImageRow, Manifest
+from client.data.references import PictureFile
 from client.data.store import ImageStore
 from client.images import Images, Preprocessing
 from common.errors import SiteDataError, StorageError
@@ -28,13 +29,15 @@ def site(folder: Path, num_images: int = 6) -> Manifest:
         path = folder / f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
         side = "test" if number % 3 == 2 else "train"
-        rows.append(ImageRow(path, CLASSES[number % 2], None, side, f"labels.csv row {number + 2}"))
+        rows.append(
+            ImageRow(PictureFile(path), CLASSES[number % 2], None, side, f"labels.csv row {number + 2}")
+        )
     return Manifest(tuple(rows), CLASSES)
 
 
 def pixels_of(row: ImageRow) -> torch.Tensor:
     """(16, 16, 3) in [0, 1]."""
-    with Image.open(row.path) as image:
+    with Image.open(row.image.path) as image:
         return torch.from_numpy(np.array(image)).float() / 255
 
 
@@ -56,7 +59,7 @@ def test_each_side_has_its_own_images_in_order(cache, tmp_path):
 
 def test_values_are_normalised_per_channel(tmp_path):
     Image.new("RGB", (16, 16), (255, 51, 0)).save(tmp_path / "a.png")
-    manifest = Manifest((ImageRow(tmp_path / "a.png", "mel", None, "test", "a"),), CLASSES)
+    manifest = Manifest((ImageRow(PictureFile(tmp_path / "a.png"), "mel", None, "test", "a"),), CLASSES)
     preprocessing = PLAIN.model_copy(update={"mean": (0.5, 0.2, 0.1), "std": (0.25, 1.0, 0.1)})
     image_CSS = (
         ImageStore.build(manifest, preprocessing, IN_MEMORY, tmp_path)
@@ -94,12 +97,13 @@ def test_all_chance_comes_from_the_generator(tmp_path):
 def test_no_epoch_decodes_an_image_twice(tmp_path, monkeypatch):
     decoded = []
     real = pixels.decode
-    monkeypatch.setattr(pixels, "decode", lambda path, *how: decoded.append(path) or real(path, *how))
+    monkeypatch.setattr(pixels, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
     manifest = site(tmp_path)
     train = ImageStore.build(manifest, PLAIN, IN_MEMORY, tmp_path).images("train", "paper")
     for epoch in range(3):
         train.batch(torch.arange(4), torch.Generator().manual_seed(epoch))
-    assert sorted(decoded) == sorted(row.path for row in manifest.rows)
+    assert set(decoded) == {row.image for row in manifest.rows}
+    assert len(decoded) == 6
 
 
 def test_a_restarted_trainer_finds_its_decoded_images_unless_something_changed(tmp_path, monkeypatch):
@@ -107,13 +111,13 @@ def test_a_restarted_trainer_finds_its_decoded_images_unless_something_changed(t
     before = ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state").images("train")
     decoded = []
     real = pixels.decode
-    monkeypatch.setattr(pixels, "decode", lambda path, *how: decoded.append(path) or real(path, *how))
+    monkeypatch.setattr(pixels, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
 
     again = ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state").images("train")
     assert decoded == []
     assert torch.equal(before.batch(torch.arange(4), None), again.batch(torch.arange(4), None))
 
-    os.utime(manifest.rows[0].path, (1, 1))
+    os.utime(manifest.rows[0].image.path, (1, 1))
     ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state")
     assert len(decoded) == 6
     smaller = PLAIN.model_copy(update={"image_size": 7})
@@ -144,10 +148,10 @@ def test_a_data_set_over_both_limits_is_refused_with_need_and_limit(tmp_path):
 
 def test_all_bad_images_are_reported_at_once_and_nothing_half_written_stays(tmp_path):
     manifest = site(tmp_path, num_images=8)
-    Image.new("RGB", (1, 1)).save(manifest.rows[1].path)
-    whole = manifest.rows[4].path.read_bytes()
-    manifest.rows[4].path.write_bytes(whole[: len(whole) // 2])
-    manifest.rows[6].path.unlink()
+    Image.new("RGB", (1, 1)).save(manifest.rows[1].image.path)
+    whole = manifest.rows[4].image.path.read_bytes()
+    manifest.rows[4].image.path.write_bytes(whole[: len(whole) // 2])
+    manifest.rows[6].image.path.unlink()
     for cache in (IN_MEMORY, ON_DISK):
         with pytest.raises(SiteDataError) as caught:
             ImageStore.build(manifest, PLAIN, cache, tmp_path / "state")
