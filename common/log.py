@@ -8,6 +8,8 @@ patients, files or paths of a hospital.
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -75,3 +77,17 @@ def start(form: LogFormat = "readable", file: Path | None = None) -> None:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # Flower configures its own handlers; a line must not appear twice
+
+
+@contextmanager
+def also_to(file: Path) -> Iterator[None]:
+    """Events go to `file`, too, as long as this lasts."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(JsonFormatter() if form() == "json" else ReadableFormatter())
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -45,6 +45,8 @@ class LocalFederation:
     _public_keys: dict[str, Path] = field(default_factory=dict)
     _control_port: int = 0
     _settings: Path = Path()
+    _unknown: bool = False
+    """True while the SuperLink does not know the sites' keys, because its database was gone."""
     _app: Path = Path()
 
     # --- the first start -----------------------------------------------------------------
@@ -155,14 +157,30 @@ class LocalFederation:
                 self._require_quorum(ended.name)
         run_anew = False
         for name in self._supervision.due(now):
-            has_database = self._database.exists()
-            self.processes.restart(name)
+            if name not in self.processes.ended():
+                continue  # a gateway that was started with its new enrolment
             if name == SUPERLINK:
-                self._wait_for_superlink()
-                if not has_database:
-                    self._enrol_anew()
-                run_anew = True
+                run_anew = self._bring_superlink_back()
+            else:
+                self.processes.restart(name)
         return run_anew
+
+    def _bring_superlink_back(self) -> bool:
+        """Start it and wait for it; False if it ended once more, which is for the next look."""
+        self._unknown |= not self._database.exists()
+        if self._unknown:  # one that ended in the middle of the enrolment left a database of half the keys
+            for file in self._database.parent.glob(f"{self._database.name}*"):
+                file.unlink()
+        self.processes.restart(SUPERLINK)
+        try:
+            self._wait_for_superlink()
+            if self._unknown:
+                self._enrol_anew()
+        except LaunchError:
+            if self.has_superlink:
+                raise
+            return False
+        return True
 
     @property
     def has_superlink(self) -> bool:
@@ -172,9 +190,11 @@ class LocalFederation:
     def _enrol_anew(self) -> None:
         log.warn("the SuperLink's database is gone; the sites' keys are enrolled again")
         self._enrol()
-        for name in self.sites:  # each believes to be a node that is known no more
-            self.processes.end(f"{name}-gateway")
-            self.processes.restart(f"{name}-gateway")
+        self._unknown = False
+        gateways = {f"{name}-gateway" for name in self.sites} - self._supervision.given_up
+        for gateway in sorted(gateways):  # each believes to be a node that is known no more
+            self.processes.end(gateway)
+            self.processes.restart(gateway)
 
     def _say(self, ended: Ended) -> None:
         what = (

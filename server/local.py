@@ -33,7 +33,7 @@ FLEET_PORT = 9092
 MOST_CRASHES = 3
 """Of the ServerApp, without a round in between."""
 
-_START_S, _LOOK_S = 90.0, 0.1
+_BEGIN_S, _LOOK_S = 90.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,10 @@ def run_local(
     with (
         held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
         _claimed_port(port) as fleet_port,
+        _folder(run_dir, work, resume=resume),
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
         _started(work, sockets) as processes,
     ):
-        if resume:
-            shutil.rmtree(work, ignore_errors=True)  # keys, logs and Flower's files of the run that broke off
-            (run_dir / status.FILE).unlink(missing_ok=True)
-        elif run_dir.exists() and any(run_dir.iterdir()):
-            _set_aside(run_dir)
-        work.mkdir(parents=True, exist_ok=True)
         told = _size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
         write_settings = partial(_write_server_settings, study, run_dir, synthetic=synthetic)
@@ -104,7 +99,7 @@ def _follow(federation: LocalFederation, run_dir: Path, shown: int) -> Outcome:
     `shown` bytes of it are of an earlier start and not shown again.
     """
     show = _Tail(run_dir / "server.log", shown)
-    begun_by, crashes = time.monotonic() + _START_S, _Crashes(run_dir)
+    begun_by, crashes = time.monotonic() + _BEGIN_S, _Crashes(run_dir)
     while True:
         show()
         anew = federation.look()
@@ -114,22 +109,34 @@ def _follow(federation: LocalFederation, run_dir: Path, shown: int) -> Outcome:
             if now.is_over:
                 show()
                 return Outcome(now.status == "finished", now.reason)
-            if now.status == "crashed":
+            crash = now.reason if now.status == "crashed" else None
+            if now.status == "starting" and time.monotonic() > begun_by:
+                logs = federation.work / "logs"
+                crash = f"it did not begin within {_BEGIN_S:.0f} s; the logs in {logs} tell why"
+            if crash is not None:
                 if crashes.is_hopeless():
-                    reason = f"the server crashed {MOST_CRASHES + 1} times without a round in between: {now.reason}"
+                    reason = (
+                        f"the server crashed {MOST_CRASHES + 1} times without a round in between: {crash}"
+                    )
                     status.set_status(run_dir, "failed", reason)
                     return Outcome(False, reason)
-                log.warn(f"the server crashed ({now.reason}); it goes on from the last checkpoint")
+                log.warn(f"the server crashed ({crash}); it goes on from the last checkpoint")
                 anew = True
         if anew:
-            (run_dir / status.FILE).unlink(missing_ok=True)
-            federation.run_study()
-            begun_by = time.monotonic() + _START_S
-        elif now is None and time.monotonic() > begun_by:
-            raise LaunchError(
-                f"the study did not begin within {_START_S:.0f} s; the logs in {federation.work / 'logs'} tell why"
-            )
+            status.set_status(run_dir, "starting", "the server is started again")
+            _run_again(federation)
+            begun_by = time.monotonic() + _BEGIN_S
         time.sleep(_LOOK_S)
+
+
+def _run_again(federation: LocalFederation) -> None:
+    """Run the study once more. Raises LaunchError."""
+    try:
+        federation.run_study()
+    except LaunchError:
+        if federation.has_superlink:
+            raise
+        # It died under the command; when it is back, the study is run anew.
 
 
 @dataclass
@@ -198,6 +205,29 @@ def _claimed_port(wish: int | None) -> Iterator[int]:
     (other,) = free_ports(1)
     log.warn(f"port {port} is taken by another process; the server listens on {other} instead")
     yield other
+
+
+@contextmanager
+def _folder(run_dir: Path, work: Path, *, resume: bool) -> Iterator[None]:
+    """The run's folder, with this launcher's own log and, whatever happens, a status that says how it ended."""
+    if resume:
+        shutil.rmtree(work, ignore_errors=True)  # keys, logs and Flower's files of the run that broke off
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        _set_aside(run_dir)
+    work.mkdir(parents=True, exist_ok=True)
+    with log.also_to(run_dir / "launcher.log"):
+        status.set_status(run_dir, "starting", "the server and the sites are started")
+        try:
+            yield
+        except LaunchError as error:
+            status.set_status(run_dir, "failed", str(error))
+            raise
+        except KeyboardInterrupt:
+            if (now := status.read_status(run_dir)) is not None and not now.is_over:
+                status.set_status(
+                    run_dir, "crashed", "it was stopped; `consilium-server resume` goes on with it"
+                )
+            raise
 
 
 def _set_aside(run_dir: Path) -> None:

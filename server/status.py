@@ -18,8 +18,9 @@ from common.weights import write_atomically
 FILE = "status.json"
 
 
-Stage: TypeAlias = Literal["running", "crashed", "failed", "finished"]
-"""`crashed`: something that nobody foresaw; the study can go on from its last checkpoint."""
+Stage: TypeAlias = Literal["starting", "running", "crashed", "failed", "finished"]
+"""`starting`: the launcher starts the server, for the first time or again. `crashed`: something that nobody
+foresaw; the study can go on from its last checkpoint."""
 
 
 class Asked(Frozen):
@@ -52,7 +53,9 @@ class Status(Frozen):
     reason: str
     since: datetime
     pid: int
-    """Process of the ServerApp on the server's machine."""
+    """Process of the ServerApp on the server's machine; of the launcher while it is `starting`."""
+    born: int | None = None
+    """When that process began, in clock ticks since the machine did: another one may get its number."""
     progress: Progress | None = None
     """None before the first round."""
 
@@ -62,8 +65,8 @@ class Status(Frozen):
         return self.status in ("failed", "finished")
 
     def or_died(self) -> "Status":
-        """This status, or `crashed` if it says `running` and its process is gone."""
-        if self.status != "running" or _is_alive(self.pid):
+        """This status, or `crashed` if it is not over and its process is gone."""
+        if self.status not in ("starting", "running") or _is_alive(self.pid, self.born):
             return self
         reason = "the server's process ended without a word; federation/logs/superlink.log may tell why"
         return self.model_copy(update={"status": "crashed", "reason": reason})
@@ -73,7 +76,14 @@ def set_status(run_dir: Path, status: Stage, reason: str) -> None:
     """Replace the status; how far the study had come stays. Raises StorageError."""
     before = read_status(run_dir)
     progress = before.progress if before is not None else None
-    now = Status(status=status, reason=reason, since=datetime.now(UTC), pid=os.getpid(), progress=progress)
+    now = Status(
+        status=status,
+        reason=reason,
+        since=datetime.now(UTC),
+        pid=os.getpid(),
+        born=_born(os.getpid()),
+        progress=progress,
+    )
     content = now.model_dump_json(indent=1).encode()
     try:
         write_atomically(run_dir / FILE, content)
@@ -104,19 +114,15 @@ def set_progress(run_dir: Path, progress: Progress) -> None:
 
 
 def read_status(run_dir: Path) -> Status | None:
-    """The status, None before the ServerApp has begun."""
+    """The status, None where no study was started."""
     path = run_dir / FILE
     return Status.model_validate(json.loads(path.read_bytes())) if path.exists() else None
 
 
-def _is_alive(pid: int) -> bool:
-    try:
+def _is_alive(pid: int, born: int | None) -> bool:
+    if (about := _stat(pid)) is not None:
         # A dead process that its parent has not asked after, as Flower's does not, still has a number.
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        if state.split()[0] in ("Z", "X"):
-            return False
-    except OSError:
-        pass  # no such process, or no /proc to ask
+        return about[0] not in ("Z", "X") and born in (None, int(about[19]))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -124,3 +130,17 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True  # another user's, as in a container
     return True
+
+
+def _born(pid: int) -> int | None:
+    about = _stat(pid)
+    return None if about is None else int(about[19])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What /proc/PID/stat says from `state` on (proc(5)); None for no such process, or no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()  # the program's name before it may hold anything

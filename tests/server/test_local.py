@@ -12,12 +12,13 @@ from typing import cast
 
 import pytest
 
+from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from server import bundle, local, status
 from server.federation import LocalFederation
 from server.local import LocalSite, run_local
-from server.processes import Processes, claim_port
+from server.processes import Interrupted, Processes, claim_port
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -168,12 +169,18 @@ class Scripted:
         self.run_dir, self.looks, self.work = run_dir, iter(looks), work
         self.has_superlink = True
         self.num_runs = 0
+        self.refusals: list[bool] = []
+        """Runs that Flower does not take; True where the SuperLink ended under them."""
 
     def look(self) -> bool:
+        self.has_superlink = True
         return next(self.looks)()
 
     def run_study(self) -> None:
         self.num_runs += 1
+        if self.refusals:
+            self.has_superlink = not self.refusals.pop(0)
+            raise LaunchError("`flwr run app` ended with exit code 1")
 
 
 @pytest.fixture
@@ -239,6 +246,97 @@ def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said
     assert (outcome.finished, num_runs) == (True, 1)
 
 
+def test_a_server_that_never_says_that_it_began_counts_as_crashed(tmp_path, say, monkeypatch) -> None:
+    monkeypatch.setattr(local, "_BEGIN_S", 0.0)
+    outcome, num_runs = followed(tmp_path, say("starting"), *[say(None)] * 3)
+    assert not outcome.finished
+    assert "4 times without a round in between: it did not begin within 0 s; the logs in" in outcome.reason
+    assert num_runs == 3
+
+
+def test_while_the_server_is_started_again_the_status_says_so(tmp_path, say) -> None:
+    seen: list[status.Status | None] = []
+
+    def look() -> bool:
+        seen.append(status.read_status(tmp_path))
+        return say("finished", "3 rounds")()
+
+    followed(tmp_path, say("crashed", "a bug"), look)
+    assert [(now.status, now.reason) for now in seen if now] == [("starting", "the server is started again")]
+
+
+def test_a_superlink_that_dies_under_the_command_to_run_is_waited_for(tmp_path, say) -> None:
+    federation = Scripted(
+        tmp_path, [say("crashed", "a bug"), say(None), say(None, anew=True), say("finished")], tmp_path
+    )
+    federation.refusals = [True]
+    assert local._follow(cast(LocalFederation, federation), tmp_path, 0).finished
+    assert federation.num_runs == 2
+
+
+def test_a_run_that_flower_does_not_take_ends_the_study(tmp_path, say) -> None:
+    federation = Scripted(tmp_path, [say("crashed", "a bug")], tmp_path)
+    federation.refusals = [False]
+    with pytest.raises(LaunchError, match="flwr run"):
+        local._follow(cast(LocalFederation, federation), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("end", "stage", "reason"),
+    [
+        (LaunchError("north-trainer is given up"), "failed", "north-trainer is given up"),
+        (Interrupted(2), "crashed", "it was stopped; `consilium-server resume` goes on with it"),
+    ],
+    ids=["given up", "Ctrl-C"],
+)
+def test_however_a_launch_ends_the_status_says_why(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    end: BaseException, stage: str, reason: str,
+) -> None:  # fmt: skip
+    def start(_: LocalFederation) -> None:
+        now = status.read_status(tmp_path / "run")
+        assert now is not None
+        assert now.or_died().status == "starting"
+        raise end
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(type(end)):
+        run_local(make_study(), sites, tmp_path / "run")
+    now = status.read_status(tmp_path / "run")
+    assert now is not None
+    assert (now.status, now.reason) == (stage, reason)
+
+
+def test_a_study_that_finished_stays_finished_when_its_launcher_is_stopped(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: LocalFederation) -> None:
+        status.set_status(tmp_path / "run", "finished", "3 rounds")
+        raise Interrupted(2)
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(Interrupted):
+        run_local(make_study(), sites, tmp_path / "run")
+    now = status.read_status(tmp_path / "run")
+    assert now is not None
+    assert now.status == "finished"
+
+
+def test_what_a_launcher_says_is_in_the_runs_folder(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: LocalFederation) -> None:
+        log.warn("north-trainer was ended by SIGKILL")
+        raise StoppedShort
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(StoppedShort):
+        run_local(make_study(), sites, tmp_path / "run")
+    log.warn("after the run")
+    told = (tmp_path / "run" / "launcher.log").read_text().splitlines()
+    assert [line[10:] for line in told] == ["WARNING: north-trainer was ended by SIGKILL"]
+
+
 @pytest.fixture
 def federation(make_study: MakeStudy, tmp_path: Path) -> LocalFederation:
     study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",), "required": 1})
@@ -289,6 +387,90 @@ def test_a_trainer_that_dies_is_started_again_and_named(
         assert federation.processes.ended() == {}
     finally:
         federation.processes.stop()
+
+
+class Sleepers:
+    """A federation of processes that sleep, whose SuperLink dies, or not, each time it is waited for."""
+
+    def __init__(
+        self, federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, dies: list[bool]
+    ) -> None:
+        self.clock, self.dies, self.enrolled = 100.0, dies, 0
+        self.federation, self.processes = federation, federation.processes
+        federation._database.touch()
+        for name in [
+            "superlink",
+            *(f"{site}-{part}" for site in federation.sites for part in ("trainer", "gateway")),
+        ]:
+            self.processes.start(name, [sys.executable, "-c", "import time; time.sleep(600)"])
+        monkeypatch.setattr("server.federation.time", SimpleNamespace(monotonic=lambda: self.clock))
+        monkeypatch.setattr(LocalFederation, "_wait_for_superlink", lambda _: self.wait())
+        monkeypatch.setattr(LocalFederation, "_enrol", lambda _: self.enrol())
+
+    def wait(self) -> None:
+        self.federation._database.touch()  # as the SuperLink does first
+        if self.dies.pop(0):
+            self.processes.end("superlink")
+            raise LaunchError("the SuperLink did not start")
+
+    def enrol(self) -> None:
+        self.enrolled += 1
+
+    def look(self, after_s: float = 0.0) -> bool:
+        self.clock += after_s
+        return self.federation.look()
+
+
+@pytest.fixture
+def sleepers(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[list[bool]], Sleepers]]:
+    yield lambda dies: Sleepers(federation, monkeypatch, dies)
+    federation.processes.stop()
+
+
+def test_a_superlink_with_its_database_comes_back_without_enrolling_anew(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.processes.end("superlink")
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (0, {})
+
+
+def test_a_superlink_that_dies_while_it_comes_back_is_started_once_more(sleepers) -> None:
+    all_of_it = sleepers([True, False])
+    all_of_it.processes.end("superlink")
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, False]
+    assert [all_of_it.look(), all_of_it.look(after_s=2)] == [False, True]
+
+
+def test_keys_are_enrolled_even_if_the_first_superlink_without_them_dies_before(sleepers) -> None:
+    all_of_it = sleepers([True, False])
+    all_of_it.federation._database.unlink()
+    all_of_it.processes.end("superlink")
+    all_of_it.look()
+    all_of_it.look(after_s=1)  # makes a database, and dies
+    all_of_it.look()
+    assert all_of_it.look(after_s=2)
+    assert all_of_it.enrolled == 1
+
+
+def test_gateways_that_died_with_a_forgetful_superlink_are_started_once(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.federation._database.unlink()
+    for name in ("superlink", "north-gateway", "unseen-gateway"):  # before and after it in the alphabet
+        all_of_it.processes.end(name)
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (1, {})
+
+
+def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.federation._supervision._given_up.add("north-gateway")
+    all_of_it.federation._database.unlink()
+    for name in ("superlink", "north-gateway"):
+        all_of_it.processes.end(name)
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert all_of_it.processes.ended().keys() == {"north-gateway"}
 
 
 def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_running_study_whose_process_is_gone_has_crashed(tmp_path: Path) -> No
     assert not gone.or_died().is_over
 
 
+def test_another_process_with_the_servers_number_is_not_the_server(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    running = read_status(tmp_path)
+    assert running is not None
+    assert running.born is not None
+    assert running.model_copy(update={"born": running.born - 1}).or_died().status == "crashed"
+
+
 def test_a_finished_study_stays_finished_when_its_process_is_gone() -> None:
     over = Status.model_validate({"status": "finished", "reason": "", "since": 0, "pid": 2**22 + 1})
     assert over.or_died() == over
