@@ -20,7 +20,7 @@ from common.config import StudyConfig
 from server.federation import LocalFederation
 from server.processes import Command, Processes, flower_command
 
-PATIENCE_S = 180.0
+PATIENCE_S = 90.0
 NEEDLES: dict[str | None, bytes] = {
     "north-gateway": b'site="north"', "superlink": b"flower-superlink", None: b"flwr-serverapp"
 }  # fmt: skip

@@ -8,7 +8,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 WORK_S = 3.0
 """How long a site is at work, so that it can be killed meanwhile."""
