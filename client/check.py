@@ -19,7 +19,7 @@ from PIL import Image
 from client.config import SiteConfig
 from client.data import duplicates, pixels, readers
 from client.data.manifest import ImageRow, Manifest
-from client.data.references import BadImage
+from client.data.references import BadImage, PictureFile
 from client.data.split import split
 from common import log
 from common.errors import SiteDataError
@@ -91,10 +91,15 @@ def _open(rows: Sequence[ImageRow], num_threads: int | None) -> list[_Seen]:
 
 def _look_at(row: ImageRow) -> _Seen:
     try:
-        digest = hashlib.sha256(row.image.path.read_bytes()).hexdigest()
         square = pixels.decode(row.image, _SIDE, "bilinear")
-        with Image.open(row.image.path) as image:
-            size, mode = image.size, image.mode
+        if isinstance(row.image, PictureFile):
+            digest = hashlib.sha256(row.image.path.read_bytes()).hexdigest()
+            with Image.open(row.image.path) as image:
+                size, mode = image.size, image.mode
+        else:  # a part of a file is compared by what it shows
+            digest = hashlib.sha256(square.tobytes()).hexdigest()
+            part = pixels.load(row.image, _SIDE)
+            size, mode = part.size, part.mode
     except OSError as error:
         return _Seen(row, problem=f"cannot be read ({error.strerror or type(error).__name__})")
     except BadImage as bad:

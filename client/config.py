@@ -118,8 +118,93 @@ class FedIsic2019Data(Mapped):
     """ISIC 2019's, for the lesion of each image."""
 
 
+class MostTumour(Frozen):
+    """The slices of each patient that show most tumour."""
+
+    kind: Literal["most_tumour"] = "most_tumour"
+    count: Annotated[int, Field(ge=1, le=155)] = 5
+
+
+class EverySlice(Frozen):
+    """Every so many axial slices, where they show brain."""
+
+    kind: Literal["every"] = "every"
+    step: Annotated[int, Field(ge=1, le=155)]
+
+
+Modality = Literal["t1", "t1ce", "t2", "flair"]
+
+
+class BratsData(Mapped):
+    """BraTS 2018 to 2020 as slices; classes HGG, LGG."""
+
+    kind: Literal["brats"] = "brats"
+    root: Path
+    """The folder with HGG and LGG (2018, 2019), or with name_mapping.csv (2020)."""
+    channels: tuple[Modality, Modality, Modality] = ("t1ce", "t2", "flair")
+    """Three of the four volumes, as red, green and blue: encoders take three."""
+    slices: Annotated[MostTumour | EverySlice, Field(discriminator="kind")] = MostTumour()
+
+
+class BrainMriData(Mapped):
+    """Brain-tumour MRI folders; classes glioma, meningioma, notumor, pituitary."""
+
+    kind: Literal["brain_mri"] = "brain_mri"
+    root: Path
+    """The folder with Training and Testing, or with one folder per class."""
+
+
+class DicomWindow(Frozen):
+    """Values that become black to white, in the modality's unit (Hounsfield for CT)."""
+
+    centre: float
+    width: Annotated[float, Field(ge=1)]
+
+
+class DicomColumns(Frozen):
+    """Which column of the csv holds what."""
+
+    key: Column | None = None
+    """What `match` names; None: a column of that name."""
+    label: Column = "label"
+    split: Column | None = None
+    """`train` or `test`, for `split: {kind: column}`."""
+
+
+class DicomData(Mapped):
+    """DICOM files anywhere under a folder, labelled by a csv."""
+
+    kind: Literal["dicom"] = "dicom"
+    root: Path
+    labels: Path
+    match: Literal["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "SOPInstanceUID"
+    """What a line of the csv speaks of."""
+    columns: DicomColumns = DicomColumns()
+    window: DicomWindow | None = None
+    """None: the file's own, or else the 1st to the 99th percentile of each frame."""
+    frames: Literal["all", "middle"] = "all"
+    """Which images of a file with several."""
+
+
+class MedMnistData(Mapped):
+    """A MedMNIST archive of flat images, any size; classes 0, 1, ..., which `label_map` may name."""
+
+    kind: Literal["medmnist"] = "medmnist"
+    archive: Path
+    """NAME.npz."""
+
+
 DataConfig: TypeAlias = Annotated[
-    CsvData | FoldersData | Ham10000Data | IsicData | FedIsic2019Data, Field(discriminator="kind")
+    CsvData
+    | FoldersData
+    | Ham10000Data
+    | IsicData
+    | FedIsic2019Data
+    | BratsData
+    | BrainMriData
+    | DicomData
+    | MedMnistData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -297,7 +382,7 @@ class SiteConfig(Frozen):
             raise ValueError(  # noqa: TRY004  (pydantic takes no other)
                 f"split.kind is column, but {self.data.kind} comes without a split; use grouped"
             )
-        if not isinstance(self.data, CsvData):
+        if not isinstance(self.data, CsvData | DicomData):
             return self
         column = self.data.columns.split
         if isinstance(self.split, ColumnSplit) and column is None:
@@ -327,8 +412,12 @@ def _located(data: DataConfig, home: Path) -> DataConfig:
     match data:
         case CsvData():
             return _with_paths(data, labels=_under(home, data.labels), images=_under(home, data.images))
-        case FoldersData():
+        case FoldersData() | BratsData() | BrainMriData():
             return _with_paths(data, root=_under(home, data.root))
+        case DicomData():
+            return _with_paths(data, root=_under(home, data.root), labels=_under(home, data.labels))
+        case MedMnistData():
+            return _with_paths(data, archive=_under(home, data.archive))
         case Ham10000Data():
             images = tuple(home / folder.expanduser() for folder in data.images)
             return _with_paths(data, metadata=_under(home, data.metadata), images=images)

@@ -227,7 +227,7 @@ class Trainer:
         log.event(f"built {study.model.encoder}: {built.report.source}")
         chosen = parts.partition(built.model, study.model)
         parts.freeze(built.model, chosen)
-        rows = readers.read(self._site.data, study.classes)
+        rows = readers.read(self._site.data, study.classes, self._site.state_dir)
         found = frozen_split.kept(rows, self._site.split, self._site.state_dir)
         manifest = policy.usable(found, self._site.policy)
         if kept_back := len(found.rows) - len(manifest.rows):

@@ -1,4 +1,4 @@
-"""From an image file to the square of RGB bytes that training uses.
+"""From an image's reference to the square of RGB bytes that training uses.
 
 What a file claims to be is not trusted: colour modes are brought to RGB without clipping or
 guessing, a camera's orientation mark is obeyed, and what is no usable picture (truncated,
@@ -13,13 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from client.data.references import BadImage, ImageReference, PictureFile
+from client.data import archives, dicom_pixels, volumes
+from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = npt.NDArray[np.uint8]
 
 SMALLEST = 8
 """Pixels a side under which a file is a mistake rather than a picture."""
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+"""Whatever a file's name says (JPEG includes MPO); Pillow knows others that start a program of their own."""
 
 _TOO_LARGE = "has more pixels than Pillow considers safe (Image.MAX_IMAGE_PIXELS); save it smaller"
 
@@ -33,12 +37,7 @@ _RESAMPLING = {
 def decode(reference: ImageReference, size: int, interpolation: Interpolation) -> Pixels:
     """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
     try:
-        match reference:
-            case PictureFile(path):
-                picture = _upright(path, size)
-            case _:
-                assert_never(reference)
-        square = ImageOps.fit(picture, (size, size), _RESAMPLING[interpolation])
+        square = ImageOps.fit(load(reference, size), (size, size), _RESAMPLING[interpolation])
     except (BadImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -49,8 +48,23 @@ def decode(reference: ImageReference, size: int, interpolation: Interpolation) -
     return np.asarray(square)
 
 
+def load(reference: ImageReference, size: int) -> Image.Image:
+    """The whole image as RGB, and a JPEG no larger than `size` needs. Raises BadImage and what decoders raise."""
+    match reference:
+        case PictureFile(path):
+            return _upright(path, size)
+        case DicomFrame():
+            return to_rgb(_checked(dicom_pixels.picture(reference)))
+        case NiftiSlice():
+            return _checked(volumes.picture(reference))
+        case NpzEntry():
+            return to_rgb(_checked(archives.picture(reference)))
+        case _:
+            assert_never(reference)
+
+
 def _upright(path: Path, size: int) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         _check(image)
         # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
         image.draft(None, (2 * size, 2 * size))
@@ -58,15 +72,21 @@ def _upright(path: Path, size: int) -> Image.Image:
 
 
 def _check(image: Image.Image) -> None:
-    width, height = image.size
     # Pillow itself only warns up to twice its limit, and a small file may decode to gigabytes.
+    width, height = image.size
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(_TOO_LARGE)
-    if min(width, height) < SMALLEST:
-        raise BadImage(f"is {width} x {height} pixels; expected at least {SMALLEST} a side")
+    _checked(image)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the further frames of an MPO are a phone's previews
         raise BadImage(f"holds {frames} images; expected one a file")
+
+
+def _checked(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if min(width, height) < SMALLEST:
+        raise BadImage(f"is {width} x {height} pixels; expected at least {SMALLEST} a side")
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

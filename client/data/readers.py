@@ -6,25 +6,46 @@ finds wrong and says so at once. Whatever the kind of data, the same checks foll
 
 import difflib
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from client.config import CsvData, DataConfig, FedIsic2019Data, FoldersData, Ham10000Data, IsicData
+from client.config import (
+    BrainMriData,
+    BratsData,
+    CsvData,
+    DataConfig,
+    DicomData,
+    FedIsic2019Data,
+    FoldersData,
+    Ham10000Data,
+    IsicData,
+    MedMnistData,
+)
+from client.data.brain_mri_rows import read_brain_mri
+from client.data.brats_rows import read_brats
 from client.data.csv_rows import read_csv
+from client.data.dicom_rows import read_dicom
 from client.data.folder_rows import read_folders
 from client.data.ham10000_rows import read_ham10000
 from client.data.isic_rows import read_fed_isic, read_isic
 from client.data.manifest import ImageRow, Manifest, grouped, refuse
+from client.data.medmnist_rows import read_medmnist
+from client.data.secret import site_secret
 from common.errors import SiteDataError
 from common.log import warn
 
 
-def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
-    """All images that `config` points at. Raises SiteDataError that lists every problem."""
-    where, rows, problems = _rows(config)
+def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
+    """All images that `config` points at. Raises SiteDataError that lists every problem.
+
+    `state_dir` keeps the secret that hides patients' identifiers; without it, names of groups are
+    good for this one manifest.
+    """
+    where, rows, problems = _rows(config, state_dir)
     rows = _mapped(rows, config, classes)
     unique = _without_repeats(rows)
     problems = [*_unknown_classes(rows, classes), *problems, *unique.problems]
@@ -46,12 +67,12 @@ def read(config: DataConfig, classes: Sequence[str]) -> Manifest:
 
 def labels(config: DataConfig) -> tuple[str, ...]:
     """The classes that the data has, under the study's names, in alphabetical order. Raises SiteDataError."""
-    _, rows, _ = _rows(config)
+    _, rows, _ = _rows(config, None)
     mapped = (config.label_map.get(row.label, row.label) for row in rows)
     return tuple(sorted({name for name in mapped if name}))
 
 
-def _rows(config: DataConfig) -> tuple[Path, list[ImageRow], list[str]]:
+def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
     """Where the rows are from, the rows, and what is wrong with others."""
     match config:
         case CsvData():
@@ -64,6 +85,15 @@ def _rows(config: DataConfig) -> tuple[Path, list[ImageRow], list[str]]:
             return config.ground_truth, *read_isic(config)
         case FedIsic2019Data():
             return config.split_file, *read_fed_isic(config)
+        case BratsData():
+            return config.root, *read_brats(config)
+        case BrainMriData():
+            return config.root, *read_brain_mri(config)
+        case DicomData():
+            secret = secrets.token_bytes() if state_dir is None else site_secret(state_dir)
+            return config.labels, *read_dicom(config, secret)
+        case MedMnistData():
+            return config.archive, *read_medmnist(config)
         case _:
             assert_never(config)
 

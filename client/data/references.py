@@ -126,4 +126,4 @@ class NpzEntry:
         return (self.path,)
 
 
-ImageReference: TypeAlias = PictureFile
+ImageReference: TypeAlias = PictureFile | DicomFrame | NiftiSlice | NpzEntry

@@ -1,0 +1,134 @@
+"""NIfTI volumes of heads, read within limits and brought to 8 bits inside the brain.
+
+Scanners scale MRI arbitrarily, so each volume is scaled on its own: the 1st to the 99th percentile
+of the brain (what is not 0, as in skull-stripped data) becomes 1 to 255, and what is outside
+stays 0. All volumes are turned to the same orientation (RAS), so the third axis is axial.
+
+A file is unpacked no further than its header says it goes, and a header that says more than the
+limit is refused, so a small .nii.gz cannot fill the memory.
+"""
+
+import gzip
+import io
+import threading
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from client.data.references import BadImage, NiftiSlice
+
+MOST_VOXELS = 2**26
+"""512 x 512 x 256; BraTS has 240 x 240 x 155."""
+_MOST_BYTES = 8 * MOST_VOXELS
+_HEADER = 352
+_ENDS = (1, 99)
+_KEPT = 6
+"""Volumes of one and the next patient, three channels each, as 8 bits: 54 MiB for BraTS."""
+
+Bytes3 = npt.NDArray[np.uint8]
+
+
+def picture(reference: NiftiSlice) -> Image.Image:
+    """One axial slice as RGB, front up. Raises BadImage."""
+    volumes = [scaled(path) for path in reference.channels]
+    shapes = {volume.shape for volume in volumes}
+    if len(shapes) > 1:
+        raise BadImage(f"has channels of different sizes: {', '.join(map(_size, sorted(shapes)))}")
+    if not 0 <= reference.index < volumes[0].shape[2]:
+        raise BadImage(f"has {volumes[0].shape[2]} slices, found no slice {reference.index}")
+    slice_XYC = np.stack([volume[:, :, reference.index] for volume in volumes], axis=2)
+    return Image.fromarray(np.ascontiguousarray(slice_XYC.transpose(1, 0, 2)[::-1]))
+
+
+def scaled(path: Path) -> Bytes3:
+    """A volume as 8 bits, from memory if it was among the last few. Raises BadImage."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise BadImage(f"has no file {path.name} ({error.strerror})") from error
+    # One at a time: slices of one volume come one after another, and several would fill the memory.
+    with _LOCK:
+        return _scaled(path, found.st_size, found.st_mtime_ns)
+
+
+def load(path: Path) -> npt.NDArray[np.float32]:
+    """A volume's values, X to the right, Y to the front, Z up. Raises BadImage."""
+    try:
+        image = nibabel.Nifti1Image.from_bytes(_unpacked(path))
+        turned = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
+        values = turned.get_fdata(dtype=np.float32, caching="unchanged")
+    except (BadImage, MemoryError):
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadImage(f"has a file {path.name} that is cut short or damaged; copy it anew") from error
+    except Exception as error:
+        raise BadImage(
+            f"has a file {path.name} that cannot be read as NIfTI ({type(error).__name__}); convert it anew"
+        ) from error
+    return np.asarray(np.nan_to_num(values.reshape(values.shape[:3]), posinf=0, neginf=0), np.float32)
+
+
+_LOCK = threading.Lock()
+
+
+@lru_cache(maxsize=_KEPT)
+def _scaled(path: Path, _size_of_file: int, _changed: int) -> Bytes3:
+    values = load(path)
+    brain = values != 0
+    if not brain.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = np.percentile(values[brain], _ENDS)
+    values -= low
+    values *= 254 / max(float(high - low), 1e-6)
+    np.clip(values, 0, 254, out=values)
+    values += 1.5  # rounds; the darkest of the brain is 1
+    values[~brain] = 0
+    return values.astype(np.uint8)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes that the header speaks of, and no more."""
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as file:
+        start = file.read(_HEADER)
+        if len(start) < _HEADER:
+            raise BadImage(f"has a file {path.name} that is shorter than the header of a NIfTI; copy it anew")
+        header: Any = nibabel.Nifti1Header.from_fileobj(io.BytesIO(start[:348]), check=False)  # type: ignore[no-untyped-call]
+        if bytes(header["magic"].tobytes())[:3] != b"n+1":
+            raise BadImage(f"has a file {path.name} that is no NIfTI-1 file; convert it")
+        shape = tuple(int(size) for size in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
+        if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[3:]):
+            raise BadImage(
+                f"has a file {path.name} of {_size(shape)} voxels; expected one volume of three axes"
+            )
+        num_voxels = shape[0] * shape[1] * shape[2]
+        if num_voxels > MOST_VOXELS:
+            raise BadImage(
+                f"has a file {path.name} of {num_voxels:,} voxels; expected at most {MOST_VOXELS:,}"
+            )
+        kind = header.get_data_dtype()
+        if kind.kind not in "iuf" or kind.itemsize > 8:
+            raise BadImage(
+                f"has a file {path.name} of {kind} voxels; expected whole or floating-point numbers"
+            )
+        length = int(header.get_data_offset()) + num_voxels * kind.itemsize
+        if not _HEADER <= length <= _MOST_BYTES:
+            raise BadImage(
+                f"has a file {path.name} whose voxels begin at an impossible place; convert it anew"
+            )
+        whole: bytes = start + file.read(length - len(start))
+    if len(whole) < length:
+        raise BadImage(
+            f"has a file {path.name} that ends after {len(whole):,} of {length:,} bytes; copy it anew"
+        )
+    return whole
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "no"
