@@ -34,6 +34,8 @@ MOST_CRASHES = 3
 """Of the ServerApp, without a round in between."""
 
 _BEGIN_S, _LOOK_S = 90.0, 0.1
+_FULL_BYTES = 4 * 2**20
+"""Whatever failed with less than this left on the disk failed for want of room."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _follow(federation: LocalFederation, run_dir: Path, shown: int) -> Outcome:
                 logs = federation.work / "logs"
                 crash = f"it did not begin within {_BEGIN_S:.0f} s; the logs in {logs} tell why"
             if crash is not None:
+                _require_room(run_dir, crash)
                 if crashes.is_hopeless():
                     reason = (
                         f"the server crashed {MOST_CRASHES + 1} times without a round in between: {crash}"
@@ -137,6 +140,24 @@ def _run_again(federation: LocalFederation) -> None:
         if federation.has_superlink:
             raise
         # It died under the command; when it is back, the study is run anew.
+
+
+def _require_room(run_dir: Path, crash: str) -> None:
+    """Raises LaunchError if the server died on a full disk, where a new one would die as well."""
+    if (reason := _room_reason(run_dir)) is not None:
+        log.warn(f"the server crashed ({crash})")
+        raise LaunchError(reason)
+
+
+def _room_reason(run_dir: Path) -> str | None:
+    """On a full disk each program fails in its own words, Flower's do not mention it; so ask the disk."""
+    free = shutil.disk_usage(run_dir).free
+    if free >= _FULL_BYTES:
+        return None
+    return (
+        f"files of the study could not be written: No space left on the disk of {run_dir} ({free // 1024} KiB). Free "
+        "some, then go on from the last checkpoint with `consilium-server resume`"
+    )
 
 
 @dataclass
@@ -220,8 +241,9 @@ def _folder(run_dir: Path, work: Path, *, resume: bool) -> Iterator[None]:
         try:
             yield
         except LaunchError as error:
-            status.set_status(run_dir, "failed", str(error))
-            raise
+            reason = _room_reason(run_dir) or str(error)
+            status.set_status(run_dir, "failed", reason)
+            raise LaunchError(reason) from error
         except KeyboardInterrupt:
             if (now := status.read_status(run_dir)) is not None and not now.is_over:
                 status.set_status(
