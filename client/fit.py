@@ -111,7 +111,7 @@ def fit(
             local.micro_batch_size or HELD_IMAGES, _batch_size(num_images, local), HELD_IMAGES
         ),
     )
-    batches = _batches(num_images, local, seed)
+    batches = _batches(images.labels_N, local, seed)
     loss_sum = weight_sum = 0.0
     num_seen = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -135,16 +135,24 @@ def fit(
 # --- which images, in which order ----------------------------------------------------------------
 
 
-def _batches(num_images: int, local: LocalConfig, seed: int) -> list[Tensor]:
+def _batches(labels_N: Tensor, local: LocalConfig, seed: int) -> list[Tensor]:
     """Indices of every step of this round; each pass over the images has its own order."""
-    size = _batch_size(num_images, local)
+    size = _batch_size(len(labels_N), local)
     batches: list[Tensor] = []
     epoch = 0
     while epoch < local.num_epochs if local.num_epochs else len(batches) < (local.steps or 0):
         order = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        batches += _split(torch.randperm(num_images, generator=order), size)
+        batches += _split(_pass(labels_N, local, order), size)
         epoch += 1
     return batches[: local.steps]
+
+
+def _pass(labels_N: Tensor, local: LocalConfig, order: torch.Generator) -> Tensor:
+    """Indices of one epoch; weighted, each class that is there has the same chance in every draw."""
+    if local.sampling == "shuffled":
+        return torch.randperm(len(labels_N), generator=order)
+    chances_N = 1 / torch.bincount(labels_N).to(torch.float64)[labels_N]
+    return torch.multinomial(chances_N, len(labels_N), replacement=True, generator=order)
 
 
 def _batch_size(num_images: int, local: LocalConfig) -> int:

@@ -159,6 +159,9 @@ class Step(Frozen):
 Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="kind")]
 
 
+Augmentation: TypeAlias = Literal["none", "paper", "dermoscopy", "mri"]
+
+
 class LocalConfig(Frozen):
     """What a site does between receiving weights and answering."""
 
@@ -177,8 +180,12 @@ class LocalConfig(Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: inverse class frequency, from the site's own counts."""
-    augmentation: Literal["none", "paper"] = "paper"
-    """`paper`: random crop from 256/224 of the image size, horizontal flip."""
+    sampling: Literal["shuffled", "weighted"] = "shuffled"
+    """`shuffled`: each image once an epoch. `weighted`: as many draws an epoch, each class equally likely,
+    so that images of rare classes come several times and some of common ones not at all."""
+    augmentation: Augmentation = "paper"
+    """`paper`: random crop from 256/224 of the image size, horizontal flip. `dermoscopy`: any rotation, both
+    flips, scale, colour. `mri`: small rotations, horizontal flip, scale, brightness and contrast."""
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = "auto"
     """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
     channels_last: bool = True
@@ -188,6 +195,18 @@ class LocalConfig(Frozen):
     def _epochs_or_steps(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs={self.epochs} and steps={self.steps} contradict each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _rare_classes_count_once(self) -> Self:
+        if self.sampling == "weighted" and self.class_weights == "balanced":
+            raise ValueError(
+                "sampling=weighted and class_weights=balanced both make up for rare classes; keep one"
+            )
+        if self.sampling == "weighted" and self.batch_size == "all":
+            raise ValueError(
+                "sampling=weighted draws images, batch_size=all takes each once; set a batch size, or class_weights"
+            )
         return self
 
     @property

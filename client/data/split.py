@@ -1,26 +1,21 @@
 """Which images train and which test, so that the test is honest.
 
 Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
-So whole groups move, the classes keep their shares as far as groups allow, and a split that
-comes with the data is refused if it tears a group apart. Groups are dealt by scikit-learn's
-`StratifiedGroupKFold`; a test share of 0.2 is the first of five folds.
+So whole groups move, the classes keep their shares as far as groups allow (`client/data/dealing.py`),
+and a split that comes with the data is refused if it tears a group apart.
 """
 
 import csv
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from typing import assert_never
 
-import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
-
 from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.csv_rows import read_table
+from client.data.dealing import deal
 from client.data.manifest import SIDES, ImageRow, Manifest, Side, refuse
 from common.errors import SiteDataError
 from common.log import event, warn
@@ -31,9 +26,9 @@ def split(manifest: Manifest, config: SplitConfig) -> Manifest:
     """The same rows, each on a side. Raises SiteDataError if there is no honest split."""
     match config:
         case GroupedSplit(test_share=share, seed=seed):
-            sides = _drawn(manifest, Fraction(share).limit_denominator(20), 0, seed)
+            sides = _drawn(manifest, (1 - share, share), 1, seed)
         case KFoldSplit(folds=folds, fold=fold, seed=seed):
-            sides = _drawn(manifest, Fraction(1, folds), fold, seed)
+            sides = _drawn(manifest, (1 / folds,) * folds, fold, seed)
         case ByImageSplit(test_share=share, seed=seed):
             return _by_image(manifest, share, seed)
         case ColumnSplit():
@@ -52,42 +47,34 @@ def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: 
 
     Raises SiteDataError if one side would stay empty.
     """
-    return deal(strata, groups, Fraction(test_share).limit_denominator(20), 0, seed)
+    return _dealt(strata, groups, (1 - test_share, test_share), 1, seed)
 
 
-def deal(strata: Sequence[str], groups: Sequence[str], share: Fraction, first: int, seed: int) -> list[Side]:
-    """A side for each image: of `share.denominator` folds, `share.numerator` from `first` on are for testing.
-
-    Raises SiteDataError if one side would stay empty.
-    """
-    folds, test_share = share, float(share)
-    num_groups = len(set(groups))
-    if num_groups < folds.denominator:
+def _dealt(
+    strata: Sequence[str], groups: Sequence[str], shares: Sequence[float], test: int, seed: int
+) -> list[Side]:
+    """A side for each image: whole groups are dealt into bins of these shares, and one bin is for testing."""
+    test_share, num_groups = shares[test], len(set(groups))
+    needed = round(1 / test_share)
+    if num_groups < needed:
         raise SiteDataError(
             f"found {len(groups)} image(s) of {num_groups} group(s); a test share of {test_share:g} needs "
-            f"at least {folds.denominator} groups. Add images, or set `split: {{kind: none, all: train}}` "
+            f"at least {needed} groups. Add images, or set `split: {{kind: none, all: train}}` "
             "and test elsewhere."
         )
-    dealer = StratifiedGroupKFold(folds.denominator, shuffle=True, random_state=seed)
-    places = np.zeros(len(groups))
-    with warnings.catch_warnings():
-        # That a stratum is smaller than the number of folds is said in our words, with its name.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            dealt = list(dealer.split(places, np.asarray(strata), np.asarray(groups)))
-        except ValueError as error:
-            raise SiteDataError(
-                f"no split by class is possible: each class has fewer than {folds.denominator} images "
-                f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
-                "`split: {kind: none, all: train}` and test elsewhere."
-            ) from error
-    test = {int(index) for _, fold in dealt[first : first + folds.numerator] for index in fold}
-    if not test or len(test) == len(groups):
+    if max(Counter(strata).values()) < needed:
+        raise SiteDataError(
+            f"no split by class is possible: each class has fewer than {needed} images "
+            f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
+            "`split: {kind: none, all: train}` and test elsewhere."
+        )
+    bins = deal(strata, groups, dict.fromkeys(strata, shares), seed)
+    if not 0 < bins.count(test) < len(bins):
         raise SiteDataError(
             f"no split is possible: the {num_groups} groups of {len(groups)} images are too uneven for a "
             f"test share of {test_share:g} ({_counted(groups)}). Use another seed, or add images."
         )
-    return ["test" if index in test else "train" for index in range(len(groups))]
+    return ["test" if place == test else "train" for place in bins]
 
 
 def write_split(
@@ -148,7 +135,7 @@ def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
     return replace(manifest, rows=rows)
 
 
-def _drawn(manifest: Manifest, share: Fraction, first: int, seed: int) -> list[Side]:
+def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) -> list[Side]:
     rows = manifest.rows
     if any(row.split for row in rows):
         event("the train and test folders of the data are not used: the split is drawn")
@@ -160,7 +147,7 @@ def _drawn(manifest: Manifest, share: Fraction, first: int, seed: int) -> list[S
             without_group=alone,
         )
     owners = [_owner(row.group, row.image.key) for row in rows]
-    sides = deal([row.label for row in rows], owners, share, first, seed)
+    sides = _dealt([row.label for row in rows], owners, shares, test, seed)
     for name in manifest.classes:
         on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)
         if len(on) == 1:

@@ -13,23 +13,22 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from client.config import CacheConfig
 from client.data import pixels
+from client.data.augment import augmented
 from client.data.manifest import ImageRow, Manifest, Side, refuse
 from client.data.references import BadImage
 from client.images import Preprocessing
+from common.config import Augmentation
 from common.errors import SiteDataError, StorageError
 from common.log import event
 
 # N images of the site, B of a batch, C channels, R stored pixels a side, S pixels a side of the
 # encoder's input.
-
-Augmentation = Literal["none", "paper"]
 
 _FORMAT = 2
 """Raised when decoding changes, so that files of older versions are not taken for new ones."""
@@ -113,13 +112,18 @@ class StoredImages:
         The paper's augmentation: a crop from anywhere in the stored square, mirrored half the time.
         """
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
+        if generator is not None and self._augmentation in ("dermoscopy", "mri") and rows_B:
+            squares_BCRR = [self._pixels_NRRC[row].permute(2, 0, 1) for row in rows_B]
+            return self._normalised(augmented(squares_BCRR, self._augmentation, size, generator))
         tops, lefts, flips = self._places(len(rows_B), generator)
         crops_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8)
         for crop_SSC, row, top, left, flip in zip(crops_BSSC, rows_B, tops, lefts, flips, strict=True):
             seen_SSC = self._pixels_NRRC[row, top : top + size, left : left + size]
             crop_SSC.copy_(seen_SSC.flip(1) if flip else seen_SSC)
-        crops_BCSS = crops_BSSC.permute(0, 3, 1, 2).contiguous().to(torch.float32)
-        return crops_BCSS.div_(255).sub_(self._mean_C11).div_(self._std_C11)
+        return self._normalised(crops_BSSC.permute(0, 3, 1, 2).contiguous())
+
+    def _normalised(self, crops_BCSS: torch.Tensor) -> torch.Tensor:
+        return crops_BCSS.to(torch.float32).div_(255).sub_(self._mean_C11).div_(self._std_C11)
 
     def _places(
         self, num_images: int, generator: torch.Generator | None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.fit import Progress, build_optimizer, fit, lr_factor
+from client.fit import Progress, _batches, build_optimizer, fit, lr_factor
 from client.memory import TooLittleMemory
 from client.model.build import build
 from client.model.parts import Parts, frozen_digest, partition, shared_arrays
@@ -561,3 +561,20 @@ def test_momentum_reaches_the_optimizer(optimizer, second):
 @pytest.mark.parametrize("optimizer", [Adam(betas=(0.5, 0.25)), AdamW(betas=(0.5, 0.25))])
 def test_betas_reach_the_optimizer(optimizer):
     assert build_optimizer([nn.Parameter(torch.zeros(1))], optimizer).defaults["betas"] == (0.5, 0.25)
+
+
+def test_weighted_sampling_draws_rare_classes_as_often_as_common_ones():
+    # 990 images of one class and 10 of the other: a shuffled epoch has 10 of the rare one, a weighted one
+    # about 500 (its standard deviation is 16).
+    labels_N = torch.tensor([0] * 990 + [1] * 10)
+    drawn = torch.cat(_batches(labels_N, LocalConfig(epochs=1, batch_size=50, sampling="weighted"), seed=0))
+    assert len(drawn) == 1000
+    assert 420 < int(labels_N[drawn].sum()) < 580
+    shuffled = torch.cat(_batches(labels_N, LocalConfig(epochs=1, batch_size=50), seed=0))
+    assert sorted(shuffled.tolist()) == list(range(1000))
+
+
+@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"batch_size": "all"}])
+def test_rare_classes_are_made_up_for_once(other):
+    with pytest.raises(ValueError, match="sampling=weighted"):
+        LocalConfig(sampling="weighted", **other)

@@ -180,3 +180,16 @@ def test_a_side_without_images_is_empty(tmp_path):
     store = ImageStore.build(manifest, PLAIN, IN_MEMORY, tmp_path)
     assert store.images("test").labels_N.shape == (0,)
     assert store.images("test").batch(torch.empty(0, dtype=torch.int64), None).shape == (0, 3, 14, 14)
+
+
+@pytest.mark.parametrize("preset", ["dermoscopy", "mri"])
+def test_presets_change_training_images_and_never_what_is_scored(preset, tmp_path):
+    store = ImageStore.build(site(tmp_path), PLAIN, IN_MEMORY, tmp_path)
+    images, indices_B = store.images("train", preset), torch.tensor([0, 1])
+    plain = images.batch(indices_B, None)
+    assert torch.equal(plain, store.images("train", "none").batch(indices_B, None))
+    drawn = images.batch(indices_B, torch.Generator().manual_seed(0))
+    assert drawn.shape == plain.shape
+    assert not torch.equal(drawn, plain)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
