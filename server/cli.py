@@ -7,8 +7,8 @@ from pathlib import Path
 
 from common import log
 from common.errors import ConsiliumError
+from common.processes import Interrupted, interruptible
 from server import experiments, overview, simulation, wishes
-from server.processes import Interrupted, interruptible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,9 +16,9 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.processes import Command, Processes, accepts_connections, flower_command, free_ports
+from common.supervision import MOST, Ended, Supervision, sites_of
 from server import bundle, provision
-from server.processes import Command, Processes, accepts_connections, flower_command, free_ports
-from server.supervision import MOST, Ended, Supervision, sites_of
 
 CONNECTION = "consilium"
 SUPERLINK = "superlink"

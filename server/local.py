@@ -21,12 +21,12 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.processes import Processes, claim_port, free_ports, port_is_taken
 from common.settings import to_yaml
 from common.weights import write_atomically
 from server import checkpoint, status
 from server.federation import LocalFederation
 from server.lock import held
-from server.processes import Processes, claim_port, free_ports, port_is_taken
 
 FLEET_PORT = 9092
 """Where sites connect; Flower's own default."""

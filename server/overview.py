@@ -10,9 +10,10 @@ import statistics
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common import watchdog
 from common.errors import ConfigError
 from common.settings import Frozen
-from server import checkpoint, watchdog
+from server import checkpoint
 from server.history import RoundRecord, read_rounds
 from server.status import Asked, Progress, Stage, read_status
 

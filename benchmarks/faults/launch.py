@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from common.processes import Command, free_ports
 from common.settings import Frozen
 from server import cli, federation, local, provision
-from server.processes import Command, free_ports
 
 
 class Link(Frozen):

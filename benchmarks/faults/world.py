@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from benchmarks.faults.launch import Plan
+from common import watchdog
 from common.weights import digest, load_file
-from server import watchdog
 
 ROOT = Path(__file__).parents[2]
 START_S = 600.0

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.processes import flower_command, free_ports
 from common.weights import digest, load_file
-from server.processes import flower_command, free_ports
 from server.provision import make_site_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -15,10 +15,10 @@ import pytest
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.processes import Interrupted, Processes, claim_port
 from server import bundle, local, status
 from server.federation import LocalFederation
 from server.local import LocalSite, run_local
-from server.processes import Interrupted, Processes, claim_port
 
 MakeStudy = Callable[..., StudyConfig]
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from common import watchdog
 from common.errors import ConfigError
-from server import checkpoint, cli, history, overview, watchdog
+from server import checkpoint, cli, history, overview
 from server.status import Asked, Progress, set_progress, set_status
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TypeAlias
 
+from common import watchdog
 from common.errors import LaunchError
-from server import watchdog
 
 _LOOK_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from common import processes, watchdog
 from common.errors import LaunchError
-from server import processes, watchdog
-from server.processes import (
+from common.processes import (
     Interrupted,
     Processes,
     accepts_connections,
@@ -126,7 +126,7 @@ def test_stopping_ends_nothing_else_and_may_be_done_twice(launched: Processes) -
 LAUNCHER = """
 import os, sys, time
 from pathlib import Path
-from server.processes import Processes
+from common.processes import Processes
 processes = Processes(Path(sys.argv[1]), dict(os.environ))
 processes.start("parent", [sys.executable, "-c", sys.argv[2], sys.argv[3]])
 time.sleep(600)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.supervision import MOST, WINDOW_S, Ended, Supervision, how, sites_of
+from common.supervision import MOST, WINDOW_S, Ended, Supervision, how, sites_of
 
 
 def test_a_process_that_ended_is_started_again_after_a_pause_and_told_once():
