@@ -1,4 +1,4 @@
-"""Runs every benchmark, or those that are named."""
+"""Runs every benchmark, or the one that is named first, with the arguments that follow."""
 
 import importlib
 import pkgutil
@@ -9,7 +9,7 @@ import benchmarks
 names = [
     module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")
 ]
-for name in sys.argv[1:] or names:
+for name in sys.argv[1:2] or names:
     if name not in names:
         sys.exit(f"no benchmark {name!r}; there are {', '.join(names)}")
     print(f"\n## {name}\n", flush=True)
