@@ -1,40 +1,56 @@
 """Every image of a site, decoded once and kept as bytes, so that no epoch decodes a JPEG twice.
 
 What is kept is the square that crops are taken from, as uint8: a quarter of what normalised
-floats would take. Up to a limit it lies in memory, above it in a memory-mapped file whose
-name is a hash of the image files (path, size, time of change) and of the preparation, so a
-restarted trainer finds it again and a changed image or another size makes another file.
+floats would take. Up to a limit it lies in memory, above it in a memory-mapped file
+(`client/data/image_cache.py`), whose name is a hash of the preparation and of what the file system says
+of each image: path, size, and when its content and its entry were changed. A restarted trainer
+finds it again, and a changed image or another size makes another file.
+
+Not a hash of the images' bytes, which would be safe as well: to compute it every start would read the
+whole data set, over a network for minutes, to save decoding after a move. A file that is replaced under
+its name, size and time of change (`cp -p`, `rsync -t`) is told by the second time (ctime), which
+programs cannot set; the price is that a chmod of the images makes them be decoded again.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
+import nibabel
 import numpy as np
+import PIL
+import pydicom
 import torch
 
 from client.config import CacheConfig
-from client.data import pixels
+from client.data import image_cache, pixels
 from client.data.augment import augmented
 from client.data.manifest import ImageRow, Manifest, Side, refuse
 from client.data.references import BadImage
 from client.images import Preprocessing
+from client.progress import shown
 from common.config import Augmentation
-from common.errors import SiteDataError, StorageError
+from common.errors import SiteDataError
 from common.log import event
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # N images of the site, B of a batch, C channels, R stored pixels a side, S pixels a side of the
 # encoder's input.
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when decoding changes, so that files of older versions are not taken for new ones."""
-_WINDOW = 256
-"""Images in flight at once; bounds what waits in memory to be written."""
-_TELL_S = 5.0
+_DECODERS = (PIL.__version__, nibabel.__version__, pydicom.__version__)
+"""Another version of these may decode to other values."""
+_MOST_WAITING, _MOST_WAITING_BYTES = 256, 2**26
+"""Images that are being decoded or wait for one before them to be written."""
 
 
 class ImageStore:
@@ -167,69 +183,30 @@ def _on_disk(
             f"more than cache.disk_mib={cache.disk_mib} and cache.memory_mib={cache.memory_mib}; "
             "raise one of them in the site's YAML."
         )
-    folder = state_dir / "images"
-    path = folder / f"{_identity(rows, preprocessing)}.rgb"
-    if path.is_file() and path.stat().st_size == num_bytes:
-        event(f"{len(rows)} decoded images found from an earlier start", images=len(rows))
-    else:
-        _make_room(folder, cache.disk_mib * 2**20 - num_bytes)
-        _write(path, _decoded(rows, preprocessing, num_threads), num_bytes)
-    # Copy-on-write, because torch wants memory that it could write to; nothing is ever written.
-    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
-
-
-def _write(path: Path, squares: Iterator[pixels.Pixels], num_bytes: int) -> None:
-    """Write beside `path`, then rename, so that a file with this name is always whole.
-
-    Plain writing, not a memory map: on a full disk a map kills the process instead of raising.
-    """
-    partial = path.with_suffix(".partial")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                for square in squares:
-                    file.write(square.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{num_bytes / 2**20:,.0f} MiB of decoded images could not be written to {path.parent}: "
-            f"{error.strerror}. Free some space there, choose another state_dir or raise cache.memory_mib."
-        ) from error
-
-
-def _make_room(folder: Path, num_bytes: int) -> None:
-    """Delete the oldest files of other data sets until those left fit into `num_bytes`."""
-    if not folder.is_dir():
-        return
-    for leftover in folder.glob("*.partial"):
-        leftover.unlink()
-    kept = sorted(folder.glob("*.rgb"), key=lambda path: path.stat().st_mtime_ns)
-    total = sum(path.stat().st_size for path in kept)
-    for path in kept:
-        if total <= num_bytes:
-            return
-        total -= path.stat().st_size
-        path.unlink()
+    kept = image_cache.keep(
+        state_dir / "images",
+        _identity(rows, preprocessing),
+        shape,
+        lambda: _decoded(rows, preprocessing, num_threads),
+        cache.disk_mib * 2**20,
+        num_threads,
+    )
+    return torch.from_numpy(kept)
 
 
 def _identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
-    """Changes with the files, their order and the preparation, but not with labels or split."""
-    files = [(row.image.key, row.image.how, *map(_size_and_time, row.image.files)) for row in rows]
-    what = [_FORMAT, preprocessing.stored_size, preprocessing.interpolation, files]
+    """Changes with the files, their order, the preparation and the decoders, but not with labels or split."""
+    files = [(row.image.key, row.image.how, *map(_size_and_times, row.image.files)) for row in rows]
+    what = [_FORMAT, _DECODERS, preprocessing.stored_size, preprocessing.interpolation, files]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def _size_and_times(path: Path) -> tuple[int, int, int]:
     try:
         found = path.stat()
     except OSError:
-        return -1, -1  # decoding will say what is wrong, together with all other bad images
-    return found.st_size, found.st_mtime_ns
+        return -1, -1, -1  # decoding will say what is wrong, together with all other bad images
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 # --- decoding ------------------------------------------------------------------------------
@@ -248,30 +225,36 @@ def _decoded(
             return f"{row.source}: {row.image.key} {bad}"
 
     problems: list[str] = []
-    start = told = time.monotonic()
-    done = 0
+    started = time.monotonic()
+    num_waiting = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // (3 * size * size)))
     # Pillow decodes and resizes without the interpreter's lock, so threads do.
-    with ThreadPoolExecutor(num_threads or os.cpu_count(), "decode") as pool:
-        for window in _windows(rows):
-            for outcome in pool.map(attempt, window):
-                if isinstance(outcome, str):
-                    problems.append(outcome)
-                elif not problems:
-                    yield outcome
-            done += len(window)
-            if time.monotonic() - told > _TELL_S:
-                told = time.monotonic()
-                event(f"{done} of {len(rows)} images decoded", done=done, images=len(rows))
+    pool = ThreadPoolExecutor(num_threads or os.cpu_count(), "decode")
+    try:
+        for outcome in shown(_in_order(pool, attempt, rows, num_waiting), len(rows), "images decoded"):
+            if isinstance(outcome, str):
+                problems.append(outcome)
+            elif not problems:
+                yield outcome
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever takes no more (a full disk) need not wait for the rest
     if problems:
         refuse(
             f"{len(problems)} of {len(rows)} images cannot be used",
             problems,
             "Mend or replace these files, or remove them from the data set.",
         )
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - started
     event(f"{len(rows)} images decoded in {seconds:.1f} s", images=len(rows), seconds=seconds)
 
 
-def _windows(rows: Sequence[ImageRow]) -> Iterator[Sequence[ImageRow]]:
-    for start in range(0, len(rows), _WINDOW):
-        yield rows[start : start + _WINDOW]
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T], num_waiting: int
+) -> Iterator[R]:
+    """As `pool.map`, but never further ahead of what was taken than `num_waiting`."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= num_waiting:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -39,7 +39,7 @@ def test_relative_paths_count_from_the_yaml_and_absolute_ones_stay(tmp_path):
 def test_few_settings_are_enough(tmp_path):
     site = load_site(written(tmp_path, "name: a\ndata: {kind: folders, root: images}\nstate_dir: state\n"))
     assert site.data == FoldersData(root=tmp_path / "images")
-    assert site.cache == CacheConfig(memory_mib=2048, disk_mib=20480)
+    assert site.cache == CacheConfig(memory_mib=256, disk_mib=20480)
     assert site.device == "auto"
 
 

@@ -120,9 +120,17 @@ def test_a_restarted_trainer_finds_its_decoded_images_unless_something_changed(t
     os.utime(manifest.rows[0].image.path, (1, 1))
     ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state")
     assert len(decoded) == 6
+    # Replaced under its name, size and time, as `cp -p` and `rsync -t` do.
+    other, path = tmp_path / "other.png", manifest.rows[0].image.path
+    other.write_bytes(path.read_bytes()[::-1])
+    os.utime(other, (1, 1))
+    other.rename(path)
+    with pytest.raises(SiteDataError, match=r"0\.png cannot be decoded"):
+        ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state")
+    path.write_bytes(path.read_bytes()[::-1])
     smaller = PLAIN.model_copy(update={"image_size": 7})
     ImageStore.build(manifest, smaller, ON_DISK, tmp_path / "state")
-    assert len(decoded) == 12
+    assert len(decoded) == 18
 
 
 def test_files_of_other_data_sets_make_room_oldest_first(tmp_path):
