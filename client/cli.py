@@ -7,6 +7,7 @@ need no torch work without it.
 import argparse
 import getpass
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.config import load_site
 from client.data import discover, simulated
@@ -21,6 +23,9 @@ from common import log
 from common.config import StudyConfig
 from common.errors import ConfigError, ConsiliumError
 from common.settings import load_settings
+
+if TYPE_CHECKING:
+    from client.data.partition import Partition
 
 GROUP_HELP = "column that must not be torn apart, e.g. lesion_id or patient_id"
 
@@ -110,14 +115,35 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=int, default=300, help="synthetic images per site (default %(default)s)"
     )
     sites.add_argument("--seed", type=int, default=0, help="of the synthetic images and the split")
-    sites.add_argument(
-        "--weights", type=Path, metavar="DIR", help="folder with weights files that studies start from"
-    )
-    sites.add_argument("--threads", type=int, help="CPU threads per site")
-    sites.add_argument(
-        "--pooled", action="store_true", help="also a site `pooled` that holds all training images"
-    )
+    _add_simulated(sites)
     sites.set_defaults(run=_simulate)
+
+    partition = commands.add_parser(
+        "partition",
+        help="share out one data set among simulated sites",
+        description="Patients and lesions stay whole. Writes one YAML per site, federation.yaml, the list of each "
+        "site's images and a picture of the classes to OUT, for `consilium-server simulate`.",
+    )
+    partition.add_argument(
+        "data", type=Path, metavar="SITE.yaml", help="settings that read the whole data set, or a labels.csv"
+    )
+    partition.add_argument("--out", type=Path, required=True, metavar="OUT")
+    partition.add_argument(
+        "--by",
+        choices=("acquisition", "iid", "dirichlet", "quantity", "class"),
+        default="acquisition",
+        help="acquisition: where images were made; iid: alike; dirichlet: other proportions of classes; quantity: "
+        "other sizes; class: one class per site (default %(default)s)",
+    )
+    partition.add_argument("--column", metavar="COLUMN", help="of a csv, for --by acquisition")
+    partition.add_argument("--sites", type=int, metavar="N", help="for iid, dirichlet and quantity")
+    partition.add_argument(
+        "--alpha", type=float, metavar="A", help="for dirichlet and quantity; small is uneven"
+    )
+    partition.add_argument("--study", type=Path, metavar="STUDY.yaml", help="take its classes")
+    partition.add_argument("--seed", type=int, default=0)
+    _add_simulated(partition)
+    partition.set_defaults(run=_partition)
 
     split = commands.add_parser(
         "split",
@@ -136,6 +162,17 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--seed", type=int, default=0)
     split.set_defaults(run=_split)
     return parser
+
+
+def _add_simulated(parser: argparse.ArgumentParser) -> None:
+    """What can be said of every simulated site."""
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="folder with weights files that studies start from"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads per site")
+    parser.add_argument(
+        "--pooled", action="store_true", help="also a site `pooled` that holds all training images"
+    )
 
 
 def _trainer(options: argparse.Namespace) -> int:
@@ -165,8 +202,7 @@ def _check(options: argparse.Namespace) -> int:
     from client import check
 
     site = load_site(options.settings)
-    classes = None if options.study is None else load_settings(options.study, StudyConfig, "study").classes
-    findings = check.check(site, classes)
+    findings = check.check(site, _classes(options.study))
     headings = {"stops": "STOPS THE STUDY", "look": "worth a look", "fine": "fine"}
     for finding in findings:
         print(f"[{headings[finding.rank]}] {finding.text}\n")
@@ -232,16 +268,69 @@ def _simulate(options: argparse.Namespace) -> int:
         data = out / "synthetic-images"
         generate(data, images_per_site=options.images, seed=options.seed)
         log.event(f"drew SYNTHETIC images, {options.images} per site on average, to {data}")
+    found = discover.discover(data)
     simulated.write_sites(
-        discover.discover(data),
+        found,
         out,
         synthetic=synthetic,
         weights=options.weights,
         threads=options.threads,
         seed=options.seed,
-        pooled=options.pooled,
+        pooled=simulated.pooled_site(found) if options.pooled else None,
     )
     return 0
+
+
+def _partition(options: argparse.Namespace) -> int:
+    from client.data import partitioned, site_counts
+
+    how, title = _how(options)
+    whole = partitioned.source(options.data, options.seed, options.column)
+    sites = partitioned.partition(whole, how, options.seed, _classes(options.study))
+    found, pooled = partitioned.write(sites, whole, options.out, title)
+    simulated.write_sites(
+        found,
+        options.out,
+        synthetic=False,
+        weights=options.weights,
+        threads=options.threads,
+        pooled=pooled if options.pooled else None,
+    )
+    print(site_counts.table(sites))
+    return 0
+
+
+def _how(options: argparse.Namespace) -> tuple["Partition", str]:
+    """How images are shared out, and what a picture of it is called. Raises ConfigError."""
+    from client.data import partition
+
+    by, num_sites, alpha = options.by, options.sites, options.alpha
+    wanted = {"iid": ("--sites",), "dirichlet": ("--sites", "--alpha"), "quantity": ("--sites", "--alpha")}
+    given = {"--sites": num_sites, "--alpha": alpha, "--column": options.column}
+    allowed = (*wanted.get(by, ()), *(("--column",) if by == "acquisition" else ()))
+    problems = [f"--by {by} needs {name}" for name in wanted.get(by, ()) if given[name] is None]
+    problems += [f"--by {by} has no {name}" for name in given if given[name] and name not in allowed]
+    if num_sites is not None and not 2 <= num_sites <= 1000:
+        problems.append(f"--sites {num_sites}: expected 2 to 1000")
+    if alpha is not None and not 0 < alpha < math.inf:
+        problems.append(f"--alpha {alpha:g}: expected a number above 0")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    match by:
+        case "iid":
+            return partition.Alike(num_sites), f"{num_sites} sites alike"
+        case "dirichlet":
+            return partition.LabelSkew(num_sites, alpha), f"Classes by Dirichlet, alpha {alpha:g}"
+        case "quantity":
+            return partition.QuantitySkew(num_sites, alpha), f"Sizes by Dirichlet, alpha {alpha:g}"
+        case "class":
+            return partition.ClassPerSite(), "One class per site"
+        case _:
+            return partition.ByAcquisition(), "Sites by where images were made"
+
+
+def _classes(study: Path | None) -> tuple[str, ...] | None:
+    return None if study is None else load_settings(study, StudyConfig, "study").classes
 
 
 def _split(options: argparse.Namespace) -> int:

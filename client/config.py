@@ -51,8 +51,10 @@ class Only(Frozen):
 
 
 class Mapped(Frozen):
-    """Base of all data: how its class names become the study's."""
+    """Base of all data: how its class names become the study's, and which images are taken."""
 
+    take: Path | None = None
+    """A csv that `consilium-site partition` wrote: only its images are taken, on the sides it says."""
     label_map: dict[Cell, Name | None] = {}  # noqa: RUF012  (pydantic copies it)
     """Study class by the name that the data has, e.g. `{melanoma: mel, naevus: nv}`; several may become
     one, and null leaves images of a class out. A name that is not here stays as it is."""
@@ -379,6 +381,8 @@ class SiteConfig(Frozen):
 
     @model_validator(mode="after")
     def _split_has_a_column(self) -> Self:
+        if self.data.take is not None:
+            return self  # it may say the sides, whatever kind of data it chooses from
         if isinstance(self.split, ColumnSplit) and isinstance(self.data, Ham10000Data | IsicData):
             raise ValueError(  # noqa: TRY004  (pydantic takes no other)
                 f"split.kind is column, but {self.data.kind} comes without a split; use grouped"
@@ -410,6 +414,7 @@ def load_site(path: Path) -> SiteConfig:
 
 
 def _located(data: DataConfig, home: Path) -> DataConfig:
+    data = _with_paths(data, take=_under(home, data.take))
     match data:
         case CsvData():
             return _with_paths(data, labels=_under(home, data.labels), images=_under(home, data.images))

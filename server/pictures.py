@@ -2,19 +2,15 @@
 
 Colours are those of Okabe and Ito (2008), their yellow darkened for a white page: they are told
 apart with any colour vision. Every site has its own marker as well, so that a black-and-white
-print still reads. matplotlib is imported
-only here and only when a picture is drawn, for it takes a second that no round should wait.
+print still reads.
 """
 
-import io
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.drawing import matplotlib_in, png
 from common.metrics import Figures
 from server.history import RoundRecord, Scored
 
@@ -39,7 +35,7 @@ def curves(
     Sites in `evaluate` never train and are dashed. `scratch` is where matplotlib may leave its
     font cache for the moment.
     """
-    with _matplotlib(scratch):
+    with matplotlib_in(scratch):
         from matplotlib.figure import Figure
 
         picture = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
@@ -52,14 +48,14 @@ def curves(
         if handles:
             picture.legend(handles, labels, loc="outside right upper", frameon=False)
         _banner(picture, "The global model on each site's test images", synthetic=synthetic)
-        return _png(picture)
+        return png(picture)
 
 
 def confusion(
     scored: Scored, classes: Sequence[str], scratch: Path, *, after_round: int, synthetic: bool
 ) -> bytes:
     """The confusion matrix as PNG: colour is the share of the true class, numbers are images."""
-    with _matplotlib(scratch):
+    with matplotlib_in(scratch):
         from matplotlib.figure import Figure
 
         num_classes = len(classes)
@@ -84,14 +80,14 @@ def confusion(
             f"The model after round {after_round} on {num_images} test images of all sites",
             synthetic=synthetic,
         )
-        return _png(picture)
+        return png(picture)
 
 
 def comparison(
     curves_by_run: Mapping[str, Sequence[tuple[int, float]]], scratch: Path, *, synthetic: bool
 ) -> bytes:
     """Pooled balanced accuracy over the rounds, a line per run, as PNG."""
-    with _matplotlib(scratch):
+    with matplotlib_in(scratch):
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -114,7 +110,7 @@ def comparison(
         axes.spines[["top", "right"]].set_visible(False)
         picture.legend(loc="outside right upper", frameon=False)
         _banner(picture, "Runs compared on the same test images", synthetic=synthetic)
-        return _png(picture)
+        return png(picture)
 
 
 def _curve(
@@ -173,29 +169,3 @@ def _banner(picture: "Figure", title: str, *, synthetic: bool) -> None:
         picture.suptitle(f"{title}\n{SYNTHETIC}", fontsize=11, color="#B00020", fontweight="bold")
     else:
         picture.suptitle(title, fontsize=11)
-
-
-def _png(picture: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-@contextmanager
-def _matplotlib(scratch: Path) -> Iterator[None]:
-    """Let matplotlib keep its caches below `scratch` while it draws, never in somebody's home.
-
-    It reads the place from the environment when it is first imported; the folder is removed
-    afterwards and the environment is as it was.
-    """
-    before = os.environ.get("MPLCONFIGDIR")
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".matplotlib-") as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            # No pyplot: a Figure of one's own needs no display and no global state.
-            yield
-        finally:
-            if before is None:
-                del os.environ["MPLCONFIGDIR"]
-            else:
-                os.environ["MPLCONFIGDIR"] = before

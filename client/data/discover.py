@@ -82,7 +82,7 @@ def _from_csv(table: Table) -> FoundFederation:
         _refuse(f"{table.path} has {unplaced} row(s) without a {site} or without a label.")
     counts = Counter(cells[site] for cells in rows)
     columns = Columns(group=group, split=split)
-    names = _site_names(counts)
+    names = site_names(counts)
     return _federation(
         classes={cells["label"] for cells in rows},
         sites=[
@@ -103,7 +103,7 @@ def _from_csv(table: Table) -> FoundFederation:
 def _from_folders(folder: Path) -> FoundFederation:
     classes: set[str] = set()
     sites = []
-    names = _site_names([path.name for path in folders_in(folder)])
+    names = site_names([path.name for path in folders_in(folder)])
     for root in folders_in(folder):
         found = [(path.name, side, len(images_in(path))) for path, side in class_folders(root)]
         filled = [(label, side, count) for label, side, count in found if count]
@@ -151,7 +151,7 @@ def _federation(
     )
 
 
-def _site_names(values: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
+def site_names(values: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
     """A name that is safe in file names for each value; two that become the same are an error."""
     names = {value: re.sub(r"[^A-Za-z0-9_.-]+", "-", value).strip("-._")[:63] or "site" for value in values}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]

@@ -32,6 +32,7 @@ from client.data.dicom_rows import read_dicom
 from client.data.folder_rows import read_folders
 from client.data.ham10000_rows import read_ham10000
 from client.data.isic_rows import read_fed_isic, read_isic
+from client.data.listing import listed
 from client.data.manifest import ImageRow, Manifest, grouped, refuse
 from client.data.medmnist_rows import read_medmnist
 from client.data.secret import site_secret
@@ -74,6 +75,14 @@ def labels(config: DataConfig) -> tuple[str, ...]:
 
 def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
     """Where the rows are from, the rows, and what is wrong with others."""
+    where, rows, problems = _all_rows(config, state_dir)
+    if config.take is None:
+        return where, rows, problems
+    rows, in_vain = listed(rows, config.take)
+    return where, rows, [*problems, *in_vain]
+
+
+def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
     match config:
         case CsvData():
             return config.labels, *read_csv(config)

@@ -7,7 +7,7 @@ which at real institutions the study operator knows.
 
 from pathlib import Path
 
-from client.config import ColumnSplit, CsvData, NoSplit, Only, SiteConfig
+from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
 from client.data.discover import FoundFederation, FoundSite
 from common import log
 from common.errors import SiteDataError
@@ -26,12 +26,11 @@ def write_sites(
     weights: Path | None = None,
     threads: int | None = None,
     seed: int = 0,
-    pooled: bool = False,
+    pooled: FoundSite | None = None,
 ) -> None:
-    """Write OUT/NAME.yaml per site and OUT/federation.yaml. Raises SiteDataError."""
-    sites = {site.name: _settings(site, out, weights, threads, seed) for site in found.sites}
-    if pooled:
-        sites[POOLED] = _pooled(found, out, weights, threads)
+    """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml. Raises StorageError."""
+    all_sites = [*found.sites, *([pooled] if pooled else [])]
+    sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
@@ -47,7 +46,7 @@ def write_sites(
 
 def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | None, seed: int) -> SiteConfig:
     split = (
-        site.split if isinstance(site.split, ColumnSplit) else site.split.model_copy(update={"seed": seed})
+        site.split.model_copy(update={"seed": seed}) if isinstance(site.split, GroupedSplit) else site.split
     )
     return SiteConfig(
         name=site.name,
@@ -59,8 +58,11 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
     )
 
 
-def _pooled(found: FoundFederation, out: Path, weights: Path | None, threads: int | None) -> SiteConfig:
-    """All training images in one place; its test images are the sites' own, so it scores none."""
+def pooled_site(found: FoundFederation) -> FoundSite:
+    """All training images in one place; its test images are the sites' own, so it scores none.
+
+    Raises SiteDataError if the split is not known yet.
+    """
     first = found.sites[0]
     if not isinstance(first.data, CsvData) or first.data.columns.split is None:
         raise SiteDataError(
@@ -68,16 +70,10 @@ def _pooled(found: FoundFederation, out: Path, weights: Path | None, threads: in
             "images; make one with `consilium-site split`"
         )
     columns = first.data.columns
-    return SiteConfig(
-        name=POOLED,
-        data=first.data.model_copy(
-            update={
-                "only": Only(column=columns.split, values=("train",)),
-                "columns": columns.model_copy(update={"split": None}),
-            }
-        ),
-        split=NoSplit(all="train"),
-        state_dir=(out / "state" / POOLED).absolute(),
-        weights_dir=None if weights is None else weights.absolute(),
-        threads=threads,
+    data = first.data.model_copy(
+        update={
+            "only": Only(column=columns.split, values=("train",)),
+            "columns": columns.model_copy(update={"split": None}),
+        }
     )
+    return FoundSite(POOLED, data, NoSplit(all="train"), num_images=sum(s.num_images for s in found.sites))

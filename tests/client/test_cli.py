@@ -28,7 +28,7 @@ def _keep_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("trainer",), ("pending",), ("approve",), ("audit",), ("simulate",), ("split",)],
+    [(), ("trainer",), ("pending",), ("approve",), ("audit",), ("simulate",), ("partition",), ("split",)],
     ids=" ".join,
 )
 def test_help_is_there_at_once_without_torch(command: tuple[str, ...]) -> None:
