@@ -34,7 +34,7 @@ from client.data.dealing import deal
 from client.data.manifest import Manifest
 from client.data.store import ImageStore
 from client.model.build import build
-from common.config import ModelConfig
+from common.config import ClassifierConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "split-gap.md"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -86,7 +86,7 @@ def read(ham: Path) -> Manifest:
 
 def features(manifest: Manifest, weights: Path) -> Features:
     """Pooled features of the frozen encoder, (N, F); images are cut to their centre, not augmented."""
-    built = build(ModelConfig.model_validate(MODEL), len(CLASSES), 0, weights)
+    built = build(ClassifierConfig.model_validate(MODEL), len(CLASSES), 0, weights)
     rows = tuple(row.__class__(**{**vars(row), "split": "test"}) for row in manifest.rows)
     store = ImageStore.build(
         Manifest(rows, CLASSES), built.preprocessing, CacheConfig(memory_mib=4096), Path(), num_threads=1

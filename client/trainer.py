@@ -171,7 +171,7 @@ class Trainer:
     def _first_weights(self, bench: Bench) -> dict[str, Array]:
         """Built anew: the warm model may have been trained since, by this very study's former run."""
         study = bench.study
-        model = build.build(study.model, len(study.classes), study.seed, self._site.weights_dir).model
+        model = build.of_study(study, self._site.weights_dir).model
         if study.local.precision == "float64":
             model = model.double()
         return parts.shared_arrays(model, bench.parts)
@@ -223,7 +223,7 @@ class Trainer:
         if self._bench is not None and self._bench.study == study:
             return self._bench
         self._bench = None  # the former study's model and images go before new ones come
-        built = build.build(study.model, len(study.classes), study.seed, self._site.weights_dir)
+        built = build.of_study(study, self._site.weights_dir)
         log.event(f"built {study.model.encoder}: {built.report.source}")
         chosen = parts.partition(built.model, study.model)
         parts.freeze(built.model, chosen)

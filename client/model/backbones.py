@@ -17,7 +17,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, 
 from torch import nn
 
 from client.images import Preprocessing
-from common.config import ModelConfig
+from common.config import ImageSide
 from common.errors import ConfigError
 
 PAPER_ENCODERS: Mapping[str, str] = MappingProxyType(
@@ -61,7 +61,7 @@ def timm_name(encoder: str) -> str:
     return str(name)
 
 
-def preprocessing(config: ModelConfig) -> Preprocessing:
+def preprocessing(config: ImageSide) -> Preprocessing:
     """How images become this encoder's input: timm's figures, and the paper's crop from 256/224.
 
     timm's own crop share is left out: it serves the test of one set of ImageNet weights, and would
@@ -77,7 +77,7 @@ def preprocessing(config: ModelConfig) -> Preprocessing:
 
 
 def architecture(
-    config: ModelConfig, num_classes: int, device: Literal["cpu", "meta"] = "cpu", *, pretrained: bool = False
+    config: ImageSide, num_classes: int, device: Literal["cpu", "meta"] = "cpu", *, pretrained: bool = False
 ) -> nn.Module:
     """The encoder with a linear head over `num_classes`, drawn from torch's generator as it stands.
 
@@ -94,11 +94,11 @@ def architecture(
     return _create(name, num_classes, size, device, pretrained)
 
 
-def _image_size(config: ModelConfig) -> int:
+def _image_size(config: ImageSide) -> int:
     return config.image_size or int(_pretrained_cfg(config).input_size[-1])
 
 
-def _pretrained_cfg(config: ModelConfig) -> Any:
+def _pretrained_cfg(config: ImageSide) -> Any:
     name = timm_name(config.encoder)
     return get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 

@@ -5,7 +5,6 @@ names, or from timm's hub if, and only if, the study says so. Whatever a file la
 much of, is reported; a file of another model is refused rather than loaded in part.
 """
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,30 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from client.images import Preprocessing
+from client.model import open_clip_models, text, tuning
 from client.model.backbones import architecture, preprocessing, timm_name
+from client.model.clip import Clip, ClipHead
+from client.model.files import verified
 from client.model.parts import head_names
-from common.config import FileWeights, HubWeights, ModelConfig, SeedWeights
-from common.errors import SiteDataError
+from client.model.text import ClassTexts
+from common import prompts
+from common.config import (
+    ClassifierConfig,
+    ClipConfig,
+    FileWeights,
+    HubWeights,
+    HuggingFaceText,
+    ImageSide,
+    ModelConfig,
+    OpenClipText,
+    RandomText,
+    SeedWeights,
+    StudyConfig,
+)
+from common.errors import ConfigError, SiteDataError
 
 _NAMED = 3
 """Differences that a message names before it counts the rest."""
@@ -49,23 +66,40 @@ class Built:
     report: LoadReport
 
 
-def build(config: ModelConfig, num_classes: int, seed: int, weights_dir: Path | None) -> Built:
+def build(
+    config: ModelConfig, num_classes: int, seed: int, weights_dir: Path | None, asked: prompts.Prompts = ()
+) -> Built:
     """Build the study's model. Raises ConfigError and SiteDataError.
 
-    torch's own generator is left as it was: building a model must not shift anybody's draws.
+    `asked` are the study's prompts; only a text tower that is trained needs them. torch's own
+    generator is left as it was: building a model must not shift anybody's draws.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model, report = _build(config, num_classes, weights_dir)
-    return Built(model.float(), preprocessing(config), report)
+        match config:
+            case ClassifierConfig():
+                model, report = _encoder(config, num_classes, weights_dir)
+                images = preprocessing(config)
+            case ClipConfig():
+                model, images, report = _clip(config, num_classes, weights_dir, asked)
+            case _:
+                assert_never(config)
+        tuning.install(model, config)
+    return Built(model.float(), images, report)
 
 
-def _build(config: ModelConfig, num_classes: int, weights_dir: Path | None) -> tuple[nn.Module, LoadReport]:
+def of_study(study: StudyConfig, weights_dir: Path | None) -> Built:
+    """Build the model of a whole study, which also says what its classes are called."""
+    return build(study.model, len(study.classes), study.seed, weights_dir, study.class_prompts)
+
+
+def _encoder(config: ImageSide, num_classes: int, weights_dir: Path | None) -> tuple[nn.Module, LoadReport]:
+    """timm's encoder with a linear head, or without one if there are 0 classes."""
     match config.weights:
         case SeedWeights():
             return architecture(config, num_classes), LoadReport("the study's seed")
         case FileWeights() as wanted:
-            path = _verified(wanted, weights_dir)  # before the model: this is what goes wrong
+            path = verified(wanted, weights_dir)  # before the model: this is what goes wrong
             model = architecture(config, num_classes)
             return model, _load(model, path, config.encoder)
         case HubWeights():
@@ -74,27 +108,50 @@ def _build(config: ModelConfig, num_classes: int, weights_dir: Path | None) -> t
             assert_never(config.weights)
 
 
-def _verified(wanted: FileWeights, weights_dir: Path | None) -> Path:
-    if weights_dir is None:
-        raise SiteDataError(
-            f"the study starts from the file {wanted.name}, but this site has no weights_dir; "
-            "put the file in a folder and name the folder in the site's settings."
+def _clip(
+    config: ClipConfig, num_classes: int, weights_dir: Path | None, asked: prompts.Prompts
+) -> tuple[nn.Module, Preprocessing, LoadReport]:
+    match config.library:
+        case "timm":
+            image, report = _encoder(config, 0, weights_dir)
+            images = preprocessing(config)
+            num_features = int(getattr(image, "head_hidden_size", image.num_features))  # type: ignore[arg-type]
+        case "open_clip":
+            image, images, num_features = open_clip_models.image_tower(config, weights_dir)
+            report = LoadReport(open_clip_models.origin(config.weights, config.encoder))
+    classes = _classes(config, num_classes, weights_dir, asked)
+    width = classes.shape[1] if isinstance(classes, Tensor) else classes.width
+    if config.library == "timm":
+        projection: nn.Module = nn.Linear(num_features, width)
+    elif width == num_features:
+        projection = nn.Identity()
+    else:
+        raise ConfigError(
+            f"model.text gives {width} numbers a class, but {config.encoder} has its own projection to "
+            f"{num_features}; take the text tower of {config.encoder}, or an encoder of timm, whose "
+            "projection is learned."
         )
-    path = weights_dir / wanted.name
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise SiteDataError(
-            f"{path} cannot be read ({error.strerror}); the study starts from it. Fetch it from the "
-            "study operator and put it there."
-        ) from error
-    if found != wanted.sha256:
-        raise SiteDataError(
-            f"{path} has SHA-256 {found}, expected {wanted.sha256}; it is another file or was damaged "
-            "on the way. Fetch it again from the study operator."
-        )
-    return path
+    return Clip(image, ClipHead(projection, classes, config.temperature)), images, report
+
+
+def _classes(
+    config: ClipConfig, num_classes: int, weights_dir: Path | None, asked: prompts.Prompts
+) -> Tensor | ClassTexts:
+    """Class vectors (C, W), or the tower that gives them."""
+    match config.text:
+        case RandomText(width=width):
+            return normalize(torch.randn(num_classes, width), dim=1)
+        case OpenClipText(trainable=True) | HuggingFaceText(trainable=True):
+            return text.class_texts(config.text, asked, weights_dir)
+        case OpenClipText() | HuggingFaceText():
+            if config.vectors is None:
+                raise ConfigError(
+                    "model.text names a text tower, but the study does not say what it makes of the classes; "
+                    "run `consilium-site embed-prompts STUDY.yaml --out NEW.yaml` and start NEW.yaml."
+                )
+            return torch.from_numpy(prompts.unpack(config.vectors.float32, num_classes))
+        case _:
+            assert_never(config.text)
 
 
 def _load(model: nn.Module, path: Path, encoder: str) -> LoadReport:
@@ -152,7 +209,7 @@ def _other_model(path: Path, encoder: str, differences: list[str], num_tensors: 
     )
 
 
-def _from_hub(config: ModelConfig, num_classes: int) -> tuple[nn.Module, LoadReport]:
+def _from_hub(config: ImageSide, num_classes: int) -> tuple[nn.Module, LoadReport]:
     name = timm_name(config.encoder)
     architecture(config, num_classes, "meta")  # a wrong size is not the hub's fault
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from common.config import LastBlocks, ModelConfig
+from common.config import ImageSide, LastBlocks
 from common.errors import ConfigError, WireError
 from common.weights import Array, Arrays, TensorSpec, digest
 
@@ -37,7 +37,7 @@ class Parts:
 # --- deciding ------------------------------------------------------------------------------------
 
 
-def partition(model: nn.Module, config: ModelConfig) -> Parts:
+def partition(model: nn.Module, config: ImageSide) -> Parts:
     """Sort the tensors of `model` as the study says. Raises ConfigError."""
     trained = _trained_parameters(model, config)
     norms = _normalisation(model)
@@ -64,7 +64,7 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in inside)
 
 
-def _trained_parameters(model: nn.Module, config: ModelConfig) -> frozenset[str]:
+def _trained_parameters(model: nn.Module, config: ImageSide) -> frozenset[str]:
     match config.trainable:
         case "all":
             return frozenset(name for name, _ in model.named_parameters())

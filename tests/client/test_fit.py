@@ -18,12 +18,12 @@ from common.config import (
     Adagrad,
     Adam,
     AdamW,
+    ClassifierConfig,
     Constant,
     Cosine,
     FedAvg,
     FedProx,
     LocalConfig,
-    ModelConfig,
     RMSprop,
     Sgd,
     Step,
@@ -37,7 +37,7 @@ FULL_BATCH = LocalConfig(batch_size="all", optimizer=PLAIN_SGD, augmentation="no
 
 
 def make(encoder="test_vit", image_size=32, **settings):
-    config = ModelConfig(encoder=encoder, image_size=image_size, **settings)
+    config = ClassifierConfig(encoder=encoder, image_size=image_size, **settings)
     model = build(config, 3, seed=1, weights_dir=None).model
     return model, partition(model, config)
 

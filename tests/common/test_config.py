@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from common import config
-from common.config import LocalConfig, ModelConfig, SitesConfig, StudyConfig
+from common.config import ClassifierConfig, ClipConfig, LocalConfig, SitesConfig, StudyConfig
 from common.settings import load_settings
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").rglob("*.yaml"))
@@ -63,9 +63,13 @@ def test_the_quorum_is_all_training_sites_unless_it_is_given():
         (SitesConfig, {"train": ["../etc"]}, "should match pattern"),
         (LocalConfig, {"epochs": 1, "steps": 2}, "epochs=1 and steps=2 contradict each other"),
         (LocalConfig, {"batch_size": 0}, "greater than or equal to 1"),
-        (ModelConfig, {"encoder": ""}, "at least 1 character"),
-        (ModelConfig, {"encoder": "x", "trainable": {"last_blocks": 0}}, "greater than or equal to 1"),
-        (ModelConfig, {"encoder": "x", "weights": {"kind": "file", "name": "w", "sha256": "1"}}, "pattern"),
+        (ClassifierConfig, {"encoder": ""}, "at least 1 character"),
+        (ClassifierConfig, {"encoder": "x", "trainable": {"last_blocks": 0}}, "greater than or equal to 1"),
+        (
+            ClassifierConfig,
+            {"encoder": "x", "weights": {"kind": "file", "name": "w", "sha256": "1"}},
+            "pattern",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(kind, settings, sentence):
@@ -150,3 +154,18 @@ def test_a_study_names_no_path_of_anybody():
     # What crosses to the sites must not grow a field that only makes sense on one machine.
     text = json.dumps(StudyConfig.model_json_schema())
     assert not any(word in text for word in ('"path"', '"folder"', '"directory"'))
+
+
+# --- kinds of models -----------------------------------------------------------------------------
+
+
+def test_a_model_without_a_kind_is_a_classifier(make_study):
+    study = make_study(model={"encoder": "convnext_t"})
+    assert study.model == ClassifierConfig(encoder="convnext_t")
+    assert make_study(model={"kind": "classifier", "encoder": "convnext_t"}) == study
+
+
+def test_a_clip_study_survives_the_wire(make_study):
+    study = make_study(model={"kind": "clip", "encoder": "convnext_t", "text": {"kind": "random"}})
+    assert isinstance(study.model, ClipConfig)
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import wire
-from common.config import FedProx, ModelConfig, SitesConfig, StudyConfig
+from common.config import ClassifierConfig, FedProx, SitesConfig, StudyConfig
 from common.errors import WireError
 from common.metrics import count
 from common.weights import TensorSpec, digest
@@ -21,7 +21,7 @@ STUDY = StudyConfig(
     name="demo",
     classes=("benign", "malignant"),
     sites=SitesConfig(train=("north", "south")),
-    model=ModelConfig(encoder="convnext_t"),
+    model=ClassifierConfig(encoder="convnext_t"),
     rounds=3,
     algorithm=FedProx(mu=0.1),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.config import ModelConfig, SitesConfig, StudyConfig
+from common.config import ClassifierConfig, SitesConfig, StudyConfig
 from common.metrics import Score, count
 from common.weights import TensorSpec
 from server.state import OptimizerState, RoundState, SiteRound
@@ -17,7 +17,7 @@ def study() -> StudyConfig:
         name="demo",
         classes=CLASSES,
         sites=SitesConfig(train=("north", "south", "west"), evaluate=("unseen",), required=2),
-        model=ModelConfig(encoder="convnext_t", image_size=64),
+        model=ClassifierConfig(encoder="convnext_t", image_size=64),
         rounds=3,
     )
 

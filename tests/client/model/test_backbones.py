@@ -4,7 +4,7 @@ import pytest
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from client.model.backbones import PAPER_ENCODERS, architecture, preprocessing, timm_name
-from common.config import ModelConfig
+from common.config import ClassifierConfig
 from common.errors import ConfigError
 
 # Millions of weights with 7 classes, and features of the head.
@@ -30,7 +30,7 @@ def test_the_paper_has_twelve_encoders():
 
 @pytest.mark.parametrize(("encoder", "millions", "features"), [(n, *v) for n, v in PAPER.items()])
 def test_an_encoder_of_the_paper_has_its_size_and_features(encoder, millions, features):
-    model = architecture(ModelConfig(encoder=encoder), num_classes=7, device="meta")
+    model = architecture(ClassifierConfig(encoder=encoder), num_classes=7, device="meta")
     num_weights = sum(weight.numel() for weight in model.parameters())
     assert round(num_weights / 1e6, 1) == millions
     assert model.num_features == features
@@ -40,7 +40,7 @@ def test_an_encoder_of_the_paper_has_its_size_and_features(encoder, millions, fe
 
 @pytest.mark.parametrize("encoder", PAPER)
 def test_only_maxvit_has_batch_norm(encoder):
-    model = architecture(ModelConfig(encoder=encoder), num_classes=7, device="meta")
+    model = architecture(ClassifierConfig(encoder=encoder), num_classes=7, device="meta")
     has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model.modules())
     assert has_batch_norm == (encoder == "maxvit_t")
 
@@ -75,17 +75,17 @@ def test_timms_own_names_pass_through():
 
 
 def test_preprocessing_is_timms_with_the_papers_crop():
-    found = preprocessing(ModelConfig(encoder="tf_efficientnet_lite0"))
+    found = preprocessing(ClassifierConfig(encoder="tf_efficientnet_lite0"))
     assert (found.image_size, found.mean, found.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert found.interpolation == "bicubic"
     assert found.stored_size == 256  # 224 / 0.875
 
 
 def test_the_study_may_choose_another_image_size():
-    assert preprocessing(ModelConfig(encoder="swin_v2_t")).image_size == 256
-    assert preprocessing(ModelConfig(encoder="swin_v2_t", image_size=96)).image_size == 96
+    assert preprocessing(ClassifierConfig(encoder="swin_v2_t")).image_size == 256
+    assert preprocessing(ClassifierConfig(encoder="swin_v2_t", image_size=96)).image_size == 96
 
 
 def test_a_size_that_an_encoder_cannot_take_brings_up_those_that_it_can():
     with pytest.raises(ConfigError, match=r"test_vit cannot take 100 pixels a side; it can take 32, 64, 96,"):
-        architecture(ModelConfig(encoder="test_vit", image_size=100), num_classes=7, device="meta")
+        architecture(ClassifierConfig(encoder="test_vit", image_size=100), num_classes=7, device="meta")

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from client.model import build as build_module
 from client.model.build import build
-from common.config import FileWeights, HubWeights, ModelConfig
+from common.config import ClassifierConfig, FileWeights, HubWeights
 from common.errors import ConfigError, SiteDataError
 
 HEAD = ("head.fc.weight", "head.fc.bias")
@@ -16,7 +16,7 @@ HEAD = ("head.fc.weight", "head.fc.bias")
 @pytest.fixture
 def tensors():
     """A safetensors file's content: test_convnext with 5 classes, from another seed than the study's."""
-    model = build(ModelConfig(encoder="test_convnext"), 5, seed=99, weights_dir=None).model
+    model = build(ClassifierConfig(encoder="test_convnext"), 5, seed=99, weights_dir=None).model
     return dict(model.state_dict())
 
 
@@ -28,7 +28,7 @@ def study(tmp_path):
         path = tmp_path / "start.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         weights = FileWeights(name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-        return ModelConfig(**{"encoder": "test_convnext", "weights": weights} | settings)
+        return ClassifierConfig(**{"encoder": "test_convnext", "weights": weights} | settings)
 
     return write
 
@@ -38,7 +38,7 @@ def same(left, right, names=None):
 
 
 def test_one_seed_gives_the_same_bits_at_every_site_and_another_seed_others():
-    config = ModelConfig(encoder="test_vit", image_size=48)
+    config = ClassifierConfig(encoder="test_vit", image_size=48)
     first = build(config, 3, seed=1, weights_dir=None).model.state_dict()
     torch.rand(7)  # another site has drawn something before
     second = build(config, 3, seed=1, weights_dir=None).model.state_dict()
@@ -49,12 +49,12 @@ def test_one_seed_gives_the_same_bits_at_every_site_and_another_seed_others():
 
 def test_building_leaves_torchs_generator_as_it_was():
     before = torch.get_rng_state()
-    build(ModelConfig(encoder="test_convnext"), 3, seed=1, weights_dir=None)
+    build(ClassifierConfig(encoder="test_convnext"), 3, seed=1, weights_dir=None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_is_built_in_float32_with_the_images_it_wants():
-    built = build(ModelConfig(encoder="test_convnext", image_size=64), 3, seed=1, weights_dir=None)
+    built = build(ClassifierConfig(encoder="test_convnext", image_size=64), 3, seed=1, weights_dir=None)
     assert {tensor.dtype for tensor in built.model.state_dict().values()} == {torch.float32}
     assert built.preprocessing.image_size == 64
     assert built.report.source == "the study's seed"
@@ -94,7 +94,7 @@ def test_missing_and_unexpected_tensors_are_reported(tmp_path, tensors, study):
 
 def test_counters_of_batch_norm_are_not_missed(tmp_path, study):
     """timm's own files leave `num_batches_tracked` out."""
-    config = ModelConfig(encoder="test_efficientnet")
+    config = ClassifierConfig(encoder="test_efficientnet")
     tensors = build(config, 5, seed=9, weights_dir=None).model.state_dict()
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     assert len(floats) < len(tensors)
@@ -104,7 +104,7 @@ def test_counters_of_batch_norm_are_not_missed(tmp_path, study):
 
 def test_positions_are_stretched_to_the_studys_image_size(tmp_path, study):
     """160 pixels in patches of 16 are 10 x 10 positions; 32 pixels are 2 x 2."""
-    tensors = build(ModelConfig(encoder="test_vit"), 5, seed=9, weights_dir=None).model.state_dict()
+    tensors = build(ClassifierConfig(encoder="test_vit"), 5, seed=9, weights_dir=None).model.state_dict()
     model = build(study(tensors, encoder="test_vit", image_size=32), 5, seed=1, weights_dir=tmp_path).model
     assert tensors["pos_embed"].shape[1] - model.pos_embed.shape[1] == 100 - 4
     assert torch.equal(model.head.weight, tensors["head.weight"])
@@ -135,11 +135,11 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
     (tmp_path / "start.bin").write_bytes(b"pickle")
     weights = FileWeights(name="start.bin", sha256=hashlib.sha256(b"pickle").hexdigest())
     with pytest.raises(SiteDataError, match="is not a safetensors file"):
-        build(ModelConfig(encoder="test_convnext", weights=weights), 5, seed=1, weights_dir=tmp_path)
+        build(ClassifierConfig(encoder="test_convnext", weights=weights), 5, seed=1, weights_dir=tmp_path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    config = ModelConfig(encoder="test_convnext", weights=FileWeights(name="absent", sha256="0" * 64))
+    config = ClassifierConfig(encoder="test_convnext", weights=FileWeights(name="absent", sha256="0" * 64))
     with pytest.raises(SiteDataError, match="absent cannot be read"):
         build(config, 5, seed=1, weights_dir=tmp_path)
     with pytest.raises(SiteDataError, match="no weights_dir"):
@@ -163,7 +163,7 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
     with pytest.raises(
         SiteDataError, match=r"could not be fetched \(OSError: no route to host\).*kind: file"
     ):
-        build(ModelConfig(encoder="test_convnext", weights=HubWeights()), 5, seed=1, weights_dir=None)
+        build(ClassifierConfig(encoder="test_convnext", weights=HubWeights()), 5, seed=1, weights_dir=None)
 
 
 def test_only_a_study_that_says_so_asks_the_hub(monkeypatch, tmp_path, tensors, study):
@@ -175,11 +175,11 @@ def test_only_a_study_that_says_so_asks_the_hub(monkeypatch, tmp_path, tensors, 
         return create(name, pretrained=False, **settings)
 
     monkeypatch.setattr(timm, "create_model", watched)
-    build(ModelConfig(encoder="test_convnext"), 5, seed=1, weights_dir=None)
+    build(ClassifierConfig(encoder="test_convnext"), 5, seed=1, weights_dir=None)
     build(study(tensors), 5, seed=1, weights_dir=tmp_path)
     assert not any(asked)
     report = build_module.build(
-        ModelConfig(encoder="test_convnext", weights=HubWeights()), 5, seed=1, weights_dir=None
+        ClassifierConfig(encoder="test_convnext", weights=HubWeights()), 5, seed=1, weights_dir=None
     ).report
     assert asked[-1]
     assert (report.reshaped_head, report.missing) == (True, HEAD)  # timm's file has 1000 classes

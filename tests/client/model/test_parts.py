@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from client.model import parts as tensors
 from client.model.build import build
 from client.model.parts import partition
-from common.config import LastBlocks, ModelConfig
+from common.config import ClassifierConfig, LastBlocks
 from common.errors import ConfigError, WireError
 
 WITH_BATCH_NORM = ["test_efficientnet", "test_maxvit", "test_resnet"]
@@ -18,7 +18,7 @@ EVERY_CHOICE = [
 
 
 def make(encoder, **settings):
-    config = ModelConfig(encoder=encoder, image_size=32, **settings)
+    config = ClassifierConfig(encoder=encoder, image_size=32, **settings)
     model = build(config, 3, seed=1, weights_dir=None).model
     return model, partition(model, config)
 
@@ -137,7 +137,9 @@ def test_statistics_of_a_frozen_encoder_do_not_move():
 
 def test_what_travels_comes_back_unchanged():
     model, parts = make("test_efficientnet", batch_norm="local")
-    other = build(ModelConfig(encoder="test_efficientnet", image_size=32), 3, seed=2, weights_dir=None).model
+    other = build(
+        ClassifierConfig(encoder="test_efficientnet", image_size=32), 3, seed=2, weights_dir=None
+    ).model
     tensors.load_shared(other, parts, tensors.shared_arrays(model, parts))
     tensors.load_local(other, parts, tensors.local_arrays(model, parts))
     assert all(
