@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GROUP_HELP = "column that must not be torn apart, e.g. lesion_id or patient_id"
 
+_LOOK_S = 1.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 could not, 2 wrong usage."""
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     trainer.add_argument("settings", type=Path, metavar="SITE.yaml")
     trainer.add_argument("--socket", type=Path, help="Unix socket to listen on, instead of the YAML's")
+    trainer.add_argument("--until", type=Path, metavar="FILE", help="end when this file appears")
     trainer.set_defaults(run=_trainer)
 
     check = commands.add_parser(
@@ -116,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sites.add_argument("--seed", type=int, default=0, help="of the synthetic images and the split")
     _add_simulated(sites)
+    sites.add_argument(
+        "--containers",
+        type=int,
+        metavar="N",
+        help="write 1.yaml to N.yaml with the paths that containers have; for docker-compose.yml",
+    )
     sites.set_defaults(run=_simulate)
 
     partition = commands.add_parser(
@@ -190,7 +199,10 @@ def _trainer(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stopped.set())
     server = link.serve(Trainer(site).answer, socket)
     log.event(f"{site.name}: ready, listening on a Unix socket")
-    stopped.wait()
+    while not stopped.wait(_LOOK_S):
+        if options.until is not None and options.until.exists():
+            log.event(f"{site.name}: the federation is over")
+            break
     server.stop(grace=1.0).wait()
     socket.unlink(missing_ok=True)
     # Not `return`: Python would wait for a plan that is being worked on, and nobody asks for it any more.
@@ -263,10 +275,11 @@ def _simulate(options: argparse.Namespace) -> int:
     synthetic = options.data is None
     data = options.data
     if synthetic:
-        from client.data.synthetic import generate
+        from client.data.synthetic import SITES, generate, site_names
 
         data = out / "synthetic-images"
-        generate(data, images_per_site=options.images, seed=options.seed)
+        names = SITES if options.containers is None else site_names(options.containers)
+        generate(data, sites=names, images_per_site=options.images, seed=options.seed)
         log.event(f"drew SYNTHETIC images, {options.images} per site on average, to {data}")
     found = discover.discover(data)
     simulated.write_sites(
@@ -277,6 +290,7 @@ def _simulate(options: argparse.Namespace) -> int:
         threads=options.threads,
         seed=options.seed,
         pooled=simulated.pooled_site(found) if options.pooled else None,
+        containers=options.containers,
     )
     return 0
 

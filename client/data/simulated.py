@@ -5,6 +5,7 @@ tells the simulating server the sites, the classes and whether the images are sy
 which at real institutions the study operator knows.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
@@ -16,6 +17,8 @@ from common.weights import write_atomically
 
 POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
+STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
+"""Where a trainer's container has them: see Dockerfile.gpu."""
 
 
 def write_sites(
@@ -27,10 +30,18 @@ def write_sites(
     threads: int | None = None,
     seed: int = 0,
     pooled: FoundSite | None = None,
+    containers: int | None = None,
 ) -> None:
-    """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml. Raises StorageError."""
+    """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml.
+
+    `containers` says for how many sites there are containers; their settings are then 1.yaml, 2.yaml, and
+    so on, by the order of names, because a compose file is written before anybody looked at the images.
+    Raises StorageError, SiteDataError.
+    """
     all_sites = [*found.sites, *([pooled] if pooled else [])]
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
+    if containers is not None:
+        sites = _in_containers(sites, containers)
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
@@ -41,7 +52,18 @@ def write_sites(
     write_atomically(out / "federation.yaml", to_yaml(about))
     if not found.has_groups:
         log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
-    log.event(f"wrote the settings of {', '.join(sites)} to {out}")
+    log.event(f"wrote the settings of {', '.join(site.name for site in all_sites)} to {out}")
+
+
+def _in_containers(sites: Mapping[str, SiteConfig], number: int) -> dict[str, SiteConfig]:
+    """The same by number, with the paths that containers have."""
+    if number != len(sites):
+        raise SiteDataError(
+            f"the images are of {len(sites)} sites ({', '.join(sites)}), there are containers for {number}; "
+            f"`consilium-server compose --sites {len(sites)} > docker-compose.override.yml` makes them meet"
+        )
+    places = {"state_dir": STATE_IN_CONTAINER, "socket": SOCKET_IN_CONTAINER}
+    return {str(place): site.model_copy(update=places) for place, site in enumerate(sites.values(), start=1)}
 
 
 def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | None, seed: int) -> SiteConfig:

@@ -69,6 +69,11 @@ _CAMERAS = (
 )
 
 
+def site_names(number: int) -> tuple[str, ...]:
+    """Names for so many made-up sites."""
+    return (*SITES, *(f"site-{place}" for place in range(len(SITES) + 1, number + 1)))[:number]
+
+
 def generate(
     folder: Path,
     *,

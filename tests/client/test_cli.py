@@ -150,3 +150,41 @@ def test_a_trainer_listens_until_it_is_told_to_stop_and_leaves_no_socket(
         process.kill()
         process.communicate()
     assert not socket.exists()
+
+
+def test_a_trainer_ends_when_the_file_it_waits_for_appears(labels: Path, tmp_path: Path) -> None:
+    out, over = tmp_path / "sites", tmp_path / "over"
+    main(["simulate", "--data", str(labels.parent), "--out", str(out), "--threads", "1"])
+    over.touch()
+    command = ["trainer", out / "north.yaml", "--socket", tmp_path / "t.sock", "--until", over]
+    done = subprocess.run(
+        [sys.executable, "-m", "client.cli", *map(str, command)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "the federation is over" in done.stderr
+
+
+def test_settings_for_containers_have_the_paths_and_numbers_of_containers(
+    labels: Path, tmp_path: Path
+) -> None:
+    assert main(["simulate", "--data", str(labels.parent), "--out", str(tmp_path), "--containers", "2"]) == 0
+    first, second = (load_site(tmp_path / f"{number}.yaml") for number in (1, 2))
+    assert [first.name, second.name] == ["north", "south"] == list(
+        yaml.safe_load((tmp_path / "federation.yaml").read_text())["sites"]
+    )
+    assert (first.state_dir, first.socket) == (Path("/state"), Path("/link/trainer.sock"))
+
+
+def test_containers_for_another_number_of_sites_are_refused_with_the_remedy(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--data", str(labels.parent), "--out", str(tmp_path), "--containers", "3"]) == 1
+    assert "consilium-server compose --sites 2" in capsys.readouterr().err
+
+
+def test_as_many_sites_are_drawn_as_there_are_containers(tmp_path: Path) -> None:
+    main(["simulate", "--images", "8", "--out", str(tmp_path), "--containers", "5"])
+    names = [load_site(tmp_path / f"{number}.yaml").name for number in range(1, 6)]
+    assert names == ["east", "north", "site-4", "site-5", "south"]
