@@ -26,7 +26,7 @@ demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY
 	$(BIN)/consilium-server simulate $(STUDY) --sites $(SITES) --adopt
 
 test: install ## every test this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup --maxschedchunk 1
 
 lint: install ## ruff and mypy --strict
 	$(BIN)/ruff check .
