@@ -9,7 +9,8 @@ from common.errors import ConfigError
 from common.settings import Frozen, load_settings, validate_settings
 from server import checkpoint, report
 from server.config import ServerConfig
-from server.local import LocalSite, Outcome, run_local
+from server.follow import Outcome
+from server.local import LocalSite, run_local
 
 
 class Federation(Frozen):

@@ -18,9 +18,9 @@ from common.weights import write_atomically
 FILE = "status.json"
 
 
-Stage: TypeAlias = Literal["starting", "running", "crashed", "failed", "finished"]
+Stage: TypeAlias = Literal["starting", "running", "crashed", "stopped", "failed", "finished"]
 """`starting`: the launcher starts the server, for the first time or again. `crashed`: something that nobody
-foresaw; the study can go on from its last checkpoint."""
+foresaw; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it."""
 
 
 class Asked(Frozen):
@@ -62,7 +62,7 @@ class Status(Frozen):
     @property
     def is_over(self) -> bool:
         """True if nothing more will happen."""
-        return self.status in ("failed", "finished")
+        return self.status in ("stopped", "failed", "finished")
 
     def or_died(self) -> "Status":
         """This status, or `crashed` if it is not over and its process is gone."""

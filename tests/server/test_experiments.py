@@ -14,8 +14,8 @@ from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
 from server import experiments, report
 from server.experiments import Grid, Row, figures_of, run_grid, studies, write_comparison
+from server.follow import Outcome
 from server.history import read_rounds
-from server.local import Outcome
 from server.simulation import Federation
 from server.state import RoundState
 

@@ -16,7 +16,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.processes import Interrupted, Processes, claim_port
-from server import bundle, local, status
+from server import bundle, follow, local, status, superlink
 from server.federation import LocalFederation
 from server.local import LocalSite, run_local
 
@@ -198,9 +198,9 @@ def say(tmp_path: Path) -> Callable[..., Callable[[], bool]]:
     return make
 
 
-def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[local.Outcome, int]:
+def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[follow.Outcome, int]:
     federation = Scripted(tmp_path, list(looks), tmp_path)
-    return local._follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
+    return follow.follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
 
 
 def test_a_study_is_followed_until_its_server_says_how_it_ended(tmp_path, say) -> None:
@@ -247,7 +247,7 @@ def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said
 
 
 def test_a_server_that_never_says_that_it_began_counts_as_crashed(tmp_path, say, monkeypatch) -> None:
-    monkeypatch.setattr(local, "_BEGIN_S", 0.0)
+    monkeypatch.setattr(follow, "_BEGIN_S", 0.0)
     outcome, num_runs = followed(tmp_path, say("starting"), *[say(None)] * 3)
     assert not outcome.finished
     assert "4 times without a round in between: it did not begin within 0 s; the logs in" in outcome.reason
@@ -270,7 +270,7 @@ def test_a_superlink_that_dies_under_the_command_to_run_is_waited_for(tmp_path, 
         tmp_path, [say("crashed", "a bug"), say(None), say(None, anew=True), say("finished")], tmp_path
     )
     federation.refusals = [True]
-    assert local._follow(cast(LocalFederation, federation), tmp_path, 0).finished
+    assert follow.follow(cast(LocalFederation, federation), tmp_path, 0).finished
     assert federation.num_runs == 2
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_flower_does_not_take_ends_the_study(tmp_path, say) -> None:
     federation = Scripted(tmp_path, [say("crashed", "a bug")], tmp_path)
     federation.refusals = [False]
     with pytest.raises(LaunchError, match="flwr run"):
-        local._follow(cast(LocalFederation, federation), tmp_path, 0)
+        follow.follow(cast(LocalFederation, federation), tmp_path, 0)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,10 @@ def federation(make_study: MakeStudy, tmp_path: Path) -> LocalFederation:
     study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",), "required": 1})
     sites = {name: (tmp_path / f"{name}.yaml", tmp_path / f"{name}.sock") for name in study.sites.all}
     processes = Processes(tmp_path / "logs", dict(os.environ))
-    return LocalFederation(study, sites, tmp_path, processes, 9092, lambda _: tmp_path / "server.yaml")
+    return LocalFederation(
+        study=study, sites=sites, work=tmp_path, processes=processes, fleet_port=9092,
+        write_settings=lambda _: tmp_path / "server.yaml",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -363,16 +366,16 @@ def test_a_study_goes_on_without_what_was_given_up_as_long_as_there_are_enough(
         federation._supervision._given_up.add(name)
     if fatal:
         with pytest.raises(LaunchError, match=f"{lost[-1]} ended 11 times and is given up"):
-            federation._require_quorum(lost[-1])
+            federation._lost(lost[-1])
     else:
-        federation._require_quorum(lost[-1])
+        federation._lost(lost[-1])
 
 
 def test_a_trainer_that_dies_is_started_again_and_named(
     federation: LocalFederation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("server.federation.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("server.superlink.time", SimpleNamespace(monotonic=lambda: clock[0]))
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     federation.processes.start("north-trainer", sleeper)
     try:
@@ -403,7 +406,7 @@ class Sleepers:
             *(f"{site}-{part}" for site in federation.sites for part in ("trainer", "gateway")),
         ]:
             self.processes.start(name, [sys.executable, "-c", "import time; time.sleep(600)"])
-        monkeypatch.setattr("server.federation.time", SimpleNamespace(monotonic=lambda: self.clock))
+        monkeypatch.setattr("server.superlink.time", SimpleNamespace(monotonic=lambda: self.clock))
         monkeypatch.setattr(LocalFederation, "_wait_for_superlink", lambda _: self.wait())
         monkeypatch.setattr(LocalFederation, "_enrol", lambda _: self.enrol())
 
@@ -474,7 +477,9 @@ def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepe
 
 
 def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:
-    env = local._environment(tmp_path / "runs" / "a" / "federation", {"HOME": "/home/x", "PATH": "/bin"})
+    env = superlink.environment(
+        tmp_path / "runs" / "a" / "federation" / "flower", {"HOME": "/home/x", "PATH": "/bin"}
+    )
     assert env["FLWR_TELEMETRY_ENABLED"] == "0"
     assert env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert env["FLWR_HOME"] == str(tmp_path / "runs" / "a" / "federation" / "flower")
