@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.config import load_site
-from client.data import discover, simulated
 from common import log
 from common.config import StudyConfig
 from common.errors import ConfigError, ConsiliumError
@@ -63,6 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     trainer.add_argument("--socket", type=Path, help="Unix socket to listen on, instead of the YAML's")
     trainer.add_argument("--until", type=Path, metavar="FILE", help="end when this file appears")
     trainer.set_defaults(run=_trainer)
+
+    key = commands.add_parser(
+        "key",
+        help="make this site's key pair, here, where it stays",
+        description="Writes site.key and site.pub to the folder of gateway.yaml. Only site.pub goes to the study "
+        "operator; the fingerprint is there to be read out over the phone. A key that is there stays.",
+    )
+    key.add_argument("folder", type=Path, metavar="DIR", help="the unpacked start-up kit")
+    key.add_argument("--renew", action="store_true", help="replace the key, as after it was revoked")
+    key.set_defaults(run=_key)
+
+    gateway = commands.add_parser(
+        "gateway",
+        help="run this site's gateway until it is stopped",
+        description="Connects out to the server and passes plans on to the trainer's socket; started again when "
+        "it dies. Sees no image, needs no torch.",
+    )
+    gateway.add_argument("settings", type=Path, metavar="DIR", help="of gateway.yaml, or the file itself")
+    gateway.add_argument("--socket", type=Path, help="the trainer's, instead of the YAML's")
+    gateway.set_defaults(run=_gateway)
 
     check = commands.add_parser(
         "check",
@@ -210,6 +229,35 @@ def _trainer(options: argparse.Namespace) -> int:
     os._exit(0)
 
 
+def _key(options: argparse.Namespace) -> int:
+    from common import keys
+
+    private = options.folder / "site.key"
+    if options.renew or not private.exists():
+        options.folder.mkdir(parents=True, exist_ok=True)
+        keys.make_site_key(options.folder, "site")
+    print(
+        f"{options.folder / 'site.pub'}  goes to the study operator\n{private}  stays here, and goes nowhere else"
+    )
+    print(f"Read out over the phone:\n  {keys.fingerprint_of_private(private)}")
+    return 0
+
+
+def _gateway(options: argparse.Namespace) -> int:
+    from client import gateway
+    from common.processes import Interrupted, interruptible
+
+    config = gateway.load_gateway(options.settings)
+    if options.socket is not None:
+        config = config.model_copy(update={"socket": options.socket.absolute()})
+    try:
+        with interruptible():
+            gateway.run(config)
+    except Interrupted:
+        log.event(f"{config.site}: the gateway has ended")
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     from client import check
 
@@ -271,6 +319,8 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from client.data import discover, simulated
+
     out: Path = options.out
     synthetic = options.data is None
     data = options.data

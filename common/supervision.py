@@ -25,18 +25,18 @@ class Ended:
     pause_s: float
     """Until it is started again."""
     number: int
-    """Of this restart within the window; MOST + 1 if it is given up."""
-
-    @property
-    def is_final(self) -> bool:
-        """True if it will not be started again."""
-        return self.number > MOST
+    """Of this restart within the window."""
+    is_final: bool = False
+    """It will not be started again."""
 
 
 @dataclass
 class Supervision:
     """What is known of the ends of processes. Reads no clock: the caller says what time it is."""
 
+    most: int | None = MOST
+    """Restarts of one process within a window; None: it is never given up."""
+    longest_pause_s: float = LONGEST_PAUSE_S
     _ends: dict[str, deque[float]] = field(default_factory=dict)
     _due: dict[str, float] = field(default_factory=dict)
     _given_up: set[str] = field(default_factory=set)
@@ -49,8 +49,9 @@ class Supervision:
             while ends and now - ends[0] > WINDOW_S:
                 ends.popleft()
             ends.append(now)
-            pause_s = min(FIRST_PAUSE_S * 2 ** (len(ends) - 1), LONGEST_PAUSE_S)
-            ended = Ended(name, how(codes[name]), pause_s, len(ends))
+            pause_s = min(FIRST_PAUSE_S * 2 ** min(len(ends) - 1, 16), self.longest_pause_s)
+            is_final = self.most is not None and len(ends) > self.most
+            ended = Ended(name, how(codes[name]), pause_s, len(ends), is_final)
             if ended.is_final:
                 self._given_up.add(name)
             else:

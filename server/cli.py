@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import log
-from common.errors import ConsiliumError
+from common.errors import ConfigError, ConsiliumError
 from common.processes import Interrupted, interruptible
-from server import experiments, overview, simulation, wishes
+from server import experiments, operating, overview, simulation, wishes
+from server.folder import open_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,11 +68,13 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser(
         "resume",
-        help="go on with a simulated run that broke off, from its last round",
-        description="The resumed study ends with the same weights as one that never broke off.",
+        help="go on with a study that broke off or was stopped, from its last round",
+        description="The resumed study ends with the same weights as one that never broke off. Of a server: "
+        "`resume DIR STUDY`, and it waits for its turn. Of a simulation: `resume RUN --sites DIR`.",
     )
-    resume.add_argument("run_dir", type=Path, metavar="RUN")
-    resume.add_argument("--sites", type=Path, required=True, metavar="DIR", help="the folder it was run with")
+    resume.add_argument("run_dir", type=Path, metavar="DIR")
+    resume.add_argument("study", nargs="?", metavar="STUDY", help="with a server's folder: which one")
+    resume.add_argument("--sites", type=Path, metavar="DIR", help="the folder that a simulation was run with")
     resume.add_argument("--port", type=int, help="for the sites to connect to (default 9092, or a free one)")
     resume.set_defaults(run=_resume)
 
@@ -89,11 +92,11 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser(
         "status",
-        help="say what is going on in a run",
+        help="say what is going on in a run, or at a server",
         description="Study, round, who has answered, who is late by how much, bytes, memory, last checkpoint; "
         "with `consilium-server --json status` as JSON. Exit code 1 if the study failed or its server is gone.",
     )
-    status.add_argument("run_dir", type=Path, metavar="RUN")
+    status.add_argument("run_dir", type=Path, metavar="RUN", help="of one study, or a server's folder")
     status.set_defaults(run=_status)
 
     readmit = commands.add_parser(
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run_dir", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
+    operating.add_commands(commands)
     return parser
 
 
@@ -125,6 +129,12 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    if options.study is not None:
+        return operating.resume(open_folder(options.run_dir), options.study)
+    if options.sites is None:
+        raise ConfigError(
+            "give the name of the study with a server's folder, or --sites with the run of a simulation"
+        )
     outcome = simulation.resume(options.run_dir, options.sites, port=options.port)
     print(outcome.summary)
     return 0 if outcome.finished else 1
@@ -136,6 +146,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if (options.run_dir / "federation.yaml").exists():
+        print(operating.tell(open_folder(options.run_dir)))
+        return 0
     now = overview.look(options.run_dir)
     print(now.model_dump_json(indent=1) if options.json else overview.text(now))
     return 1 if now.stage in ("failed", "crashed") else 0

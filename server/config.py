@@ -24,3 +24,31 @@ class ServerConfig(Frozen):
     """The images were generated; every output says so."""
     start_from: Path | None = None
     """Safetensors file with the study's tensors to begin with, instead of asking a site."""
+
+
+class SiteEntry(Frozen):
+    """One hospital, as the operator knows it."""
+
+    institution: str = ""
+    """For people: on its start-up kit and in lists."""
+
+
+class Address(Frozen):
+    """Where the sites find the server."""
+
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """DNS names and addresses in its certificate; the sites connect to the first."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 9092
+    listen: str = "0.0.0.0"
+    """Address of this machine that it listens on; 0.0.0.0 is every one."""
+
+
+class FederationConfig(Frozen):
+    """One federation between institutions: `federation.yaml` in the server's folder."""
+
+    name: Name
+    server: Address
+    sites: Annotated[dict[Name, SiteEntry], Field(min_length=1)]
+    """By the name that studies call them."""
+    synthetic: bool = False
+    """The images were generated; every output says so."""

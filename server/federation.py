@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common import log
 from common.config import StudyConfig
+from common.keys import make_site_key
 from common.processes import Command, flower_command, free_ports
 from common.supervision import sites_of
 from server import provision
@@ -34,7 +35,7 @@ class LocalFederation(Federation):
     def start(self) -> None:
         """Start the server and the sites, and run the study. Raises LaunchError."""
         identity = provision.make_server_identity(self.work / "keys", ["localhost", "127.0.0.1"])
-        keys = {name: provision.make_site_key(self.work / "keys", name) for name in self.study.sites.all}
+        keys = {name: make_site_key(self.work / "keys", name) for name in self.study.sites.all}
         self._public_keys = {name: key.public for name, key in keys.items()}
 
         log.event(f"starting the server on port {self.fleet_port} and {len(self.sites)} trainers")

@@ -6,7 +6,6 @@ last checkpoint as long as that helps, and the status says how it ended.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.settings import to_yaml
+from common.tail import Tail
 from common.weights import write_atomically
 from server import checkpoint, status
 from server.superlink import Federation
@@ -116,25 +116,6 @@ class _Crashes:
         self.number = self.number + 1 if latest == self.last else 1
         self.last = latest
         return self.number > MOST_CRASHES
-
-
-@dataclass
-class Tail:
-    """Copies a log to the terminal, whole lines only, as it grows."""
-
-    path: Path
-    shown: int = 0
-
-    def __call__(self) -> None:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.shown)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.shown += len(whole)
-        sys.stdout.write(whole.decode(errors="replace"))
-        sys.stdout.flush()
 
 
 def write_server_settings(

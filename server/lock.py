@@ -43,3 +43,11 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_held(path: Path) -> bool:
+    """True while some process holds the lock at `path`."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return not _taken(file.fileno())

@@ -54,8 +54,8 @@ class Overview(Frozen):
     """Resident, by process of this machine; empty for a run that is over."""
 
 
-def look(run_dir: Path, now: datetime | None = None) -> Overview:
-    """How a run stands. Raises ConfigError if there is none."""
+def look(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None = None) -> Overview:
+    """How a run stands, whose Flower keeps its files in `flwr_home`. Raises ConfigError if there is none."""
     found = read_status(run_dir)
     if found is None:
         raise ConfigError(f"{run_dir} has no status.json: no study has begun there; give the folder of a run")
@@ -83,18 +83,18 @@ def look(run_dir: Path, now: datetime | None = None) -> Overview:
         mib_down=sum(row.mib_down for row in rows),
         mib_up=sum(row.mib_up for row in rows),
         last_checkpoint=checkpoint.number_of(last) if last else None,
-        memory_mib=_memory(run_dir),
+        memory_mib=_memory(flwr_home or run_dir / "federation" / "flower"),
     )
 
 
 def text(overview: Overview, now: datetime | None = None) -> str:
     """The same for a person."""
     now = now or datetime.now(UTC)
-    ago = _span((now - overview.since).total_seconds())
+    ago = span((now - overview.since).total_seconds())
     lines = [f"{overview.study}: {overview.stage}, {overview.reason} (since {ago})", overview.phase]
     if overview.round_s is not None and overview.deadline_s is not None:
         left = max(0.0, overview.deadline_s - overview.round_s)
-        lines[-1] += f", for {_span(overview.round_s)}; the deadline is in {_span(left)}"
+        lines[-1] += f", for {span(overview.round_s)}; the deadline is in {span(left)}"
     width = max(map(len, overview.sites), default=0)
     for site, state in overview.sites.items():
         lines.append(f"  {site:<{width}}  {_told(state)}")
@@ -137,24 +137,25 @@ def _site(
 def _told(site: SiteNow) -> str:
     match site.outcome:
         case "ok":
-            return f"answered after {_span(site.after_s or 0.0)}"
+            return f"answered after {span(site.after_s or 0.0)}"
         case "awaited" if site.late_s:
-            return f"awaited, {_span(site.late_s)} later than usual"
+            return f"awaited, {span(site.late_s)} later than usual"
         case "awaited":
             return "awaited"
         case _:
             return f"{site.outcome.replace('_', ' ')}: {site.reason}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time as a person says it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _memory(run_dir: Path) -> dict[str, float]:
+def _memory(flwr_home: Path) -> dict[str, float]:
     """Resident memory of the run's processes, by the name under which they were started."""
-    home = f"FLWR_HOME={(run_dir / 'federation' / 'flower').resolve()}".encode()
+    home = f"FLWR_HOME={flwr_home.resolve()}".encode()
     found: dict[str, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's

@@ -6,7 +6,6 @@ authentication takes. Private keys are written with mode 0600 and never logged.
 """
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,8 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.errors import ConfigError
+from common.keys import write_private
+
 VALID_DAYS = 825
 """Longest validity that common TLS stacks accept for a server certificate."""
+CA_VALID_DAYS = 3650
+"""Of a CA that is kept: every site has to be given a new one."""
 
 
 @dataclass(frozen=True)
@@ -31,70 +35,100 @@ class ServerIdentity:
 
 
 @dataclass(frozen=True)
-class SiteKey:
-    """Files of one site's key pair."""
+class Authority:
+    """A CA: who holds its key can vouch for servers."""
 
-    private: Path
-    public: Path
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
 
 
-def make_server_identity(folder: Path, hosts: Sequence[str], valid_days: int = VALID_DAYS) -> ServerIdentity:
-    """A new CA and a certificate for `hosts` (DNS names or addresses) signed by it.
-
-    The CA's own key is used once and not kept: adding a host makes a new CA.
-    """
-    start = datetime.now(UTC) - timedelta(minutes=5)  # clocks of sites may lag a little
-    end = start + timedelta(days=valid_days)
-    ca_key, ca_name = ec.generate_private_key(ec.SECP384R1()), _name("Consilium CA")
-    ca = (
+def make_authority(valid_days: float = CA_VALID_DAYS) -> Authority:
+    """A new CA, nowhere but in memory."""
+    start, key, name = _start(), ec.generate_private_key(ec.SECP384R1()), _name("Consilium CA")
+    certificate = (
         x509.CertificateBuilder(
-            ca_name, ca_name, ca_key.public_key(), x509.random_serial_number(), start, end
+            name,
+            name,
+            key.public_key(),
+            x509.random_serial_number(),
+            start,
+            start + timedelta(days=valid_days),
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA384())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
     )
-    key = ec.generate_private_key(ec.SECP384R1())
+    return Authority(certificate, key)
+
+
+def keep_authority(authority: Authority, folder: Path) -> None:
+    """Write ca.pem, which sites get, and ca.key, which nobody gets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_private(folder / "ca.key", authority.key, serialization.PrivateFormat.PKCS8)
+    (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def load_authority(folder: Path) -> Authority:
+    """The CA that was kept in `folder`. Raises ConfigError if its key is not there."""
+    try:
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{folder / 'ca.key'} cannot be read ({error.strerror}), and a certificate has to be signed "
+            "with it; put it back, or move the folder away for a new CA, with which every site needs a new kit"
+        ) from error
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "made by keep_authority"
+    return Authority(certificate, key)
+
+
+def issue(
+    authority: Authority, folder: Path, hosts: Sequence[str], valid_days: float = VALID_DAYS
+) -> ServerIdentity:
+    """A certificate and a new key for `hosts` (DNS names or addresses), signed by this CA."""
+    start, key = _start(), ec.generate_private_key(ec.SECP384R1())
+    end = min(start + timedelta(days=valid_days), authority.certificate.not_valid_after_utc)
+    public = authority.key.public_key()
     certificate = (
         x509.CertificateBuilder(
-            ca_name, _name("Consilium server"), key.public_key(), x509.random_serial_number(), start, end
+            authority.certificate.subject,
+            _name("Consilium server"),
+            key.public_key(),
+            x509.random_serial_number(),
+            start,
+            end,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
-        .sign(ca_key, hashes.SHA384())
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .sign(authority.key, hashes.SHA384())
     )
     identity = ServerIdentity(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     folder.mkdir(parents=True, exist_ok=True)
-    identity.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    identity.ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(identity.key, key, serialization.PrivateFormat.PKCS8)
     identity.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    _write_private(identity.key, key, serialization.PrivateFormat.PKCS8)
     return identity
 
 
-def make_site_key(folder: Path, site: str) -> SiteKey:
-    """A new key pair for `site`: OpenSSH formats, as Flower reads them."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    pair = SiteKey(folder / f"{site}.key", folder / f"{site}.pub")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_private(pair.private, key, serialization.PrivateFormat.OpenSSH)
-    pair.public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    )
-    return pair
+def make_server_identity(
+    folder: Path, hosts: Sequence[str], valid_days: float = VALID_DAYS
+) -> ServerIdentity:
+    """A new CA and a certificate for `hosts` signed by it; the CA's key is used once and not kept."""
+    return issue(make_authority(valid_days), folder, hosts, valid_days)
 
 
-def _write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:
-    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)  # a file that was there before keeps its mode otherwise
-        file.truncate()
-        file.write(pem)
+def hosts_of(certificate: x509.Certificate) -> list[str]:
+    """The names and addresses that a certificate is for."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def _start() -> datetime:
+    return datetime.now(UTC) - timedelta(minutes=5)  # clocks of sites may lag a little
 
 
 def _name(common_name: str) -> x509.Name:

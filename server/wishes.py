@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.weights import write_atomically
 
-_FOLDER, _READMIT = "wishes", "readmit-"
+_FOLDER, _READMIT, _STOP = "wishes", "readmit-", "stop"
 
 
 def ask_to_readmit(run_dir: Path, site: str) -> None:
@@ -24,3 +24,18 @@ def take_readmitted(run_dir: Path) -> tuple[str, ...]:
     for wish in wishes:
         wish.unlink()
     return tuple(wish.name.removeprefix(_READMIT) for wish in wishes)
+
+
+def ask_to_stop(run_dir: Path) -> None:
+    """Let the study end now, not at its end. Raises ConfigError, StorageError."""
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} is not the folder of a run; give the one that the study writes to")
+    write_atomically(run_dir / _FOLDER / _STOP, b"")
+
+
+def take_stop(run_dir: Path) -> bool:
+    """True if the study was to be stopped since the last look."""
+    wish = run_dir / _FOLDER / _STOP
+    there = wish.exists()
+    wish.unlink(missing_ok=True)
+    return there

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.keys import make_site_key
 from common.processes import flower_command, free_ports
 from common.weights import digest, load_file
-from server.provision import make_site_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("real federation")]
 

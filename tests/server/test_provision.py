@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from server.provision import VALID_DAYS, ServerIdentity, make_server_identity, make_site_key
+from common.keys import make_site_key
+from server.provision import VALID_DAYS, ServerIdentity, make_server_identity
 
 
 @pytest.fixture(scope="module")
