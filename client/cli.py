@@ -346,7 +346,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _partition(options: argparse.Namespace) -> int:
-    from client.data import partitioned, site_counts
+    from client.data import partitioned, simulated, site_counts
 
     how, title = _how(options)
     whole = partitioned.source(options.data, options.seed, options.column)

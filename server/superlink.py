@@ -55,7 +55,7 @@ class Federation:
         self.processes.start(
             SUPERLINK,
             [
-                flower_command("flower-superlink"),
+                sys.executable, "-m", "server.door", self.refusals,
                 "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
                 "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
                 "--disable-runtime-dependency-installation", "--database", self._database,
@@ -96,6 +96,11 @@ class Federation:
             deadline_s=START_S,
         )  # fmt: skip
         return _run_id(printed)
+
+    @property
+    def refusals(self) -> Path:
+        """Whom the SuperLink turned away: one `server.door.Refusal` a line."""
+        return self.work / "refused.jsonl"
 
     @property
     def _database(self) -> Path:

@@ -20,7 +20,7 @@ FLWR = {
     "client/app.py",
     "server/app.py",
     "server/gather.py",
-    "server/superlink.py",
+    "server/door.py",
 }
 GATEWAY = ("client.app", "client.link")
 # Leaves of the server are a fan around app and rounds; these few arrows between them carry a type

@@ -171,8 +171,10 @@ def test_settings_for_containers_have_the_paths_and_numbers_of_containers(
 ) -> None:
     assert main(["simulate", "--data", str(labels.parent), "--out", str(tmp_path), "--containers", "2"]) == 0
     first, second = (load_site(tmp_path / f"{number}.yaml") for number in (1, 2))
-    assert [first.name, second.name] == ["north", "south"] == list(
-        yaml.safe_load((tmp_path / "federation.yaml").read_text())["sites"]
+    assert (
+        [first.name, second.name]
+        == ["north", "south"]
+        == list(yaml.safe_load((tmp_path / "federation.yaml").read_text())["sites"])
     )
     assert (first.state_dir, first.socket) == (Path("/state"), Path("/link/trainer.sock"))
 
