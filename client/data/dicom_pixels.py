@@ -7,7 +7,7 @@ more is brighter everywhere. Overlays are not drawn.
 
 A file is believed about its size only within limits, and a compressed frame must itself be as large
 as the file says before a decoder allocates anything: RLE, JPEG, JPEG-LS and JPEG 2000 are decoded by
-pydicom's decoders, which trust what they are given.
+pydicom's decoders, which trust what they are given, and apart from the trainer (`client/data/apart.py`).
 """
 
 import logging
@@ -28,7 +28,9 @@ from pydicom.pixels.processing import apply_color_lut, apply_rescale
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
+from client.data import apart
 from client.data.references import BadImage, DicomFrame, Window
+from client.data.room import room
 
 MOST_PIXELS = 2**26
 """Of a frame: 8,192 x 8,192, four times the largest mammograms."""
@@ -90,12 +92,20 @@ def picture(reference: DicomFrame) -> Image.Image:
     try:
         _check_layout(header)
         _check_codestream(reference, header, frames)
-        return _rendered(pixel_array(reference.path, index=reference.frame), header, reference)
+        with room(header.Rows * header.Columns):
+            return _rendered(_values(reference, header), header, reference)
     except (BadImage, MemoryError):
         raise
     except Exception as error:
         syntax = UID(str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))).name
         raise BadImage(f"has pixels ({syntax}) that cannot be decoded ({type(error).__name__})") from error
+
+
+def _values(reference: DicomFrame, header: pydicom.FileDataset) -> npt.NDArray[Any]:
+    if UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
+        most_bytes = 4 * 3 * int(header.Rows) * int(header.Columns)
+        return apart.frame(reference.path, reference.frame, most_bytes)
+    return pixel_array(reference.path, index=reference.frame)
 
 
 def _rendered(pixels: npt.NDArray[Any], header: pydicom.Dataset, reference: DicomFrame) -> Image.Image:
@@ -166,14 +176,23 @@ def _frame_headers(data: bytes) -> Iterator[tuple[int, int]]:
 # --- from values to grey ---------------------------------------------------------------------
 
 
+@np.errstate(all="ignore")  # a file may hold any number, infinite ones included
 def _grey(pixels: npt.NDArray[Any], header: pydicom.Dataset, reference: DicomFrame) -> npt.NDArray[np.uint8]:
-    values = np.asarray(apply_rescale(pixels, header), np.float32)
+    values = np.array(apply_rescale(pixels, header), np.float32)
+    padding = header.get("PixelPaddingValue")
+    is_padding = np.zeros(pixels.shape, bool) if padding is None else np.asarray(pixels == padding)
     window = reference.window or _own_window(header, reference.frame)
-    low, high = _ends(values, pixels, header) if window is None else _edges(window)
-    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    low, high = _ends(values, is_padding) if window is None else _edges(window)
+    values -= low
+    values *= 1 / max(high - low, 1e-6)
+    np.clip(values, 0, 1, out=values)
     if header.get("PhotometricInterpretation") == "MONOCHROME1":
-        grey = 1 - grey
-    return np.asarray(np.nan_to_num(grey) * 255 + 0.5, np.uint8)
+        np.subtract(1, values, out=values)
+    values[is_padding] = 0  # what the detector did not see is black in every kind
+    np.nan_to_num(values, copy=False)
+    values *= 255
+    values += 0.5
+    return values.astype(np.uint8)
 
 
 def _edges(window: Window) -> tuple[float, float]:
@@ -204,9 +223,8 @@ def _first(value: Any) -> float | None:
     return float(values[0]) if values and np.isfinite(float(values[0])) else None
 
 
-def _ends(values: Floats, pixels: npt.NDArray[Any], header: pydicom.Dataset) -> tuple[float, float]:
-    padding = header.get("PixelPaddingValue")
-    shown = values if padding is None else values[pixels != padding]
+def _ends(values: Floats, is_padding: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    shown = values[~is_padding]
     low, high = np.percentile(shown if shown.size else values, _ENDS)
     return float(low), float(high)
 

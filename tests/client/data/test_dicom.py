@@ -96,6 +96,11 @@ def test_negative_values_and_padding_are_understood(tmp_path):
     values[:, 0] = -30000
     row = seen(dicom(tmp_path / "a.dcm", values, PixelPaddingValue=-30000))
     assert (row[0], row[1], row[8], row[15]) == (0, 0, 128, 255)
+    turned = dicom(
+        tmp_path / "b.dcm", values, PixelPaddingValue=-30000, PhotometricInterpretation="MONOCHROME1"
+    )
+    row = seen(turned)  # what no detector saw is black here, too
+    assert (row[0], row[1], row[8], row[15]) == (0, 255, 128, 0)
 
 
 def test_a_flat_frame_is_black_and_no_error(tmp_path):

@@ -1,0 +1,157 @@
+"""Decodes compressed DICOM frames in processes of their own, since some decoders end their process.
+
+GDCM, the only decoder there is for lossless JPEG, answers some damaged files with abort(), and no
+`try` catches that. So it works for the trainer from outside: a process that dies or that is still at one
+frame after a minute costs that frame, not the trainer, and the kernel holds it to a limit of
+memory. A process that has had nothing to do for a while ends by itself.
+"""
+
+import atexit
+import json
+import os
+import queue
+import resource
+import select
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.pixels.utils import pixel_array
+
+from client.data.references import BadImage
+
+MOST_MIB = 2048
+"""Address space of a process that decodes; some 300 MiB of it are libraries."""
+DEADLINE_S = 60.0
+_IDLE_S = 20.0
+_PROGRAM = "from client.data import apart; apart.serve()"
+_SIZE = struct.Struct("<Q")
+_HEAD = 2**16
+"""Bytes that a request, or an answer without its values, may have."""
+
+
+def frame(path: Path, number: int, most_bytes: int) -> npt.NDArray[Any]:
+    """The values of one frame, as `pydicom.pixels.utils.pixel_array` gives them, in at most so many bytes.
+
+    Raises BadImage.
+    """
+    request = json.dumps([str(path.absolute()), number]).encode()
+    for _ in range(2):  # the first may have just gone home
+        try:
+            worker = _WAITING.get_nowait()
+        except queue.Empty:
+            worker = _Worker()
+        answer = worker.answer(request, most_bytes + _HEAD)
+        if answer is not None:
+            _WAITING.put(worker)
+            return _array(answer)
+        if worker.is_late:
+            raise BadImage(f"is not decoded after {DEADLINE_S:.0f} s; export it anew")
+    raise BadImage("ends the program that decodes it, so it is damaged; export it anew")
+
+
+class _Worker:
+    """Another process, which answers one request after another."""
+
+    def __init__(self) -> None:
+        self.is_late = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # decoders write there what they read
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+        )
+        _ALL.add(self)
+
+    def answer(self, request: bytes, most_bytes: int) -> bytes | None:
+        """None if the process ended before it had answered, or answered with more than that."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        clock = threading.Timer(DEADLINE_S, self._too_late)
+        clock.daemon = True
+        clock.start()
+        try:
+            _send(self._process.stdin, request)
+            return _receive(self._process.stdout, most_bytes)
+        except (OSError, EOFError):
+            self.end()
+            return None
+        finally:
+            clock.cancel()
+
+    def _too_late(self) -> None:
+        self.is_late = True
+        self._process.kill()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        _ALL.discard(self)
+
+
+_WAITING: queue.LifoQueue[_Worker] = queue.LifoQueue()
+_ALL: set[_Worker] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    for worker in list(_ALL):
+        worker.end()
+
+
+def serve() -> None:
+    """What such a process does: reads requests, writes arrays, ends when nobody asks any more."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MIB * 2**20, MOST_MIB * 2**20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a decoder that prints must not do so into an answer
+    while select.select([source], [], [], _IDLE_S)[0]:
+        try:
+            path, number = json.loads(_receive(source, _HEAD))
+        except EOFError:
+            return
+        try:
+            array = np.ascontiguousarray(_decode(path, number))
+        except BaseException as error:
+            _send(sink, json.dumps({"error": type(error).__name__}).encode())
+        else:
+            head = json.dumps({"dtype": array.dtype.str, "shape": array.shape}).encode()
+            _send(sink, head + b"\n" + array.tobytes())
+
+
+def _decode(path: str, number: int) -> npt.NDArray[Any]:
+    return pixel_array(path, index=number)
+
+
+def _array(answer: bytes) -> npt.NDArray[Any]:
+    head, _, values = answer.partition(b"\n")
+    told = json.loads(head)
+    if "error" in told:
+        raise BadImage(f"has pixels that cannot be decoded ({told['error']})")
+    return np.frombuffer(values, told["dtype"]).reshape(told["shape"])
+
+
+def _send(file: IO[bytes], data: bytes) -> None:
+    file.write(_SIZE.pack(len(data)))
+    file.write(data)
+    file.flush()
+
+
+def _receive(file: IO[bytes], most_bytes: int) -> bytes:
+    (size,) = _SIZE.unpack(_exactly(file, _SIZE.size))
+    if size > most_bytes:
+        raise EOFError
+    return _exactly(file, size)
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
