@@ -287,13 +287,15 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
     match plan:
         case None:
             return {"kind": "unreadable", **size}
-        case wire.EnrolPlan() | wire.RoundPlan():
+        case wire.EnrolPlan() | wire.RoundPlan() | wire.OverlapPlan():
             study = plan.study
             about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
             if isinstance(plan, wire.RoundPlan):
                 about = {**about, "round": plan.round, "train": plan.train}
+            if isinstance(plan, wire.OverlapPlan):
+                about = {**about, "shared": len(plan.shared)}
             return {**_message(plan), **about, **size}
-        case wire.Enrolment() | wire.RoundAnswer() | wire.Failure():
+        case wire.Enrolment() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.Failure():
             return {**_message(plan), **size}
         case _:
             assert_never(plan)
@@ -310,6 +312,9 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
             scored = answer.score.confusion_CC.sum(axis=1).tolist()
             counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
             return {**_message(answer), "round": answer.round, **size, "counts": counts}
+        case wire.OverlapAnswer():
+            hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
+            return {**_message(answer), **size, "hashes": hashes}
         case wire.Failure():
             return {**_message(answer), **size}
         case _:

@@ -324,6 +324,8 @@ class PolicyConfig(Frozen):
     with fewer on one side of the split is left out there: neither counted nor trained on nor scored."""
     scores: bool = True
     """False: the model is not scored on this site's images and no test image is counted."""
+    overlap: bool = True
+    """False: a study that compares images between sites is refused; `overlap_secret` alone lets none."""
     tensors: Patterns | None = None
     """Tensors that may leave, by name. A study that trains others is refused."""
     max_mib_down: Annotated[float, Field(gt=0)] | None = None
@@ -376,6 +378,9 @@ class SiteConfig(Frozen):
     """CPU threads to compute and to decode with; None: as many as there are cores."""
     cache: CacheConfig = CacheConfig()
     policy: PolicyConfig = PolicyConfig()
+    overlap_secret: Path | None = None
+    """File with 64 hexadecimal digits that all sites of a study share and its server must not have
+    (`openssl rand -hex 32`). With it, a study can find out whether sites hold the same images."""
     socket: Path | None = None
     """Unix socket on which the trainer listens for its gateway."""
 
@@ -409,6 +414,7 @@ def load_site(path: Path) -> SiteConfig:
         data=_located(site.data, home),
         state_dir=_under(home, site.state_dir),
         weights_dir=_under(home, site.weights_dir),
+        overlap_secret=_under(home, site.overlap_secret),
         socket=_under(home, site.socket),
     )
 

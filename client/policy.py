@@ -77,6 +77,7 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
         *_names(study, policy),
         *_hours(policy, facts.now),
         *_approval(study, policy, facts),
+        *_overlap(study, policy),
         *_size(
             "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
         ),
@@ -105,6 +106,8 @@ def _trains(plan: wire.Plan) -> bool:
             return plan.train
         case wire.EnrolPlan():
             return plan.want_weights or plan.site in plan.study.sites.train
+        case wire.OverlapPlan():
+            return False
 
 
 def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
@@ -141,6 +144,13 @@ def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterato
             "ask",
             f"study {study.name} ({study.fingerprint[:12]}) waits for a person's yes at this site",
             "see `consilium-site pending` and `consilium-site approve`",
+        )
+
+
+def _overlap(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
+    if study.overlap is not None and not policy.overlap:
+        yield Refusal(
+            "overlap", "the study compares images between sites", "not compared, not even as hashes"
         )
 
 
@@ -266,7 +276,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
             return [*answer.train_counts, *answer.test_counts]
         case wire.RoundAnswer():
             return [*answer.score.confusion_CC.sum(axis=1).tolist(), answer.num_examples]
-        case wire.Failure():
+        case wire.OverlapAnswer() | wire.Failure():
             return []
 
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import torch
 from torch import nn
 
-from client import approval, audit, boundary, evaluate, fit, penalty, policy, update
+from client import approval, audit, boundary, evaluate, fit, overlap, penalty, policy, update
 from client.config import SiteConfig
 from client.data import frozen_split, readers
 from client.data.store import ImageStore
@@ -68,6 +68,7 @@ class Trainer:
         self._device = choose_device(site.device)
         self._bench: Bench | None = None
         self._answered: Answered | None = None
+        self._shown: tuple[Bench, tuple[overlap.Shown, ...]] | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -126,7 +127,9 @@ class Trainer:
                 return self._enrol(plan, self._ready(plan, size))
             case wire.RoundPlan():
                 return self._round(plan, self._ready(plan, size))
-            case wire.Enrolment() | wire.RoundAnswer() | wire.Failure():
+            case wire.OverlapPlan():
+                return self._compare(plan, self._ready(plan, size))
+            case wire.Enrolment() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.Failure():
                 raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")
             case _:
                 assert_never(plan)
@@ -143,6 +146,10 @@ class Trainer:
             now=now, approved=approved, rounds_today=self._audit.rounds_since(midnight), num_bytes=size
         )
         policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
+        if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
+            overlap.key(
+                self._site.overlap_secret, study
+            )  # a site that will refuse to compare says so at once
         bench = self._set_up(study)
         train_counts = bench.store.class_counts("train")
         setup = policy.Setup(train_counts, parts.layout(bench.model, bench.parts))
@@ -165,6 +172,7 @@ class Trainer:
             test_counts=test,
             withheld=policy.withholds(self._site.policy),
             device=device_name(self._device),
+            images=bench.store.summary(self._site.policy.min_cell),
             weights=self._first_weights(bench) if plan.want_weights else {},
         )
 
@@ -175,6 +183,26 @@ class Trainer:
         if study.local.precision == "float64":
             model = model.double()
         return parts.shared_arrays(model, bench.parts)
+
+    def _compare(self, plan: wire.OverlapPlan, bench: Bench) -> wire.OverlapAnswer:
+        study = plan.study
+        key = overlap.key(self._site.overlap_secret, study)
+        images = self._shown[1] if self._shown is not None and self._shown[0] is bench else None
+        if images is None:
+            trains = plan.site in study.sites.train
+            rows = bench.store.manifest.rows if trains else bench.store.manifest.on("test")
+            images = overlap.shown(rows, self._site.threads)
+            self._shown = bench, images
+        found = overlap.list_shared(self._site.state_dir, key, images, plan.shared)
+        if found:
+            told = ", ".join(f"{number} {match}" for match, number in found.items())
+            log.warn(
+                f"images of this site are at a training site, too ({told}): {overlap.FILE} in state_dir lists them. "
+                "Take them out of the data, or the study's figures on this site are not of unseen images"
+            )
+        else:
+            log.event(f"{len(images)} images are compared with other sites', as keyed hashes")
+        return overlap.answer(plan, key, images)
 
     def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
         study = plan.study

@@ -647,6 +647,13 @@ class SelectionConfig(Frozen):
     """A smaller gain than this is none."""
 
 
+class OverlapConfig(Frozen):
+    """Whether sites hold the same images, which they find out by hashes that the server cannot undo."""
+
+    on_shared: Literal["fail", "warn"] = "fail"
+    """What becomes of a study whose `evaluate` site holds an image of a training site, or cannot be compared."""
+
+
 class StudyConfig(Frozen):
     """One study, from first weights to report."""
 
@@ -667,6 +674,11 @@ class StudyConfig(Frozen):
     deadlines: DeadlinesConfig = DeadlinesConfig()
     selection: SelectionConfig | None = None
     """None: the last round's weights are the study's."""
+    untrained_classes: Literal["refuse", "allow"] = "refuse"
+    """`allow`: train although no training site has an image of some class, which the model then never names
+    with reason."""
+    overlap: OverlapConfig | None = None
+    """None: nobody looks whether sites share images. Every site needs `overlap_secret` for it."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Of the last rounds; the best one is kept besides."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -10,17 +10,17 @@ Nothing that can run is ever decoded: JSON and numeric arrays only.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from common.config import StudyConfig
+from common.config import Share, StudyConfig
 from common.errors import WireError
 from common.metrics import Score
 from common.settings import Frozen
@@ -37,6 +37,13 @@ TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 
 LONGEST_NOTICE = 2000
 """Characters of what a plan may say to a site's log."""
+
+MOST_TOKENS = 2**20
+"""Images of a site that can be compared with others'."""
+
+Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""A keyed hash of what one image shows: 128 bits as hexadecimal digits (`client/overlap.py`)."""
+Tokens = Annotated[tuple[Token, ...], Field(max_length=MOST_TOKENS)]
 
 _HEADER = "consilium.header"
 _RECORD, _ARRAYS, _PROBE = "consilium", "arrays", "consilium.probe"
@@ -84,10 +91,47 @@ class RoundPlan(Message):
     """Arrays: every tensor of the study's layout."""
 
 
-Plan: TypeAlias = EnrolPlan | RoundPlan
+class OverlapPlan(Message):
+    """Say which images there are, as keyed hashes that only sites with the same secret can make."""
+
+    kind: Literal["overlap"] = "overlap"
+    study: StudyConfig
+    shared: Tokens = ()
+    """Of the hashes that this site sent, those that a training site sent too: for its data manager, who can
+    tell which images they are. Such a plan is answered without hashes."""
+
+
+Plan: TypeAlias = EnrolPlan | RoundPlan | OverlapPlan
 
 
 # --- answers: site to server -----------------------------------------------------------------
+
+
+Extent = Annotated[int, Field(ge=1, le=2**20)]
+"""Pixels of a side of an image."""
+
+
+class Sizes(Frozen):
+    """The smallest and the largest side, each way, of the images as they are stored."""
+
+    width: tuple[Extent, Extent]
+    height: tuple[Extent, Extent]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.width[0] > self.width[1] or self.height[0] > self.height[1]:
+            raise ValueError("the smallest side is larger than the largest one")
+        return self
+
+
+class ImageSummary(Frozen):
+    """What a site's images look like from afar, training and test images together."""
+
+    sizes: Sizes | None
+    """None: the site's policy counts too few patients to tell the ends of the range."""
+    mean: tuple[Share, Share, Share]
+    """Red, green, blue in [0, 1], over all pixels."""
+    std: tuple[Share, Share, Share]
 
 
 class Enrolment(Message):
@@ -108,6 +152,8 @@ class Enrolment(Message):
     test_counts: tuple[Annotated[int, Field(ge=0)], ...]
     device: str
     """What computes there, e.g. "cpu" or "NVIDIA H200"."""
+    images: ImageSummary | None = None
+    """None from a site without images."""
     withheld: bool = False
     """The site's policy keeps small classes, or all scores, to itself: a 0 above may stand for a few
     images, which are then neither trained on nor scored. Says nothing about whether there are any."""
@@ -155,11 +201,25 @@ class Failure(Message):
         return f"{self.advice}: {self.reason}" if self.reason else self.advice
 
 
-Answer: TypeAlias = Enrolment | RoundAnswer | Failure
+class OverlapAnswer(Message):
+    """The images of a site as keyed hashes, in the order of the hashes, which says nothing of the images'.
 
-_MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(
-    Annotated[EnrolPlan | RoundPlan | Enrolment | RoundAnswer | Failure, Field(discriminator="kind")]
-)
+    As many of each kind as the site enrolled images: where two of them are alike, one hash stands for
+    both and another one for nothing. None at all in the answer to a plan that told what was `shared`.
+    """
+
+    kind: Literal["overlap_answer"] = "overlap_answer"
+    check: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    """The same at all sites with the same secret, and of no other use."""
+    same: Tokens
+    """Of the pixels that an image shows."""
+    similar: Tokens
+    """Of its perceptual hash."""
+
+
+Answer: TypeAlias = Enrolment | RoundAnswer | OverlapAnswer | Failure
+
+_MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(Annotated[Plan | Answer, Field(discriminator="kind")])
 
 
 # --- safetensors bytes: gateway and trainer --------------------------------------------------
@@ -329,6 +389,6 @@ def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
 
 _ARRAY_FIELDS = {
     kind.model_fields["kind"].default: kind.ARRAYS
-    for kind in (EnrolPlan, RoundPlan, Enrolment, RoundAnswer, Failure)
+    for kind in (EnrolPlan, RoundPlan, OverlapPlan, Enrolment, RoundAnswer, OverlapAnswer, Failure)
     if kind.ARRAYS
 }

@@ -18,7 +18,7 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import load_file
-from server import checkpoint, enrolment, lock, report, scores, selection, wishes
+from server import census, checkpoint, enrolment, lock, proof, report, scores, selection, wishes
 from server.config import ServerConfig
 from server.gather import Fleet
 from server.rounds import run_rounds
@@ -74,6 +74,11 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     )
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
+    held = census.count(study, cohort.enrolments)
+    log.event(census.table(study, held))
+    census.save(config.run_dir, held)
+    census.require_classes(study, held)
+    proof.compare(study, sites, cohort, config.run_dir)
     readmit = partial(wishes.take_readmitted, config.run_dir)
     tell = partial(set_progress, config.run_dir)
     for state in run_rounds(study, sites, cohort, start, readmit=readmit, tell=tell):

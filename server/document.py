@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from common.config import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, StudyConfig
+from server import census, overlap
+from server.census import Census
 from server.history import RoundRecord, Scored
+from server.overlap import Overlap
 from server.pictures import SYNTHETIC
 
 
@@ -25,6 +28,10 @@ class Outcome:
     rounds: Sequence[RoundRecord]
     preprocessing: Mapping[str, Any] | None
     synthetic: bool
+    census: Census | None = None
+    """None: not on record."""
+    overlap: Overlap | None = None
+    """None: nobody compared the sites' images."""
 
     @property
     def final(self) -> RoundRecord | None:
@@ -47,6 +54,7 @@ def markdown(outcome: Outcome) -> str:
     """The whole report."""
     sections = [
         _title(outcome),
+        *_data(outcome),
         _figures(outcome),
         _confusion(outcome),
         _classes(outcome),
@@ -81,6 +89,18 @@ def _title(outcome: Outcome) -> str:
         ),
     ]
     return "\n\n".join(lines)
+
+
+def _data(outcome: Outcome) -> list[str]:
+    """What the sites hold, and whether those that only score are unseen; nothing if neither is known."""
+    unseen = overlap.paragraphs(outcome.study, outcome.overlap)
+    if outcome.census is None:
+        return ["\n\n".join(["## The sites' images", *unseen])] if unseen else []
+    head, body, foot = census.cells(outcome.study, outcome.census)
+    table = _table(head, [*body, *foot])
+    return [
+        "\n\n".join(["## The sites' images", table, f"{census.NOTES[0].upper()}{census.NOTES[1:]}.", *unseen])
+    ]
 
 
 def _figures(outcome: Outcome) -> str:

@@ -203,7 +203,7 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
         answer = wire.from_records(message.content)
     except WireError as error:
         return _failure(plan, "message", str(error))
-    if isinstance(answer, wire.EnrolPlan | wire.RoundPlan):
+    if isinstance(answer, wire.Plan):
         return _failure(plan, "message", "the site answered with a plan")
     if answer.site != plan.site:
         return _failure(plan, "message", f"the site answered as {answer.site!r}")

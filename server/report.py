@@ -1,7 +1,7 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
-The report is made from `rounds.jsonl` and the study alone, so it can be written again, or for
-a study that ended early. It is a folder of three files that refer to each other by name, and
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json` and the study alone, so it can be
+written again, or for a study that ended early. It is a folder of three files that refer to each other by name, and
 nothing is ever written outside that folder.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from common.config import StudyConfig
 from common.weights import write_atomically
-from server import history, pictures
+from server import census, history, overlap, pictures
 from server.document import Outcome, markdown
 from server.state import RoundState
 
@@ -33,7 +33,9 @@ def write_report(
     `synthetic` puts a banner on all three. Raises StorageError.
     """
     rounds = history.read_rounds(run_dir)
-    outcome = Outcome(study, rounds, preprocessing, synthetic)
+    outcome = Outcome(
+        study, rounds, preprocessing, synthetic, census=census.load(run_dir), overlap=overlap.load(run_dir)
+    )
     run_dir.mkdir(parents=True, exist_ok=True)
     curves = pictures.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)
     write_atomically(run_dir / "curves.png", curves)

@@ -60,7 +60,7 @@ def table(scores: Mapping[str, Score], evaluate: Collection[str] = ()) -> str:
     """
     head = ["site", "images", "loss", "accuracy", "balanced", "F1 weighted", "AUROC", "ECE", "AVG of 5"]
     body = [[_mark(site, evaluate), *_figures(f)] for site, f in per_site(scores).items()]
-    return _aligned(head, body, [[name, *_figures(f)] for name, f in _pools(scores, evaluate).items()])
+    return aligned(head, body, [[name, *_figures(f)] for name, f in _pools(scores, evaluate).items()])
 
 
 def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = False) -> str:
@@ -84,7 +84,7 @@ def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = Fals
         body.append([_mark(row.site, evaluate), row.outcome, *trained, *told, *costs])
     pools = _pools(state.scores, evaluate) if state.scores else {}
     foot = [[name, "", "", "", *_figures(f)[:4], "", "", ""] for name, f in pools.items()]
-    return f"{title}\n{_aligned(head, body, foot)}"
+    return f"{title}\n{aligned(head, body, foot)}"
 
 
 def _pools(scores: Mapping[str, Score], evaluate: Collection[str]) -> dict[str, Figures]:
@@ -111,7 +111,7 @@ def _cell(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _aligned(head: list[str], body: list[list[str]], foot: list[list[str]]) -> str:
+def aligned(head: list[str], body: list[list[str]], foot: list[list[str]]) -> str:
     """Columns as wide as their widest cell; names to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(head, *body, *foot, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))

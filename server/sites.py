@@ -65,6 +65,6 @@ class InProcessSites:
         for site, plan in plans.items():
             started = time.monotonic()
             answer = wire.from_bytes(self.trainers[site](wire.to_bytes(plan)))
-            if isinstance(answer, wire.EnrolPlan | wire.RoundPlan):
+            if isinstance(answer, wire.Plan):
                 raise TypeError(f"{site} answered with a plan")
             yield Reply(site, answer, time.monotonic() - started)

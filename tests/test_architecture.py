@@ -43,8 +43,10 @@ LEAVES = {
     "checkpoint": set(),
     "history": {"scores"},
     "pictures": {"history"},
-    "document": {"history", "pictures"},
-    "report": {"history", "pictures", "document"},
+    "census": {"scores"},
+    "overlap": set(),
+    "document": {"history", "pictures", "census", "overlap"},
+    "report": {"history", "pictures", "document", "census", "overlap"},
 }
 SHARED = {"state"}
 

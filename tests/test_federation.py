@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from client.config import SiteConfig
+from client.config import PolicyConfig, SiteConfig
 from client.trainer import Trainer
 from common import wire
-from common.config import StudyConfig
-from common.errors import QuorumNotMet
+from common.config import OverlapConfig, StudyConfig
+from common.errors import ConfigError, QuorumNotMet, SiteDataError
 from common.weights import digest, load_file, norm, subtract
 from server import enrolment
 from server.app import conduct
@@ -328,3 +330,133 @@ def test_the_same_study_can_be_run_again_with_trainers_that_are_still_warm(
 ) -> None:
     once, again = (states(make_study(), InProcessSites(trainers)) for _ in range(2))
     assert [digest(state.weights) for state in once] == [digest(state.weights) for state in again]
+
+
+# --- what the sites hold, and whether they share it ---------------------------------------------
+
+
+UNSEEN = {"train": ("north",), "evaluate": ("unseen",)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Path]:
+    """`run(study, sites...)`: the whole study in this process; returns its folder."""
+
+    def run(study: StudyConfig, *sites: SiteConfig, folder: str = "run") -> Path:
+        (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+        config = ServerConfig(study=tmp_path / "study.yaml", run_dir=tmp_path / folder, node_ids={"north": 1})
+        conduct(config, InProcessSites({site.name: Trainer(site).answer for site in sites}))
+        return tmp_path / folder
+
+    return run
+
+
+@pytest.fixture
+def make_secret(tmp_path: Path) -> Callable[[str], Path]:
+    def make(digits: str) -> Path:
+        path = tmp_path / f"{digits}.secret"
+        path.write_text(digits * 32)
+        path.chmod(0o600)
+        return path
+
+    return make
+
+
+def test_a_study_begins_with_a_table_of_what_the_sites_hold(
+    make_site: MakeSite, make_study: MakeStudy, run: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run(make_study(rounds=1), make_site("north", per_class=10), make_site("south", per_class=5))
+    # dark is (70, 40, 30), pale (220, 190, 170), red (200, 60, 60), as many of each: red channel 490/3/255 = 0.64
+    row = next(line for line in caplog.text.splitlines() if line.startswith("north  "))
+    assert row.split()[:10] == ["north", *["8", "/", "2"] * 3]
+    assert "40 x 40  0.64 " in row
+    assert "| north | 8 / 2 | 8 / 2 | 8 / 2 | 24 / 6 | 40 x 40 | 0.64 " in (folder / "report.md").read_text()
+
+
+def test_a_study_with_a_class_that_no_site_has_fails_before_round_1(
+    make_site: MakeSite, make_study: MakeStudy, run: Callable[..., Path], tmp_path: Path
+) -> None:
+    study = make_study(classes=("dark", "pale", "red", "melanom"), sites={"train": ("north",)})
+    with pytest.raises(ConfigError, match="no site has images of melanom: check how"):
+        run(study, make_site("north", per_class=5))
+    assert not (tmp_path / "run/rounds.jsonl").exists()
+
+
+def test_the_same_picture_under_another_name_at_an_unseen_site_stops_the_study_and_its_people_find_it(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    run: Callable[..., Path],
+    make_secret: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = make_secret("a1")
+    north = make_site("north", per_class=5, overlap_secret=secret)
+    unseen = make_site("unseen", per_class=5, test_only=True, overlap_secret=secret)
+    with Image.open(tmp_path / "north-images/red/3.png") as image:
+        image.save(tmp_path / "unseen-images/red/MEIER_1961.bmp")
+    study = make_study(sites=UNSEEN, rounds=1, overlap={})
+    with pytest.raises(
+        SiteDataError, match=r"^unseen shares 1 image with north, which trains on them\. The data"
+    ):
+        run(study, north, unseen)
+    assert not (tmp_path / "run/rounds.jsonl").exists()
+    listed = (tmp_path / "unseen-state/overlap.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in listed[1:]] == [["same", "red", "MEIER_1961.bmp"]]
+    assert not (tmp_path / "north-state/overlap.csv").exists()
+
+    told = (tmp_path / "run/overlap.json").read_text() + (tmp_path / "run/status.json").read_text()
+    assert "MEIER" not in told
+    lenient = study.model_copy(update={"overlap": OverlapConfig(on_shared="warn")})
+    warned = run(lenient, north, unseen, folder="warned")
+    assert "**unseen shares 1 image with north" in (warned / "report.md").read_text()
+
+    (tmp_path / "unseen-images/red/MEIER_1961.bmp").unlink()
+    report = (run(study, north, unseen, folder="clean") / "report.md").read_text()
+    assert "No image of unseen is at a site that trains." in report
+    assert not (tmp_path / "unseen-state/overlap.csv").exists()
+
+
+def test_sites_with_different_secrets_are_named_not_called_free_of_overlap(
+    make_site: MakeSite, make_study: MakeStudy, run: Callable[..., Path], make_secret: Callable[[str], Path]
+) -> None:
+    north = make_site("north", per_class=5, overlap_secret=make_secret("a1"))
+    unseen = make_site("unseen", per_class=5, test_only=True, overlap_secret=make_secret("b2"))
+    with pytest.raises(
+        SiteDataError, match=r"could not be compared: the sites' overlap_secrets differ.*Give every"
+    ):
+        run(make_study(sites=UNSEEN, overlap={}), north, unseen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "this site has no secret for it"),
+        ({"policy": PolicyConfig(overlap=False)}, "overlap: the study compares"),
+    ],
+    ids=["no secret", "policy"],
+)
+def test_a_site_that_will_not_compare_is_named_at_enrolment(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    run: Callable[..., Path],
+    settings: dict[str, object],
+    why: str,
+) -> None:
+    with pytest.raises(QuorumNotMet, match=why):
+        run(make_study(sites={"train": ("north",)}, overlap={}), make_site("north", per_class=5, **settings))
+
+
+def test_two_training_sites_with_the_same_picture_are_worth_a_warning(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    run: Callable[..., Path],
+    make_secret: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = make_secret("a1")
+    north, south = (make_site(name, per_class=5, overlap_secret=secret) for name in ("north", "south"))
+    shutil.copy(tmp_path / "north-images/red/3.png", tmp_path / "south-images/red/other.png")
+    run(make_study(rounds=1, overlap={}), north, south)
+    assert "north and south share 1 image, which count twice" in caplog.text

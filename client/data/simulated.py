@@ -5,16 +5,20 @@ tells the simulating server the sites, the classes and whether the images are sy
 which at real institutions the study operator knows.
 """
 
+import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
 from client.data.discover import FoundFederation, FoundSite
 from common import log
-from common.errors import SiteDataError
+from common.errors import SiteDataError, StorageError
 from common.settings import to_yaml
 from common.weights import write_atomically
 
+OVERLAP_SECRET = Path("overlap.secret")
+"""Beside the YAMLs, which name it relative to themselves."""
 POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
 STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
@@ -42,6 +46,7 @@ def write_sites(
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
     if containers is not None:
         sites = _in_containers(sites, containers)
+    _write_overlap_secret(out / OVERLAP_SECRET)
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
@@ -76,8 +81,21 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
         split=split,
         state_dir=(out / "state" / site.name).absolute(),
         weights_dir=None if weights is None else weights.absolute(),
+        overlap_secret=OVERLAP_SECRET,
         threads=threads,
     )
+
+
+def _write_overlap_secret(path: Path) -> None:
+    """What real sites would hand each other past the server; kept when it is there. Raises StorageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(f"{secrets.token_hex(32)}\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; give another folder") from error
 
 
 def pooled_site(found: FoundFederation) -> FoundSite:

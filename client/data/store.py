@@ -33,11 +33,13 @@ from client.data import image_cache, pixels
 from client.data.augment import augmented
 from client.data.manifest import ImageRow, Manifest, Side, refuse
 from client.data.references import BadImage
+from client.data.summary import summary
 from client.images import Preprocessing
 from client.progress import shown
 from common.config import Augmentation
 from common.errors import SiteDataError
 from common.log import event
+from common.wire import ImageSummary
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,6 +98,10 @@ class ImageStore:
     def class_counts(self, side: Side) -> tuple[int, ...]:
         """Images per class on one side, in the study's order."""
         return self.manifest.class_counts(side)
+
+    def summary(self, min_cell: int | None) -> ImageSummary | None:
+        """What the images look like from afar; None without any."""
+        return summary(self.manifest.rows, self._pixels_NRRC, min_cell)
 
 
 class StoredImages:

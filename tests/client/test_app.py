@@ -184,8 +184,11 @@ def test_a_gateway_answers_as_flowers_app_without_loading_torch_or_the_trainer(t
 LEAVES: dict[type[Any], set[str]] = {
     wire.Enrolment: {
         "kind", "plan_id", "site", "layout", "weights_digest", "frozen_digest", "preprocessing",
-        "train_counts", "test_counts", "withheld", "device", "weights",
+        "train_counts", "test_counts", "withheld", "device", "images", "weights",
     },
+    wire.ImageSummary: {"sizes", "mean", "std"},
+    wire.Sizes: {"width", "height"},
+    wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "score", "num_examples", "num_steps", "train_loss",
         "train_s", "evaluate_s", "delta",
@@ -201,6 +204,6 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 
 
 def test_no_other_kind_of_answer_exists() -> None:
-    answers = {wire.Enrolment, wire.RoundAnswer, wire.Failure}
+    answers = {wire.Enrolment, wire.RoundAnswer, wire.OverlapAnswer, wire.Failure}
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    assert answers | {Score} == LEAVES.keys()
+    assert answers | {Score, wire.ImageSummary, wire.Sizes} == LEAVES.keys()

@@ -355,6 +355,18 @@ def test_an_answer_is_noted_with_the_counts_that_leave() -> None:
     }  # fmt: skip
 
 
+def test_a_comparison_is_noted_with_the_number_of_hashes(make_study: Any) -> None:
+    plan = wire.OverlapPlan(plan_id="o", site="north", study=make_study(), shared=("0a" * 16,))
+    assert received(b"1", plan)["shared"] == 1
+    answer = wire.OverlapAnswer(
+        plan_id="o", site="north", check="0" * 16, same=("0a" * 16, "0b" * 16), similar=("0c" * 16, "0d" * 16)
+    )
+    assert sent(b"1", answer) == {
+        "plan_id": "o", "kind": "overlap_answer", "tensors": 0, "tensor_names": sha256(b""), "bytes": 1,
+        "sha256": sha256(b"1"), "hashes": {"same": 2, "similar": 2},
+    }  # fmt: skip
+
+
 def test_a_failure_is_noted_with_its_case_and_a_refusal_with_its_reason() -> None:
     failure = wire.Failure(plan_id="p", site="north", error="data", case="1a", advice="-")
     assert failed(failure) == {"plan_id": "p", "error": "data", "case": "1a"}

@@ -288,6 +288,14 @@ def test_classes_with_too_few_patients_are_left_out_on_their_side_only() -> None
     assert usable(found, PolicyConfig()) is found
 
 
+def test_a_hospital_can_refuse_to_have_its_images_compared(make_study: MakeStudy) -> None:
+    compares = make_study(overlap={})
+    assert rules(compares, policy(overlap=False)) == ["overlap"]
+    assert rules(compares, PolicyConfig()) == rules(make_study(), policy(overlap=False)) == []
+    plan = wire.OverlapPlan(plan_id="o", site="north", study=compares)
+    assert [found.rule for found in check(plan, policy(overlap=False), facts())] == ["overlap"]
+
+
 def answer(**changes: Any) -> wire.RoundAnswer:
     known: dict[str, Any] = {
         "plan_id": "r", "site": "north", "round": 1, "score": empty(3), "num_examples": 48, "num_steps": 6,

@@ -74,6 +74,30 @@ MESSAGES = {
         device="cpu",
         weights={},
     ),
+    "enrolment with a summary": wire.Enrolment(
+        plan_id="p1",
+        site="south",
+        layout=LAYOUT,
+        weights_digest="ab",
+        frozen_digest="cd",
+        preprocessing={},
+        train_counts=(3, 4),
+        test_counts=(1, 0),
+        device="cpu",
+        images=wire.ImageSummary(
+            sizes=wire.Sizes(width=(600, 1024), height=(450, 450)), mean=(0.7, 0.5, 0.6), std=(0.1, 0.2, 0.3)
+        ),
+        weights={},
+    ),
+    "overlap plan": wire.OverlapPlan(plan_id="p4", site="north", study=STUDY),
+    "overlap plan that tells": wire.OverlapPlan(plan_id="p5", site="north", study=STUDY, shared=("0a" * 16,)),
+    "overlap answer": wire.OverlapAnswer(
+        plan_id="p4",
+        site="north",
+        check="1f" * 8,
+        same=("0a" * 16, "0b" * 16),
+        similar=("0c" * 16, "0d" * 16),
+    ),
     "answer": wire.RoundAnswer(
         plan_id="p2",
         site="north",
@@ -193,6 +217,10 @@ def test_a_missing_field_is_refused(message, field):
         ("answer", {"plan_id": SECRET * 10}),
         ("enrolment", {"train_counts": [SECRET]}),
         ("enrolment", {"layout": {"w": {"shape": SECRET, "dtype": "float32"}}}),
+        ("enrolment", {"images": {"sizes": None, "mean": [SECRET, 0, 0], "std": [0, 0, 0]}}),
+        ("overlap answer", {"same": [SECRET]}),
+        ("overlap answer", {"check": SECRET}),
+        ("overlap plan", {"shared": [SECRET]}),
         ("failure", {"error": SECRET}),
         ("round plan", {"study": STUDY.model_dump(mode="json") | {"name": f"{SECRET}/"}}),
     ],
@@ -203,6 +231,23 @@ def test_a_refusal_repeats_no_value_of_the_message(name, changes):
     with pytest.raises(WireError) as caught:
         wire.from_bytes(altered(MESSAGES[name], **changes))
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"sizes": {"width": [601, 600], "height": [1, 1]}},
+        {"sizes": {"width": [0, 600], "height": [1, 1]}},
+        {"sizes": {"width": [600, 2**20 + 1], "height": [1, 1]}},
+        {"mean": [0.5, 0.5, 1.1]},
+        {"std": [0.5, 0.5, math.nan]},
+    ],
+    ids=["turned round", "nothing", "endless", "beyond white", "no number"],
+)
+def test_a_summary_of_images_that_cannot_be_is_refused(images):
+    known = header_of(MESSAGES["enrolment with a summary"])["images"]
+    with pytest.raises(WireError, match=r"breaks its schema \(enrolment\.images"):
+        wire.from_bytes(altered(MESSAGES["enrolment with a summary"], images=known | images))
 
 
 @pytest.mark.parametrize("notice", ["x" * 2001, "one line\nERROR another", "\x1b[2J"])

@@ -1,0 +1,170 @@
+"""Do sites hold the same images? Judged from keyed hashes that the server cannot undo.
+
+What it decides: which pairs of sites share hashes, and whether the study may go on. An image that a
+training site and an `evaluate` site both hold makes the latter a test of memory, so the study stops;
+two training sites with the same image only weigh it twice, which is worth a warning. Equal perceptual
+hashes (`similar`) may be chance and only warn. A site that cannot be compared proves nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from common.config import StudyConfig
+from common.errors import StorageError
+from common.settings import Frozen
+from common.weights import write_atomically
+
+FILE = "overlap.json"
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """What one site sent."""
+
+    check: str
+    same: frozenset[str]
+    similar: frozenset[str]
+
+
+class Pair(Frozen):
+    """Two sites that share something; the one that only scores comes second."""
+
+    one: str
+    other: str
+    same: int
+    """Images with the same pixels."""
+    similar: int
+    """Images with the same perceptual hash; those with the same pixels are among them."""
+
+
+class Overlap(Frozen):
+    """What came of the comparison."""
+
+    compared: dict[str, int]
+    """Images by site."""
+    not_compared: dict[str, str]
+    """Why, by site."""
+    pairs: tuple[Pair, ...]
+
+
+def compared(
+    study: StudyConfig,
+    hashes: Mapping[str, Hashes],
+    num_images: Mapping[str, int],
+    refused: Mapping[str, str],
+) -> Overlap:
+    """All pairs of sites; `num_images` are those enrolled, `refused` says why a site sent nothing."""
+    reasons = dict(refused)
+    for site, sent in hashes.items():
+        if not len(sent.same) == len(sent.similar) == num_images[site]:
+            reasons[site] = (
+                f"it sent {len(sent.same)} and {len(sent.similar)} different hashes of {num_images[site]} images"
+            )
+    reasons |= _strangers({site: sent.check for site, sent in hashes.items() if site not in reasons})
+    able = [site for site in study.sites.all if site in hashes and site not in reasons]
+    pairs = []
+    for one, other in combinations(able, 2):  # sites that train come first, as in `sites.all`
+        same = len(hashes[one].same & hashes[other].same)
+        similar = len(hashes[one].similar & hashes[other].similar)
+        if same or similar:
+            pairs.append(Pair(one=one, other=other, same=same, similar=similar))
+    return Overlap(
+        compared={site: num_images[site] for site in able},
+        not_compared={site: reasons[site] for site in study.sites.all if site in reasons},
+        pairs=tuple(pairs),
+    )
+
+
+def _strangers(checks: Mapping[str, str]) -> dict[str, str]:
+    """Sites whose secret is not that of most, each with the reason."""
+    sites_of: dict[str, list[str]] = {}
+    for site in sorted(checks):
+        sites_of.setdefault(checks[site], []).append(site)
+    if len(sites_of) < 2:
+        return {}
+    largest = max(sites_of.values(), key=len)
+    if sum(len(sites) == len(largest) for sites in sites_of.values()) > 1:
+        largest = []  # nobody can say whose is the right one
+    others = ", ".join(largest)
+    told = f"its overlap_secret is not that of {others}" if largest else "the sites' overlap_secrets differ"
+    return {site: told for site in checks if site not in largest}
+
+
+def is_leak(study: StudyConfig, pair: Pair) -> bool:
+    """Whether the one trains on what the other is to score unseen."""
+    return pair.one in study.sites.train and pair.other in study.sites.evaluate
+
+
+def shared_with_training(study: StudyConfig, hashes: Mapping[str, Hashes], site: str) -> tuple[str, ...]:
+    """Hashes of an `evaluate` site that a training site sent, too."""
+    train = [hashes[other] for other in study.sites.train if other in hashes]
+    mine = hashes[site]
+    return tuple(
+        sorted(
+            (mine.same & frozenset[str]().union(*(sent.same for sent in train)))
+            | (mine.similar & frozenset[str]().union(*(sent.similar for sent in train)))
+        )
+    )
+
+
+def problems(study: StudyConfig, found: Overlap) -> list[str]:
+    """Why the `evaluate` sites are not, or not known to be, unseen; empty if they are."""
+    told = [
+        f"{pair.other} shares {_images(pair.same)} with {pair.one}, which trains on them"
+        for pair in found.pairs
+        if is_leak(study, pair) and pair.same
+    ]
+    return told + [f"{site} could not be compared: {reason}" for site, reason in found.not_compared.items()]
+
+
+def remarks(study: StudyConfig, found: Overlap) -> list[str]:
+    """What is worth a look and stops nothing."""
+    told = []
+    for pair in found.pairs:
+        if not is_leak(study, pair) and pair.same:
+            told.append(f"{pair.one} and {pair.other} share {_images(pair.same)}, which count twice")
+        if pair.similar > pair.same:
+            told.append(
+                f"{pair.one} and {pair.other} have {_images(pair.similar)} that look alike from afar, of which "
+                f"{pair.same} are the same; the others may be copies in worse quality, or chance"
+            )
+    return told
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'' if number == 1 else 's'}"
+
+
+# --- on record ---------------------------------------------------------------------------------
+
+
+def save(run_dir: Path, found: Overlap) -> None:
+    """Write it to the run's folder. Raises StorageError."""
+    write_atomically(run_dir / FILE, found.model_dump_json(indent=1).encode())
+
+
+def load(run_dir: Path) -> Overlap | None:
+    """What is on record, None if nothing was compared. Raises StorageError."""
+    path = run_dir / FILE
+    try:
+        return Overlap.model_validate_json(path.read_bytes()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+
+
+def paragraphs(study: StudyConfig, found: Overlap | None) -> Sequence[str]:
+    """For the report."""
+    if study.overlap is None or found is None:
+        unseen = ", ".join(study.sites.evaluate)
+        return [f"Nobody looked whether images of {unseen} are at a training site, too."] if unseen else []
+    counts = ", ".join(f"{site} {number}" for site, number in found.compared.items())
+    told = [
+        f"Images compared between sites by keyed hashes: {counts or 'none'}. Found are images with the same "
+        "pixels, and pictures with the same perceptual hash; a copy that was cropped or recoloured is not."
+    ]
+    wrong, look = problems(study, found), remarks(study, found)
+    if not wrong and study.sites.evaluate:
+        told.append(f"No image of {', '.join(study.sites.evaluate)} is at a site that trains.")
+    return [*told, *(f"**{sentence}.**" for sentence in wrong), *(f"{sentence}." for sentence in look)]
