@@ -287,15 +287,19 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
     match plan:
         case None:
             return {"kind": "unreadable", **size}
-        case wire.EnrolPlan() | wire.RoundPlan() | wire.OverlapPlan():
+        case wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
             study = plan.study
             about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
             if isinstance(plan, wire.RoundPlan):
                 about = {**about, "round": plan.round, "train": plan.train}
+            if isinstance(plan, wire.HeadPlan):
+                about = {**about, "round": plan.round, "step": plan.step.kind}
             if isinstance(plan, wire.OverlapPlan):
                 about = {**about, "shared": len(plan.shared)}
             return {**_message(plan), **about, **size}
-        case wire.Enrolment() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.Failure():
+        case (
+            wire.Enrolment() | wire.RoundAnswer() | wire.HeadAnswer() | wire.OverlapAnswer() | wire.Failure()
+        ):
             return {**_message(plan), **size}
         case _:
             assert_never(plan)
@@ -315,6 +319,10 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
         case wire.OverlapAnswer():
             hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
             return {**_message(answer), **size, "hashes": hashes}
+        case wire.HeadAnswer():
+            behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
+            about: Fields = {"round": answer.round, "step": answer.step}
+            return {**_message(answer), **about, **size, "counts": behind}
         case wire.Failure():
             return {**_message(answer), **size}
         case _:

@@ -328,6 +328,9 @@ class PolicyConfig(Frozen):
     """False: a study that compares images between sites is refused; `overlap_secret` alone lets none."""
     tensors: Patterns | None = None
     """Tensors that may leave, by name. A study that trains others is refused."""
+    heads: tuple[Pattern, ...] | None = None
+    """Classical heads that may be fitted on this site's features, as `local.svm_rbf` or `federated.lda`; an
+    empty list allows none. A study that lists others gets no heads from this site."""
     max_mib_down: Annotated[float, Field(gt=0)] | None = None
     """Largest plan in MiB (2**20 bytes); a round has one."""
     max_mib_up: Annotated[float, Field(gt=0)] | None = None

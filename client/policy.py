@@ -82,6 +82,8 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
             "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
         ),
     ]
+    if isinstance(plan, wire.HeadPlan):
+        return [*refusals, *_heads(plan, policy), *_only_scores(plan, policy)]
     if not _trains(plan):
         return refusals + list(_only_scores(plan, policy))
     return [
@@ -104,6 +106,8 @@ def _trains(plan: wire.Plan) -> bool:
     match plan:
         case wire.RoundPlan():
             return plan.train
+        case wire.HeadPlan():
+            return False
         case wire.EnrolPlan():
             return plan.want_weights or plan.site in plan.study.sites.train
         case wire.OverlapPlan():
@@ -157,6 +161,13 @@ def _overlap(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
 def _only_scores(plan: wire.Plan, policy: PolicyConfig) -> Iterator[Refusal]:
     if not policy.scores and plan.site in plan.study.sites.evaluate:
         yield Refusal("scores", "the study asks this site for scores only", "no scores leave")
+
+
+def _heads(plan: wire.HeadPlan, policy: PolicyConfig) -> Iterator[Refusal]:
+    titles = plan.study.heads.titles if plan.study.heads is not None else ()
+    if held := [title for title in titles if not _matches(title, policy.heads)]:
+        told = f"the study fits {', '.join(map(_quoted, held[:5]))}"
+        yield Refusal("heads", told, f"allowed: {_listed(policy.heads) or 'none'}")
 
 
 def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Refusal]:
@@ -276,6 +287,10 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
             return [*answer.train_counts, *answer.test_counts]
         case wire.RoundAnswer():
             return [*answer.score.confusion_CC.sum(axis=1).tolist(), answer.num_examples]
+        case wire.HeadAnswer():
+            scores = [result.score for result in answer.results if result.score is not None]
+            scored = [count for score in scores for count in score.confusion_CC.sum(axis=1).tolist()]
+            return [*answer.train_counts, *scored]
         case wire.OverlapAnswer() | wire.Failure():
             return []
 

@@ -20,7 +20,7 @@ class SiteState:
     """The folder of one study under the site's `state_dir`."""
 
     def __init__(self, state_dir: Path, study: StudyConfig) -> None:
-        self._folder = state_dir / f"{study.name}-{study.fingerprint[:12]}"
+        self.folder = state_dir / f"{study.name}-{study.fingerprint[:12]}"
 
     def local_arrays(self, before_round: int) -> dict[str, Array] | None:
         """The local layers as the last round before `before_round` left them, None without one."""
@@ -39,8 +39,8 @@ class SiteState:
             self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"local-{number:05d}.safetensors"
+        return self.folder / f"local-{number:05d}.safetensors"
 
     def _rounds(self) -> list[int]:
-        names = (path.name for path in self._folder.glob("local-*.safetensors"))
+        names = (path.name for path in self.folder.glob("local-*.safetensors"))
         return [int(match[1]) for name in names if (match := re.fullmatch(r"local-(\d+)\.safetensors", name))]

@@ -17,7 +17,19 @@ from zoneinfo import ZoneInfo
 import torch
 from torch import nn
 
-from client import approval, audit, boundary, evaluate, fit, overlap, penalty, policy, update
+from client import (
+    approval,
+    audit,
+    boundary,
+    evaluate,
+    features,
+    fit,
+    head_steps,
+    overlap,
+    penalty,
+    policy,
+    update,
+)
 from client.config import SiteConfig
 from client.data import frozen_split, readers
 from client.data.store import ImageStore
@@ -26,7 +38,8 @@ from client.model import build, parts
 from client.state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
-from common.errors import ConfigError, PolicyRefusal, StorageError
+from common.errors import ConfigError, PolicyRefusal, SiteDataError, StorageError, WireError
+from common.heads import below
 from common.metrics import Score
 from common.weights import Array, Arrays, digest
 
@@ -69,6 +82,7 @@ class Trainer:
         self._bench: Bench | None = None
         self._answered: Answered | None = None
         self._shown: tuple[Bench, tuple[overlap.Shown, ...]] | None = None
+        self._table: head_steps.Table | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -127,9 +141,17 @@ class Trainer:
                 return self._enrol(plan, self._ready(plan, size))
             case wire.RoundPlan():
                 return self._round(plan, self._ready(plan, size))
+            case wire.HeadPlan():
+                return self._heads(plan, self._ready(plan, size))
             case wire.OverlapPlan():
                 return self._compare(plan, self._ready(plan, size))
-            case wire.Enrolment() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.Failure():
+            case (
+                wire.Enrolment()
+                | wire.RoundAnswer()
+                | wire.HeadAnswer()
+                | wire.OverlapAnswer()
+                | wire.Failure()
+            ):
                 raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")
             case _:
                 assert_never(plan)
@@ -246,10 +268,69 @@ class Trainer:
         )
         return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
 
+    def _heads(self, plan: wire.HeadPlan, bench: Bench) -> wire.HeadAnswer:
+        """One step towards classical heads; the features of these weights are computed once."""
+        layer = None if plan.study.heads is None else plan.study.heads.layer
+        weights = below("weights", plan.arrays)
+        if weights and digest(weights) != plan.weights_digest:
+            raise WireError(
+                "found weights that are not those the plan names; something damaged them on the way"
+            )
+        if self._table is None or self._table.weights_digest != plan.weights_digest:
+            self._table = None
+            self._table = self._features(plan, bench, weights, layer)
+        if weights:
+            head_steps.keep_network(bench.state.folder, plan.study, self._whole(bench), plan.weights_digest)
+        rules = self._site.policy
+        place = head_steps.Place(
+            self._site.state_dir,
+            bench.state.folder,
+            self._site.threads or os.cpu_count() or 1,
+            rules.min_cell,
+        )
+        answer = head_steps.carry_out(plan, self._table, place)
+        log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
+        return answer
+
+    def _features(
+        self, plan: wire.HeadPlan, bench: Bench, weights: Arrays, layer: str | None
+    ) -> head_steps.Table:
+        cache = features.Cache(bench.state.folder / "features")
+        key = f"{plan.weights_digest} {layer}"
+        if weights:
+            parts.load_shared(bench.model, bench.parts, weights)
+            kept = bench.state.local_arrays(before_round=plan.round + 1)
+            parts.load_local(bench.model, bench.parts, kept or bench.first_local)
+            sides = features.of(
+                bench.model,
+                bench.store,
+                cache,
+                layer=layer,
+                device=self._device,
+                precision=plan.study.local.precision,
+            )
+            cache.remember(key, cache.path(bench.model, bench.store, layer, plan.study.local.precision))
+            return head_steps.Table(plan.weights_digest, sides)
+        path = cache.known(key)  # this trainer was started anew in the middle of the heads
+        found = None if path is None else cache.read(path, len(bench.store.manifest.rows))
+        if found is None:
+            raise SiteDataError(
+                "the features of these weights are not here any more; the study has to send them"
+            )
+        return head_steps.Table(plan.weights_digest, features.sides(bench.store, *found))
+
+    def _whole(self, bench: Bench) -> dict[str, Array]:
+        """What travels and what stays here of the network."""
+        return {
+            **parts.shared_arrays(bench.model, bench.parts),
+            **parts.local_arrays(bench.model, bench.parts),
+        }
+
     def _set_up(self, study: StudyConfig) -> Bench:
         """The bench of this study, warm if it is the one in use."""
         if self._bench is not None and self._bench.study == study:
             return self._bench
+        self._table = None
         self._bench = None  # the former study's model and images go before new ones come
         built = build.of_study(study, self._site.weights_dir)
         log.event(f"built {study.model.encoder}: {built.report.source}")

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from common import prompts
+from common.head_config import HeadsConfig
 from common.settings import Frozen
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -679,6 +680,8 @@ class StudyConfig(Frozen):
     with reason."""
     overlap: OverlapConfig | None = None
     """None: nobody looks whether sites share images. Every site needs `overlap_secret` for it."""
+    heads: HeadsConfig | None = None
+    """Classical heads on the network's features; None: the network alone."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Of the last rounds; the best one is kept besides."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -20,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from common.config import Share, StudyConfig
+from common.config import Name, Share, StudyConfig
 from common.errors import WireError
+from common.heads import Fourier, HeadForm
 from common.metrics import Score
+from common.paired import Paired
 from common.settings import Frozen
 from common.weights import Arrays, TensorSpec, contiguous
 
@@ -101,7 +103,81 @@ class OverlapPlan(Message):
     tell which images they are. Such a plan is answered without hashes."""
 
 
-Plan: TypeAlias = EnrolPlan | RoundPlan | OverlapPlan
+class ViewRequest(Frozen):
+    """Sums that are wanted of the training features on one view (`common/heads.py`)."""
+
+    name: Name
+    """Its arrays are `view/NAME/shift`, `scale` and, if it has them, `components`."""
+    fourier: Fourier | None = None
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...]
+    """Of an image in the second moments, by class."""
+    squares: bool = False
+    moments: Literal["none", "float32", "float64"] = "none"
+    """Second moments; float32 where they only steer a search."""
+
+
+class StatisticsStep(Frozen):
+    """Send sums over the training images: per class and, where wanted, second moments."""
+
+    kind: Literal["statistics"] = "statistics"
+    views: tuple[ViewRequest, ...]
+    """None: the features as they are, sums and squares."""
+
+
+class Problem(Frozen):
+    """One head that is fitted in several messages."""
+
+    name: Name
+    """Its view is `view/NAME/...`, and `points/NAME` (D + 1, C) is where it is to be evaluated; the last
+    row is the bias."""
+    loss: Literal["squared_hinge", "softmax"]
+    fourier: Fourier | None = None
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...]
+
+
+class GradientsStep(Frozen):
+    """Send losses and gradients at these points, summed over the training images."""
+
+    kind: Literal["gradients"] = "gradients"
+    problems: Annotated[tuple[Problem, ...], Field(min_length=1)]
+
+
+class CoefficientsStep(Frozen):
+    """Fit these linear heads of the study's votes on the training images and send their coefficients."""
+
+    kind: Literal["coefficients"] = "coefficients"
+    votes: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of votes in the study; the view of each is `view/NAME/...`."""
+
+
+class ScoreStep(Frozen):
+    """Fit the study's local heads; score them, these heads and the softmax on the test images."""
+
+    kind: Literal["score"] = "score"
+    heads: tuple[HeadForm, ...]
+    """Arrays of each are `head/TITLE/...`."""
+
+
+HeadStep: TypeAlias = Annotated[
+    StatisticsStep | GradientsStep | CoefficientsStep | ScoreStep, Field(discriminator="kind")
+]
+
+
+class HeadPlan(Message):
+    """One step towards the study's classical heads, on features of the weights after `round`."""
+
+    kind: Literal["heads"] = "heads"
+    ARRAYS: ClassVar[str | None] = "arrays"
+    study: StudyConfig
+    round: Annotated[int, Field(ge=0)]
+    weights_digest: str
+    """Of the weights; a site that has their features at hand needs no more."""
+    step: HeadStep
+    arrays: Annotated[Any, Field(exclude=True)]
+    """Arrays: `weights/...` in the first step a site gets, and what the step names."""
+
+
+Plan: TypeAlias = EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
 
 
 # --- answers: site to server -----------------------------------------------------------------
@@ -179,6 +255,39 @@ class RoundAnswer(Message):
     """Arrays: trained minus received, empty from a site that only scores."""
 
 
+HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
+
+
+class HeadResult(Frozen):
+    """How one head did on a site's test images."""
+
+    title: str
+    """`softmax`, or a head of the study."""
+    score: Score | None = None
+    """None if the head could not be had here; `problem` says why."""
+    problem: HeadProblem | None = None
+    paired: Paired | None = None
+    """Beside the softmax, on the same images; None for the softmax itself."""
+    interval: tuple[float, float] | None = None
+    """Of the gain in balanced accuracy over the softmax: 95 %, from groups drawn again 1,000 times."""
+
+
+class HeadAnswer(Message):
+    """Sums over a site's training images, or scores on its test images; nothing has a row per image."""
+
+    kind: Literal["head_answer"] = "head_answer"
+    ARRAYS: ClassVar[str | None] = "arrays"
+    round: int
+    step: Literal["statistics", "gradients", "coefficients", "score"]
+    train_counts: tuple[Annotated[int, Field(ge=0)], ...]
+    """Training images by class behind the arrays; all 0 where there are none."""
+    results: tuple[HeadResult, ...] = ()
+    seconds: float
+    arrays: Annotated[Any, Field(exclude=True)]
+    """Arrays: `statistics/VIEW/sums`, `squares`, `moments`; `losses/NAME` and `gradients/NAME`;
+    `coefficients/NAME/weights`, `bias`. Empty for a score."""
+
+
 ErrorKind: TypeAlias = Literal[
     "data", "study", "weights", "policy", "memory", "storage", "message", "unreachable", "internal"
 ]
@@ -217,7 +326,7 @@ class OverlapAnswer(Message):
     """Of its perceptual hash."""
 
 
-Answer: TypeAlias = Enrolment | RoundAnswer | OverlapAnswer | Failure
+Answer: TypeAlias = Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
 
 _MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(Annotated[Plan | Answer, Field(discriminator="kind")])
 
@@ -389,6 +498,16 @@ def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
 
 _ARRAY_FIELDS = {
     kind.model_fields["kind"].default: kind.ARRAYS
-    for kind in (EnrolPlan, RoundPlan, OverlapPlan, Enrolment, RoundAnswer, OverlapAnswer, Failure)
+    for kind in (
+        EnrolPlan,
+        RoundPlan,
+        HeadPlan,
+        OverlapPlan,
+        Enrolment,
+        RoundAnswer,
+        HeadAnswer,
+        OverlapAnswer,
+        Failure,
+    )
     if kind.ARRAYS
 }

@@ -18,7 +18,19 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import load_file
-from server import census, checkpoint, enrolment, lock, proof, report, scores, selection, wishes
+from server import (
+    census,
+    checkpoint,
+    enrolment,
+    head_record,
+    heads,
+    lock,
+    proof,
+    report,
+    scores,
+    selection,
+    wishes,
+)
 from server.config import ServerConfig
 from server.gather import Fleet
 from server.rounds import run_rounds
@@ -87,13 +99,28 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
         checkpoint.keep_best(config.run_dir, state)
         if not state.closing:
             checkpoint.save(config.run_dir, state, study)
+            _fit_heads(config, study, sites, cohort, state)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
-    report.write_report(config.run_dir, study, preprocessing=start.preprocessing, synthetic=config.synthetic)
+    write = partial(report.write_report, preprocessing=start.preprocessing, synthetic=config.synthetic)
+    write(config.run_dir, study)
+    if _fit_heads(config, study, sites, cohort, state):
+        write(config.run_dir, study)
     early = selection.reason_to_stop(study, state)
     num_rounds = state.round - 1
     return f"{num_rounds} rounds" if early is None else f"{num_rounds} of {study.rounds} rounds: {early}"
+
+
+def _fit_heads(
+    config: ServerConfig, study: StudyConfig, sites: Sites, cohort: enrolment.Cohort, state: RoundState
+) -> bool:
+    """Fit, score and keep the study's heads, if they are due. Raises QuorumNotMet."""
+    if not heads.due(study, state):
+        return False
+    fitted = heads.fit(study, sites, cohort, state)
+    head_record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
+    return True
 
 
 def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, enrolment.Cohort]:

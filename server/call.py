@@ -240,7 +240,7 @@ def _read(
             log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
             reason = f"{failure.told} ({failure.error}{log_of_site})"
             return None, None, replace(row, outcome="failed", reason=_printable(reason))
-        case wire.Enrolment() | wire.OverlapAnswer() as other:
+        case wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
             raise UpdateRejected(f"found an answer of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
             row = replace(

@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from common.config import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, StudyConfig
 from server import census, overlap
 from server.census import Census
+from server.head_record import Cell, HeadTable, titles
 from server.history import RoundRecord, Scored
 from server.overlap import Overlap
 from server.pictures import SYNTHETIC
@@ -32,6 +33,7 @@ class Outcome:
     """None: not on record."""
     overlap: Overlap | None = None
     """None: nobody compared the sites' images."""
+    heads: HeadTable | None = None
 
     @property
     def final(self) -> RoundRecord | None:
@@ -58,6 +60,7 @@ def markdown(outcome: Outcome) -> str:
         _figures(outcome),
         _confusion(outcome),
         _classes(outcome),
+        *_heads(outcome),
         _rounds(outcome),
         _costs(outcome),
         _troubles(outcome),
@@ -199,6 +202,48 @@ def _classes(outcome: Outcome) -> str:
     ]
     head = ["class", "images", "recall", "precision", "F1", "AUROC"]
     return f"## Per class, pooled\n\n{_table(head, rows)}"
+
+
+def _heads(outcome: Outcome) -> list[str]:
+    """Classical heads beside the softmax: one table."""
+    table = outcome.heads
+    if table is None:
+        return []
+    evaluate = outcome.study.sites.evaluate
+    sites = list(table.cells)
+    head = ["head", *(f"{site} (only scores)" if site in evaluate else site for site in sites)]
+    rows = [[title, *(_head_cell(table.cells[site].get(title)) for site in sites)] for title in titles(table)]
+    told = [f"- {title} could not be had: {_cell(reason)}." for title, reason in table.lacking.items()]
+    told += [f"- {site} had no part in {_cell(reason)}" for site, reason in table.problems.items()]
+    return [
+        "\n\n".join(
+            [
+                f"## Classical heads on the features of the model after round {table.round}",
+                _table(head, rows),
+                "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same "
+                "images, in points, with its 95 % interval over patients or lesions, and `*` where McNemar's exact "
+                "test gives p < 0.05. *local*: each site's own head on its own test images. *federated*: one head for "
+                f"all, fitted in {table.num_messages} messages a site from sums and gradients. A table of many heads "
+                "has some that look better by chance.",
+                *(["\n".join(told)] if told else []),
+            ]
+        )
+    ]
+
+
+def _head_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if cell.problem:
+        return cell.problem.replace("_", " ")
+    if cell.balanced_accuracy is None:
+        return "-"
+    value = _percent(cell.balanced_accuracy)
+    if cell.gain is None or cell.gain_low is None or cell.gain_high is None:
+        return value
+    mark = "*" if cell.mcnemar_p is not None and cell.mcnemar_p < 0.05 else ""
+    ends = f"{100 * cell.gain_low:+.1f} to {100 * cell.gain_high:+.1f}"
+    return f"{value} ({100 * cell.gain:+.1f}, {ends}){mark}"
 
 
 def _rounds(outcome: Outcome) -> str:

@@ -143,7 +143,7 @@ def _ask(
             case wire.Failure() as failure:
                 log_of_site = "" if failure.case == OURS else f" (case {failure.case} in its log)"
                 refused[reply.site] = f"{failure.error}: {failure.told}{log_of_site}"
-            case wire.RoundAnswer() | wire.OverlapAnswer():
+            case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer():
                 refused[reply.site] = "message: it answered another question"
     for site in set(asked) - found.keys() - refused.keys():
         refused[site] = f"no answer within {study.deadlines.enrol_s:.0f} s"

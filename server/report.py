@@ -11,7 +11,7 @@ from typing import Any
 
 from common.config import StudyConfig
 from common.weights import write_atomically
-from server import census, history, overlap, pictures
+from server import census, head_record, history, overlap, pictures
 from server.document import Outcome, markdown
 from server.state import RoundState
 
@@ -34,7 +34,13 @@ def write_report(
     """
     rounds = history.read_rounds(run_dir)
     outcome = Outcome(
-        study, rounds, preprocessing, synthetic, census=census.load(run_dir), overlap=overlap.load(run_dir)
+        study,
+        rounds,
+        preprocessing,
+        synthetic,
+        census=census.load(run_dir),
+        overlap=overlap.load(run_dir),
+        heads=head_record.read(run_dir),
     )
     run_dir.mkdir(parents=True, exist_ok=True)
     curves = pictures.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)

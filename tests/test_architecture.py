@@ -45,8 +45,11 @@ LEAVES = {
     "pictures": {"history"},
     "census": {"scores"},
     "overlap": set(),
-    "document": {"history", "pictures", "census", "overlap"},
-    "report": {"history", "pictures", "document", "census", "overlap"},
+    "quasi_newton": set(),
+    "head_solvers": {"quasi_newton"},
+    "head_record": set(),
+    "document": {"history", "pictures", "census", "overlap", "head_record"},
+    "report": {"history", "pictures", "document", "census", "overlap", "head_record"},
 }
 SHARED = {"state"}
 

@@ -60,7 +60,7 @@ class ImageStore:
 
     def __init__(self, manifest: Manifest, preprocessing: Preprocessing, pixels_NRRC: torch.Tensor) -> None:
         self.manifest = manifest
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self._pixels_NRRC = pixels_NRRC
         index = {name: number for number, name in enumerate(manifest.classes)}
         self._labels_N = torch.tensor([index[row.label] for row in manifest.rows], dtype=torch.int64)
@@ -86,13 +86,13 @@ class ImageStore:
             pixels_NRRC = _on_disk(manifest.rows, preprocessing, cache, state_dir, num_threads)
         return cls(manifest, preprocessing, pixels_NRRC)
 
-    def images(self, side: Side, augmentation: Augmentation = "none") -> "StoredImages":
-        """The images of one side of the split, in the manifest's order."""
+    def images(self, side: Side | None, augmentation: Augmentation = "none") -> "StoredImages":
+        """The images of one side of the split, or of both, in the manifest's order."""
         rows_N = torch.tensor(
-            [i for i, row in enumerate(self.manifest.rows) if row.split == side], dtype=torch.int64
+            [i for i, row in enumerate(self.manifest.rows) if side in (row.split, None)], dtype=torch.int64
         )
         return StoredImages(
-            self._pixels_NRRC, rows_N, self._labels_N[rows_N], self._preprocessing, augmentation
+            self._pixels_NRRC, rows_N, self._labels_N[rows_N], self.preprocessing, augmentation
         )
 
     def class_counts(self, side: Side) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def _on_disk(
         )
     kept = image_cache.keep(
         state_dir / "images",
-        _identity(rows, preprocessing),
+        identity(rows, preprocessing),
         shape,
         lambda: _decoded(rows, preprocessing, num_threads),
         cache.disk_mib * 2**20,
@@ -200,7 +200,7 @@ def _on_disk(
     return torch.from_numpy(kept)
 
 
-def _identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
+def identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
     """Changes with the files, their order, the preparation and the decoders, but not with labels or split."""
     files = [(row.image.key, row.image.how, *map(_size_and_times, row.image.files)) for row in rows]
     what = [_FORMAT, _DECODERS, preprocessing.stored_size, preprocessing.interpolation, files]

@@ -17,7 +17,8 @@ from client import app
 from client.link import serve
 from common import wire
 from common.config import StudyConfig
-from common.metrics import Score, empty
+from common.metrics import Score
+from common.paired import Paired, empty
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -193,6 +194,11 @@ LEAVES: dict[type[Any], set[str]] = {
         "kind", "plan_id", "site", "round", "score", "num_examples", "num_steps", "train_loss",
         "train_s", "evaluate_s", "delta",
     },
+    wire.HeadAnswer: {
+        "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",
+    },
+    wire.HeadResult: {"title", "score", "problem", "paired", "interval"},
+    Paired: {"right_C4", "num_groups", "products"},
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
     Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum"},
 }  # fmt: skip
@@ -204,6 +210,7 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 
 
 def test_no_other_kind_of_answer_exists() -> None:
-    answers = {wire.Enrolment, wire.RoundAnswer, wire.OverlapAnswer, wire.Failure}
+    answers = {wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure}
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    assert answers | {Score, wire.ImageSummary, wire.Sizes} == LEAVES.keys()
+    parts = {Score, wire.ImageSummary, wire.Sizes, wire.HeadResult, Paired}
+    assert answers | parts == LEAVES.keys()

@@ -15,6 +15,7 @@ from common import wire
 from common.config import ClassifierConfig, FedProx, SitesConfig, StudyConfig
 from common.errors import WireError
 from common.metrics import count
+from common.paired import pair
 from common.weights import TensorSpec, digest
 
 STUDY = StudyConfig(
@@ -88,6 +89,35 @@ MESSAGES = {
             sizes=wire.Sizes(width=(600, 1024), height=(450, 450)), mean=(0.7, 0.5, 0.6), std=(0.1, 0.2, 0.3)
         ),
         weights={},
+    ),
+    "head plan": wire.HeadPlan(
+        plan_id="h1",
+        site="north",
+        study=STUDY,
+        round=3,
+        weights_digest="ab",
+        step=wire.GradientsStep(
+            problems=(wire.Problem(name="svm", loss="squared_hinge", class_weights=(0.1, 1.9)),)
+        ),
+        arrays=ARRAYS,
+    ),
+    "head answer": wire.HeadAnswer(
+        plan_id="h1",
+        site="north",
+        round=3,
+        step="score",
+        train_counts=(3, 4),
+        results=(
+            wire.HeadResult(
+                title="federated.lda",
+                score=SCORE,
+                paired=pair(np.array([True, False]), np.array([True, True]), np.array([0, 1]), "ab", 2),
+                interval=(-0.1, 1 / 3),
+            ),
+            wire.HeadResult(title="local.svm_rbf", problem="one_class"),
+        ),
+        seconds=0.1,
+        arrays=ARRAYS,
     ),
     "overlap plan": wire.OverlapPlan(plan_id="p4", site="north", study=STUDY),
     "overlap plan that tells": wire.OverlapPlan(plan_id="p5", site="north", study=STUDY, shared=("0a" * 16,)),
@@ -218,6 +248,8 @@ def test_a_missing_field_is_refused(message, field):
         ("enrolment", {"train_counts": [SECRET]}),
         ("enrolment", {"layout": {"w": {"shape": SECRET, "dtype": "float32"}}}),
         ("enrolment", {"images": {"sizes": None, "mean": [SECRET, 0, 0], "std": [0, 0, 0]}}),
+        ("head answer", {"results": [{"title": "x", "problem": SECRET}]}),
+        ("head plan", {"step": {"kind": SECRET}}),
         ("overlap answer", {"same": [SECRET]}),
         ("overlap answer", {"check": SECRET}),
         ("overlap plan", {"shared": [SECRET]}),

@@ -1,0 +1,68 @@
+"""Sums over a site's training features: all that a federated head ever gets from it.
+
+Every function turns rows, one an image, into arrays whose shapes depend on the network, the classes and
+the map, never on how many images there are.
+
+N images, D features of the view, C classes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import PolicyRefusal
+from common.heads import Floats, softmax, triangle
+from common.wire import Problem, ViewRequest
+
+
+def statistics(
+    mapped_ND: Floats, labels_N: npt.NDArray[np.int64], request: ViewRequest
+) -> dict[str, npt.NDArray[np.floating]]:
+    """Sums per class and what else is wanted: `sums` (C, D), `squares` (C, D), `moments` (D (D + 1) / 2)."""
+    weights_C = np.asarray(request.class_weights)
+    of_class_CN = (labels_N == np.arange(len(weights_C))[:, None]).astype(np.float64)
+    found: dict[str, npt.NDArray[np.floating]] = {"sums": of_class_CN @ mapped_ND}
+    if request.squares:
+        found["squares"] = of_class_CN @ mapped_ND**2
+    if request.moments != "none":
+        weighted_ND = mapped_ND * weights_C[labels_N][:, None]
+        found["moments"] = triangle(weighted_ND.T @ mapped_ND).astype(request.moments)
+    return found
+
+
+def gradient(
+    mapped_ND: Floats,
+    labels_N: npt.NDArray[np.int64],
+    points_PC: Floats,
+    problem: Problem,
+    min_cell: int | None,
+) -> tuple[Floats, Floats]:
+    """Losses (C for a machine per class, 1 for the softmax) and gradients (D + 1, C) summed over images.
+
+    Squared hinge: w max(0, 1 - y s)². Softmax: w times the cross-entropy. `s = x W + b`, `w` the weight of
+    the image's class. Raises PolicyRefusal if a gradient would be of fewer images than `min_cell`: with
+    points chosen for it, a hinge's gradient is one image's features.
+    """
+    weights_N = np.asarray(problem.class_weights)[labels_N][:, None]
+    scores_NC = mapped_ND @ points_PC[:-1] + points_PC[-1]
+    is_class_NC = labels_N[:, None] == np.arange(points_PC.shape[1])
+    if problem.loss == "squared_hinge":
+        signs_NC = np.where(is_class_NC, 1.0, -1.0)
+        short_NC = np.maximum(0.0, 1 - signs_NC * scores_NC)
+        _refuse_few((short_NC > 0).sum(axis=0), min_cell)
+        losses = (weights_N * short_NC**2).sum(axis=0)
+        slopes_NC = -2 * weights_N * signs_NC * short_NC
+    else:
+        probabilities_NC = softmax(scores_NC)
+        right_N = np.maximum(probabilities_NC[is_class_NC], 1e-300)
+        losses = -(weights_N[:, 0] * np.log(right_N)).sum(keepdims=True)
+        slopes_NC = weights_N * (probabilities_NC - is_class_NC)
+    return losses, np.vstack([mapped_ND.T @ slopes_NC, slopes_NC.sum(axis=0)])
+
+
+def _refuse_few(active_C: npt.NDArray[np.int64], min_cell: int | None) -> None:
+    few = active_C[(active_C > 0) & (active_C < (min_cell or 0))]
+    if len(few):
+        raise PolicyRefusal(
+            f"a gradient would be of {few.min()} image(s), at least {min_cell} by this site's policy",
+            reason="min_cell: a gradient would be of too few images",
+        )

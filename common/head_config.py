@@ -1,0 +1,265 @@
+"""Classical heads on deep features, as a study asks for them (`heads:`).
+
+A head is fitted on the features of a finished network. `local` heads are each site's own, and
+nothing of them leaves but their scores. `federated` heads are one for all sites, made of sums over
+a site's images or of gradients summed over them: no feature row of an image ever leaves, which is
+why there is no federated nearest neighbour, and a kernel only as a random map that all sites share.
+"""
+
+from collections import Counter
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from common.settings import Frozen
+
+HeadName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Positive = Annotated[float, Field(gt=0)]
+Whole = Annotated[int, Field(ge=1)]
+_as_list = BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
+OneOrMore = Annotated[tuple[Positive, ...], _as_list, Field(min_length=1, max_length=8)]
+"""Values to choose from by grouped cross-validation on the site's training images; one is taken as it is."""
+OneOrMoreWhole = Annotated[tuple[Whole, ...], _as_list, Field(min_length=1, max_length=8)]
+ClassWeights: TypeAlias = Literal["none", "balanced"]
+
+SOFTMAX = "softmax"
+"""What the network's own output is called beside the heads."""
+
+
+class Head(Frozen):
+    """What every head has."""
+
+    name: HeadName | None = None
+    """In reports, files and messages; None: the kind."""
+    scale: bool = True
+    """Bring each feature to mean 0 and standard deviation 1 over the training images first."""
+    pca: Whole | None = None
+    """Keep so many principal components of the (scaled) features; None: all features."""
+
+    @property
+    def title(self) -> str:
+        """The name, or else the kind."""
+        kind: str = self.kind  # type: ignore[attr-defined]
+        return self.name or kind
+
+
+# --- local -----------------------------------------------------------------------------------
+
+
+class Local(Head):
+    """A head that each site fits for itself."""
+
+    folds: Annotated[int, Field(ge=2, le=10)] = 3
+    """Of the cross-validation that chooses among several values; grouped like the split."""
+    time_limit_s: Positive = 300
+    """A fit that takes longer is given up, and the report says so."""
+
+
+class LocalSvmRbf(Local):
+    """Support vectors with a Gaussian kernel (scikit-learn's SVC)."""
+
+    kind: Literal["svm_rbf"] = "svm_rbf"
+    c: OneOrMore = (1.0,)
+    gamma: OneOrMore | Literal["scale"] = "scale"
+    class_weights: ClassWeights = "balanced"
+
+
+class LocalSvmLinear(Local):
+    """A linear support vector machine per class (LinearSVC)."""
+
+    kind: Literal["svm_linear"] = "svm_linear"
+    c: OneOrMore = (0.01,)
+    class_weights: ClassWeights = "balanced"
+
+
+class LocalKnn(Local):
+    """The nearest neighbours' vote."""
+
+    kind: Literal["knn"] = "knn"
+    neighbours: OneOrMoreWhole = (5,)
+    weights: Literal["uniform", "distance"] = "distance"
+
+
+class LocalLogistic(Local):
+    """Multinomial logistic regression."""
+
+    kind: Literal["logistic"] = "logistic"
+    c: OneOrMore = (0.01,)
+    class_weights: ClassWeights = "balanced"
+
+
+class LocalForest(Local):
+    """A random forest."""
+
+    kind: Literal["random_forest"] = "random_forest"
+    trees: OneOrMoreWhole = (300,)
+    class_weights: ClassWeights = "balanced"
+
+
+class LocalBoosting(Local):
+    """Gradient boosting on histograms (HistGradientBoostingClassifier)."""
+
+    kind: Literal["gradient_boosting"] = "gradient_boosting"
+    iterations: OneOrMoreWhole = (100,)
+    learning_rate: OneOrMore = (0.1,)
+    class_weights: ClassWeights = "balanced"
+
+
+class LocalLda(Local):
+    """Linear discriminant analysis."""
+
+    kind: Literal["lda"] = "lda"
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the covariance that is replaced by its mean variance."""
+    priors: Literal["counted", "equal"] = "equal"
+
+
+class LocalNaiveBayes(Local):
+    """A Gaussian per class and feature."""
+
+    kind: Literal["naive_bayes"] = "naive_bayes"
+    priors: Literal["counted", "equal"] = "equal"
+
+
+class LocalNearestMean(Local):
+    """The class whose mean is nearest."""
+
+    kind: Literal["nearest_mean"] = "nearest_mean"
+
+
+LocalHead: TypeAlias = Annotated[
+    LocalSvmRbf
+    | LocalSvmLinear
+    | LocalKnn
+    | LocalLogistic
+    | LocalForest
+    | LocalBoosting
+    | LocalLda
+    | LocalNaiveBayes
+    | LocalNearestMean,
+    Field(discriminator="kind"),
+]
+
+
+# --- federated -------------------------------------------------------------------------------
+
+
+class NearestMean(Head):
+    """The class whose mean is nearest; exact, from sums per class."""
+
+    kind: Literal["nearest_mean"] = "nearest_mean"
+
+
+class NaiveBayes(Head):
+    """A Gaussian per class and feature; exact, from sums and sums of squares per class."""
+
+    kind: Literal["naive_bayes"] = "naive_bayes"
+    priors: Literal["counted", "equal"] = "equal"
+    smoothing: Positive = 1e-9
+    """Share of the largest variance that is added to all, as in scikit-learn."""
+
+
+class Lda(Head):
+    """Linear discriminant analysis; exact, from sums and second moments."""
+
+    kind: Literal["lda"] = "lda"
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
+    priors: Literal["counted", "equal"] = "equal"
+    """`equal` also weighs every class the same in the common covariance, as scikit-learn does."""
+
+
+class Ridge(Head):
+    """Least squares on -1 and 1 per class with a penalty (RidgeClassifier); exact, from second moments."""
+
+    kind: Literal["ridge"] = "ridge"
+    alpha: Positive = 1.0
+    class_weights: ClassWeights = "balanced"
+
+
+class Iterated(Head):
+    """A head that takes several messages: sites send losses and gradients, summed over their images."""
+
+    c: Positive = 0.01
+    """Weight of the images' losses beside the penalty 1/2 ||w||², as in scikit-learn."""
+    class_weights: ClassWeights = "balanced"
+    """`balanced`: an image weighs N / (K N_c), by the counts of all sites."""
+    tolerance: Positive = 1e-3
+    """Stop when the gradient is that share of the first one."""
+    most_messages: Annotated[int, Field(ge=1, le=500)] = 40
+
+
+class LinearSvm(Iterated):
+    """One linear machine per class against the rest, squared hinge loss: LinearSVC's objective."""
+
+    kind: Literal["linear_svm"] = "linear_svm"
+
+
+class Logistic(Iterated):
+    """Multinomial logistic regression: LogisticRegression's objective."""
+
+    kind: Literal["logistic"] = "logistic"
+
+
+class RffSvm(Iterated):
+    """A Gaussian-kernel machine by random Fourier features (Rahimi and Recht 2007): scikit-learn's
+    RBFSampler, drawn from the study's seed, and a linear machine on its map."""
+
+    kind: Literal["rff_svm"] = "rff_svm"
+    num_components: Annotated[int, Field(ge=1, le=8192)] = 2000
+    """Features of the map. The sites send its second moments once: 4 bytes x half its square."""
+    gamma: Positive | Literal["scale"] = "scale"
+    """`scale`: 1 over the number of features times their variance, as in SVC."""
+    c: Positive = 1.0
+
+
+class Vote(Head):
+    """The mean of the probabilities of the sites' own linear heads, weighted by training images.
+
+    Only heads whose coefficients are no image's features can be shared: support vectors, neighbours
+    and the thresholds of trees cannot.
+    """
+
+    kind: Literal["vote"] = "vote"
+    of: Literal["logistic", "svm_linear", "lda", "nearest_mean"] = "logistic"
+    c: Positive = 0.01
+    """For `logistic` and `svm_linear`."""
+    time_limit_s: Positive = 300
+
+
+FederatedHead: TypeAlias = Annotated[
+    NearestMean | NaiveBayes | Lda | Ridge | LinearSvm | Logistic | RffSvm | Vote,
+    Field(discriminator="kind"),
+]
+
+
+# --- the setting -----------------------------------------------------------------------------
+
+
+class HeadsConfig(Frozen):
+    """Classical heads on the features of the study's network."""
+
+    local: tuple[LocalHead, ...] = ()
+    federated: tuple[FederatedHead, ...] = ()
+    layer: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """A module of the network by its name, whose output is pooled; None: what the classifier sees."""
+    every: Whole | None = None
+    """Also after every so many rounds; None: only with the final weights."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if not self.local and not self.federated:
+            raise ValueError("names no head; list some under local or federated, or leave heads out")
+        counts = Counter(
+            [f"local.{h.title}" for h in self.local] + [f"federated.{h.title}" for h in self.federated]
+        )
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"{', '.join(twice)} is listed twice; give each a `name` of its own")
+        return self
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Every head as reports call it, local ones first: `local.svm_rbf`, `federated.lda`."""
+        return (
+            *(f"local.{head.title}" for head in self.local),
+            *(f"federated.{head.title}" for head in self.federated),
+        )
