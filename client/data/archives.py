@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -23,7 +24,7 @@ from client.data.references import BadImage, NpzEntry
 MOST_PIXELS = 2**24
 """Of an image: 4,096 x 4,096."""
 MOST_IMAGES = 2**20
-_MOST_LABEL_BYTES = 2**26
+_MOST_LABEL_BYTES, _MOST_HEADER = 2**26, 10_000
 T = TypeVar("T")
 _KEPT = 1024
 _KEPT_BYTES = 2**28
@@ -51,7 +52,7 @@ def arrays(path: Path) -> dict[str, Header]:
     def read() -> dict[str, Header]:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")][:100]
-            return {name.removesuffix(".npy"): _header(archive.open(name)) for name in names}
+            return {name.removesuffix(".npy"): _header_of(archive, name) for name in names}
 
     return _guarded(read)
 
@@ -60,7 +61,7 @@ def whole(path: Path, array: str) -> npt.NDArray[Any]:
     """A small array. Raises BadImage."""
 
     def read() -> npt.NDArray[Any]:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{array}.npy") as file:
+        with zipfile.ZipFile(path) as archive, _opened(archive, f"{array}.npy") as file:
             header = _header(file)
             num_bytes = _product(header.shape) * header.dtype.itemsize
             if num_bytes > _MOST_LABEL_BYTES:
@@ -100,10 +101,9 @@ class _Stream:
     def _read_up_to(self, index: int) -> None:
         if self._file is None or index < self._next:
             self.close()
-            archive = zipfile.ZipFile(self._path)
             # An open member keeps the archive's file open, and closes it.
-            self._file = archive.open(f"{self._array}.npy")
-            archive.close()
+            with zipfile.ZipFile(self._path) as archive:
+                self._file = _opened(archive, f"{self._array}.npy")
             self._header = _header(self._file)
             check_images(self._array, self._header)
         shape = self._header.shape[1:]
@@ -160,12 +160,29 @@ def check_images(array: str, header: Header) -> None:
         )
 
 
+def _opened(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    # As numpy writes them; LZMA and others may ask for gigabytes before the first byte.
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadImage("is packed in another way than numpy's; save it anew with numpy.savez_compressed")
+    return archive.open(name)
+
+
+def _header_of(archive: zipfile.ZipFile, name: str) -> Header:
+    with _opened(archive, name) as file:
+        return _header(file)
+
+
 def _header(file: IO[bytes]) -> Header:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise BadImage(f"is of version {version} of numpy's format; save it anew")
+    # numpy reads as much as the length says and compares it with a limit afterwards.
+    length = file.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > _MOST_HEADER:
+        raise BadImage("has an array with a header of an impossible length; copy it anew")
+    head = BytesIO(length + file.read(int.from_bytes(length, "little")))
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(file, max_header_size=10_000)
+    shape, is_fortran, dtype = read(head, max_header_size=_MOST_HEADER)
     if dtype.hasobject or is_fortran:
         raise BadImage("holds Python objects or arrays in Fortran order; save plain C-ordered arrays")
     return Header(tuple(int(size) for size in shape), dtype)
@@ -190,7 +207,7 @@ def _product(shape: tuple[int, ...]) -> int:
 def _guarded(read: Callable[[], T]) -> T:
     try:
         return read()
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
     except KeyError as error:
         raise BadImage("lacks an array that it should have; expected an archive of MedMNIST") from error

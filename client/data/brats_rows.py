@@ -27,6 +27,7 @@ from client.data.csv_rows import read_table, require_columns
 from client.data.folder_rows import folders_in
 from client.data.manifest import ImageRow
 from client.data.references import BadImage, NiftiSlice
+from client.progress import shown
 from common.errors import SiteDataError
 
 GRADES = ("HGG", "LGG")
@@ -50,7 +51,8 @@ def read_brats(config: BratsData) -> tuple[list[ImageRow], list[str]]:
         )
     rows: list[ImageRow] = []
     problems: list[str] = []
-    for subject in _subjects(config.root, problems):
+    subjects = list(_subjects(config.root, problems))
+    for subject in shown(subjects, len(subjects), "patients read"):
         try:
             channels = [_volume(subject.folder, modality) for modality in config.channels]
             # Named one by one: mypy cannot see that three modalities are three paths.
@@ -118,7 +120,11 @@ def _volume(folder: Path, modality: str) -> Path:
 
 def _segmentation(folder: Path) -> Path:
     # One patient of 2020 has its segmentation under the name that it had at its hospital.
-    found = sorted(p for p in folder.iterdir() if "seg" in p.name.lower() and p.name.endswith(_ENDINGS))
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if "seg" in path.name.lower() and path.name.endswith(_ENDINGS) and not path.name.startswith(".")
+    )
     if not found:
         raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it anew")
     return found[0]

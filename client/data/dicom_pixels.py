@@ -55,8 +55,6 @@ def read_header(path: Path) -> pydicom.FileDataset:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax != DeflatedExplicitVRLittleEndian:
             return pydicom.dcmread(path, stop_before_pixels=True, defer_size=_MOST_HEADER)
-    except MemoryError:
-        raise
     except InvalidDicomError as error:
         raise BadImage("lacks the header of a DICOM file (the mark DICM); export it anew") from error
     except OSError as error:
@@ -94,7 +92,7 @@ def picture(reference: DicomFrame) -> Image.Image:
         _check_codestream(reference, header, frames)
         with room(header.Rows * header.Columns):
             return _rendered(_values(reference, header), header, reference)
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
     except Exception as error:
         syntax = UID(str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))).name

@@ -23,6 +23,7 @@ from client.data.dicom_pixels import num_frames, read_header
 from client.data.manifest import ImageRow
 from client.data.references import BadImage, DicomFrame, Window
 from client.data.secret import hidden
+from client.progress import shown
 from common.errors import SiteDataError
 from common.log import warn
 
@@ -47,7 +48,8 @@ def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[s
     rows: list[ImageRow] = []
     met: set[str] = set()
     unlabelled = 0
-    for path in _files(config.root):
+    files = list(_files(config.root))
+    for path in shown(files, len(files), "DICOM headers read"):
         name = path.relative_to(config.root).as_posix()
         try:
             header = read_header(path)

@@ -7,14 +7,15 @@ step, with antialiasing, which is the usual resize of the shorter side and centr
 """
 
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from client.data import archives, dicom_pixels, volumes
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
+from client.data.room import room
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +25,12 @@ SMALLEST = 8
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 """Whatever a file's name says (JPEG includes MPO); Pillow knows others that start a program of their own."""
+
+MOST_SCANS = 64
+"""Of a JPEG; progressive ones usually have ten."""
+MOST_TILE_PIXELS = 2**24
+"""Of a tile of a TIFF, which is decoded whole, whatever the size of the picture."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 _TOO_LARGE = "has more pixels than Pillow considers safe (Image.MAX_IMAGE_PIXELS); save it smaller"
 
@@ -38,10 +45,12 @@ def decode(reference: ImageReference, size: int, interpolation: Interpolation) -
     """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
     try:
         square = ImageOps.fit(load(reference, size), (size, size), _RESAMPLING[interpolation])
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(_TOO_LARGE) from error
+    except MemoryError as error:
+        raise BadImage("takes more memory to decode than is free; save it smaller") from error
     except Exception as error:
         # Decoders answer a broken file with nearly any error there is.
         raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
@@ -66,9 +75,11 @@ def load(reference: ImageReference, size: int) -> Image.Image:
 def _upright(path: Path, size: int) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         _check(image)
+        _check_for_bombs(image, path)
         # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
         image.draft(None, (2 * size, 2 * size))
-        return to_rgb(ImageOps.exif_transpose(image))
+        with room(image.width * image.height):
+            return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _check(image: Image.Image) -> None:
@@ -80,6 +91,21 @@ def _check(image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the further frames of an MPO are a phone's previews
         raise BadImage(f"holds {frames} images; expected one a file")
+
+
+def _check_for_bombs(image: Image.Image, path: Path) -> None:
+    """Small files that decode for hours, or to much more than the picture that they hold."""
+    if image.format in ("JPEG", "MPO"):
+        # Every scan goes over the whole picture. In what is compressed, FF is never followed by DA.
+        scans = path.read_bytes().count(b"\xff\xda")
+        if scans > MOST_SCANS:
+            raise BadImage(f"is a JPEG of {scans} scans; expected at most {MOST_SCANS}; save it anew")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
+        if width * height > MOST_TILE_PIXELS:
+            raise BadImage(
+                f"has tiles of {width} x {height} pixels; expected at most {MOST_TILE_PIXELS:,}; save it anew"
+            )
 
 
 def _checked(image: Image.Image) -> Image.Image:
@@ -106,15 +132,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
             return image.convert("RGB")
 
 
-def _eight_bits(grey: npt.NDArray[np.generic]) -> Pixels:
+def _eight_bits(grey: npt.NDArray[np.integer[Any]]) -> Pixels:
     """Deep grey as 8 bits; Pillow's own conversion would make everything above 255 white.
 
     A picture of a 12-bit detector in a 16-bit file never exceeds 4095 and would be black on
     the 16-bit scale, so it is read on its own. Two fixed scales keep images comparable.
     """
-    deep = grey.astype(np.int64)
-    low, high = int(deep.min()), int(deep.max())
+    low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
         raise BadImage(f"has grey values from {low} to {high}; expected 8 or 16 bits")
     full = 4095 if high <= 4095 else 65535
-    return ((deep * 255 + full // 2) // full).astype(np.uint8)
+    table = (np.arange(high + 1) * 255 + full // 2) // full
+    return np.take(table.astype(np.uint8), grey)

@@ -1,19 +1,32 @@
-"""Large pictures are decoded one at a time.
+"""Room for the pictures that are decoded at once.
 
-What a picture takes while it is decoded is a few times its pixels, and as many are decoded at once as
-there are threads. Ordinary ones are small, so that is no matter; sixteen at the limit of what is
+What a picture takes while it is decoded is up to some 24 bytes a pixel, and as many are decoded at once
+as there are threads. Ordinary ones are small and never wait here; sixteen at the limit of what is
 accepted would be tens of gigabytes.
 """
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-LARGE = 2**24
-"""Pixels; 4,096 x 4,096."""
+MOST_AT_ONCE = 2**26
+"""Pixels; 1.5 GiB at the worst. A larger picture waits until it is alone."""
 
-_ALONE = threading.RLock()
+_change = threading.Condition()
+_taken = 0
 
 
-def room(num_pixels: int) -> AbstractContextManager[object]:
+@contextmanager
+def room(num_pixels: int) -> Iterator[None]:
     """To be held while a picture of so many pixels is decoded."""
-    return _ALONE if num_pixels > LARGE else nullcontext()
+    global _taken
+    share = min(num_pixels, MOST_AT_ONCE)
+    with _change:
+        _change.wait_for(lambda: _taken + share <= MOST_AT_ONCE)
+        _taken += share
+    try:
+        yield
+    finally:
+        with _change:
+            _taken -= share
+            _change.notify_all()

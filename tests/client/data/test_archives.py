@@ -108,6 +108,23 @@ def test_archives_that_unpack_to_gigabytes_are_refused_by_their_headers(tmp_path
         readers.read(MedMnistData(archive=tmp_path / "c.npz"), ("0", "1"))
 
 
+def test_a_header_that_is_said_to_be_gigabytes_long_is_not_read(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("train_images.npy", "w") as file,
+    ):
+        file.write(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little"))
+    with pytest.raises(SiteDataError, match="a header of an impossible length"):
+        readers.read(MedMnistData(archive=tmp_path / "a.npz"), ("0", "1"))
+
+
+def test_what_numpy_does_not_write_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("train_images.npy", bytes(100))
+    with pytest.raises(SiteDataError, match="packed in another way than numpy's"):
+        readers.read(MedMnistData(archive=tmp_path / "a.npz"), ("0", "1"))
+
+
 def test_an_image_that_is_not_there_is_refused(tmp_path):
     path = medmnist(tmp_path / "a.npz", (28, 28))
     with pytest.raises(BadImage, match="has 6 images in train_images, found no image 6"):

@@ -1,9 +1,12 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from client.data import pixels
 from client.data.pixels import Interpolation, Pixels, decode
 from client.data.references import BadImage, PictureFile
 
@@ -139,3 +142,41 @@ def test_a_decompression_bomb_is_refused(limit, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(BadImage, match="more pixels than Pillow considers safe"):
         seen(path, 16, "bilinear")
+
+
+def test_a_jpeg_that_goes_over_its_picture_without_end_is_refused(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.new("L", (64, 64), 77), progressive=True)
+    data = path.read_bytes()
+    last = data[data.rfind(b"\xff\xda") : -2]
+    for repeats, is_refused in ((1, False), (200, True)):
+        path.write_bytes(data[:-2] + repeats * last + data[-2:])
+        if is_refused:
+            with pytest.raises(BadImage, match="is a JPEG of 206 scans; expected at most 64"):
+                seen(path, 16, "bilinear")
+        else:
+            assert (seen(path, 16, "bilinear") == 77).all()
+
+
+def tiled_tiff(path: Path, side: int, tile: int) -> Path:
+    """A picture of `side` pixels in one black tile of `tile` pixels a side, deflated."""
+    data = zlib.compress(bytes(tile * tile))
+    entries = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 325: len(data)}
+    entries[324] = 8 + 2 + 12 * (len(entries) + 1) + 4  # the data follow the entries
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + data)
+    return path
+
+
+def test_a_small_tiff_of_one_huge_tile_is_refused(tmp_path):
+    assert (seen(tiled_tiff(tmp_path / "a.tif", 16, 64), 16, "bilinear") == 0).all()
+    with pytest.raises(BadImage, match="has tiles of 8192 x 8192 pixels; expected at most 16,777,216"):
+        seen(tiled_tiff(tmp_path / "b.tif", 16, 8192), 16, "bilinear")
+
+
+def test_a_picture_for_which_there_is_no_memory_is_refused(tmp_path, monkeypatch):
+    def too_large(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pixels, "load", too_large)
+    with pytest.raises(BadImage, match="takes more memory to decode than is free"):
+        seen(tmp_path / "a.png", 16, "bilinear")
