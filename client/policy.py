@@ -77,7 +77,7 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
         *_names(study, policy),
         *_hours(policy, facts.now),
         *_approval(study, policy, facts),
-        *_overlap(study, policy),
+        *_overlap(plan, policy),
         *_size(
             "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
         ),
@@ -151,10 +151,15 @@ def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterato
         )
 
 
-def _overlap(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
-    if study.overlap is not None and not policy.overlap:
+def _overlap(plan: wire.Plan, policy: PolicyConfig) -> Iterator[Refusal]:
+    compares = plan.study.overlap is not None
+    if compares and not policy.overlap:
         yield Refusal(
             "overlap", "the study compares images between sites", "not compared, not even as hashes"
+        )
+    if isinstance(plan, wire.OverlapPlan) and not compares:  # who approved the study did not read of it
+        yield Refusal(
+            "overlap", "the plan compares images, its study says nothing of it", "a study must say so"
         )
 
 
@@ -278,6 +283,8 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None
     refusals += _tensors(sorted(wire.arrays_of(answer)), policy)
     if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         refusals.append(Refusal("min_cell", "an answer counts too few images", "left out too late"))
+    if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
+        refusals.append(Refusal("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(refusals)
 
 

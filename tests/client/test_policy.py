@@ -294,6 +294,19 @@ def test_a_hospital_can_refuse_to_have_its_images_compared(make_study: MakeStudy
     assert rules(compares, PolicyConfig()) == rules(make_study(), policy(overlap=False)) == []
     plan = wire.OverlapPlan(plan_id="o", site="north", study=compares)
     assert [found.rule for found in check(plan, policy(overlap=False), facts())] == ["overlap"]
+    hashes = wire.OverlapAnswer(plan_id="o", site="north", check="0" * 16, same=(), similar=())
+    with pytest.raises(PolicyRefusal, match="overlap: an answer holds hashes"):
+        enforce_answer(hashes, 1, policy(overlap=False))
+    enforce_answer(hashes, 1, PolicyConfig())
+
+
+def test_images_are_compared_only_for_a_study_that_says_so(make_study: MakeStudy) -> None:
+    plan = wire.OverlapPlan(plan_id="o", site="north", study=make_study())
+    (refusal,) = check(plan, PolicyConfig(), facts())
+    assert (refusal.rule, refusal.told) == (
+        "overlap",
+        "the plan compares images, its study says nothing of it",
+    )
 
 
 def answer(**changes: Any) -> wire.RoundAnswer:
