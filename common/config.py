@@ -675,9 +675,9 @@ class StudyConfig(Frozen):
     deadlines: DeadlinesConfig = DeadlinesConfig()
     selection: SelectionConfig | None = None
     """None: the last round's weights are the study's."""
-    untrained_classes: Literal["refuse", "allow"] = "refuse"
-    """`allow`: train although no training site has an image of some class, which the model then never names
-    with reason."""
+    untrained_classes: tuple[Name, ...] = ()
+    """Classes that the study may begin without: no training site needs an image of them. The model cannot
+    learn them; without this a class that nobody has is taken for a misspelt one."""
     overlap: OverlapConfig | None = None
     """None: nobody looks whether sites share images. Every site needs `overlap_secret` for it."""
     heads: HeadsConfig | None = None
@@ -693,6 +693,14 @@ class StudyConfig(Frozen):
         if twice:
             raise ValueError(f"{', '.join(twice)} is named twice; every class needs a name of its own")
         return classes
+
+    @model_validator(mode="after")
+    def _untrained_classes_are_of_the_study(self) -> Self:
+        if strange := [name for name in self.untrained_classes if name not in self.classes]:
+            raise ValueError(
+                f"untrained_classes names {', '.join(strange)}, expected some of {', '.join(self.classes)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rule_fits_the_quorum(self) -> Self:

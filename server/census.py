@@ -61,31 +61,35 @@ def count(study: StudyConfig, enrolments: Mapping[str, Enrolment]) -> Census:
 def require_classes(study: StudyConfig, census: Census) -> None:
     """Raises ConfigError that names every class that no site has, or no site trains on."""
     trainers = [site for name, site in census.sites.items() if name in study.sites.train]
-    nowhere = _without(census.classes, [(*s.train_counts, *s.test_counts) for s in census.sites.values()])
-    untrained = _without(census.classes, [site.train_counts for site in trainers])
+    untrained = _without(study, [site.train_counts for site in trainers])
+    nowhere = _without(study, [(*s.train_counts, *s.test_counts) for s in census.sites.values()])
     told = []
     if nowhere:
         told.append(
             f"no site has images of {', '.join(nowhere)}: check how the study and the sites spell it (label_map), "
             "name a site that has some, or take the class out of the study"
         )
-    only_tested = [name for name in untrained if name not in nowhere]
-    if only_tested and study.untrained_classes == "refuse":
+    if only_tested := [name for name in untrained if name not in nowhere]:
         told.append(
             f"no training site has training images of {', '.join(only_tested)}, so the model can never learn it: "
-            "name a training site that has some, take the class out, or set untrained_classes: allow"
+            "name a training site that has some, or take the class out of the study"
         )
-    if told and any(site.withheld for site in census.sites.values()):
-        hiding = ", ".join(name for name, site in census.sites.items() if site.withheld)
-        told.append(f"{hiding} may have a few that the policy there leaves out")
-    if told:
-        raise ConfigError(f"study {study.name} cannot begin: " + "; ".join(told))
+    if not told:
+        return
+    if hiding := [name for name, site in census.sites.items() if site.withheld]:
+        told.append(f"{', '.join(hiding)} may have a few that the policy there leaves out")
+    told = ["; ".join(told), "To begin without such a class, name it in untrained_classes."]
+    raise ConfigError(f"study {study.name} cannot begin: {'. '.join(told)}")
 
 
-def _without(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> list[str]:
-    """Classes that none of these has; counts may be those of several sides one after the other."""
-    num = len(classes)
-    return [name for place, name in enumerate(classes) if not any(sum(c[place::num]) for c in counts)]
+def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
+    """Classes that none of these has and that are needed; counts may be those of both sides, one after the other."""
+    num = len(study.classes)
+    return [
+        name
+        for place, name in enumerate(study.classes)
+        if name not in study.untrained_classes and not any(sum(c[place::num]) for c in counts)
+    ]
 
 
 # --- the table ---------------------------------------------------------------------------------

@@ -112,11 +112,18 @@ def shared_with_training(study: StudyConfig, hashes: Mapping[str, Hashes], site:
 def problems(study: StudyConfig, found: Overlap) -> list[str]:
     """Why the `evaluate` sites are not, or not known to be, unseen; empty if they are."""
     told = [
-        f"{pair.other} shares {_images(pair.same)} with {pair.one}, which trains on them"
+        f"{pair.other} shares {_images(pair.same)} with the training site {pair.one}"
         for pair in found.pairs
         if is_leak(study, pair) and pair.same
     ]
     return told + [f"{site} could not be compared: {reason}" for site, reason in found.not_compared.items()]
+
+
+def proved(study: StudyConfig, found: Overlap) -> str:
+    """What is known if there are no problems."""
+    compared = f"{sum(found.compared.values())} images of {len(found.compared)} sites were compared"
+    unseen = [site for site in study.sites.evaluate if site in found.compared]
+    return f"{compared}: none that {', '.join(unseen)} scores is at a training site" if unseen else compared
 
 
 def remarks(study: StudyConfig, found: Overlap) -> list[str]:
@@ -165,6 +172,6 @@ def paragraphs(study: StudyConfig, found: Overlap | None) -> Sequence[str]:
         "pixels, and pictures with the same perceptual hash; a copy that was cropped or recoloured is not."
     ]
     wrong, look = problems(study, found), remarks(study, found)
-    if not wrong and study.sites.evaluate:
-        told.append(f"No image of {', '.join(study.sites.evaluate)} is at a site that trains.")
+    if not wrong:
+        told.append(f"{proved(study, found)}.")
     return [*told, *(f"**{sentence}.**" for sentence in wrong), *(f"{sentence}." for sentence in look)]

@@ -37,7 +37,7 @@ def compare(study: StudyConfig, sites: Sites, cohort: Cohort, run_dir: Path) -> 
     for sentence in wrong:
         log.warn(f"{sentence}; the study goes on, and its report says so")
     if not wrong:
-        log.event(f"no image of {', '.join(study.sites.evaluate) or 'one site'} is at a site that trains")
+        log.event(overlap.proved(study, found))
 
 
 def _advice(study: StudyConfig, found: overlap.Overlap, wrong: list[str]) -> str:

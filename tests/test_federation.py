@@ -397,7 +397,7 @@ def test_the_same_picture_under_another_name_at_an_unseen_site_stops_the_study_a
         image.save(tmp_path / "unseen-images/red/MEIER_1961.bmp")
     study = make_study(sites=UNSEEN, rounds=1, overlap={})
     with pytest.raises(
-        SiteDataError, match=r"^unseen shares 1 image with north, which trains on them\. The data"
+        SiteDataError, match=r"^unseen shares 1 image with the training site north\. The data"
     ):
         run(study, north, unseen)
     assert not (tmp_path / "run/rounds.jsonl").exists()
@@ -409,11 +409,11 @@ def test_the_same_picture_under_another_name_at_an_unseen_site_stops_the_study_a
     assert "MEIER" not in told
     lenient = study.model_copy(update={"overlap": OverlapConfig(on_shared="warn")})
     warned = run(lenient, north, unseen, folder="warned")
-    assert "**unseen shares 1 image with north" in (warned / "report.md").read_text()
+    assert "**unseen shares 1 image with the training site north" in (warned / "report.md").read_text()
 
     (tmp_path / "unseen-images/red/MEIER_1961.bmp").unlink()
     report = (run(study, north, unseen, folder="clean") / "report.md").read_text()
-    assert "No image of unseen is at a site that trains." in report
+    assert "none that unseen scores is at a training site." in report
     assert not (tmp_path / "unseen-state/overlap.csv").exists()
 
 

@@ -35,6 +35,14 @@ def test_a_study_cannot_be_changed():
         study().rounds = 4
 
 
+def test_a_class_that_may_be_untrained_is_one_of_the_study():
+    assert study(untrained_classes=["benign"]).untrained_classes == ("benign",)
+    with pytest.raises(
+        ValidationError, match="untrained_classes names benin, expected some of benign, malignant"
+    ):
+        study(untrained_classes=["benin"])
+
+
 def test_the_fingerprint_is_the_same_for_the_same_study():
     assert study().fingerprint == study(seed=0).fingerprint
     assert study().fingerprint == StudyConfig.model_validate_json(study().model_dump_json()).fingerprint
