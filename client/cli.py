@@ -173,6 +173,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulated(partition)
     partition.set_defaults(run=_partition)
 
+    embed = commands.add_parser(
+        "embed-prompts",
+        help="ask a study's text tower once, and write its answer into the study",
+        description="For studies with model.kind: clip. Writes the study, or the grid, with one vector per class; with "
+        "that file no site needs the text tower.",
+    )
+    embed.add_argument("study", type=Path, metavar="STUDY.yaml")
+    embed.add_argument("--out", type=Path, required=True, metavar="NEW.yaml")
+    embed.add_argument(
+        "--weights", type=Path, metavar="DIR", help="folder with the tower that the study names"
+    )
+    embed.set_defaults(run=_embed_prompts)
+
     split = commands.add_parser(
         "split",
         help="add a train/test column to a labels.csv",
@@ -395,6 +408,15 @@ def _how(options: argparse.Namespace) -> tuple["Partition", str]:
 
 def _classes(study: Path | None) -> tuple[str, ...] | None:
     return None if study is None else load_settings(study, StudyConfig, "study").classes
+
+
+def _embed_prompts(options: argparse.Namespace) -> int:
+    from client.prompts import embed_file
+
+    for embedded in embed_file(options.study, options.out, options.weights):
+        print(embedded.describe())
+    log.event(f"wrote {options.out}")
+    return 0
 
 
 def _split(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The one training loop. An algorithm adds a penalty; nothing adds a second loop.
+"""The one training loop. An algorithm adds a penalty, a study chooses the loss; nothing adds a second loop.
 
 An optimizer step is a pure function of weights, images and the seed: order, augmentation and
 dropout of a step are drawn from seeds derived for that step alone. So a step that ran out of
@@ -15,9 +15,9 @@ from typing import assert_never
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from client.images import Images
+from client.losses import Loss, by_class
 from client.memory import is_out_of_memory, take_less
 from client.model.parts import Parts, freeze, train_mode
 from client.penalty import Penalty
@@ -75,8 +75,10 @@ def fit(
     device: torch.device,
     seed: int,
     num_classes: int,
+    loss: Loss | None = None,
 ) -> Fitted:
-    """Train `model` in place for one round. `seed` is this site's and this round's.
+    """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
+    cross-entropy over the classes.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
@@ -100,6 +102,7 @@ def fit(
         model=model,
         images=images,
         local=local,
+        loss=loss or by_class(local.label_smoothing),
         penalty=penalty,
         optimizer=build_optimizer(trained, local.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
@@ -180,6 +183,7 @@ class _Stepper:
     model: nn.Module
     images: Images
     local: LocalConfig
+    loss: Loss
     penalty: Penalty | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -220,13 +224,9 @@ class _Stepper:
         for batch_BCHW, labels_B in self._pieces(step, indices_B):
             with autocast(self.local.precision, self.device):
                 logits_BC = self.model(batch_BCHW)
-            loss = cross_entropy(
-                logits_BC.to(self.weights_C.dtype),  # bf16 has 8 bits, too few for a sum of exponentials
-                labels_B,
-                weight=self.weights_C,
-                label_smoothing=self.local.label_smoothing,
-                reduction="sum",
-            )
+            # bf16 has 8 bits, too few for a sum of exponentials
+            logits_BC = logits_BC.to(self.weights_C.dtype)
+            loss = self.loss(logits_BC, labels_B, self.weights_C)
             # Divided by the weight of the whole batch, so that the pieces add up to its mean.
             torch.autograd.backward(self.scaler.scale(loss / weight))
             loss_sum += loss.detach()

@@ -25,6 +25,7 @@ from client import (
     features,
     fit,
     head_steps,
+    losses,
     overlap,
     penalty,
     policy,
@@ -258,6 +259,7 @@ class Trainer:
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
+            loss=losses.of_study(study.model, study.local),
         )
         if bench.parts.local:
             bench.state.keep_local(plan.round, parts.local_arrays(bench.model, bench.parts))

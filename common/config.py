@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from common import prompts
+from common.errors import ConfigError
 from common.head_config import HeadsConfig
 from common.settings import Frozen
 
@@ -220,7 +221,7 @@ class ClipConfig(ImageSide):
     loss: Literal["class", "contrastive", "supervised_contrastive"] = "class"
     """`class`: cross-entropy over the cosines with every class. `contrastive`: each image with its own text
     among those of the batch, as the paper's lab has it; images of one class are each other's negatives.
-    `supervised_contrastive`: those are positives (UniCL, Yang et al. 2022, arXiv:2204.03610)."""
+    `supervised_contrastive`: those are positives (SINCERE, Feeney and Hughes 2023, arXiv:2309.14277)."""
     temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.07
     """To start from; learned, and never below 0.01."""
 
@@ -782,6 +783,14 @@ class StudyConfig(Frozen):
         """Hash of the text tower and the prompts."""
         tower = self.model.text.model_dump(mode="json") if isinstance(self.model, ClipConfig) else {}
         return prompts.fingerprint(tower, self.class_prompts)
+
+    def require_vectors(self) -> None:
+        """Raise ConfigError if the text tower still has to be asked before the study can run."""
+        if self.lacks_vectors:
+            raise ConfigError(
+                f"study {self.name}: model.text names a text tower that was not asked yet; run `consilium-site "
+                "embed-prompts STUDY.yaml --out NEW.yaml` where the tower is, and start NEW.yaml"
+            )
 
     @property
     def lacks_vectors(self) -> bool:

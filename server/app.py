@@ -63,6 +63,7 @@ def _conduct_alone(config: ServerConfig, sites: Sites) -> None:
     run_dir = config.run_dir
     try:
         study = load_settings(config.study, StudyConfig, "study")
+        study.require_vectors()
         set_status(run_dir, "running", f"study {study.name}")
         done = _conduct(config, study, sites)
     except BaseException as error:

@@ -92,6 +92,7 @@ def run_study(
     resume: bool = False,
 ) -> Outcome:
     """Run one study to its end with these sites. Raises ConfigError or LaunchError."""
+    study.require_vectors()
     if set(study.classes) != set(federation.classes):
         raise ConfigError(
             f"study {study.name} has the classes {', '.join(study.classes)}, the images of {sites_dir} have "

@@ -84,7 +84,7 @@ def build(
                 model, images, report = _clip(config, num_classes, weights_dir, asked)
             case _:
                 assert_never(config)
-        tuning.install(model, config)
+        tuning.install(model, config, images.image_size)
     return Built(model.float(), images, report)
 
 
@@ -131,7 +131,7 @@ def _clip(
             f"{num_features}; take the text tower of {config.encoder}, or an encoder of timm, whose "
             "projection is learned."
         )
-    return Clip(image, ClipHead(projection, classes, config.temperature)), images, report
+    return Clip(image, ClipHead(projection, classes, config.temperature), width), images, report
 
 
 def _classes(
@@ -147,7 +147,7 @@ def _classes(
             if config.vectors is None:
                 raise ConfigError(
                     "model.text names a text tower, but the study does not say what it makes of the classes; "
-                    "run `consilium-site embed-prompts STUDY.yaml --out NEW.yaml` and start NEW.yaml."
+                    "see `consilium-site embed-prompts`."
                 )
             return torch.from_numpy(prompts.unpack(config.vectors.float32, num_classes))
         case _:

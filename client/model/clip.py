@@ -50,10 +50,12 @@ class ClipHead(nn.Module):
 class Clip(nn.Module):
     """An image encoder and a ClipHead."""
 
-    def __init__(self, image: nn.Module, head: ClipHead) -> None:
+    def __init__(self, image: nn.Module, head: ClipHead, width: int) -> None:
         super().__init__()
         self.image = image
         self.head = head
+        self.width = width
+        """Length of a class's vector."""
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """`features_BF` before the projection to the text's width."""

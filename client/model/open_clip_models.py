@@ -7,8 +7,9 @@ study takes its weights from there.
 
 import difflib
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
+from safetensors.torch import load_file
 from torch import nn
 
 from client.images import Preprocessing
@@ -17,7 +18,7 @@ from common.config import ClipConfig, FileWeights, HubWeights, OpenClipText, See
 from common.errors import ConfigError, SiteDataError
 
 # As small as open_clip can build it; never used.
-_NO_TEXT = {"context_length": 2, "vocab_size": 2, "width": 2, "heads": 1, "layers": 0}
+_NO_TEXT = {"context_length": 2, "vocab_size": 2, "width": 2, "heads": 1, "layers": 1}
 
 
 def origin(weights: StartWeights, name: str) -> str:
@@ -52,7 +53,7 @@ def image_tower(config: ClipConfig, weights_dir: Path | None) -> tuple[nn.Module
             quick = known.get("quick_gelu", False)
             model = open_clip.CLIP(known["embed_dim"], vision, _NO_TEXT, quick_gelu=quick)
             if path is not None:
-                _load(model, path, config.encoder, "visual.")
+                _load(model, path, config.encoder, "visual")
         case _:
             assert_never(config.weights)
     return model.visual, _preprocessing(model), int(known["embed_dim"])
@@ -76,7 +77,7 @@ def text_tower(config: OpenClipText, weights_dir: Path | None) -> tuple[nn.Modul
             path = None if isinstance(config.weights, SeedWeights) else verified(config.weights, weights_dir)
             model = open_clip.create_model(config.architecture, force_custom_text=True, pretrained_text=False)
             if path is not None:
-                _load(model, path, config.architecture, "text.")
+                _load(model, path, config.architecture, "text")
         case _:
             assert_never(config.weights)
     return model.text, open_clip.get_tokenizer(config.architecture), int(known["embed_dim"])
@@ -106,22 +107,29 @@ def _fetched(name: str, tag: str | None, image_size: int | None, **settings: Any
         ) from error
 
 
-def _load(model: Any, path: Path, name: str, prefix: str) -> None:
-    """Load the tensors under `prefix` of a whole CLIP's file into `model`. Raises SiteDataError."""
-    import open_clip
+def _load(model: Any, path: Path, name: str, side: Literal["visual", "text"]) -> None:
+    """Load one side of a whole CLIP's file into that side of `model`. Raises SiteDataError."""
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 
     try:
-        found = open_clip.load_checkpoint(model, str(path), strict=False)
-    except Exception as error:  # open_clip reads many formats, and each breaks in its own way
+        source: dict[str, Any] = load_file(path)
+        if (
+            side == "text"
+        ):  # older files have the text tower's tensors beside the image tower, not under a name
+            source = convert_to_custom_text_state_dict(source)
+        source = {tensor: value for tensor, value in source.items() if tensor.startswith(f"{side}.")}
+        (resize_pos_embed if side == "visual" else resize_text_pos_embed)(source, model)
+        stripped = {tensor.removeprefix(f"{side}."): value for tensor, value in source.items()}
+        missing = getattr(model, side).load_state_dict(stripped, strict=False).missing_keys
+    except Exception as error:  # safetensors and open_clip each have their own errors
         raise SiteDataError(
             f"{path} is not a file with weights of {name} ({type(error).__name__}: {error}); "
             "ask the study operator."
         ) from error
-    missing = [tensor for tensor in found.missing_keys if tensor.startswith(prefix)]
     if missing:
         raise SiteDataError(
-            f"{path} lacks {len(missing)} tensors of {name} ({', '.join(missing[:3])}, ...); name the model "
-            "that the file was made with, or another file."
+            f"{path} lacks {len(missing)} tensors of {name}'s {side} side ({', '.join(missing[:3])}, ...), expected "
+            "the weights of a whole CLIP as open_clip saves it; name the model that the file was made with."
         )
 
 

@@ -2,12 +2,14 @@
 
 Every float tensor is in exactly one part: `shared` ones are trained and travel, `local` ones are
 trained and stay (normalisation at each site, FedBN, arXiv:2102.07623), `frozen` ones are the same
-everywhere, and only their hash is compared. Integer buffers are in none: they count batches, mean
+everywhere, and only their hash is compared. Under parameter-efficient tuning most of the encoder is
+frozen, running means and variances included. Integer buffers are in none: they count batches, mean
 nothing to another site, and come back from Flower as floats.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import timm
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from common.config import ImageSide, LastBlocks
+from client.model.backbones import architecture
+from client.model.clip import Clip
+from common.config import BitFit, Bottleneck, ClipConfig, ImageSide, LastBlocks, LinearProbe, Lora
 from common.errors import ConfigError, WireError
 from common.weights import Array, Arrays, TensorSpec, digest
 
@@ -45,7 +49,7 @@ def partition(model: nn.Module, config: ImageSide) -> Parts:
         name
         for names in norms
         for name in names
-        if config.trainable == "all" or not trained.isdisjoint(names)
+        if config.tuning is None and (config.trainable == "all" or not trained.isdisjoint(names))
     }
     stays = moving if config.batch_norm == "local" else set[str]()
     names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
@@ -65,13 +69,38 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _trained_parameters(model: nn.Module, config: ImageSide) -> frozenset[str]:
+    head = frozenset(head_names(model))
+    match config.tuning:
+        case None:
+            return _trainable(model, config)
+        case LinearProbe() | Bottleneck():  # the adapter is a part of the head
+            return head
+        case BitFit():
+            return head | {name for name, _ in model.named_parameters() if name.endswith("bias")}
+        case Lora():
+            return head | {name for name, _ in model.named_parameters() if ".lora_" in name}
+        case _:
+            assert_never(config.tuning)
+
+
+def _trainable(model: nn.Module, config: ImageSide) -> frozenset[str]:
     match config.trainable:
         case "all":
             return frozenset(name for name, _ in model.named_parameters())
         case "head":
             return frozenset(head_names(model))
         case LastBlocks(last_blocks=wanted):
-            return _last_blocks(model, wanted, config.encoder)
+            if not isinstance(model, Clip):
+                return _last_blocks(model, wanted, config.encoder)
+            if isinstance(config, ClipConfig) and config.library == "open_clip":
+                raise ConfigError(
+                    f"model.trainable.last_blocks: {config.encoder} of open_clip is not divided into blocks; "
+                    "use all, head, or a tuning."
+                )
+            # As a classifier, whose last norm belongs to its head; the groups have the same names.
+            twin = architecture(config, 2, "meta")
+            below = _last_blocks(twin, wanted, config.encoder) - frozenset(head_names(twin))
+            return frozenset(head_names(model)) | {f"image.{name}" for name in below}
 
 
 def _last_blocks(model: nn.Module, wanted: int, encoder: str) -> frozenset[str]:
@@ -123,6 +152,8 @@ def train_mode(model: nn.Module, parts: Parts) -> None:
         floats = [prefix + name for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
         if floats and parts.trained.isdisjoint(floats):
             module.eval()
+        elif isinstance(module, BatchNorm) and f"{prefix}running_mean" not in parts.trained:
+            module.eval()  # only its shift is trained
 
 
 def layout(model: nn.Module, parts: Parts) -> dict[str, TensorSpec]:

@@ -91,6 +91,7 @@ def _hugging_face(config: HuggingFaceText, weights_dir: Path | None) -> tuple[nn
     from open_clip.hf_model import HFTextEncoder
     from open_clip.tokenizer import HFTokenizer
     from transformers import AutoConfig
+    from transformers.utils import logging
 
     match config.weights:
         case FileWeights() as wanted:
@@ -99,6 +100,8 @@ def _hugging_face(config: HuggingFaceText, weights_dir: Path | None) -> tuple[nn
             place = str(tag)
         case _:
             assert_never(config.weights)
+    logging.set_verbosity_error()  # it reports a sentence model's unused last layer as if it were wrong
+    logging.disable_progress_bar()
     try:
         width = int(AutoConfig.from_pretrained(place).hidden_size)
         tower: nn.Module = HFTextEncoder(place, width, pooler_type=f"{config.pooling}_pooler")
