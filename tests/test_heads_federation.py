@@ -3,15 +3,11 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from client.config import PolicyConfig, SiteConfig
-from client.features import Features
+from client.config import SiteConfig
 from client.trainer import Trainer
-from common import wire
 from common.config import StudyConfig
 from common.weights import load_file
 from server import enrolment, heads
