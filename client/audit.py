@@ -149,6 +149,15 @@ def show(path: Path) -> Iterator[str]:
         yield f"{fields['time']}  {fields['event']}: {told}" if fields else "(a torn line, or an edited one)"
 
 
+def events(path: Path) -> Iterator[Fields]:
+    """What each whole line says; nothing without a log. Raises StorageError."""
+    if not path.exists():
+        return
+    with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
+        lines = file.read().removesuffix(b"\n").split(b"\n")
+    yield from (fields for line in lines if (fields := _whole(line)))
+
+
 _NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint"}
 
 

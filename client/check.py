@@ -9,10 +9,9 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from PIL import Image
 
@@ -21,23 +20,13 @@ from client.data import duplicates, pixels, readers
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import BadImage, PictureFile
 from client.data.split import split
+from client.findings import RANKS, Finding
 from common import log
 from common.errors import SiteDataError
-
-Rank: TypeAlias = Literal["stops", "look", "fine"]
-RANKS: tuple[Rank, ...] = ("stops", "look", "fine")
 
 FEW_GROUPS, SMALL, BLANK = 5, 64, 2.0
 """Patients or lesions of a class; pixels a side; standard deviation of 8-bit pixels."""
 _SIDE, _TELL_S, _MOST_SHOWN = 64, 5.0, 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is worth knowing, and what to do about it."""
-
-    rank: Rank
-    text: str
 
 
 @dataclass(frozen=True)
@@ -67,11 +56,6 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None) -> list[Findin
     findings = [*_files(seen), *_twice(seen), *_classes(manifest), *_split(manifest, site, seen)]
     findings.append(_summary(manifest, seen, decode_s))
     return sorted(findings, key=lambda finding: RANKS.index(finding.rank))
-
-
-def may_take_part(findings: Iterable[Finding]) -> bool:
-    """False if something stops the site."""
-    return all(finding.rank != "stops" for finding in findings)
 
 
 # --- looking at files ------------------------------------------------------------------------

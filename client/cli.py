@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.config import load_site
+from client.findings import HEADINGS, RANKS, Finding, may_take_part
 from common import log
 from common.config import StudyConfig
 from common.errors import ConfigError, ConsiliumError
@@ -94,6 +95,24 @@ def _parser() -> argparse.ArgumentParser:
         "--study", type=Path, metavar="STUDY.yaml", help="take its classes, not those of the data"
     )
     check.set_defaults(run=_check)
+
+    connection = commands.add_parser(
+        "check-connection",
+        help="try the way to the server: name, port, certificate, clock, key, line",
+        description="Changes nothing at the server, and may be run while the gateway is connected. Findings come in "
+        "three ranks; exit code 1 if one of them keeps this site out.",
+    )
+    connection.add_argument("settings", type=Path, metavar="DIR", help="of gateway.yaml, or the file itself")
+    connection.set_defaults(run=_check_connection)
+
+    status = commands.add_parser(
+        "status",
+        help="say what this site is doing, since when, and what has left it",
+        description="From the audit log and the trainer's socket; asks nobody else.",
+    )
+    status.add_argument("settings", type=Path, metavar="SITE.yaml")
+    status.add_argument("--socket", type=Path, help="the trainer's, instead of the YAML's")
+    status.set_defaults(run=_status)
 
     pending = commands.add_parser(
         "pending",
@@ -272,16 +291,37 @@ def _gateway(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from client import check
+    from client import check, machine
 
     site = load_site(options.settings)
-    findings = check.check(site, _classes(options.study))
-    headings = {"stops": "STOPS THE STUDY", "look": "worth a look", "fine": "fine"}
+    findings = [*machine.check(site), *check.check(site, _classes(options.study))]
+    return _print_findings(sorted(findings, key=lambda finding: RANKS.index(finding.rank)), site.name)
+
+
+def _print_findings(findings: Iterable[Finding], name: str) -> int:
+    """Show each as it is found; the exit code says whether any stops the site."""
+    found = []
     for finding in findings:
-        print(f"[{headings[finding.rank]}] {finding.text}\n")
-    may = check.may_take_part(findings)
-    print(f"{site.name} {'may take part' if may else 'may NOT take part until what stops it is mended'}")
+        print(f"[{HEADINGS[finding.rank]}] {finding.text}\n", flush=True)
+        found.append(finding)
+    may = may_take_part(found)
+    print(f"{name} {'may take part' if may else 'may NOT take part until what stops it is mended'}")
     return 0 if may else 1
+
+
+def _check_connection(options: argparse.Namespace) -> int:
+    from client import connection, gateway
+
+    config = gateway.load_gateway(options.settings)
+    return _print_findings(connection.check(config), config.site)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from client import site_status
+
+    site = load_site(options.settings)
+    print(site_status.tell(site.name, site.state_dir, options.socket or site.socket))
+    return 0
 
 
 def _pending(options: argparse.Namespace) -> int:

@@ -44,8 +44,16 @@ class GatewayConfig(Frozen):
     """This site's private key, which never leaves it."""
     socket: Path = Path("state/trainer.sock")
     """Where the trainer listens."""
-    home: Path = Path("gateway-state")
-    """What Flower keeps; may be lost at any time."""
+    home: Path | None = None
+    """What Flower keeps, which may be lost at any time; None: FLWR_HOME, or gateway-state beside this file."""
+    version: str = ""
+    """Of the server when it made the start-up kit."""
+
+    @property
+    def flwr_home(self) -> Path:
+        """Where Flower keeps its files."""
+        assert self.home is not None, "load_gateway sets it"
+        return self.home
 
 
 def load_gateway(path: Path) -> GatewayConfig:
@@ -53,7 +61,8 @@ def load_gateway(path: Path) -> GatewayConfig:
     file = path / FILE if path.is_dir() else path
     config = load_settings(file, GatewayConfig, "gateway")
     home = file.resolve().parent
-    places = {name: home / getattr(config, name) for name in ("ca", "key", "socket", "home")}
+    places = {name: home / getattr(config, name) for name in ("ca", "key", "socket")}
+    places["home"] = home / (config.home or os.environ.get("FLWR_HOME", "gateway-state"))
     return config.model_copy(update=places)
 
 
@@ -70,8 +79,8 @@ def require_files(config: GatewayConfig) -> None:
 def run(config: GatewayConfig) -> None:
     """Keep the gateway alive until this process is told to end. Raises ConfigError."""
     require_files(config)
-    config.home.mkdir(parents=True, exist_ok=True)
-    processes = Processes(config.home / "logs", environment(config, os.environ))
+    config.flwr_home.mkdir(parents=True, exist_ok=True)
+    processes = Processes(config.flwr_home / "logs", environment(config, os.environ))
     log.event(f"{config.site}: the gateway connects to {config.server}")
     try:
         _keep(config, processes)
@@ -103,17 +112,20 @@ def _keep(config: GatewayConfig, processes: Processes) -> None:
     log_file.unlink(missing_ok=True)
     show, said = Tail(log_file), ""
     processes.start(NODE, command(config))
-    while True:
-        said = (said + show())[-_REMEMBERED:]
-        now = time.monotonic()
-        for ended in supervision.see(processes.ended(), now):
-            said += show()
-            why = reason(said, keys.fingerprint_of_private(config.key))
-            log.warn(f"the gateway {ended.how}{why}; starting it again in {ended.pause_s:g} s")
-            said = ""
-        for name in supervision.due(now):
-            processes.restart(name)
-        time.sleep(_LOOK_S)
+    try:
+        while True:
+            said = (said + show())[-_REMEMBERED:]
+            now = time.monotonic()
+            for ended in supervision.see(processes.ended(), now):
+                said += show()
+                why = reason(said, keys.fingerprint_of_private(config.key))
+                log.warn(f"the gateway {ended.how}{why}; starting it again in {ended.pause_s:g} s")
+                said = ""
+            for name in supervision.due(now):
+                processes.restart(name)
+            time.sleep(_LOOK_S)
+    finally:
+        show()
 
 
 def command(config: GatewayConfig) -> Command:
@@ -134,7 +146,7 @@ def environment(config: GatewayConfig, ours: Mapping[str, str]) -> dict[str, str
     return {
         **ours,
         "PATH": path,  # Flower starts its children by name
-        "FLWR_HOME": str(config.home),
+        "FLWR_HOME": str(config.flwr_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",

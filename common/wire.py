@@ -35,6 +35,8 @@ CHUNK_BYTES = 4 * 2**20
 """Largest piece on the trainer's socket; gRPC refuses messages over its own limit."""
 
 TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
+CHECK_HEADER = "consilium-check"
+"""Marks a call that is made to find out whether the connection works."""
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
 
 LONGEST_NOTICE = 2000

@@ -21,6 +21,7 @@ FLWR = {
     "server/app.py",
     "server/gather.py",
     "server/door.py",
+    "client/connection.py",
 }
 GATEWAY = ("client.app", "client.link")
 # Leaves of the server are a fan around app and rounds; these few arrows between them carry a type

@@ -1,0 +1,163 @@
+"""The gateway's settings, what its ends mean, and that it comes back and goes when it is told to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from client import gateway
+from client.cli import main
+from common import keys
+from common.errors import ConfigError
+from common.supervision import Supervision
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    keys.make_site_key(tmp_path, "site")
+    (tmp_path / "ca.pem").write_text("a certificate")
+    (tmp_path / "gateway.yaml").write_text("site: north\nserver: c.example:9092\nsocket: link/t.sock\n")
+    return tmp_path
+
+
+def test_paths_count_from_the_kits_folder(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLWR_HOME", raising=False)
+    config = gateway.load_gateway(kit)
+    assert config == gateway.load_gateway(kit / "gateway.yaml")
+    assert (config.ca, config.key, config.socket) == (
+        kit / "ca.pem",
+        kit / "site.key",
+        kit / "link" / "t.sock",
+    )
+    assert config.flwr_home == kit / "gateway-state"
+
+
+def test_a_container_says_where_flower_may_write(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", "/tmp/flower")
+    assert gateway.load_gateway(kit).flwr_home == Path("/tmp/flower")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda kit: (kit / "site.key").unlink(), "`consilium-site key` makes this site's key"),
+        (lambda kit: (kit / "ca.pem").unlink(), "comes with the start-up kit"),
+        (lambda kit: (kit / "site.key").chmod(0o644), "can be read by other users; `chmod 600` it"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_starts(kit: Path, spoil, complaint: str) -> None:
+    spoil(kit)
+    with pytest.raises(ConfigError, match=complaint):
+        gateway.run(gateway.load_gateway(kit))
+
+
+def test_a_server_without_a_port_is_refused(kit: Path) -> None:
+    (kit / "gateway.yaml").write_text("site: north\nserver: c.example\n")
+    with pytest.raises(ConfigError, match="server: "):
+        gateway.load_gateway(kit)
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ("...\n[code: 2004] Failed to activate SuperNode.\n", "does not take this site's key, SHA256:x"),
+        ("Invalid timestamp", "this machine's clock differs"),
+        ("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", "does not fit ca.pem"),
+        (
+            "Invalid timestamp, then Failed to activate SuperNode",
+            "does not take this site's key",
+        ),  # the last word
+    ],
+)
+def test_flowers_words_are_put_into_plain_ones(said: str, means: str) -> None:
+    assert means in gateway.reason(said, "SHA256:x")
+
+
+def test_an_end_that_nobody_knows_is_not_explained() -> None:
+    assert gateway.reason("Traceback ...", "SHA256:x") == ""
+
+
+def test_a_gateway_is_never_given_up() -> None:
+    supervision = Supervision(most=None, longest_pause_s=30.0)
+    pauses = []
+    for at in range(0, 2000, 40):
+        (ended,) = supervision.see({"gateway": 1}, float(at))
+        assert not ended.is_final
+        pauses.append(ended.pause_s)
+        supervision.due(at + 31.0)
+    assert pauses[:6] == [1, 2, 4, 8, 16, 30]
+    assert set(pauses[6:]) == {30}
+
+
+SUPERNODE = """
+import os, sys, time
+from pathlib import Path
+log = Path({log!r})
+with log.open("a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+print("SuperNode starts", flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_starts_its_supernode_again_and_ends_it_on_sigterm(kit: Path, tmp_path: Path) -> None:
+    """Flower's SuperNode is a program that sleeps, here."""
+    started = tmp_path / "pids"
+    code = (
+        "import sys\nfrom client import cli, gateway\n"
+        f"gateway.command = lambda config: [sys.executable, '-c', {SUPERNODE.format(log=str(started))!r}]\n"
+        f"sys.exit(cli.main(['gateway', {str(kit)!r}]))"
+    )
+    env = os.environ | {"FLWR_HOME": str(tmp_path / "h")}
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=said, stderr=said, env=env)
+
+    def pids(count: int) -> list[int]:
+        until = time.monotonic() + 60
+        while True:
+            found = [int(line) for line in started.read_text().split()] if started.exists() else []
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < until
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+
+    try:
+        os.kill(pids(1)[0], signal.SIGKILL)
+        second = pids(2)[1]
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not Path(f"/proc/{second}").exists()
+    told = (tmp_path / "said").read_text()
+    assert "the gateway was ended by SIGKILL; starting it again in 1 s" in told
+    assert "north: the gateway has ended" in told
+    assert told.count("SuperNode starts") == 2
+
+
+def test_a_sites_key_is_made_once_and_renewed_when_asked(tmp_path: Path, capsys) -> None:
+    kit = tmp_path / "kit"
+    assert main(["key", str(kit)]) == 0
+    first, told = keys.fingerprint_of_private(kit / "site.key"), capsys.readouterr().out
+    assert first in told
+    assert "PRIVATE" not in told
+    assert (kit / "site.key").stat().st_mode & 0o777 == 0o600
+    assert main(["key", str(kit)]) == 0
+    assert keys.fingerprint_of_private(kit / "site.key") == first
+    assert main(["key", str(kit), "--renew"]) == 0
+    assert keys.fingerprint_of_private(kit / "site.key") != first
+
+
+@pytest.mark.parametrize("module", ["client.gateway", "client.connection", "client.cli"])
+def test_a_gateways_image_has_neither_torch_nor_pillow(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'PIL', 'pandas'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
