@@ -51,6 +51,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="end when no study waits; exit code 0 only if the last one finished",
     )
 
+    up.add_argument("--metrics-port", type=int, metavar="PORT", help="answer Prometheus here")
+    up.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="who may ask; there is no password (default %(default)s, this machine)",
+    )
+
     _add_provision(commands)
 
     run = command(
@@ -105,6 +113,8 @@ def _provision(options: argparse.Namespace) -> int:
 
 def _up(folder: ServerFolder, options: argparse.Namespace) -> int:
     study = None if options.study is None else load_settings(options.study, StudyConfig, "study")
+    if options.metrics_port is not None:
+        _serve_metrics(folder, options.metrics_host, options.metrics_port)
     try:
         outcome = host.up(folder, study=study, once=options.exit_when_done)
     except Interrupted:
@@ -113,6 +123,22 @@ def _up(folder: ServerFolder, options: argparse.Namespace) -> int:
         log.event("the server was told to end; what was running goes on at the next start")
         return 0
     return 0 if outcome.finished else 1
+
+
+def _serve_metrics(folder: ServerFolder, host: str, port: int) -> None:
+    try:
+        from server import monitoring
+
+        monitoring.serve(folder, host, port)
+    except ImportError as error:
+        raise LaunchError(
+            "--metrics-port needs the package prometheus-client: install consilium[server]"
+        ) from error
+    except OSError as error:
+        raise LaunchError(
+            f"{host}:{port} cannot be had for --metrics-port: {error.strerror}; give another"
+        ) from error
+    log.event(f"Prometheus may ask on {host}:{port}")
 
 
 def _run(folder: ServerFolder, options: argparse.Namespace) -> int:
@@ -218,12 +244,9 @@ def _logs(folder: ServerFolder, options: argparse.Namespace) -> int:
 
 
 def _latest(folder: ServerFolder) -> str:
-    if (now := queue.running(folder)) is not None:
-        return now.name
-    runs = sorted(folder.runs.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
+    if (name := queue.latest(folder)) is None:
         raise ConfigError(f"no study has run in {folder.root} yet")
-    return runs[-1].parent.name
+    return name
 
 
 def _stop(folder: ServerFolder, _options: argparse.Namespace) -> int:
@@ -251,6 +274,6 @@ def tell(folder: ServerFolder) -> str:
         lines[-1] += f"; not {', '.join(lacking)}"
     if names := [entry.name for entry in queue.waiting(folder)]:
         lines.append(f"waiting: {', '.join(names)}")
-    if (folder.runs).exists() and any(folder.runs.glob("*/status.json")):
-        lines += ["", overview.text(overview.look(folder.runs / _latest(folder), flwr_home=folder.flwr_home))]
+    if (name := queue.latest(folder)) is not None:
+        lines += ["", overview.text(overview.look(folder.runs / name, flwr_home=folder.flwr_home))]
     return "\n".join(lines)

@@ -83,7 +83,7 @@ def look(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None =
         mib_down=sum(row.mib_down for row in rows),
         mib_up=sum(row.mib_up for row in rows),
         last_checkpoint=checkpoint.number_of(last) if last else None,
-        memory_mib=_memory(flwr_home or run_dir / "federation" / "flower"),
+        memory_mib=memory_mib(flwr_home or run_dir / "federation" / "flower"),
     )
 
 
@@ -153,7 +153,7 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _memory(flwr_home: Path) -> dict[str, float]:
+def memory_mib(flwr_home: Path) -> dict[str, float]:
     """Resident memory of the run's processes, by the name under which they were started."""
     home = f"FLWR_HOME={flwr_home.resolve()}".encode()
     found: dict[str, float] = {}

@@ -46,6 +46,14 @@ def running(folder: ServerFolder) -> Entry | None:
     return next(iter(_entries(folder.root / "running")), None)
 
 
+def latest(folder: ServerFolder) -> str | None:
+    """The study that runs, or ran last; None before any."""
+    if (now := running(folder)) is not None and (folder.runs / now.name).exists():
+        return now.name
+    runs = sorted(folder.runs.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+    return runs[-1].parent.name if runs else None
+
+
 def put(folder: ServerFolder, study: StudyConfig) -> Entry:
     """Let `study` wait for its turn. Raises ConfigError if one of its name does already."""
     _require_unknown(folder, study.name)

@@ -1,0 +1,138 @@
+"""What Prometheus is told, and that the dashboard and the rules ask for nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from common import keys
+from common.config import StudyConfig
+from common.metrics import count
+from server import enrolled, kits, monitoring, queue, report
+from server.folder import ServerFolder, open_folder
+from server.state import RoundState, SiteRound
+from server.status import Progress, set_progress, set_status
+
+MONITORING = Path(__file__).parents[2] / "configs" / "monitoring"
+GIVEN_BY_PROMETHEUS = {"up"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, study: StudyConfig) -> ServerFolder:
+    """Two sites, of which one has answered in round 1; each scored four images."""
+    about = {"name": "f", "server": {"hosts": ["s.example"]}, "sites": {"north": {}, "south": {}}}
+    (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
+    list(kits.provision(tmp_path / "federation.yaml", tmp_path))
+    made = open_folder(tmp_path)
+    for site in ("north", "south"):
+        enrolled.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
+    queue.put(made, study.model_copy(update={"name": "later"}))
+    run_dir = made.runs / "demo"
+    run_dir.mkdir(parents=True)
+    set_status(run_dir, "running", "study demo")
+    set_progress(
+        run_dir,
+        Progress.model_validate(
+            {"round": 2, "rounds": 3, "closing": False, "attempt": 1, "since": "2026-01-01T00:00:00Z",
+             "deadline_s": 60, "sites": {}}
+        ),
+    )  # fmt: skip
+    # 3 of 4 right; recalls 1, 1/2, 1: balanced accuracy (1 + 0.5 + 1) / 3
+    score = count(np.eye(3)[[0, 1, 0, 2]], np.array([0, 1, 1, 2]), loss_sum=4.0)
+    rows = (
+        SiteRound("north", "ok", num_examples=8, train_loss=0.5, answered_after_s=4.0, train_s=3.0,
+                  mib_down=2.0, mib_up=1.0),
+        SiteRound("south", "missing", reason="no answer", mib_down=2.0),
+    )  # fmt: skip
+    state = RoundState(1, {}, {}, {}, sites=rows, scores={"north": score}, seconds=5.0)
+    report.append_round(run_dir, state, study)
+    return made
+
+
+@pytest.fixture
+def told(folder: ServerFolder) -> str:
+    registry = CollectorRegistry()
+    registry.register(monitoring.FolderCollector(folder))
+    return generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'consilium_site_online{site="north"} 0.0',
+        "consilium_studies_waiting 1.0",
+        'consilium_study_info{stage="running",study="demo"} 1.0',
+        'consilium_study_running{study="demo"} 1.0',
+        'consilium_round{study="demo"} 2.0',
+        'consilium_rounds{study="demo"} 3.0',
+        'consilium_round_duration_seconds{study="demo"} 5.0',
+        'consilium_site_answer_seconds{site="north",study="demo"} 4.0',
+        'consilium_site_train_seconds{site="north",study="demo"} 3.0',
+        'consilium_train_loss{site="north",study="demo"} 0.5',
+        'consilium_sent_bytes_total{site="south",study="demo"} 2.097152e+06',
+        'consilium_received_bytes_total{site="north",study="demo"} 1.048576e+06',
+        'consilium_answers_total{outcome="missing",site="south",study="demo"} 1.0',
+        'consilium_balanced_accuracy{site="north",study="demo"} 0.8333333333333334',
+        'consilium_balanced_accuracy{site="all",study="demo"} 0.8333333333333334',
+        'consilium_accuracy{site="all",study="demo"} 0.75',
+    ],
+)
+def test_a_round_is_told(told: str, line: str) -> None:
+    assert line in told.splitlines()
+
+
+def names(expression: str) -> set[str]:
+    """Metrics that a PromQL expression names: words that are not functions, labels or words of the language."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', "", expression)
+    return {
+        word
+        for word in re.findall(r"[a-z_:]+(?!\w*\s*\()", bare)
+        if "consilium" in word or word in GIVEN_BY_PROMETHEUS
+    }
+
+
+def exported(told: str) -> set[str]:
+    """Names of series; those that have none yet are named by their TYPE line."""
+    return set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE)) | GIVEN_BY_PROMETHEUS
+
+
+def test_every_metric_of_the_dashboard_is_exported(told: str) -> None:
+    dashboard = json.loads((MONITORING / "grafana" / "dashboards" / "consilium.json").read_text())
+    asked = {
+        name for panel in dashboard["panels"] for target in panel["targets"] for name in names(target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= exported(told)
+
+
+def test_every_metric_of_the_rules_is_exported(told: str) -> None:
+    rules = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"][0]["rules"]
+    asked = {name for rule in rules for name in names(rule["expr"])}
+    assert len(asked) > 3
+    assert asked <= exported(told)
+
+
+def test_every_label_that_a_legend_shows_is_there(told: str) -> None:
+    dashboard = json.loads((MONITORING / "grafana" / "dashboards" / "consilium.json").read_text())
+    labels = set(re.findall(r'(\w+)="', told)) | {"process"}  # no process of this server runs
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels, panel["title"]
+
+
+def test_grafana_finds_its_source_and_its_dashboard() -> None:
+    sources = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())
+    dashboard = json.loads((MONITORING / "grafana" / "dashboards" / "consilium.json").read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {sources["datasources"][0]["uid"]}
+
+
+def test_a_server_without_any_run_tells_of_its_sites(folder: ServerFolder) -> None:
+    for path in sorted((folder.runs / "demo").rglob("*"), reverse=True):
+        path.unlink()
+    registry = CollectorRegistry()
+    registry.register(monitoring.FolderCollector(folder))
+    assert 'consilium_site_online{site="south"} 0.0' in generate_latest(registry).decode()
