@@ -25,26 +25,13 @@ from flwr.superlink.cli import flower_superlink
 
 from common import keys
 from common.errors import ConfigError
-from common.settings import Frozen
+from common.wire import CHECK_HEADER
+from server.door_record import Refusal
 
 AGAIN_S = 60.0
 MOST_CALLERS, LARGEST = 1000, 2**20
 
-_FLEET = "/flwr.proto.Fleet/"
-
-
-class Refusal(Frozen):
-    """One line of the record."""
-
-    time: datetime
-    address: str
-    """Of the caller, without its port."""
-    fingerprint: str
-    """Of the key that it showed; empty if it showed none."""
-    clock_s: float | None
-    """How far its clock was behind this machine's; negative: ahead."""
-    what: str
-    """In Flower's words."""
+_FLEET, _ENTRIES = "/flwr.proto.Fleet/", ("ActivateNode", "RegisterNode")
 
 
 class Door(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -60,13 +47,17 @@ class Door(grpc.ServerInterceptor):  # type: ignore[misc]
         if not handler_call_details.method.startswith(_FLEET) or handler.unary_unary is None:
             return handler
         metadata = dict(handler_call_details.invocation_metadata)
+        is_entry = handler_call_details.method.removeprefix(_FLEET) in _ENTRIES
 
         def answer(request: Any, context: Any) -> Any:
             try:
                 return handler.unary_unary(request, context)
             except Exception as error:
                 with contextlib.suppress(Exception):  # whatever happens here must not open the door
-                    self.note(context.peer(), metadata, str(error) or _details(context))
+                    if is_entry or context.code() == grpc.StatusCode.UNAUTHENTICATED:
+                        # Flower's own errors repeat the whole key before they come to the point.
+                        said = str(error).rpartition("exception: ")[2] or _details(context)
+                        self.note(context.peer(), metadata, said)
                 raise
 
         return grpc.unary_unary_rpc_method_handler(
@@ -88,6 +79,7 @@ class Door(grpc.ServerInterceptor):  # type: ignore[misc]
             fingerprint=fingerprint,
             clock_s=_clock_s(metadata),
             what=what[:200],
+            check=CHECK_HEADER in metadata,
         )
         too_large = self._record.exists() and self._record.stat().st_size > LARGEST
         with self._record.open("w" if too_large else "a", encoding="utf-8") as file:

@@ -78,6 +78,12 @@ def enrol(folder: ServerFolder, site: str, public: Path) -> Key:
     return key
 
 
+def revoked(folder: ServerFolder) -> dict[str, str]:
+    """Sites by the fingerprints of their keys that are not taken any more."""
+    files = sorted((folder.sites / REVOKED).glob("*.pub"))
+    return {read_key(path, "").fingerprint: path.stem.rpartition("-")[0] for path in files}
+
+
 def revoke(folder: ServerFolder, site: str) -> Key:
     """Let `site` connect no more. Raises ConfigError if it has no key."""
     known = enrolled(folder)

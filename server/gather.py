@@ -98,7 +98,7 @@ class Fleet:
             if message_id:
                 self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
             else:
-                reason = "Flower did not take the plan for this site; is it too large?"
+                reason = "Flower did not take the plan for this site; was its key revoked, or is the plan too large?"
                 yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
 
     def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:

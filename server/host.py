@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import keys, log
@@ -24,6 +24,7 @@ from server import checkpoint, enrolled, queue, status, wishes
 from server.folder import ServerFolder
 from server.follow import Outcome, follow, run_folder, set_aside, size, write_server_settings
 from server.lock import held
+from server.refusals import Refusals, sentence
 from server.superlink import CONNECTION, START_S, SUPERLINK, Federation, environment
 
 _LOOK_S, _KEYS_S, _TRY_AGAIN_S = 0.1, 0.5, 10.0
@@ -72,6 +73,10 @@ class Host(Federation):
     _study: StudyConfig | None = None
     _run_id: int | None = None
     _looked_at_keys: float = 0.0
+    _refused: Refusals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._refused = Refusals(self.refusals)
 
     def start(self) -> None:
         """Start the SuperLink, and let the enrolled sites connect. Raises LaunchError."""
@@ -139,12 +144,16 @@ class Host(Federation):
             return follow(self, run_dir, shown)
 
     def _require_sites(self, study: StudyConfig) -> None:
+        """A site whose key was revoked since the study was asked for is missed like one that is away."""
         self._follow_keys()
-        if missing := sorted(set(study.sites.all) - self._nodes().keys()):
+        missing = sorted(set(study.sites.all) - self._nodes().keys())
+        if len(set(study.sites.train) - set(missing)) < study.sites.quorum:
             raise LaunchError(
                 f"the study names {', '.join(missing)}, whose keys are not enrolled; `consilium-server enrol` "
                 "them, or leave them out of the study"
             )
+        for site in missing:
+            log.warn(f"the key of {site} is not enrolled; the study goes on without it", site=site)
 
     def run_study(self) -> None:
         """Start the ServerApp with the sites as they are enrolled now. Raises LaunchError."""
@@ -160,6 +169,7 @@ class Host(Federation):
     def look(self) -> bool:
         """Bring back what died, and do what was asked. True if the study has to be run anew."""
         anew = super().look()
+        self._tell_refusals()
         if self.has_superlink and time.monotonic() - self._looked_at_keys > _KEYS_S:
             try:
                 self._follow_keys()
@@ -186,6 +196,15 @@ class Host(Federation):
             last = checkpoint.latest(run_dir)
             where = "before round 1" if last is None else f"after round {checkpoint.number_of(last)}"
             status.set_status(run_dir, "stopped", f"stopped by the operator {where}")
+
+    def _tell_refusals(self) -> None:
+        if refusals := self._refused.new():
+            keys_of = enrolled.enrolled(self.folder).values()
+            sites = {key.fingerprint: key.site for key in keys_of}
+            gone = enrolled.revoked(self.folder)
+            for refusal in refusals:
+                tell = log.event if refusal.check else log.warn
+                tell(sentence(refusal, sites, gone), address=refusal.address, key=refusal.fingerprint)
 
     def _nodes(self) -> dict[str, int]:
         """Flower's nodes by site, of those that are enrolled."""

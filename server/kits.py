@@ -4,17 +4,25 @@ Run again, it changes only what the YAML changed. The CA's key is kept, so that 
 or a host added, without a new kit for every hospital (docs/decisions/0008).
 """
 
+import hashlib
+import io
 import ipaddress
+import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from cryptography import x509
 
 from common.settings import load_settings
+from common.weights import write_atomically
+from server import enrolled
 from server import provision as certificates
 from server.config import FederationConfig
+from server.folder import ServerFolder
 
 ALWAYS = ("localhost", "127.0.0.1")
 """In every certificate: the server's own commands reach it there."""
@@ -26,9 +34,12 @@ def provision(federation: Path, out: Path) -> Iterator[str]:
     """Bring the server's folder `out` up to date; yields what was done. Raises ConfigError."""
     config = load_settings(federation, FederationConfig, "federation")
     (out / "sites").mkdir(parents=True, exist_ok=True)
+    (out / "keys").mkdir(mode=0o700, exist_ok=True)
     if federation.resolve() != (out / "federation.yaml").resolve():
         shutil.copyfile(federation, out / "federation.yaml")
     yield from _certify(config, out / "keys")
+    yield from _write_kits(config, out)
+    yield from _remove_others(ServerFolder(out, config))
 
 
 def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
@@ -44,6 +55,69 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
     for name in ("ca", "server"):
         end = _read(keys / f"{name}.pem").not_valid_after_utc
         yield f"{name}.pem is valid until {end:%Y-%m-%d}, {(end - datetime.now(UTC)).days} days from now"
+
+
+# --- start-up kits ---------------------------------------------------------------------------
+
+_TEMPLATES = Path(__file__).with_name("kit")
+_PROGRAMS = ("site.sh",)
+_WORD = re.compile(r"@([A-Z_]+)@")
+_OLDEST = (1980, 1, 1, 0, 0, 0)  # of a zip: with one date, the same kit is the same bytes
+
+
+def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
+    """The files of one site's start-up kit, by name. None of them is secret."""
+    host, institution = config.server.hosts[0], config.sites[site].institution
+    words = {
+        "SITE": site,
+        "INSTITUTION": f": {institution}" if institution else "",
+        "FEDERATION": config.name,
+        "SERVER": f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}",
+        "VERSION": version("consilium"),
+        "CA_UNTIL": f"{x509.load_pem_x509_certificate(ca).not_valid_after_utc:%Y-%m-%d}",
+    }
+    files = {"ca.pem": ca}
+    for template in sorted(_TEMPLATES.iterdir()):
+        text = template.read_text(encoding="utf-8")
+        files[template.name] = _WORD.sub(lambda word: words[word[1]], text).encode()
+    sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]
+    return files | {"SHA256SUMS": "".join(sums).encode()}
+
+
+def zipped(files: dict[str, bytes], folder: str) -> bytes:
+    """A zip of `files` in `folder`; the same files are the same bytes, whenever it is made."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{folder}/{name}", _OLDEST)
+            entry.external_attr = (0o100755 if name in _PROGRAMS else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    return buffer.getvalue()
+
+
+def _write_kits(config: FederationConfig, out: Path) -> Iterator[str]:
+    ca = (out / "keys" / "ca.pem").read_bytes()
+    for site in config.sites:
+        path = out / "kits" / f"{site}.zip"
+        data, had_one = zipped(kit(config, site, ca), f"consilium-{site}"), path.exists()
+        if had_one and path.read_bytes() == data:
+            yield f"{path.name} is as it was"
+        else:
+            write_atomically(path, data)
+            what = "changed: give it to the site anew" if had_one else "made: give it to the site"
+            yield f"{path} {what}"
+
+
+def _remove_others(folder: ServerFolder) -> Iterator[str]:
+    """What belongs to sites that federation.yaml does not name any more."""
+    for path in sorted((folder.root / "kits").glob("*.zip")):
+        if path.stem not in folder.config.sites:
+            path.unlink()
+            yield f"{path.stem} is no longer in the federation; its kit is removed"
+    for site in sorted(enrolled.enrolled(folder).keys() - folder.config.sites.keys()):
+        enrolled.revoke(folder, site)
+        yield f"{site} is no longer in the federation; its key is revoked"
 
 
 def _why_anew(path: Path, hosts: list[str]) -> str | None:

@@ -7,10 +7,11 @@ import pytest
 from client.config import load_site
 from common.config import StudyConfig
 from common.settings import load_settings
+from server.config import FederationConfig
 from server.experiments import Grid, studies
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))  # those of other programs end in .yml
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -24,6 +25,8 @@ def test_a_shipped_yaml_is_valid(path: Path) -> None:
             grid = load_settings(path, Grid, "grid")
             assert grid.name == path.stem
             assert len(studies(grid, path.name)) == len(grid.variants) * len(grid.seeds)
+        case "server":
+            load_settings(path, FederationConfig, "federation")
         case folder:
             pytest.fail(f"nothing loads YAMLs of configs/{folder}")
 
