@@ -1,6 +1,6 @@
 """A grid of studies on a small part of HAM10000, in one process: for machines without a GPU.
 
-The real rounds and the real trainers, with function calls between them, on at most 45 training and 25
+The real rounds and the real trainers, with function calls between them, on at most 30 training and 15
 test lesions of each class and source, one image each. What a site is sent and sends back is counted in the
 bytes between gateway and trainer. Results go to a file of JSON lines; what is there is not run again.
 
@@ -36,7 +36,7 @@ from server.rounds import run_rounds
 from server.sites import InProcessSites
 from server.state import RoundState
 
-TRAIN, TEST = 45, 25
+TRAIN, TEST = 30, 15
 T_2 = 4.303
 """97.5 % of Student's t with 2 degrees of freedom: three seeds."""
 

@@ -81,9 +81,10 @@ def describe(one: Pending) -> str:
     """What a person should know before saying yes."""
     study, local = one.study, one.study.local
     work = f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
+    tuned = "" if study.model.tuning is None else f" by {study.model.tuning.kind}"
     return (
         f"{one.label}: asked {one.asked}\n"
-        f"  {study.model.encoder}, classes {', '.join(study.classes)}\n"
+        f"  {study.model.kind} {study.model.encoder}{tuned}, classes {', '.join(study.classes)}\n"
         f"  {study.rounds} rounds of {work}, {study.algorithm.kind}\n"
         f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'nobody'}"
     )

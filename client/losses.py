@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softplus
 
-from common.config import ClassifierConfig, ClipConfig, LocalConfig, ModelConfig
+from common.config import ClassifierConfig, LocalConfig, ModelConfig
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(logits_BC, labels_B, weights_C)`: the sum over the images, each times its class's weight."""
@@ -21,15 +21,17 @@ Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def of_study(model: ModelConfig, local: LocalConfig) -> Loss:
     """The loss that the study chose."""
-    match model:
-        case ClassifierConfig() | ClipConfig(loss="class"):
+    if isinstance(model, ClassifierConfig):
+        return by_class(local.label_smoothing)
+    match model.loss:
+        case "class":
             return by_class(local.label_smoothing)
-        case ClipConfig(loss="contrastive"):
+        case "contrastive":
             return contrastive
-        case ClipConfig(loss="supervised_contrastive"):
+        case "supervised_contrastive":
             return supervised_contrastive
         case _:
-            assert_never(model)
+            assert_never(model.loss)
 
 
 def by_class(label_smoothing: float = 0.0) -> Loss:

@@ -53,6 +53,7 @@ def embed_file(source: Path, out: Path, weights_dir: Path | None) -> list[Embedd
         ) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} holds no settings; give a study's or a grid's file")
+    raw = _unshared(raw)
     done, known = [], dict[str, npt.NDArray[np.float32]]()
     for place, settings, model in _studies(raw):
         model.pop("vectors", None)
@@ -63,7 +64,7 @@ def embed_file(source: Path, out: Path, weights_dir: Path | None) -> list[Embedd
         tower = study.model.text
         assert isinstance(tower, OpenClipText | HuggingFaceText)
         if study.asked not in known:
-            known[study.asked] = text.embed(tower, study.class_prompts, weights_dir)
+            known[study.asked] = text.embed(tower, study.class_prompts, weights_dir, study.seed)
         vectors_CW = known[study.asked]
         model["vectors"] = {"asked": study.asked, "float32": prompts.pack(vectors_CW)}
         done.append(Embedded(place, study.classes, vectors_CW, isinstance(tower.weights, SeedWeights)))
@@ -76,13 +77,24 @@ def embed_file(source: Path, out: Path, weights_dir: Path | None) -> list[Embedd
     return done
 
 
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML's anchors made one thing is written out at every place: each gets its own vectors."""
+    match value:
+        case dict():
+            return {key: _unshared(inner) for key, inner in value.items()}
+        case list():
+            return [_unshared(inner) for inner in value]
+        case _:
+            return value
+
+
 def _studies(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Where it stands, a whole study, and the mapping of its model inside `raw`."""
     if not isinstance(raw.get("variants"), dict):
         if isinstance(raw.get("model"), dict):
             yield "", raw, raw["model"]
         return
-    base = raw.get("study") if isinstance(raw.get("study"), dict) else {}
+    base: dict[str, Any] = raw["study"] if isinstance(raw.get("study"), dict) else {}
     for name, changes in [("study", {}), *raw["variants"].items()]:
         place = base if name == "study" else changes
         if isinstance(place, dict) and isinstance(place.get("model"), dict) and "text" in place["model"]:

@@ -184,6 +184,7 @@ def save_weights(path: Path, state: RoundState, study: StudyConfig) -> Path:
         "preprocessing": json.dumps(dict(state.preprocessing)),
         "trainable": json.dumps(study.model.model_dump(mode="json")["trainable"]),
         "weights_start": study.model.weights.model_dump_json(),
+        "model": study.model.model_dump_json(),
         "sha256": digest(state.weights),
     }
     save_file(path, state.weights, metadata)

@@ -12,7 +12,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from common.config import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, StudyConfig
+from common.config import (
+    Algorithm,
+    BitFit,
+    Bottleneck,
+    ClassifierConfig,
+    ClipConfig,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedYogi,
+    HuggingFaceText,
+    LinearProbe,
+    Lora,
+    OpenClipText,
+    RandomText,
+    SeedWeights,
+    StudyConfig,
+)
 from server import census, overlap
 from server.census import Census
 from server.head_record import Cell, HeadTable, titles
@@ -78,7 +97,7 @@ def _title(outcome: Outcome) -> str:
     amount = f"{local.steps} steps" if local.num_epochs is None else _count(local.num_epochs, "epoch")
     batch = "all images of a site at once" if local.batch_size == "all" else f"{local.batch_size} images"
     lines += [
-        f"An image classifier (`{study.model.encoder}`) for {len(study.classes)} classes "
+        f"{_kind(study)} for {len(study.classes)} classes "
         f"({', '.join(study.classes)}) was trained by {_count(len(study.sites.train), 'site')} in "
         f"{_count(study.rounds, 'round')}, while every image stayed at its site.",
         f"Each round, {_sites(study.sites.train)} trained {amount} with {local.optimizer.kind}, "
@@ -340,8 +359,9 @@ def _card(outcome: Outcome) -> str:
         "Intended use": "research only. Not a medical device: nobody may be diagnosed or treated by it.",
         "Classes": ", ".join(study.classes) + " (in the order of the outputs)",
         "Encoder": f"`{study.model.encoder}`, image size {size}, trained: {_trainable(study)}, "
-        f"normalisation layers: {study.model.batch_norm}",
+        f"normalisation layers: {study.model.batch_norm if study.model.tuning is None else 'as they came'}",
         "Started from": f"`{study.model.weights.model_dump_json()}`",
+        **_text_side(study),
         "Preprocessing": preprocessing,
         "Known limits": "it knows these classes only and will name one of them for any image; the figures "
         "hold for images like the test images of the sites above, and no further.",
@@ -358,7 +378,56 @@ def _card(outcome: Outcome) -> str:
     )
 
 
+def _kind(study: StudyConfig) -> str:
+    match study.model:
+        case ClassifierConfig(encoder=encoder):
+            return f"An image classifier (`{encoder}`)"
+        case ClipConfig(encoder=encoder, loss=loss):
+            return f"A CLIP with the image encoder `{encoder}`, trained by its {loss.replace('_', ' ')} loss,"
+        case _:
+            assert_never(study.model)
+
+
+def _text_side(study: StudyConfig) -> dict[str, str]:
+    """Where a CLIP's class vectors come from. A random one says so: it knows nothing of what a class is called."""
+    if isinstance(study.model, ClassifierConfig):
+        return {}
+    match study.model.text:
+        case RandomText(width=width):
+            source = f"RANDOM directions of {width} numbers from the seed; there is no text tower"
+        case OpenClipText(architecture=name, weights=SeedWeights()):
+            source = f"open_clip's text tower `{name}` with RANDOM weights"
+        case OpenClipText(architecture=name, weights=weights):
+            source = f"open_clip's text tower `{name}`, `{weights.model_dump_json()}`"
+        case HuggingFaceText(weights=weights):
+            source = f"a Hugging Face text model, `{weights.model_dump_json()}`"
+        case _:
+            assert_never(study.model.text)
+    if study.class_prompts:
+        tower = study.model.text
+        trained = not isinstance(tower, RandomText) and tower.trainable
+        source += f", {'trained with the rest' if trained else 'asked once'}: " + "; ".join(
+            f"{name} “{texts[0]}”" for name, texts in zip(study.classes, study.class_prompts, strict=True)
+        )
+        if len(study.class_prompts[0]) > 1:
+            source += f", and {len(study.class_prompts[0]) - 1} more prompt(s) each"
+    return {"Class vectors": source}
+
+
 def _trainable(study: StudyConfig) -> str:
+    match study.model.tuning:
+        case None:
+            pass
+        case LinearProbe():
+            return "the head only"
+        case BitFit():
+            return "the head and every bias (BitFit)"
+        case Lora(rank=rank, layers=layers):
+            return f"the head and products of rank {rank} beside {'' if layers == 'all' else layers + ' '}layers (LoRA)"
+        case Bottleneck(reduction=reduction):
+            return f"the head and an adapter before it, {reduction} times narrower than the features"
+        case _:
+            assert_never(study.model.tuning)
     match study.model.trainable:
         case "all":
             return "all layers"

@@ -1,6 +1,7 @@
 """A whole study without processes: the real rounds, the real trainers, function calls between."""
 
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -460,3 +461,61 @@ def test_two_training_sites_with_the_same_picture_are_worth_a_warning(
     shutil.copy(tmp_path / "north-images/red/3.png", tmp_path / "south-images/red/other.png")
     run(make_study(rounds=1, overlap={}), north, south)
     assert "north and south share 1 image, which count twice" in caplog.text
+
+
+# --- kinds of models -----------------------------------------------------------------------------
+
+
+def counting(answers: Mapping[str, Answer], sizes: list[int]) -> dict[str, Answer]:
+    """Sites whose answers to rounds of training are measured, in bytes between trainer and gateway."""
+
+    def counted(answer: Answer, request: bytes) -> bytes:
+        reply = answer(request)
+        if isinstance(plan := wire.from_bytes(request), wire.RoundPlan) and plan.train:
+            sizes.append(len(reply))
+        return reply
+
+    return {name: functools.partial(counted, answer) for name, answer in answers.items()}
+
+
+GENTLE = {"batch_size": 8, "augmentation": "none", "optimizer": {"kind": "adamw", "lr": 0.0005}}
+"""Whatever images the split gives a site: it follows from their paths, which differ with every run of the tests."""
+
+
+@pytest.mark.parametrize("loss", ["class", "supervised_contrastive"])
+def test_a_clip_study_learns_and_begins_with_the_scores_of_a_clip_that_was_not_trained(
+    trainers: dict[str, Answer], make_study: MakeStudy, loss: str
+) -> None:
+    model = {"kind": "clip", "encoder": "test_convnext", "image_size": 32, "loss": loss}
+    study = make_study(model=model | {"text": {"kind": "random", "width": 16}}, rounds=3, local=GENTLE)
+    history = states(study, InProcessSites(trainers))
+    # The state of round 1 has the scores of what it started from: CLIP's zero-shot figures, round 0 in reports.
+    assert history[1].scores["south"].num_images == 9
+    assert history[4].scores["south"].loss_sum < history[1].scores["south"].loss_sum
+    assert {name for name in history[0].weights if name.startswith("head.")} == {
+        "head.logit_scale", "head.projection.weight", "head.projection.bias",
+    }  # fmt: skip
+    # A scalar stays one on its way through Flower.
+    plan = wire.RoundPlan(
+        plan_id="p", site="north", study=study, round=1, train=True, weights=history[4].weights
+    )
+    arrived = wire.from_records(wire.to_records(plan))
+    assert isinstance(arrived, wire.RoundPlan)
+    assert arrived.weights["head.logit_scale"].shape == ()
+
+
+def test_a_lora_study_learns_and_sends_only_products_and_head(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    encoder = {"encoder": "test_convnext", "image_size": 32}
+    lora = encoder | {"tuning": {"kind": "lora", "rank": 2, "alpha": 8, "layers": "all"}}
+    sizes: dict[str, list[int]] = {"full": [], "lora": []}
+    for name, model in (("full", encoder), ("lora", lora)):
+        study = make_study(
+            model=model, rounds=2, local=GENTLE | {"optimizer": {"kind": "adamw", "lr": 0.002}}
+        )
+        history = states(study, InProcessSites(counting(trainers, sizes[name])))
+    assert all(".lora_" in name or name.startswith("head.") for name in history[-1].weights)
+    assert history[-1].scores["south"].loss_sum < history[1].scores["south"].loss_sum
+    # 207,323 weights of 4 bytes against 9,575; the score in every answer is the same few KiB.
+    assert max(sizes["lora"]) < min(sizes["full"]) / 10

@@ -67,11 +67,15 @@ def class_texts(
 
 
 def embed(
-    config: OpenClipText | HuggingFaceText, asked: Prompts, weights_dir: Path | None
+    config: OpenClipText | HuggingFaceText, asked: Prompts, weights_dir: Path | None, seed: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors (C, W) of the classes. Raises ConfigError and SiteDataError."""
-    texts = class_texts(config, asked, weights_dir).eval()
-    with torch.no_grad():
+    """Unit vectors (C, W) of the classes; `seed` is of a tower with random weights.
+
+    Raises ConfigError and SiteDataError.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        texts = class_texts(config, asked, weights_dir).eval()
         vectors_CW: npt.NDArray[np.float32] = texts().float().numpy()
     if not np.isfinite(vectors_CW).all():
         raise SiteDataError(
@@ -100,8 +104,8 @@ def _hugging_face(config: HuggingFaceText, weights_dir: Path | None) -> tuple[nn
             place = str(tag)
         case _:
             assert_never(config.weights)
-    logging.set_verbosity_error()  # it reports a sentence model's unused last layer as if it were wrong
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports a sentence model's unused last layer as if it were wrong
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         width = int(AutoConfig.from_pretrained(place).hidden_size)
         tower: nn.Module = HFTextEncoder(place, width, pooler_type=f"{config.pooling}_pooler")

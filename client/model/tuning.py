@@ -153,7 +153,7 @@ def merged(model: nn.Module) -> nn.Module:
                     merge=True, safe_merge=False, adapter_names=None
                 )
             else:
-                layer.merge()  # type: ignore[operator]
+                layer.merge()
                 whole = layer.get_base_layer()
             plain.set_submodule(path, whole)
     return plain

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common import config
+from common import config, prompts
 from common.config import ClassifierConfig, ClipConfig, LocalConfig, SitesConfig, StudyConfig
-from common.settings import load_settings
+from common.errors import ConfigError
+from common.settings import load_settings, parse_settings
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").rglob("*.yaml"))
 
@@ -177,3 +179,85 @@ def test_a_clip_study_survives_the_wire(make_study):
     study = make_study(model={"kind": "clip", "encoder": "convnext_t", "text": {"kind": "random"}})
     assert isinstance(study.model, ClipConfig)
     assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+
+
+MINILM = {"kind": "hugging_face", "weights": {"kind": "file", "name": "minilm", "sha256": "0" * 64}}
+
+
+def clip_study(make_study, text=MINILM, local=None, class_names=None, **model):
+    model = {"kind": "clip", "encoder": "convnext_t", "text": text} | model
+    return make_study(model=model, local=local or {}, class_names=class_names or {})
+
+
+def test_prompts_are_the_templates_with_the_full_names(make_study):
+    text = MINILM | {"templates": ["a picture of a {class}", "{class}"]}
+    study = clip_study(make_study, text=text, class_names={"red": "haemangioma"})
+    assert study.class_prompts[1:] == (
+        ("a picture of a pale", "pale"),
+        ("a picture of a haemangioma", "haemangioma"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"text": MINILM | {"templates": ["a mole"]}}, r"'a mole' without \{class\}"),
+        ({"text": MINILM | {"templates": []}}, "at least 1 item"),
+        ({"text": MINILM | {"weights": {"kind": "hub"}}}, "needs weights.tag"),
+        ({"library": "open_clip", "weights": {"kind": "hub"}}, "open_clip has several"),
+        ({"class_names": {"blue": "naevus"}}, "class_names has blue, expected classes of the study: dark"),
+        ({"loss": "contrastive", "local": {"batch_size": 1}}, "compares the images of a batch"),
+        ({"loss": "contrastive", "local": {"label_smoothing": 0.1}}, "label_smoothing=0.1 is for"),
+        ({"tuning": {"kind": "lora"}, "trainable": "head"}, "both say what is trained"),
+        ({"temperature": 0.001}, "greater than or equal to 0.01"),
+        ({"vectors": {"asked": "0" * 64, "float32": ""}}, "another tower or other prompts"),
+        ({"text": {"kind": "random"}, "vectors": {"asked": "0" * 64, "float32": ""}}, "remove vectors"),
+    ],
+)
+def test_a_clip_study_that_cannot_be_meant_is_refused(make_study, changes, said):
+    with pytest.raises(ValidationError, match=said):
+        clip_study(make_study, **changes)
+
+
+def test_vectors_hold_for_the_prompts_they_were_made_of_and_no_others(make_study):
+    study = clip_study(make_study)
+    assert study.lacks_vectors
+    with pytest.raises(ConfigError, match="embed-prompts"):
+        study.require_vectors()
+    vectors = {"asked": study.asked, "float32": prompts.pack(np.eye(3, 4, dtype=np.float32))}
+    clip_study(make_study, vectors=vectors).require_vectors()
+    with pytest.raises(ValidationError, match="other prompts; run `consilium-site embed-prompts` again"):
+        clip_study(make_study, text=MINILM | {"templates": ["a {class}"]}, vectors=vectors)
+
+
+@pytest.mark.parametrize(
+    ("packed", "said"),
+    [
+        ("nonsense!", "not base64"),
+        (prompts.pack(np.ones((2, 2), np.float32)), "4 numbers, which are no 3 vectors"),
+        (prompts.pack(np.full((3, 2), np.nan, np.float32)), "length nan, nan, nan, expected 1"),
+        (prompts.pack(np.ones((3, 1), np.float32) * 2), "length 2, 2, 2, expected 1"),
+    ],
+)
+def test_vectors_that_are_none_are_refused(make_study, packed, said):
+    asked = clip_study(make_study).asked
+    with pytest.raises(ValidationError, match=said):
+        clip_study(make_study, vectors={"asked": asked, "float32": packed})
+
+
+def test_mistakes_of_a_clip_are_named_as_they_were_written():
+    text = """
+    name: x
+    classes: [a, b]
+    sites: {train: [north]}
+    rounds: 1
+    model: {kind: clip, encoder: convnext_t, text: {kind: random, wdth: 3}, tuning: {kind: lora, rnk: 2}}
+    """
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, StudyConfig, "study", name="x.yaml")
+    assert str(caught.value).splitlines()[1:] == [
+        "  model.tuning.rnk: no such setting; did you mean model.tuning.rank?",
+        "  model.text.wdth: no such setting; did you mean model.text.width?",
+    ]
+    with pytest.raises(ConfigError, match=r"model: .*'segmenter'.*'classifier', 'clip'"):
+        parse_settings(text.replace("kind: clip", "kind: segmenter"), StudyConfig, "study", name="x.yaml")

@@ -297,3 +297,33 @@ def test_drawing_leaves_the_environment_as_it_was(finished, study, monkeypatch):
     monkeypatch.delenv("MPLCONFIGDIR")
     write_report(finished, study)
     assert "MPLCONFIGDIR" not in os.environ
+
+
+# --- kinds of models -----------------------------------------------------------------------------
+
+
+def of_model(study, **model):
+    return study.model_validate(study.model_dump() | {"model": {"encoder": "convnext_t"} | model})
+
+
+def test_a_clip_says_where_its_class_vectors_come_from_and_a_random_one_that_it_is(finished, study):
+    card = section(text_of(finished, of_model(study, kind="clip", text={"kind": "random"})), "Model card")
+    assert "Class vectors**: RANDOM directions of 512 numbers" in card
+    tower = {"kind": "open_clip", "architecture": "RN50", "weights": {"kind": "seed"}}
+    report = text_of(finished, of_model(study, kind="clip", text=tower, loss="supervised_contrastive"))
+    assert "A CLIP with the image encoder `convnext_t`, trained by its supervised contrastive loss" in report
+    assert "`RN50` with RANDOM weights, asked once: " in report
+    assert f"{study.classes[0]} “a picture of a {study.classes[0]}”" in report
+
+
+@pytest.mark.parametrize(
+    ("tuning", "said"),
+    [
+        ({"kind": "linear_probe"}, "trained: the head only"),
+        ({"kind": "bitfit"}, "every bias"),
+        ({"kind": "lora", "rank": 4}, "products of rank 4 beside linear layers"),
+        ({"kind": "adapter", "reduction": 2}, "2 times narrower"),
+    ],
+)
+def test_the_card_says_what_was_trained(finished, study, tuning, said):
+    assert said in section(text_of(finished, of_model(study, tuning=tuning)), "Model card")
