@@ -183,11 +183,12 @@ def softmax(scores_NC: Floats) -> Floats:
 def _log_gaussian(mapped_ND: Floats, means_CD: Floats, variances_CD: Floats) -> Floats:
     """Log density of each image under each class, features taken as independent."""
     constant_C = -0.5 * np.log(2 * np.pi * variances_CD).sum(axis=1)
-    columns = [
+    columns: list[Floats] = [
         -0.5 * ((mapped_ND - mean_D) ** 2 / variance_D).sum(axis=1)
         for mean_D, variance_D in zip(means_CD, variances_CD, strict=True)
     ]
-    return np.stack(columns, axis=1) + constant_C
+    result: Floats = np.stack(columns, axis=1) + constant_C
+    return result
 
 
 # --- names of arrays ---------------------------------------------------------------------------

@@ -94,17 +94,18 @@ def moved(raw: Statistics, view: View) -> Statistics:
 
 def variance(raw: Statistics, view: View, moments: Statistics | None) -> float:
     """Of all entries of all images on a view, before any random map; `moments` are those it was reduced by."""
-    count = raw.counts_C.sum()
+    count = int(raw.counts_C.sum())
     if view.components_FK is None or moments is None:
         there = moved(raw, view)
         assert there.squares_CD is not None
-        entries = count * len(view.shift_F)
-        return max(float(there.squares_CD.sum() / entries - (there.sums_CD.sum() / entries) ** 2), 1e-12)
+        entries = int(count) * len(view.shift_F)
+        spread = float(there.squares_CD.sum()) / entries - (float(there.sums_CD.sum()) / entries) ** 2
+        return max(spread, 1e-12)
     assert moments.moments_DD is not None
     mean_D = moments.sums_CD.sum(0) / count
     covariance_DD = moments.moments_DD / count - np.outer(mean_D, mean_D)
     spread = np.einsum("dk,de,ek->", view.components_FK, covariance_DD, view.components_FK, optimize=True)
-    return max(float(spread) / view.components_FK.shape[1], 1e-12)
+    return max(float(spread) / view.width, 1e-12)
 
 
 # --- heads -----------------------------------------------------------------------------------

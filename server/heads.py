@@ -376,10 +376,10 @@ class _Searches:
             def solve_all(vector: Floats) -> Floats:
                 return solve(vector.reshape(width, classes)).ravel()
 
-            each = (Search(solve_all, head.tolerance, np.zeros(width * classes)),)
-        else:
-            solve = head_solvers.bound(sums, head.c, 2.0, penalised_bias=True)
-            each = tuple(Search(solve, head.tolerance, np.zeros(width)) for _ in range(classes))
+            one = Search(solve_all, head.tolerance, np.zeros(width * classes))
+            return cls(head, sums.weights_C, (width, classes), (one,))
+        solve = head_solvers.bound(sums, head.c, 2.0, penalised_bias=True)
+        each = tuple(Search(solve, head.tolerance, np.zeros(width)) for _ in range(classes))
         return cls(head, sums.weights_C, (width, classes), each)
 
     @property
