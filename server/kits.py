@@ -1,7 +1,7 @@
 """`consilium-server provision`: from a federation's YAML to a server's folder and the sites' start-up kits.
 
 Run again, it changes only what the YAML changed. The CA's key is kept, so that a certificate is renewed,
-or a host added, without a new kit for every hospital (docs/decisions/0008).
+or a host added, without a new kit for every hospital (docs/decisions/0009).
 """
 
 import hashlib
