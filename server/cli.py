@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "status",
         help="say what is going on in a run, or at a server",
         description="Study, round, who has answered, who is late by how much, bytes, memory, last checkpoint; "
-        "with `consilium-server --json status` as JSON. Exit code 1 if the study failed or its server is gone.",
+        "with `consilium-server --json status` as JSON. Exit code 1 if the study failed or "
+        "its server is gone, of a server if it is not up.",
     )
     status.add_argument("run_dir", type=Path, metavar="RUN", help="of one study, or a server's folder")
     status.set_defaults(run=_status)
@@ -147,8 +148,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     if (options.run_dir / "federation.yaml").exists():
-        print(operating.tell(open_folder(options.run_dir)))
-        return 0
+        server = operating.look(open_folder(options.run_dir))
+        print(server.model_dump_json(indent=1) if options.json else operating.text(server))
+        return 0 if server.up else 1
     now = overview.look(options.run_dir)
     print(now.model_dump_json(indent=1) if options.json else overview.text(now))
     return 1 if now.stage in ("failed", "crashed") else 0

@@ -16,7 +16,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.processes import Interrupted
-from common.settings import load_settings
+from common.settings import Frozen, load_settings
 from common.tail import Tail
 from server import enrolled, host, kits, overview, queue, status, wishes
 from server.folder import ServerFolder, open_folder
@@ -263,17 +263,44 @@ def _stop(folder: ServerFolder, _options: argparse.Namespace) -> int:
     return 0
 
 
-def tell(folder: ServerFolder) -> str:
-    """How the server stands: sites, the study that runs or ran last, what waits."""
-    keys, known = enrolled.enrolled(folder), enrolled.nodes(folder.database)
-    online = [site for site, key in keys.items() if key.pem in known and known[key.pem].online]
-    up = "up" if folder.is_up else "NOT running; `consilium-server up` starts it"
-    lines = [f"{folder.config.name}: the server is {up}"]
-    lines.append(f"{len(online) if folder.is_up else 0} of {len(keys)} enrolled sites online")
-    if folder.is_up and (lacking := sorted(keys.keys() - set(online))):
+class ServerNow(Frozen):
+    """One server, now."""
+
+    federation: str
+    up: bool
+    enrolled: tuple[str, ...]
+    online: tuple[str, ...]
+    waiting: tuple[str, ...]
+    """Studies, the next one first."""
+    study: overview.Overview | None
+    """That runs, or ran last."""
+
+
+def look(folder: ServerFolder) -> ServerNow:
+    """How a server stands: sites, the study that runs or ran last, what waits."""
+    keys, known, up = enrolled.enrolled(folder), enrolled.nodes(folder.database), folder.is_up
+    name = queue.latest(folder)
+    return ServerNow(
+        federation=folder.config.name,
+        up=up,
+        enrolled=tuple(keys),
+        online=tuple(site for site, key in keys.items() if up and key.pem in known and known[key.pem].online),
+        waiting=tuple(entry.name for entry in queue.waiting(folder)),
+        study=None if name is None else overview.look(folder.runs / name, flwr_home=folder.flwr_home),
+    )
+
+
+def text(now: ServerNow) -> str:
+    """The same for a person."""
+    up = "up" if now.up else "NOT running; `consilium-server up` starts it"
+    lines = [
+        f"{now.federation}: the server is {up}",
+        f"{len(now.online)} of {len(now.enrolled)} enrolled sites online",
+    ]
+    if now.up and (lacking := [site for site in now.enrolled if site not in now.online]):
         lines[-1] += f"; not {', '.join(lacking)}"
-    if names := [entry.name for entry in queue.waiting(folder)]:
-        lines.append(f"waiting: {', '.join(names)}")
-    if (name := queue.latest(folder)) is not None:
-        lines += ["", overview.text(overview.look(folder.runs / name, flwr_home=folder.flwr_home))]
+    if now.waiting:
+        lines.append(f"waiting: {', '.join(now.waiting)}")
+    if now.study is not None:
+        lines += ["", overview.text(now.study)]
     return "\n".join(lines)

@@ -1,0 +1,271 @@
+"""What `up` does with its queue, its keys and what it is asked, without a SuperLink."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common import keys, log
+from common.config import StudyConfig
+from common.errors import ConfigError, LaunchError
+from common.processes import Processes
+from server import cli, enrolled, host, kits, operating, queue, status, wishes
+from server.folder import ServerFolder, open_folder
+from server.follow import Outcome
+from server.host import Host
+from server.lock import held
+from server.superlink import SUPERLINK
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ServerFolder:
+    about = {"name": "f", "server": {"hosts": ["s.example"]}, "sites": {"north": {}, "south": {}}}
+    (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
+    list(kits.provision(tmp_path / "federation.yaml", tmp_path / "server"))
+    made = open_folder(tmp_path / "server")
+    for site in ("north", "south"):
+        enrolled.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
+    return made
+
+
+@pytest.fixture
+def named(study: StudyConfig) -> Callable[[str], StudyConfig]:
+    sites = study.sites.model_copy(update={"train": ("north", "south"), "evaluate": (), "required": 1})
+    return lambda name: study.model_copy(update={"name": name, "sites": sites})
+
+
+class Told:
+    """A host whose Flower is a list of what it was told, and whose studies end as they are meant to."""
+
+    def __init__(self, folder: ServerFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.commands, self.ends, self.ran = folder, [], {}, []
+        self.known: dict[bytes, enrolled.Node] = {}
+        processes = Processes(folder.root / "logs", dict(os.environ))
+        self.host = Host(work=folder.work, processes=processes, fleet_port=9092, folder=folder)
+        monkeypatch.setattr(enrolled, "nodes", lambda _: dict(self.known))
+        monkeypatch.setattr(Host, "register", lambda _, new: self.register(new))
+        monkeypatch.setattr(Processes, "run", lambda _, command, deadline_s: self.flwr(command))
+        monkeypatch.setattr(Host, "run", lambda _, settings: self.run(settings))
+        monkeypatch.setattr(host, "follow", lambda host, run_dir, shown: self.follow(run_dir))
+
+    def register(self, new: dict[str, Path]) -> None:
+        for site, path in new.items():
+            self.commands.append(f"register {site}")
+            now = enrolled.datetime.now(enrolled.UTC)
+            key = enrolled.read_key(path, site)
+            self.known[key.pem] = enrolled.Node(len(self.commands), now, True, now)
+
+    def flwr(self, command: list[str]) -> str:
+        words = [str(word) for word in command[1:]]
+        self.commands.append(" ".join(words[:3]))
+        if words[0:2] == ["supernode", "unregister"]:
+            self.known = {pem: node for pem, node in self.known.items() if str(node.node_id) != words[2]}
+        return ""
+
+    def run(self, settings: Path) -> int:
+        values = yaml.safe_load(settings.read_text())
+        self.ran.append((settings.parent.name, sorted(values["node_ids"])))
+        return 77
+
+    def follow(self, run_dir: Path) -> Outcome:
+        end = self.ends.get(run_dir.name, "finished")
+        if isinstance(end, BaseException):
+            raise end
+        if end == "stop":
+            wishes.ask_to_stop(run_dir)
+            self.host.look()
+            now = status.read_status(run_dir)
+            assert now is not None
+            return Outcome(False, now.reason)
+        status.set_status(run_dir, end, "3 rounds")
+        return Outcome(end == "finished", "3 rounds")
+
+
+@pytest.fixture
+def told(folder: ServerFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    made = Told(folder, monkeypatch)
+    yield made
+    made.host.processes.stop()
+
+
+def test_studies_run_in_turn_with_the_sites_that_are_enrolled(told: Told, folder, named) -> None:
+    for name in ("b", "a"):
+        queue.put(folder, named(name))
+    assert told.host.serve(once=True).finished
+    assert told.ran == [("b", ["north", "south"]), ("a", ["north", "south"])]
+    assert told.commands == ["register north", "register south"]
+    assert (queue.waiting(folder), queue.running(folder)) == ([], None)
+
+
+def test_a_study_that_fails_is_followed_by_the_next(told: Told, folder, named) -> None:
+    told.ends = {"a": LaunchError("flwr run did not work"), "b": "failed"}
+    for name in ("a", "b", "c"):
+        queue.put(folder, named(name))
+    assert told.host.serve(once=True).finished  # the last one
+    assert [name for name, _ in told.ran] == ["a", "b", "c"]
+    now = status.read_status(folder.runs / "a")
+    assert now is not None
+    assert (now.status, now.reason) == ("failed", "flwr run did not work")
+
+
+def test_without_its_superlink_the_server_ends(told: Told, folder, named) -> None:
+    told.ends = {"a": LaunchError("superlink is given up")}
+    queue.put(folder, named("a"))
+    told.host._supervision._given_up.add(SUPERLINK)
+    with pytest.raises(LaunchError, match="given up"):
+        told.host.serve(once=True)
+
+
+def test_what_ran_when_everything_was_killed_goes_on_first_and_is_not_set_aside(
+    told: Told, folder, named
+) -> None:
+    queue.put(folder, named("killed"))
+    queue.begin(folder, queue.waiting(folder)[0])
+    (folder.runs / "killed" / "checkpoints").mkdir(parents=True)
+    (folder.runs / "killed" / "checkpoints" / "round-0001.safetensors").touch()
+    status.set_status(folder.runs / "killed", "running", "")
+    queue.put(folder, named("next"))
+    told.host.serve(once=True)
+    assert [name for name, _ in told.ran] == ["killed", "next"]
+    assert (folder.runs / "killed" / "checkpoints" / "round-0001.safetensors").exists()
+
+
+def test_a_study_that_ended_just_before_the_kill_is_not_run_again(told: Told, folder, named) -> None:
+    queue.put(folder, named("done"))
+    queue.begin(folder, queue.waiting(folder)[0])
+    status.set_status(folder.runs / "done", "finished", "3 rounds")
+    assert told.host.serve(once=True) == Outcome(True, "3 rounds")
+    assert told.ran == []
+
+
+def test_a_new_study_of_a_name_leaves_the_former_run_beside_it(told: Told, folder, named) -> None:
+    for _ in range(2):
+        queue.put(folder, named("a"))
+        told.host.serve(once=True)
+    assert {path.name for path in folder.runs.iterdir()} >= {"a", "a.1"}
+
+
+def test_a_stopped_study_is_told_to_flower_and_can_go_on(told: Told, folder, named) -> None:
+    told.ends = {"a": "stop"}
+    queue.put(folder, named("a"))
+    assert told.host.serve(once=True) == Outcome(False, "stopped by the operator before round 1")
+    assert "stop 77 consilium" in told.commands
+    with pytest.raises(ConfigError, match="has no checkpoint"):
+        queue.put_back(folder, "a")
+    (folder.runs / "a" / "checkpoints").mkdir()
+    (folder.runs / "a" / "checkpoints" / "round-0001.safetensors").touch()
+    queue.put_back(folder, "a")
+    told.ends = {}
+    assert told.host.serve(once=True).finished
+    assert len(told.ran) == 2
+
+
+def test_a_revoked_key_is_taken_from_flower_and_a_new_one_told(told: Told, folder, tmp_path, caplog) -> None:
+    told.host._follow_keys()
+    enrolled.revoke(folder, "south")
+    told.host._follow_keys()
+    enrolled.enrol(folder, "south", keys.make_site_key(tmp_path / "new", "site").public)
+    told.host._follow_keys()
+    assert told.commands == ["register north", "register south", "supernode unregister 2", "register south"]
+    assert len(told.known) == 2
+
+
+def test_a_study_goes_on_without_a_revoked_site_as_long_as_there_are_enough(
+    told: Told, folder, named
+) -> None:
+    enrolled.revoke(folder, "south")
+    queue.put(folder, named("a"))
+    assert told.host.serve(once=True).finished
+    assert told.ran == [("a", ["north"])]
+    enrolled.revoke(folder, "north")
+    queue.put(folder, named("b"))
+    outcome = told.host.serve(once=True)
+    assert not outcome.finished
+    assert "the study names north, south, whose keys are not enrolled" in outcome.reason
+
+
+def test_one_server_runs_on_a_folder(folder: ServerFolder) -> None:
+    with held(folder.lock, "another"):
+        assert folder.is_up
+        with pytest.raises(LaunchError, match="in use by another"):
+            host.up(folder, once=True)
+    assert not folder.is_up
+
+
+def test_a_folder_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="consilium-server provision"):
+        open_folder(tmp_path)
+
+
+# --- the commands ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(folder: ServerFolder, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str]]:
+    monkeypatch.setattr(log, "start", lambda *_: None)
+
+    def run(name: str, *arguments: object) -> tuple[int, str]:
+        code = cli.main([name, str(folder.root), *map(str, arguments)])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return run
+
+
+def test_a_study_of_a_site_without_a_key_is_not_taken(command, folder, named, tmp_path) -> None:
+    enrolled.revoke(folder, "south")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml")
+    assert code == 1
+    assert "the study names south, whose keys are not enrolled" in said
+    assert queue.waiting(folder) == []
+
+
+def test_a_study_waits_and_it_is_said_that_no_server_runs(command, folder, named, tmp_path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml")
+    assert code == 0
+    assert "a waits for its turn, it is next; no server runs here yet" in said
+    code, said = command("status")
+    assert code == 1
+    assert said.splitlines()[:3] == [
+        "f: the server is NOT running; `consilium-server up` starts it",
+        "0 of 2 enrolled sites online",
+        "waiting: a",
+    ]
+
+
+def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:
+    enrolled.revoke(folder, "south")
+    code, said = command("sites")
+    key = enrolled.enrolled(folder)["north"].fingerprint
+    assert code == 0
+    assert said.splitlines() == [
+        f"north: offline, never seen, not yet known to the server, key {key}",
+        "south: no key enrolled",
+    ]
+
+
+def test_nothing_can_be_stopped_where_nothing_runs(command, folder, named) -> None:
+    assert command("stop") == (1, "ConfigError: no study is running\n")
+    queue.put(folder, named("a"))
+    queue.begin(folder, queue.waiting(folder)[0])
+    code, said = command("stop")
+    assert code == 1
+    assert "study a goes on at the next `consilium-server up`" in said
+
+
+def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
+    assert "no study has run" in command("logs")[1]
+    (folder.runs / "a").mkdir(parents=True)
+    (folder.runs / "a" / "server.log").write_text("round 1\nround 2\n")
+    status.set_status(folder.runs / "a", "finished", "2 rounds")
+    assert command("logs") == (0, "round 1\nround 2\n")
+
+
+def test_a_server_is_told_as_json_too(folder) -> None:
+    now = operating.look(folder)
+    assert (now.up, now.enrolled, now.online, now.study) == (False, ("north", "south"), (), None)
+    assert operating.ServerNow.model_validate_json(now.model_dump_json()) == now
