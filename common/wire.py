@@ -10,22 +10,23 @@ Nothing that can run is ever decoded: JSON and numeric arrays only.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from common.config import Name, Share, StudyConfig
+from common.config import Name, StudyConfig
 from common.errors import WireError
 from common.heads import Fourier, HeadForm
 from common.metrics import Score
 from common.paired import Paired
 from common.settings import Frozen
+from common.summary import ImageSummary
 from common.weights import Arrays, TensorSpec, contiguous
 
 SCHEMA = 1
@@ -183,33 +184,6 @@ Plan: TypeAlias = EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
 
 
 # --- answers: site to server -----------------------------------------------------------------
-
-
-Extent = Annotated[int, Field(ge=1, le=2**20)]
-"""Pixels of a side of an image."""
-
-
-class Sizes(Frozen):
-    """The smallest and the largest side, each way, of the images as they are stored."""
-
-    width: tuple[Extent, Extent]
-    height: tuple[Extent, Extent]
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.width[0] > self.width[1] or self.height[0] > self.height[1]:
-            raise ValueError("the smallest side is larger than the largest one")
-        return self
-
-
-class ImageSummary(Frozen):
-    """What a site's images look like from afar, training and test images together."""
-
-    sizes: Sizes | None
-    """None: the site's policy counts too few patients to tell the ends of the range."""
-    mean: tuple[Share, Share, Share]
-    """Red, green, blue in [0, 1], over all pixels."""
-    std: tuple[Share, Share, Share]
 
 
 class Enrolment(Message):

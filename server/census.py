@@ -7,13 +7,17 @@ that nobody has is a misspelt class, and one that nobody trains on can never be 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 from common.settings import Frozen
+from common.summary import ImageSummary
 from common.weights import write_atomically
-from common.wire import Enrolment, ImageSummary
 from server.scores import aligned
+
+if TYPE_CHECKING:  # loads Flower, which a report does without
+    from common.wire import Enrolment
 
 FILE = "census.json"
 
@@ -41,7 +45,7 @@ class Census(Frozen):
     """Those that take part, training ones first."""
 
 
-def count(study: StudyConfig, enrolments: Mapping[str, Enrolment]) -> Census:
+def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
     """The census of these enrolments."""
     return Census(
         classes=study.classes,

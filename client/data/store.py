@@ -39,7 +39,7 @@ from client.progress import shown
 from common.config import Augmentation
 from common.errors import SiteDataError
 from common.log import event
-from common.wire import ImageSummary
+from common.summary import ImageSummary
 
 T = TypeVar("T")
 R = TypeVar("R")

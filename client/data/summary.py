@@ -23,7 +23,7 @@ from client.data import archives, dicom_pixels
 from client.data.manifest import ImageRow
 from client.data.pixels import FORMATS
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
-from common.wire import ImageSummary, Sizes
+from common.summary import ImageSummary, Sizes
 
 STEP = 4
 """Every so many pixels, each way, count towards means and deviations."""

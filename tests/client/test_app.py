@@ -19,6 +19,7 @@ from common import wire
 from common.config import StudyConfig
 from common.metrics import Score
 from common.paired import Paired, empty
+from common.summary import ImageSummary, Sizes
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -187,8 +188,8 @@ LEAVES: dict[type[Any], set[str]] = {
         "kind", "plan_id", "site", "layout", "weights_digest", "frozen_digest", "preprocessing",
         "train_counts", "test_counts", "withheld", "device", "images", "weights",
     },
-    wire.ImageSummary: {"sizes", "mean", "std"},
-    wire.Sizes: {"width", "height"},
+    ImageSummary: {"sizes", "mean", "std"},
+    Sizes: {"width", "height"},
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "score", "num_examples", "num_steps", "train_loss",
@@ -212,5 +213,5 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 def test_no_other_kind_of_answer_exists() -> None:
     answers = {wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure}
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, wire.ImageSummary, wire.Sizes, wire.HeadResult, Paired}
+    parts = {Score, ImageSummary, Sizes, wire.HeadResult, Paired}
     assert answers | parts == LEAVES.keys()

@@ -18,6 +18,7 @@ from client.trainer import Trainer, choose_device
 from common import wire
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
+from common.summary import Sizes
 from common.weights import digest
 
 MakeSite = Callable[..., SiteConfig]
@@ -80,13 +81,13 @@ def test_an_enrolment_tells_sizes_that_enough_patients_share_and_the_mean_colour
         image.resize((90, 50)).save(tmp_path / "north-images/red/0.png")
     told = enrolled(Trainer(site), make_study()).images
     assert told is not None
-    assert told.sizes == wire.Sizes(width=(40, 90), height=(40, 50))
+    assert told.sizes == Sizes(width=(40, 90), height=(40, 50))
     # dark (70, 40, 30), pale (220, 190, 170), red (200, 60, 60), of 255, in equal parts, with some noise cut off
     assert np.allclose(told.mean, np.array([490, 290, 260]) / 3 / 255, atol=0.01)
     guarded = site.model_copy(update={"policy": PolicyConfig(min_cell=2)})
     told = enrolled(Trainer(guarded), make_study()).images
     assert told is not None
-    assert told.sizes == wire.Sizes(width=(40, 40), height=(40, 40))
+    assert told.sizes == Sizes(width=(40, 40), height=(40, 40))
 
 
 def test_weights_are_sent_only_if_they_are_asked_for(make_site: MakeSite, make_study: MakeStudy) -> None:

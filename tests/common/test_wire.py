@@ -16,6 +16,7 @@ from common.config import ClassifierConfig, FedProx, SitesConfig, StudyConfig
 from common.errors import WireError
 from common.metrics import count
 from common.paired import pair
+from common.summary import ImageSummary, Sizes
 from common.weights import TensorSpec, digest
 
 STUDY = StudyConfig(
@@ -85,8 +86,8 @@ MESSAGES = {
         train_counts=(3, 4),
         test_counts=(1, 0),
         device="cpu",
-        images=wire.ImageSummary(
-            sizes=wire.Sizes(width=(600, 1024), height=(450, 450)), mean=(0.7, 0.5, 0.6), std=(0.1, 0.2, 0.3)
+        images=ImageSummary(
+            sizes=Sizes(width=(600, 1024), height=(450, 450)), mean=(0.7, 0.5, 0.6), std=(0.1, 0.2, 0.3)
         ),
         weights={},
     ),

@@ -122,19 +122,17 @@ class Federation:
         self.names = sorted(about["sites"], key=about["sites"].get)[:3]  # the smallest are the quickest
 
     def launch(self, name: str, *options: str, **changes: object) -> Launch:
-        study = (
-            {
-                "name": name,
-                "classes": self.classes,
-                "untrained_classes": self.classes,  # the smallest sites lack some
-                "sites": {"train": self.names[:2]},
-                "model": {"encoder": "test_efficientnet", "image_size": 32},
-                "rounds": 2,
-                "local": {"steps": 2, "batch_size": 8, "augmentation": "none"},
-                "deadlines": {"enrol_s": 200, "round_s": 200, "evaluate_s": 200},
-            }
-            | changes
-        )
+        study = {
+            "name": name,
+            "classes": self.classes,
+            "untrained_classes": self.classes,  # for the smallest sites lack some
+            "sites": {"train": self.names[:2]},
+            "model": {"encoder": "test_efficientnet", "image_size": 32},
+            "rounds": 2,
+            "local": {"steps": 2, "batch_size": 8, "augmentation": "none"},
+            "deadlines": {"enrol_s": 200, "round_s": 200, "evaluate_s": 200},
+        }
+        study |= changes
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(study))
         return self._start(name, "simulate", str(file), "--runs", str(self.folder / "runs"), *options)

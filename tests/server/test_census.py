@@ -7,11 +7,12 @@ import pytest
 
 from common import wire
 from common.errors import ConfigError, StorageError
+from common.summary import ImageSummary, Sizes
 from server import census, report
 from server.document import Outcome, markdown
 
-LOOKS = wire.ImageSummary(
-    sizes=wire.Sizes(width=(600, 1024), height=(450, 768)), mean=(0.761, 0.5, 0.25), std=(0.1, 0.2, 0.3)
+LOOKS = ImageSummary(
+    sizes=Sizes(width=(600, 1024), height=(450, 768)), mean=(0.761, 0.5, 0.25), std=(0.1, 0.2, 0.3)
 )
 
 
@@ -29,7 +30,7 @@ def sites(*enrolments: wire.Enrolment) -> dict[str, wire.Enrolment]:
 @pytest.fixture
 def held(study) -> census.Census:
     """bkl, mel, nv at north, south and the unseen site; south withholds small classes."""
-    same = LOOKS.model_copy(update={"sizes": wire.Sizes(width=(600, 600), height=(450, 450))})
+    same = LOOKS.model_copy(update={"sizes": Sizes(width=(600, 600), height=(450, 450))})
     return census.count(
         study,
         sites(
