@@ -17,8 +17,8 @@ from client import app
 from client.link import serve
 from common import wire
 from common.config import StudyConfig
-from common.metrics import Score
-from common.paired import Paired, empty
+from common.metrics import Score, empty
+from common.paired import Paired
 from common.summary import ImageSummary, Sizes
 
 MakeStudy = Callable[..., StudyConfig]
