@@ -136,16 +136,19 @@ class StoredImages:
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
         if generator is not None and self._augmentation in ("dermoscopy", "mri") and rows_B:
             squares_BCRR = [self._pixels_NRRC[row].permute(2, 0, 1) for row in rows_B]
-            return self._normalised(augmented(squares_BCRR, self._augmentation, size, generator))
+            changed_BCSS = augmented(squares_BCRR, self._augmentation, size, generator)
+            return self._normalise(changed_BCSS.to(torch.float32))
         tops, lefts, flips = self._places(len(rows_B), generator)
-        crops_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8)
-        for crop_SSC, row, top, left, flip in zip(crops_BSSC, rows_B, tops, lefts, flips, strict=True):
-            seen_SSC = self._pixels_NRRC[row, top : top + size, left : left + size]
-            crop_SSC.copy_(seen_SSC.flip(1) if flip else seen_SSC)
-        return self._normalised(crops_BSSC.permute(0, 3, 1, 2).contiguous())
+        batch_BCSS = torch.empty(len(rows_B), 3, size, size)
+        # One image after another, so that each is still in the processor's cache when it is normalised.
+        for image_CSS, row, top, left, flip in zip(batch_BCSS, rows_B, tops, lefts, flips, strict=True):
+            crop_CSS = self._pixels_NRRC[row, top : top + size, left : left + size].permute(2, 0, 1)
+            self._normalise(image_CSS.copy_(crop_CSS.flip(2) if flip else crop_CSS))
+        return batch_BCSS
 
-    def _normalised(self, crops_BCSS: torch.Tensor) -> torch.Tensor:
-        return crops_BCSS.to(torch.float32).div_(255).sub_(self._mean_C11).div_(self._std_C11)
+    def _normalise(self, images_CSS: torch.Tensor) -> torch.Tensor:
+        """In place."""
+        return images_CSS.div_(255).sub_(self._mean_C11).div_(self._std_C11)
 
     def _places(
         self, num_images: int, generator: torch.Generator | None
