@@ -95,12 +95,13 @@ def _subjects(root: Path, problems: list[str]) -> Iterator[_Subject]:
     table = read_table(mapping)
     require_columns(table, ("Grade", "BraTS_2020_subject_ID"), "expected the name_mapping.csv of BraTS 2020")
     problems += table.problems
+    there = {folder.name for folder in folders_in(root)}
     for number, cells in table.rows:
         source, name = f"{mapping.name} row {number}", cells.get("BraTS_2020_subject_ID", "")
         grade = cells.get("Grade", "")
         if not name or grade not in GRADES or Path(name).name != name:
             problems.append(f"{source}: found grade {grade!r}, expected HGG or LGG and a subject's name")
-        elif not (root / name).is_dir():
+        elif name not in there:
             problems.append(f"{source}: no folder {name}")
         else:
             yield _Subject(root / name, grade, _collection(cells.get("BraTS_2019_subject_ID", "")))

@@ -16,6 +16,9 @@ from client.data.manifest import ImageRow
 from client.data.references import PictureFile
 from common.errors import SiteDataError
 
+MOST_BYTES = 2**28
+"""A table is read whole; a million images take about a third of that."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -33,6 +36,12 @@ class Table:
 def read_table(path: Path) -> Table:
     """A csv file with a header line. Raises SiteDataError if it cannot be read as one."""
     try:
+        if path.exists() and not path.is_file():
+            raise SiteDataError(f"{path} is no file; expected a csv with a line of column names")
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            raise SiteDataError(
+                f"{path} has {path.stat().st_size:,} bytes; expected a csv of at most {MOST_BYTES:,}"
+            )
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             delimiter = max(",;\t", key=first.count)
@@ -75,6 +84,14 @@ def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
         if not found:
             rows.append(_row(cells, source, config))
     return rows, problems
+
+
+def is_file(path: Path) -> bool:
+    """False as well for a name that no file can have, such as one of 300 letters."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def require_columns(table: Table, names: Sequence[str], what: str) -> None:
@@ -123,7 +140,7 @@ def _problems(cells: dict[str, str], source: str, config: CsvData) -> Iterator[s
         yield f"{source}: no label"
     if not image:
         yield f"{source}: no image file"
-    elif not (config.image_folder / image).is_file():
+    elif not is_file(config.image_folder / image):
         yield f"{source}: {config.image_folder / image} is not there"
 
 

@@ -74,8 +74,14 @@ def labels(config: DataConfig) -> tuple[str, ...]:
 
 
 def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
-    """Where the rows are from, the rows, and what is wrong with others."""
-    where, rows, problems = _all_rows(config, state_dir)
+    """Where the rows are from, the rows, and what is wrong with others. Raises SiteDataError."""
+    try:
+        where, rows, problems = _all_rows(config, state_dir)
+    except OSError as error:
+        raise SiteDataError(
+            f"{error.filename or 'a file or folder of the data set'} cannot be read: {error.strerror}. Let the "
+            "trainer read the whole data set, then start again."
+        ) from error
     if config.take is None:
         return where, rows, problems
     rows, in_vain = listed(rows, config.take)
