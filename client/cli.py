@@ -13,14 +13,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.config import load_site
-from client.findings import HEADINGS, RANKS, Finding, may_take_part
+from client.findings import HEADINGS, Finding, may_take_part, ranked
 from common import log
-from common.config import StudyConfig
+from common.config import ClipConfig, StudyConfig
 from common.errors import ConfigError, ConsiliumError
 from common.settings import load_settings
 
@@ -87,12 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="read everything once and say what is wrong with it",
-        description="Reads every image, trains nothing, writes nothing. Findings come in three ranks; exit code 1 if "
+        description="Reads every image, trains nothing, sends nothing. Findings come in three ranks; exit code 1 if "
         "one of them keeps this site out of a study.",
     )
     check.add_argument("settings", type=Path, metavar="SITE.yaml")
     check.add_argument(
-        "--study", type=Path, metavar="STUDY.yaml", help="take its classes, not those of the data"
+        "--study",
+        type=Path,
+        metavar="STUDY.yaml",
+        help="take its classes and image size, not those of the data",
+    )
+    check.add_argument(
+        "--html",
+        type=Path,
+        metavar="PAGE",
+        help="write a page with counts and samples, which only you can read",
     )
     check.set_defaults(run=_check)
 
@@ -294,8 +304,33 @@ def _check(options: argparse.Namespace) -> int:
     from client import check, machine
 
     site = load_site(options.settings)
-    findings = [*machine.check(site), *check.check(site, _classes(options.study))]
-    return _print_findings(sorted(findings, key=lambda finding: RANKS.index(finding.rank)), site.name)
+    study = _study(options.study)
+    found = check.check(
+        site,
+        None if study is None else study.classes,
+        check.USUAL_SIDE if study is None else _stored_side(study),
+    )
+    report = replace(found, findings=ranked([*machine.check(site), *found.findings]))
+    code = _print_findings(report.findings, site.name)
+    if options.html is not None:
+        from client import check_page
+
+        check_page.write(report, options.html, datetime.now().astimezone())
+        print(f"{options.html} shows images of this site: it is for you alone, and stays here")
+    return code
+
+
+def _stored_side(study: StudyConfig) -> int:
+    """Pixels a side that are kept of an image."""
+    from client.check import USUAL_SIDE
+    from client.model.backbones import preprocessing
+
+    match study.model:
+        case ClipConfig(library="open_clip"):
+            # Only the built model knows; what it does not crop it does not keep.
+            return study.model.image_size or USUAL_SIDE
+        case _:
+            return preprocessing(study.model).stored_size
 
 
 def _print_findings(findings: Iterable[Finding], name: str) -> int:
@@ -403,7 +438,8 @@ def _partition(options: argparse.Namespace) -> int:
 
     how, title = _how(options)
     whole = partitioned.source(options.data, options.seed, options.column)
-    sites = partitioned.partition(whole, how, options.seed, _classes(options.study))
+    study = _study(options.study)
+    sites = partitioned.partition(whole, how, options.seed, None if study is None else study.classes)
     found, pooled = partitioned.write(sites, whole, options.out, title)
     simulated.write_sites(
         found,
@@ -446,8 +482,8 @@ def _how(options: argparse.Namespace) -> tuple["Partition", str]:
             return partition.ByAcquisition(), "Sites by where images were made"
 
 
-def _classes(study: Path | None) -> tuple[str, ...] | None:
-    return None if study is None else load_settings(study, StudyConfig, "study").classes
+def _study(path: Path | None) -> StudyConfig | None:
+    return None if path is None else load_settings(path, StudyConfig, "study")
 
 
 def _embed_prompts(options: argparse.Namespace) -> int:

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from client.data.manifest import ImageRow
+
 Rank: TypeAlias = Literal["stops", "look", "fine"]
 RANKS: tuple[Rank, ...] = ("stops", "look", "fine")
 """`stops` keeps the site out of a study, `look` is for a person to judge, `fine` is what was seen to be right."""
+
+_MOST_SHOWN = 20
 
 HEADINGS: dict[Rank, str] = {"stops": "STOPS THE STUDY", "look": "worth a look", "fine": "fine"}
 
@@ -16,9 +20,26 @@ class Finding:
     """One thing that is worth knowing, and what to do about it."""
 
     rank: Rank
-    text: str
+    what: str
+    items: tuple[str, ...] = ()
+    """Each file or row."""
+    rows: tuple[ImageRow, ...] = ()
+    """Images that show it, to be looked at."""
+
+    @property
+    def text(self) -> str:
+        """For a terminal: a long list is cut."""
+        if not self.items:
+            return self.what
+        more = [f"  ... and {len(self.items) - _MOST_SHOWN} more"] if len(self.items) > _MOST_SHOWN else []
+        return "\n".join([f"{self.what}:", *(f"  {item}" for item in self.items[:_MOST_SHOWN]), *more])
 
 
 def may_take_part(findings: Iterable[Finding]) -> bool:
     """False if something stops the site."""
     return all(finding.rank != "stops" for finding in findings)
+
+
+def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first, else in the order in which they came."""
+    return tuple(sorted(findings, key=lambda finding: RANKS.index(finding.rank)))

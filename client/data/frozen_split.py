@@ -9,7 +9,7 @@ removes the file, or gives another seed.
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -24,29 +24,46 @@ from common.weights import write_atomically
 
 def kept(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
     """`split`, drawn now or as it was drawn before. Raises SiteDataError, StorageError."""
+    path = _path(manifest, config, state_dir)
+    if path is None:
+        return split(manifest, config)
+    before = _read(path) if path.exists() else {}
+    settled = _settled(manifest, config, before)
+    sides = {**before, **_sides(settled.rows)}
+    if not any(row.image.key in before for row in manifest.rows):
+        event(f"drew the split and wrote it to {path}")
+    elif num_new := len(sides) - len(before):
+        warn(
+            f"{num_new} image(s) came after the split was drawn: those of a known group follow it, the others train. "
+            f"For a new split remove {path}"
+        )
+    if sides != before:
+        _write(path, sides)
+    return settled
+
+
+def foreseen(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
+    """What `kept` would answer now; nothing is written. Raises SiteDataError."""
+    path = _path(manifest, config, state_dir)
+    return _settled(manifest, config, {} if path is None or not path.exists() else _read(path))
+
+
+def _path(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Path | None:
+    """Where the split is kept; None if nothing is drawn, because the data or the YAML says it."""
     match config.kind:
         case "column" | "none":
-            return split(manifest, config)  # nothing is drawn: the data or the YAML says it
+            return None
         case "grouped" | "kfold" | "by_image":
-            pass
-    path = state_dir / "splits" / f"{_name(config, manifest.classes)}.csv"
-    before = _read(path) if path.exists() else {}
+            return state_dir / "splits" / f"{_name(config, manifest.classes)}.csv"
+
+
+def _settled(manifest: Manifest, config: SplitConfig, before: Mapping[str, Side]) -> Manifest:
     if not any(row.image.key in before for row in manifest.rows):
-        drawn = split(manifest, config)
-        _write(path, {**before, **_sides(drawn.rows)})
-        event(f"drew the split and wrote it to {path}")
-        return drawn
-    rows = tuple(_placed(manifest.rows, before))
-    if len(new := {row.image.key: row.split for row in rows} | before) > len(before):
-        warn(
-            f"{len(new) - len(before)} image(s) came after the split was drawn: those of a known group follow "
-            f"it, the others train. For a new split remove {path}"
-        )
-        _write(path, {**before, **_sides(rows)})
-    return Manifest(rows, manifest.classes)
+        return split(manifest, config)
+    return Manifest(tuple(_placed(manifest.rows, before)), manifest.classes)
 
 
-def _placed(rows: Sequence[ImageRow], before: dict[str, Side]) -> list[ImageRow]:
+def _placed(rows: Sequence[ImageRow], before: Mapping[str, Side]) -> list[ImageRow]:
     of_group = {row.group: before[row.image.key] for row in rows if row.group and row.image.key in before}
     placed = []
     for row in rows:

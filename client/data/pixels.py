@@ -6,6 +6,8 @@ tiny, huge, animated) is refused with a reason. The centre square is cut and res
 step, with antialiasing, which is the usual resize of the shorter side and centre crop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -43,8 +45,35 @@ _RESAMPLING = {
 
 def decode(reference: ImageReference, size: int, interpolation: Interpolation) -> Pixels:
     """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
+    return square(load(reference, size), size, interpolation)
+
+
+def square(image: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of a picture, resized. Raises BadImage."""
+    with _guarded():
+        return np.asarray(ImageOps.fit(image, (size, size), _RESAMPLING[interpolation]))
+
+
+def load(reference: ImageReference, size: int) -> Image.Image:
+    """The whole image as RGB, and a JPEG no larger than a square of `size` needs. Raises BadImage."""
+    with _guarded():
+        match reference:
+            case PictureFile(path):
+                return _upright(path, size)
+            case DicomFrame():
+                return to_rgb(_checked(dicom_pixels.picture(reference)))
+            case NiftiSlice():
+                return _checked(volumes.picture(reference))
+            case NpzEntry():
+                return to_rgb(_checked(archives.picture(reference)))
+            case _:
+                assert_never(reference)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
     try:
-        square = ImageOps.fit(load(reference, size), (size, size), _RESAMPLING[interpolation])
+        yield
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -54,22 +83,6 @@ def decode(reference: ImageReference, size: int, interpolation: Interpolation) -
     except Exception as error:
         # Decoders answer a broken file with nearly any error there is.
         raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
-    return np.asarray(square)
-
-
-def load(reference: ImageReference, size: int) -> Image.Image:
-    """The whole image as RGB, and a JPEG no larger than `size` needs. Raises BadImage and what decoders raise."""
-    match reference:
-        case PictureFile(path):
-            return _upright(path, size)
-        case DicomFrame():
-            return to_rgb(_checked(dicom_pixels.picture(reference)))
-        case NiftiSlice():
-            return _checked(volumes.picture(reference))
-        case NpzEntry():
-            return to_rgb(_checked(archives.picture(reference)))
-        case _:
-            assert_never(reference)
 
 
 def _upright(path: Path, size: int) -> Image.Image:

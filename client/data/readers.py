@@ -40,35 +40,64 @@ from common.errors import SiteDataError
 from common.log import warn
 
 
-def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
-    """All images that `config` points at. Raises SiteDataError that lists every problem.
+@dataclass(frozen=True)
+class Survey:
+    """What a site's data holds, the sound rows and all that is wrong with others."""
+
+    where: Path
+    manifest: Manifest
+    """May be empty."""
+    problems: tuple[str, ...]
+    num_repeats: int
+    """Rows that say again what another says."""
+
+
+def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | None = None) -> Survey:
+    """All that `config` points at, problems and all; without `classes`, those that the data has.
 
     `state_dir` keeps the secret that hides patients' identifiers; without it, names of groups are
-    good for this one manifest.
+    good for this one manifest. Raises SiteDataError if nothing can be read.
     """
     where, rows, problems = _rows(config, state_dir)
-    rows = _mapped(rows, config, classes)
+    names = _labels(rows, config) if classes is None else tuple(classes)
+    rows = _mapped(rows, config, names)
     unique = _without_repeats(rows)
-    problems = [*_unknown_classes(rows, classes), *problems, *unique.problems]
-    if problems:
+    sound = [row for row in unique.rows if row.label in names]
+    problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
+    return Survey(where, Manifest(tuple(grouped(sound)), names), tuple(problems), unique.num_repeats)
+
+
+def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
+    """All images that `config` points at. Raises SiteDataError that lists every problem."""
+    found = survey(config, classes, state_dir)
+    where = found.where
+    if found.problems:
         refuse(
             f"{where.name} cannot be used as it is",
-            problems,
+            found.problems,
             f"Mend {where} or the images it names, then start again.",
         )
-    if not unique.rows:
-        raise SiteDataError(
-            f"{where} holds no image of any class; the study has the classes {', '.join(classes)}. "
-            "Point `data` of the site's YAML at images of these classes."
-        )
-    if unique.num_repeats:
-        warn(f"{unique.num_repeats} row(s) repeat another row and count once", repeats=unique.num_repeats)
-    return Manifest(tuple(grouped(unique.rows)), tuple(classes))
+    if not found.manifest.rows:
+        raise SiteDataError(nothing(found))
+    if found.num_repeats:
+        warn(f"{found.num_repeats} row(s) repeat another row and count once", repeats=found.num_repeats)
+    return found.manifest
+
+
+def nothing(found: Survey) -> str:
+    """What to say of a site without a single image."""
+    return (
+        f"{found.where} holds no image of any class; the study has the classes "
+        f"{', '.join(found.manifest.classes) or '(none)'}. Point `data` of the site's YAML at images of these classes."
+    )
 
 
 def labels(config: DataConfig) -> tuple[str, ...]:
     """The classes that the data has, under the study's names, in alphabetical order. Raises SiteDataError."""
-    _, rows, _ = _rows(config, None)
+    return _labels(_rows(config, None)[1], config)
+
+
+def _labels(rows: Sequence[ImageRow], config: DataConfig) -> tuple[str, ...]:
     mapped = (config.label_map.get(row.label, row.label) for row in rows)
     return tuple(sorted({name for name in mapped if name}))
 

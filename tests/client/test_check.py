@@ -1,19 +1,27 @@
 """A folder with planted mistakes: each is found, ranked and named, all in one go."""
 
+import re
 import shutil
+import stat
+import struct
+import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from client import cli
-from client.check import Finding, check, may_take_part
-from client.config import SiteConfig
+from client import check_page, cli
+from client.check import Finding, Report, check
+from client.config import load_site
+from client.data import burned_in, readers
+from client.data.frozen_split import kept
+from tests.client.data.test_dicom import dicom
 
-NAMES = ("mel", "nv")
+CLASSES = ("df", "mel", "nv")
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (120, 90)) -> Path:
@@ -25,13 +33,14 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (120, 90)) -> Path:
 
 
 class Site:
-    """Twenty lesions of each class, one picture each, that a test spoils."""
+    """Ten lesions of each of two classes, one picture each, that a test spoils."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[tuple[str, str, str]] = []
-        for number in range(40):
-            self.add(f"{number}.png", NAMES[number % 2], f"L{number}", seed=number)
+        self.rows: list[tuple[str, ...]] = []
+        self.settings: dict[str, object] = {}
+        for number in range(20):
+            self.add(f"{number}.png", CLASSES[1:][number % 2], f"L{number}", seed=number)
 
     def add(self, name: str, label: str, lesion: str, seed: int | None = None, **how: object) -> Path:
         if seed is not None:
@@ -48,14 +57,11 @@ class Site:
             "state_dir": "state",
             "threads": 1,
         }
-        (self.folder / "site.yaml").write_text(yaml.safe_dump(settings))
+        (self.folder / "site.yaml").write_text(yaml.safe_dump(settings | self.settings))
         return self.folder / "site.yaml"
 
-    def findings(self, classes: tuple[str, ...] | None = NAMES) -> list[Finding]:
-        from client.config import load_site
-
-        site: SiteConfig = load_site(self.write())
-        return check(site, classes)
+    def report(self, classes: tuple[str, ...] | None = CLASSES[1:]) -> Report:
+        return check(load_site(self.write()), classes)
 
 
 @pytest.fixture
@@ -63,16 +69,27 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def texts(findings: list[Finding], rank: str) -> list[str]:
-    return [finding.text for finding in findings if finding.rank == rank]
+def texts(report: Report, rank: str) -> list[str]:
+    return [finding.text for finding in report.findings if finding.rank == rank]
 
 
 def test_a_sound_site_may_take_part_and_is_told_what_it_has(site: Site) -> None:
-    findings = site.findings()
-    assert may_take_part(findings)
-    assert texts(findings, "look") == []
-    (told,) = texts(findings, "fine")
-    assert told.startswith("40 images of 40 patients or lesions (mel 20, nv 20); 120 x 90 to 120 x 90 pixels")
+    report = site.report()
+    assert report.may_take_part
+    assert texts(report, "look") == []
+    room, told, speed = texts(report, "fine")
+    # 20 images of 256 x 256 x 3 bytes are 3.75 MiB
+    assert room == "decoded images will take 4 MiB of memory, for an encoder that keeps 256 x 256 pixels"
+    assert told == (
+        "20 images of 20 patients or lesions (mel 10, nv 10); 16 train, 4 test; 120 x 90 to 120 x 90 pixels"
+    )
+    assert re.fullmatch(
+        r"decoding all images once, to 256 x 256 pixels, takes about \d s with 1 thread.*", speed
+    )
+    assert not (site.folder / "state").exists()
+
+
+# --- mistakes in one folder ------------------------------------------------------------------
 
 
 def cut(site: Site) -> None:
@@ -94,29 +111,20 @@ def animated(site: Site) -> None:
 
 
 def bomb(site: Site) -> None:
-    Image.new("1", (20_000, 20_000)).save(site.add("bomb.png", "mel", "X5"))
-
-
-def blank(site: Site) -> None:
-    Image.new("RGB", (120, 90), (200, 180, 160)).save(site.add("blank.png", "mel", "X6"))
-
-
-def tiny(site: Site) -> None:
-    site.add("tiny.png", "mel", "X7", seed=107, size=(40, 40))
+    """A PNG that says 20,000 x 20,000 pixels and ends there."""
+    header = b"IHDR" + struct.pack(">2I5B", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = [
+        struct.pack(">I", 13),
+        header,
+        struct.pack(">I", zlib.crc32(header)),
+        struct.pack(">I", 9),
+        b"IDAT",
+    ]
+    site.add("bomb.png", "mel", "X5").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 def too_tiny(site: Site) -> None:
     Image.new("RGB", (4, 4)).save(site.add("dot.png", "mel", "X8"))
-
-
-def grey(site: Site) -> None:
-    path = site.add("grey.png", "mel", "X9", seed=109)
-    Image.open(path).convert("L").save(path)
-
-
-def deep(site: Site) -> None:
-    values = np.random.default_rng(0).integers(0, 4096, (90, 120)).astype(np.uint16)
-    Image.fromarray(values).save(site.add("deep.png", "mel", "X10"))
 
 
 def floating(site: Site) -> None:
@@ -135,94 +143,311 @@ def unknown(site: Site) -> None:
     site.add("melanoma.png", "melanoma", "X14", seed=114)
 
 
-def copied(site: Site) -> None:
-    shutil.copy(site.folder / "0.png", site.add("copy.png", "mel", "L0"))
-
-
 def contradicted(site: Site) -> None:
-    shutil.copy(site.folder / "0.png", site.add("other.png", "nv", "X16"))
+    shutil.copy(site.folder / "3.png", site.add("other.png", "mel", "X16"))
 
 
 def leaked(site: Site) -> None:
-    for number in range(0, 40, 2):  # a copy of each melanoma under another lesion: some pair is divided
+    for number in range(0, 20, 2):  # a copy of each melanoma under another lesion: some pair is divided
         shutil.copy(site.folder / f"{number}.png", site.add(f"again{number}.png", "mel", f"Y{number}"))
 
 
+def blank(site: Site) -> None:
+    Image.new("RGB", (120, 90), (200, 180, 160)).save(site.add("blank.png", "mel", "X6"))
+
+
+def tiny(site: Site) -> None:
+    site.add("tiny.png", "mel", "X7", seed=107, size=(40, 40))
+
+
+def strip(site: Site) -> None:
+    site.add("strip.png", "mel", "X19", seed=119, size=(720, 90))
+
+
+def grey(site: Site) -> None:
+    path = site.add("grey.png", "mel", "X9", seed=109)
+    Image.open(path).convert("L").save(path)
+
+
+def grey_in_colour(site: Site) -> None:
+    path = site.add("faded.png", "mel", "X20", seed=120)
+    Image.open(path).convert("L").convert("RGB").save(path)
+
+
+def transparent(site: Site) -> None:
+    path = site.add("glass.png", "mel", "X21", seed=121)
+    Image.open(path).convert("RGBA").save(path)
+
+
+def deep(site: Site) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (90, 120)).astype(np.uint16)
+    Image.fromarray(values).save(site.add("deep.png", "mel", "X10"))
+
+
+def copied(site: Site) -> None:
+    shutil.copy(site.folder / "1.png", site.add("copy.png", "nv", "L1"))
+
+
 def resaved(site: Site) -> None:
-    path = site.add("shrunk.jpg", "mel", "X18")
-    Image.open(site.folder / "0.png").filter(ImageFilter.GaussianBlur(1)).resize((100, 75)).save(
-        path, quality=80
-    )
+    path = site.add("shrunk.jpg", "nv", "X18")
+    small = Image.open(site.folder / "5.png").filter(ImageFilter.GaussianBlur(1)).resize((100, 75))
+    small.save(path, quality=80)
 
 
 def rare(site: Site) -> None:
-    site.rows = [row for row in site.rows if row[1] == "nv" or int(row[0][:-4]) < 6]  # 0, 2 and 4 stay
+    for number in range(3):
+        site.add(f"df{number}.png", "df", f"R{number}", seed=130 + number)
 
 
 def ungrouped(site: Site) -> None:
     site.rows[0] = (*site.rows[0][:2], "")
 
 
-PLANTED: list[tuple[Callable[[Site], None], str, str]] = [
-    (cut, "stops", r"cut.png\) cannot be decoded"),
-    (no_image, "stops", r"text.png\) cannot be decoded"),
-    (empty, "stops", r"empty.png\) cannot be decoded"),
-    (animated, "stops", r"moves.gif\) holds 2 images"),
-    (bomb, "stops", r"bomb.png\) has more pixels than"),
-    (too_tiny, "stops", r"dot.png\) is 4 x 4 pixels"),
-    (floating, "stops", r"float.tif\) has floating-point pixels"),
-    (missing, "stops", r"row 42: .*lost.png is not there"),
-    (unlabelled, "stops", "row 42: no label"),
-    (unknown, "stops", r"class 'melanoma' is not in the study \(1 image"),
-    (contradicted, "stops", r"under two classes.*\n.*0.png\) = .*other.png"),
-    (leaked, "stops", "the same file is trained and tested on"),
-    (blank, "look", r"1 image\(s\) show one flat colour.*\n.*blank.png"),
-    (tiny, "look", r"1 image\(s\) have fewer than 64 pixels.*\n.*tiny.png\): 40 x 40"),
-    (grey, "look", r"1 image\(s\) are not RGB.*\n.*grey.png\): L"),
-    (deep, "look", r"1 image\(s\) are not RGB.*\n.*deep.png\): I;16"),
-    (copied, "look", r"there more than once.*\n.*0.png\) = .*copy.png"),
-    (resaved, "look", r"nearly the same.*\n.*0.png\) ~ .*shrunk.jpg"),
-    (rare, "look", r"fewer than 5 patients or lesions.*\n  mel: 3"),
-    (ungrouped, "look", r"1 of 40 images name no patient or lesion"),
+def repeated(site: Site) -> None:
+    site.rows.append(site.rows[7])
+
+
+def unnamed(site: Site) -> None:
+    picture(site.folder / "more" / "new.png", seed=140)
+
+
+Plant = Callable[[Site], None]
+STOP: list[tuple[Plant, str]] = [
+    (cut, r"cut.png\) cannot be decoded"),
+    (no_image, r"text.png\) cannot be decoded"),
+    (empty, r"empty.png\) cannot be decoded"),
+    (animated, r"moves.gif\) holds 2 images"),
+    (bomb, r"bomb.png\) has more pixels than"),
+    (too_tiny, r"dot.png\) is 4 x 4 pixels"),
+    (floating, r"float.tif\) has floating-point pixels"),
+    (missing, r"row \d+: .*lost.png is not there"),
+    (unlabelled, r"row \d+: no label"),
+    (unknown, r"class 'melanoma' is not in the study \(1 image"),
+    (contradicted, r"under two classes.*\n.*3.png\) = .*other.png"),
+    (leaked, "the same file is trained and tested on"),
+]
+LOOK: list[tuple[Plant, str]] = [
+    (blank, r"1 image\(s\) show one flat colour.*\n.*blank.png"),
+    (tiny, r"1 image\(s\) have fewer than 64 pixels.*\n.*tiny.png\): 40 x 40"),
+    (strip, r"1 image\(s\) are of another size or shape.*\n.*strip.png\): 720 x 90"),
+    (grey, r"image\(s\) are not RGB like most(.*\n)*.*grey.png\): L$"),
+    (grey_in_colour, r"image\(s\) are not RGB like most(.*\n)*.*faded.png\): RGB without colour"),
+    (transparent, r"image\(s\) are not RGB like most(.*\n)*.*glass.png\): RGBA"),
+    (deep, r"image\(s\) are not RGB like most(.*\n)*.*deep.png\): I;16"),
+    (copied, r"there more than once(.*\n)*.*1.png\) = .*copy.png"),
+    (resaved, r"1 pair.*nearly the same.*\n.*5.png\) ~ .*shrunk.jpg"),
+    (rare, r"fewer than 5 patients or lesions.*\n  df: 3"),
+    (ungrouped, r"1 of \d+ images name no patient or lesion"),
+    (repeated, r"1 row\(s\) repeat another row"),
+    (unnamed, r"1 image file\(s\) have no row in labels.csv.*\n  more.new.png"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("plant", "rank", "expected"), PLANTED, ids=lambda value: getattr(value, "__name__", "")
-)
-def test_a_planted_mistake_is_found_and_ranked(
-    site: Site, plant: Callable[[Site], None], rank: str, expected: str
-) -> None:
-    import re
-
-    plant(site)
-    findings = site.findings()
-    found = [text for text in texts(findings, rank) if re.search(expected, text)]
-    assert len(found) == 1, findings
-    assert may_take_part(findings) == (rank != "stops")
-
-
-def test_mistakes_that_need_the_images_are_found_all_at_once(site: Site) -> None:
-    for plant in (cut, blank, tiny, contradicted, resaved):
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Everything that is worth a look, in one folder."""
+    site = Site(tmp_path_factory.mktemp("doubtful"))
+    for plant, _ in LOOK:
         plant(site)
-    findings = site.findings()
-    assert len(texts(findings, "stops")) == 2
-    assert len(texts(findings, "look")) == 3
-    assert [finding.rank for finding in findings] == ["stops"] * 2 + ["look"] * 3 + ["fine"]
+    return site.report(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Every mistake there is, in one folder."""
+    site = Site(tmp_path_factory.mktemp("spoiled"))
+    for plant, _ in [*STOP, *LOOK]:
+        plant(site)
+    return site.report(CLASSES)
+
+
+def found(report: Report, rank: str, expected: str) -> list[Finding]:
+    return [
+        finding
+        for finding in report.findings
+        if finding.rank == rank and re.search(expected, "\n  ".join([f"{finding.what}:", *finding.items]), re.M)
+    ]  # fmt: skip
+
+
+def named(value: object) -> str:
+    return getattr(value, "__name__", "")
+
+
+@pytest.mark.parametrize(("plant", "expected"), STOP, ids=named)
+def test_what_stops_a_study_is_found_among_all_other_mistakes(
+    spoiled: Report, plant: Plant, expected: str
+) -> None:
+    assert len(found(spoiled, "stops", expected)) == 1, spoiled.findings
+
+
+@pytest.mark.parametrize(("plant", "expected"), LOOK, ids=named)
+def test_what_is_worth_a_look_is_found_with_and_without_worse(
+    spoiled: Report, doubtful: Report, plant: Plant, expected: str
+) -> None:
+    assert len(found(doubtful, "look", expected)) == 1, doubtful.findings
+    assert len(found(spoiled, "look", expected)) == 1, spoiled.findings
+
+
+def test_only_what_stops_a_study_keeps_a_site_out(spoiled: Report, doubtful: Report) -> None:
+    assert doubtful.may_take_part
+    assert not spoiled.may_take_part
+    ranks = [finding.rank for finding in spoiled.findings]
+    assert ranks == sorted(ranks, key=["stops", "look", "fine"].index)
+
+
+def test_a_near_pair_on_both_sides_of_the_split_is_named_first(site: Site) -> None:
+    for number in range(0, 20, 2):
+        small = Image.open(site.folder / f"{number}.png").resize((100, 75))
+        small.save(site.add(f"near{number}.png", "mel", f"Z{number}"))
+    (finding,) = found(site.report(), "look", "10 pair")
+    across = [item.endswith("train and test)") for item in finding.items]
+    assert across == sorted(across, reverse=True)
+    assert f"{sum(across)} of them one in train and one in test" in finding.what
+
+
+# --- mistakes of the settings ----------------------------------------------------------------
+
+
+def test_a_split_of_the_data_that_tears_a_lesion_apart_stops_the_study(site: Site) -> None:
+    site.settings = {
+        "data": {"kind": "csv", "labels": "labels.csv", "columns": {"lesion": "lesion", "split": "side"}},
+        "split": {"kind": "column"},
+    }
+    path = site.write()
+    lines = [f"{','.join(row[:2])},L{n // 2},{('train', 'test')[n % 2]}" for n, row in enumerate(site.rows)]
+    (site.folder / "labels.csv").write_text("\n".join(["file,label,lesion,side", *lines]) + "\n")
+    report = check(load_site(path), CLASSES[1:])
+    (finding,) = found(report, "stops", "puts images of one group on both sides")
+    assert "10 of 10 groups are torn apart" in finding.what
+    assert len(report.seen) == 20
+
+
+def test_a_split_by_image_and_a_class_on_one_side_only_are_worth_a_look(site: Site) -> None:
+    site.settings = {"split": {"kind": "by_image"}}
+    site.rows = [(*row[:2], f"L{number // 4}") for number, row in enumerate(site.rows)]
+    site.add("df.png", "df", "D", seed=150)
+    report = site.report(CLASSES)
+    assert found(report, "look", r"by_image: [1-5] of 6 patients or lesions are trained and tested on")
+    assert found(report, "look", r"on one side of the split only:\n  df: no image to test on \(1 in all\)")
+
+
+def test_images_that_will_not_fit_are_said_before_the_study(site: Site) -> None:
+    # 20 images of 256 x 256 are 3.75 MiB
+    site.settings = {"cache": {"memory_mib": 3, "disk_mib": 3}}
+    assert found(site.report(), "stops", "need 4 MiB, more than cache.disk_mib=3 and cache.memory_mib=3")
+    site.settings = {"cache": {"memory_mib": 3}}
+    assert found(site.report(), "fine", "will take 4 MiB in a file under state_dir")
+
+
+def test_the_study_says_how_large_images_are_kept(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    study = {
+        "name": "large", "classes": list(CLASSES[1:]), "sites": {"train": ["north"]}, "rounds": 1,
+        "model": {"encoder": "test_convnext", "image_size": 448},
+    }  # fmt: skip
+    (site.folder / "study.yaml").write_text(yaml.safe_dump(study))
+    assert cli.main(["check", str(site.write()), "--study", str(site.folder / "study.yaml")]) == 0
+    # 448 is cropped from 512, four times as much as 224 from 256
+    assert "will take 15 MiB of memory, for an encoder that keeps 512 x 512 pixels" in capsys.readouterr().out
+
+
+def test_a_split_that_was_drawn_before_is_the_one_that_is_checked(site: Site) -> None:
+    before = load_site(site.write())
+    drawn = kept(readers.read(before.data, CLASSES[1:]), before.split, before.state_dir)
+    for number in range(30):
+        site.add(f"late{number}.png", "mel", f"N{number}", seed=200 + number)
+    report = site.report()
+    assert {row.image.key for row in report.manifest.on("test")} == {
+        row.image.key for row in drawn.on("test")
+    }
 
 
 def test_without_a_study_the_classes_of_the_data_are_taken(site: Site) -> None:
     unknown(site)
-    assert may_take_part(site.findings(classes=None))
+    assert site.report(classes=None).may_take_part
+
+
+# --- DICOM -----------------------------------------------------------------------------------
+
+
+def written_on(text: str, height: int) -> np.ndarray:
+    """Dim noise, as of an ultrasound, with white writing of so many pixels."""
+    noise = np.random.default_rng(0).integers(0, 90, (120, 320)).astype(np.uint8)
+    image = Image.fromarray(noise)
+    ImageDraw.Draw(image).text((8, 8), text, fill=255, font=ImageFont.load_default(height))
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("height", [10, 14, 24])
+def test_writing_in_a_picture_is_suspected_and_noise_is_not(height: int) -> None:
+    assert burned_in.looks_written_on(Image.fromarray(written_on("DOE^JANE 12.03.1961", height)))
+    assert not burned_in.looks_written_on(Image.fromarray(written_on("", height)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_dicom_with_burned_in_text_is_told_by_its_attribute_or_by_its_look(tmp_path: Path) -> None:
+    images = {
+        "said": written_on("", 12),
+        "seen": written_on("DOE^JANE 12.03.1961", 12),
+        "none": written_on("", 12).T,
+    }
+    lines = ["SOPInstanceUID,label"]
+    for number, (name, pixels) in enumerate(images.items()):
+        dicom(
+            tmp_path / "files" / f"{name}.dcm", np.ascontiguousarray(pixels), PatientID=f"P{number}",
+            SOPInstanceUID=f"1.2.{number}", WindowCenter=128, WindowWidth=256,
+            BurnedInAnnotation="YES" if name == "said" else "NO",
+        )  # fmt: skip
+        lines.append(f"1.2.{number},mel")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    settings = {
+        "name": "north", "data": {"kind": "dicom", "root": "files", "labels": "labels.csv"}, "state_dir": "state",
+        "split": {"kind": "none", "all": "train"}, "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
+    report = check(load_site(tmp_path / "site.yaml"), ("mel",))
+    (said,) = found(report, "look", "say that text is burned in")
+    (seen,) = found(report, "look", "look as if text were burned in")
+    assert [row.image.path.stem for row in (*said.rows, *seen.rows)] == ["said", "seen"]
+    assert {image.kind for image in report.seen} == {"8-bit MONOCHROME2"}
+
+
+# --- the command and the page ----------------------------------------------------------------
 
 
 def test_the_command_says_whether_the_site_may_take_part(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["check", str(site.write())]) == 0
+    page = site.folder / "page.html"
+    assert cli.main(["check", str(site.write()), "--html", str(page)]) == 0
     assert "north may take part" in capsys.readouterr().out
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
     cut(site)
-    assert cli.main(["check", str(site.write())]) == 1
+    assert cli.main(["check", str(site.write()), "--html", str(page)]) == 1
     out = capsys.readouterr().out
     assert "[STOPS THE STUDY] 1 image(s) cannot be used" in out
     assert "north may NOT take part" in out
+    assert "may not take part until what stops it is mended" in page.read_text()
+
+
+def test_the_page_shows_every_finding_and_class_and_fetches_nothing(spoiled: Report) -> None:
+    page = check_page.page(spoiled, datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+    assert "02 January 2026, 03:04" in page
+    for name in CLASSES:
+        assert f"<td>{name}</td>" in page
+    assert page.count('<div class="card finding ') == len(spoiled.findings)
+    # Nothing but pictures that are in the page itself; a browser is told to fetch nothing else.
+    assert set(re.findall(r'(?:src|href)="(.{5})', page)) == {"data:"}
+    assert not re.findall(r"https?:|url\(|<script|@import", page)
+    assert "default-src 'none'" in page
+    # Twelve melanomas of more than twelve that can be shown, all df and the rest of nv.
+    assert (
+        len(re.findall(r"<figure>", page.split("<h2>Samples")[1].split("<b>mel</b>")[1].split("<b>nv")[0]))
+        == 12
+    )
+
+
+def test_names_in_the_page_are_text_whatever_they_are(site: Site) -> None:
+    site.add("<script>&.png", "mel", "L<i>", seed=1)
+    page = check_page.page(site.report(), datetime.now(UTC))
+    assert "<script" not in page
+    assert "&lt;script&gt;&amp;.png" in page
