@@ -23,11 +23,11 @@ from client.data.references import BadImage
 from client.findings import Finding, Rank
 from common.weights import write_atomically
 
-_SAMPLES, _MOST_SAMPLES = 12, 600
+_SAMPLES, _MOST_SAMPLES = 16, 640
 """Per class, and in all."""
-_SHOWN, _LISTED, _SIZES = 8, 200, 8
-"""Images and lines under a finding; rows in the table of sizes."""
-_THUMB = 112
+_SHOWN, _LISTED, _OPEN, _SIZES = 8, 200, 8, 8
+"""Images and lines under a finding, of which so many stand open; rows in the table of sizes."""
+_THUMB = 116
 """Pixels a side."""
 
 _TITLES: dict[Rank, str] = {"stops": "Stops the study", "look": "Worth a look", "fine": "Fine"}
@@ -52,7 +52,7 @@ h2 { font-size: 18px; margin: 36px 0 12px; }
   margin: 10px 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 18px; }
 .tiles .card { margin: 0; }
-.tiles b { display: block; font-size: 22px; }
+.tiles b { display: block; font-size: 20px; white-space: nowrap; }
 .finding { border-left: 5px solid var(--rank); }
 .finding h3 { margin: 0; font-size: 15px; font-weight: 600; }
 .fine h3 { font-weight: 400; }
@@ -75,11 +75,11 @@ td.bar { width: 60%; padding-right: 0; }
 .test { background: var(--test); }
 .plain { background: var(--dim); }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 14px; }
-.thumbs { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 10px; }
-figure { margin: 0; width: 112px; }
-figure img { width: 112px; height: 112px; border-radius: 6px; display: block; }
+.thumbs { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 10px; }
+figure { margin: 0; width: 116px; }
+figure img { width: 116px; height: 116px; border-radius: 6px; display: block; }
 figcaption { font-size: 11px; color: var(--dim); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.empty { width: 112px; height: 112px; border-radius: 6px; border: 1px dashed var(--line); display: grid;
+.empty { width: 116px; height: 116px; border-radius: 6px; border: 1px dashed var(--line); display: grid;
   place-items: center; }
 """
 
@@ -138,19 +138,15 @@ def _tiles(report: Report) -> Iterator[str]:
 
 def _finding(finding: Finding, pictures: "_Pictures") -> str:
     listed = "".join(f"<li>{escape(item)}</li>" for item in finding.items[:_LISTED])
-    if more := len(finding.items) - _LISTED:
-        listed += f"<li>... and {more:,} more</li>" if more > 0 else ""
-    lines = (
-        f"<details><summary>{len(finding.items):,} line(s)</summary><ul>{listed}</ul></details>"
-        if listed
-        else ""
-    )
-    if 0 < len(finding.items) <= 3:
-        lines = f"<ul>{listed}</ul>"
+    if (more := len(finding.items) - _LISTED) > 0:
+        listed += f"<li>... and {more:,} more</li>"
+    lines = f"<ul>{listed}</ul>" if listed else ""
+    if len(finding.items) > _OPEN:
+        lines = f"<details><summary>{len(finding.items):,} lines</summary>{lines}</details>"
     thumbs = "".join(pictures.figure(row, row.label) for row in finding.rows[:_SHOWN])
     return (
         f'<div class="card finding {finding.rank}"><span class="badge">{_TITLES[finding.rank]}</span>'
-        f"<h3><pre>{escape(finding.what)}</pre></h3>{lines}"
+        f"<h3><pre>{escape(finding.what[:1].upper() + finding.what[1:])}</pre></h3>{lines}"
         + (f'<div class="thumbs">{thumbs}</div>' if thumbs else "")
         + "</div>"
     )
@@ -239,8 +235,8 @@ class _Pictures:
         url = self._made[row.image.key]
         name = escape(row.image.name, quote=True)
         shown = f'<img src="{url}" alt="{name}" title="{name}">' if url else '<div class="empty">?</div>'
-        below = " · ".join(part for part in (escape(caption), name) if part)
-        return f'<figure>{shown}<figcaption title="{below}">{below}</figcaption></figure>'
+        below = f"<br>{escape(caption)}" if caption else ""
+        return f'<figure>{shown}<figcaption title="{name}">{name}{below}</figcaption></figure>'
 
 
 def _thumb(row: ImageRow) -> str:
