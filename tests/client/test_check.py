@@ -15,10 +15,11 @@ import yaml
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from client import check_page, cli
-from client.check import Finding, Report, check
+from client.check import Report, check
 from client.config import load_site
 from client.data import burned_in, readers
 from client.data.frozen_split import kept
+from client.findings import Finding
 from tests.client.data.test_dicom import dicom
 
 CLASSES = ("df", "mel", "nv")
