@@ -27,6 +27,7 @@ from client.data.partition import (
 )
 from client.data.split import split
 from common.errors import SiteDataError
+from tests.client.data.test_dicom import dicom
 
 
 def lesions(counts: dict[str, int], images_each: int = 1) -> list[Piece]:
@@ -255,6 +256,34 @@ def test_folders_and_archives_are_shared_out_like_tables(tmp_path: Path) -> None
         assert len(rows) == 60
         assert all((row.split == "test") == ("test_images" in row.image.key) for row in rows)
     assert sides == {"train no": 30, "train yes": 30, "test no": 30, "test yes": 30}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_patients_of_dicoms_are_hidden_in_the_lists_and_another_secret_makes_no_other_sites(
+    tmp_path: Path,
+) -> None:
+    lines = ["PatientID,label"]
+    for number in range(16):
+        noise = np.random.default_rng(number).integers(0, 4096, (16, 16)).astype(np.uint16)
+        patient = f"SECRET-{number // 2}"
+        dicom(tmp_path / "files" / f"{number}.dcm", noise, PatientID=patient, SOPInstanceUID=f"1.2.{number}")
+        lines.append(f"{patient},{('mel', 'nv')[number // 2 % 2]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    lists = []
+    for state in ("first", "second"):
+        settings = {
+            "name": "all", "data": {"kind": "dicom", "root": "files", "labels": "labels.csv", "match": "PatientID"},
+            "split": {"kind": "none", "all": "train"}, "state_dir": state,
+        }  # fmt: skip
+        (tmp_path / "all.yaml").write_text(yaml.safe_dump(settings))
+        out = partitioned(tmp_path / "all.yaml", tmp_path / f"sites-{state}", "--by", "iid", "--sites", "2")
+        assert "SECRET" not in "".join(path.read_text() for path in out.rglob("*.csv"))
+        with (out / "lists" / "site-1.csv").open(newline="") as file:
+            lists.append(list(csv.DictReader(file)))
+        site = load_site(out / "site-1.yaml")
+        assert len(readers.read(site.data, ("mel", "nv"), site.state_dir).rows) == 8
+    assert [row["image"] for row in lists[0]] == [row["image"] for row in lists[1]]
+    assert lists[0][0]["patient"] != lists[1][0]["patient"]
 
 
 @pytest.mark.parametrize(

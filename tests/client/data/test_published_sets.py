@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from client.config import FedIsic2019Data, GroupedSplit, Ham10000Data, IsicData
-from client.data import ham10000_rows, isic_rows, readers, split
+from client.config import FedIsic2019Data, GroupedSplit, Ham10000Data, IsicData, NoSplit
+from client.data import ham10000_rows, isic_rows, partitioned, readers, split
+from client.data.partition import ByAcquisition
 from common.errors import SiteDataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -203,6 +204,20 @@ def test_all_of_ham10000_with_the_classes_of_each_source(tables: Path, tmp_path:
     assert {len(found) for found in sides.values()} == {1}
     for test, both in zip(drawn.class_counts("test"), drawn.class_counts(), strict=True):
         assert test == pytest.approx(both / 5, abs=6)  # the largest lesion has six images
+
+
+@real
+def test_ham10000_is_shared_out_by_source_without_tearing_a_lesion(tables: Path, tmp_path: Path) -> None:
+    metadata = tables / "HAM10000_metadata_with_dataset_column.csv"
+    images = (images_of(metadata, 1, tmp_path / "images"),)
+    data = Ham10000Data(metadata=metadata, images=images)
+    whole = partitioned.Source(data, NoSplit(all="train"), state_dir=None)
+    sites = partitioned.partition(whole, ByAcquisition(), seed=0, classes=ham10000_rows.CLASSES)
+    for source, counts in SITES.items():
+        # Nine images of lesions that two sources have are where most of their lesion's are.
+        assert sites[source].class_counts() == pytest.approx(counts, abs=9), source
+    owners = [{row.group for row in site.rows} for site in sites.values()]
+    assert sum(map(len, owners)) == len(set[str | None]().union(*owners)) == 7_470
 
 
 @real
