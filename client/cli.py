@@ -6,6 +6,7 @@ need no torch work without it.
 
 import argparse
 import getpass
+import io
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ from common import log
 from common.config import ClipConfig, StudyConfig
 from common.errors import ConfigError, ConsiliumError
 from common.settings import load_settings
+from common.weights import write_atomically
 
 if TYPE_CHECKING:
     from client.data.partition import Partition
@@ -231,6 +233,33 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="default %(default)s")
     split.add_argument("--seed", type=int, default=0)
     split.set_defaults(run=_split)
+
+    predict = commands.add_parser(
+        "predict",
+        help="class probabilities for images, by a finished study",
+        description="Writes CSV: file, frame, the likeliest class, a probability per class. For research; not a "
+        "medical device. What is no image is named and the rest goes on; exit code 1 then.",
+    )
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, folders, DICOM")
+    predict.add_argument(
+        "--study",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a run's folder, or this site's own folder of a study under state_dir",
+    )
+    predict.add_argument(
+        "--head",
+        default="softmax",
+        metavar="NAME",
+        help="e.g. federated.lda or local.svm_rbf, as under DIR/heads (default %(default)s: the network's own)",
+    )
+    predict.add_argument(
+        "--weights", type=Path, metavar="DIR", help="folder with the weights file that the study started from"
+    )
+    predict.add_argument("--out", type=Path, metavar="FILE.csv", help="instead of the terminal")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda (default %(default)s)")
+    predict.set_defaults(run=_predict)
     return parser
 
 
@@ -509,6 +538,22 @@ def _split(options: argparse.Namespace) -> int:
     )
     log.event(f"wrote {options.out} with a column `split`")
     return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from client import predict
+    from client.trainer import choose_device
+
+    predictor = predict.load(options.study, options.head, options.weights, choose_device(options.device))
+    if options.out is None:
+        problems = predict.write(predictor, options.images, sys.stdout)
+    else:
+        text = io.StringIO()
+        problems = predict.write(predictor, options.images, text)
+        write_atomically(options.out, text.getvalue().encode())
+    for problem in problems:
+        print(f"left out: {problem.path} {problem.reason}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

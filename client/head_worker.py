@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
-from common import wire
 from common.errors import StorageError
-from common.head_config import LocalHead, Vote
+from common.head_config import HeadProblem, LocalHead, Vote
 from common.settings import Frozen
 from common.weights import Array, load_file, save_file
 
@@ -41,7 +40,7 @@ class Job(Frozen):
 class Gone(Exception):
     """There is no head; `problem` is what the server may be told."""
 
-    def __init__(self, problem: wire.HeadProblem, message: str) -> None:
+    def __init__(self, problem: HeadProblem, message: str) -> None:
         super().__init__(message)
         self.problem = problem
 

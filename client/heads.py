@@ -26,7 +26,6 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from skops import io as skops
 
 from common.errors import SiteDataError
 from common.head_config import (
@@ -206,6 +205,8 @@ class HeadLabel(Frozen):
 
 def save(path: Path, pipeline: Pipeline, label: HeadLabel) -> None:
     """Write PATH.skops and PATH.json. Raises StorageError."""
+    from skops import io as skops  # loads torch, which fitting a head can do without
+
     write_atomically(path.with_name(f"{path.name}.skops"), skops.dumps(pipeline))
     labelled = label.model_copy(update={"sklearn": sklearn.__version__})
     write_atomically(path.with_name(f"{path.name}.json"), labelled.model_dump_json(indent=1).encode())
@@ -213,6 +214,8 @@ def save(path: Path, pipeline: Pipeline, label: HeadLabel) -> None:
 
 def load(path: Path) -> tuple[Pipeline, HeadLabel]:
     """Undo `save`. Raises SiteDataError for what is no head, is of another scikit-learn, or holds other types."""
+    from skops import io as skops
+
     try:
         label = TypeAdapter(HeadLabel).validate_json(path.with_name(f"{path.name}.json").read_bytes())
         data = path.with_name(f"{path.name}.skops").read_bytes()

@@ -22,6 +22,9 @@ OneOrMore = Annotated[tuple[Positive, ...], _as_list, Field(min_length=1, max_le
 OneOrMoreWhole = Annotated[tuple[Whole, ...], _as_list, Field(min_length=1, max_length=8)]
 ClassWeights: TypeAlias = Literal["none", "balanced"]
 
+HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
+"""What a site says of a head that it could not have."""
+
 SOFTMAX = "softmax"
 """What the network's own output is called beside the heads."""
 
@@ -209,7 +212,7 @@ class RffSvm(Iterated):
     """Features of the map. The sites send its second moments once: 4 bytes x half its square."""
     gamma: Positive | Literal["scale"] = "scale"
     """`scale`: 1 over the number of features times their variance, as in SVC."""
-    c: Positive = 1.0
+    c: Positive = 0.3
 
 
 class Vote(Head):

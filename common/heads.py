@@ -163,7 +163,11 @@ def read_head(form: HeadForm, arrays: Arrays, num_classes: int) -> FittedHead:
     wanted = _PARAMETERS[form.form]
     view = read_view({n: a for n, a in arrays.items() if n not in wanted}, form.fourier)
     parameters = {name: _need(arrays, name, len(axes)) for name, axes in wanted.items()}
-    sizes = {"D": view.width, "C": num_classes, "S": len(parameters["bias"])}
+    sizes = {
+        "D": view.width,
+        "C": num_classes,
+        "S": len(parameters["shares"]) if "shares" in parameters else 0,
+    }
     for name, axes in wanted.items():
         expected = tuple(sizes[axis] for axis in axes)
         if parameters[name].shape != expected:

@@ -125,7 +125,7 @@ def suggest(field: str, known: list[str]) -> str | None:
     """The setting most likely meant by `field`, as a dotted path, or None."""
     *parent, leaf = field.split(".")
     leaf = _SYNONYMS.get(leaf, leaf)
-    home = ".".join(parent)
+    home = ".".join(part for part in parent if not part.isdigit())  # an item of a list has no path of its own
     near = [path for path in known if path.rpartition(".")[0] == home]
     for pool in (near, known):
         exact = [path for path in pool if path.rpartition(".")[2] == leaf]

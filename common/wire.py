@@ -22,6 +22,7 @@ from safetensors.numpy import save as to_safetensors
 
 from common.config import Name, StudyConfig
 from common.errors import WireError
+from common.head_config import HeadProblem
 from common.heads import Fourier, HeadForm
 from common.metrics import Score
 from common.paired import Paired
@@ -229,9 +230,6 @@ class RoundAnswer(Message):
     evaluate_s: float
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores."""
-
-
-HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
 
 
 class HeadResult(Frozen):

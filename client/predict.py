@@ -1,0 +1,244 @@
+"""Class probabilities for images, by a finished study's network or by one of its heads.
+
+A study's folder is the operator's run (federated heads) or the site's own under `state_dir` (its local heads).
+A head is only good with the weights it was made of, so others are refused. What is no image is named,
+and the rest goes on.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.pipeline import Pipeline
+from torch import nn
+
+from client import features, heads
+from client.data import dicom_pixels, pixels
+from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
+from client.images import Preprocessing
+from client.model import build, parts
+from client.precision import weights_dtype
+from common.config import StudyConfig
+from common.errors import ConfigError, SiteDataError
+from common.head_config import SOFTMAX
+from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
+from common.settings import load_settings
+from common.weights import digest, load_file
+
+_BATCH = 64
+_DICOM_MARK = b"DICM"
+_HIDDEN = "."
+
+
+@dataclass(frozen=True)
+class LocalOne:
+    """A site's own head."""
+
+    pipeline: Pipeline
+    num_classes: int
+
+    def probabilities(self, features_NF: heads.Rows) -> Floats:
+        return heads.probabilities(self.pipeline, features_NF, self.num_classes)
+
+
+Applied: TypeAlias = FittedHead | LocalOne | None
+"""None: the network's own softmax."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with its weights, and what reads its features."""
+
+    classes: tuple[str, ...]
+    model: nn.Module
+    preprocessing: Preprocessing
+    layer: str | None
+    head: Applied
+    study: StudyConfig
+    device: torch.device
+
+    def probabilities(self, squares: Sequence[pixels.Pixels]) -> Floats:
+        """(N, C) of decoded squares. Raises ConsiliumError if the weights give no numbers."""
+        found = Squares(squares, self.preprocessing)
+        features_NF, logits_NC = features.extract(
+            self.model, found, layer=self.layer, device=self.device, precision=self.study.local.precision
+        )
+        return softmax(logits_NC) if self.head is None else self.head.probabilities(features_NF)
+
+
+class Squares:
+    """Decoded images as `client.images.Images` describes them; of no known class."""
+
+    def __init__(self, squares: Sequence[pixels.Pixels], preprocessing: Preprocessing) -> None:
+        self._squares_NRRC = torch.from_numpy(np.stack(squares))
+        self._preprocessing = preprocessing
+
+    @property
+    def labels_N(self) -> torch.Tensor:
+        return torch.zeros(len(self._squares_NRRC), dtype=torch.int64)
+
+    def batch(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:  # noqa: ARG002
+        size = self._preprocessing.image_size
+        start = (self._squares_NRRC.shape[1] - size) // 2
+        seen = self._squares_NRRC[indices_B, start : start + size, start : start + size]
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in (self._preprocessing.mean, self._preprocessing.std)
+        )
+        return seen.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
+
+
+# --- loading ---------------------------------------------------------------------------------
+
+
+def load(folder: Path, title: str, weights_dir: Path | None, device: torch.device) -> Predictor:
+    """The network of a study's folder with the head called `title`, or with its softmax.
+
+    Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
+    """
+    study = load_settings(folder / "study.yaml", StudyConfig, "study")
+    path = folder / "weights.safetensors"
+    arrays, about = load_file(path)
+    built = build.of_study(study, weights_dir)
+    chosen = parts.partition(built.model, study.model)
+    shared = {name: array for name, array in arrays.items() if name in chosen.shared}
+    local = {name: array for name, array in arrays.items() if name in chosen.local}
+    found = digest(shared)
+    if about.get("sha256") != found:
+        raise SiteDataError(
+            f"{path} is damaged or not of this study: its hash is {found[:12]}; fetch it again"
+        )
+    if chosen.local and not local:
+        raise SiteDataError(
+            f"{path} lacks the layers that stay at each site (model.batch_norm is local); name the study's folder "
+            "in the site's own state_dir"
+        )
+    parts.load_shared(built.model, chosen, shared)
+    parts.load_local(built.model, chosen, local)
+    head = None if title == SOFTMAX else _head(folder / "heads", title, study, found)
+    model = built.model.to(device, weights_dtype(study.local.precision)).eval()
+    if study.local.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    layer = None if study.heads is None else study.heads.layer
+    return Predictor(study.classes, model, built.preprocessing, layer, head, study, device)
+
+
+def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalOne:
+    path = folder / f"{title}.safetensors"
+    if path.is_file():
+        arrays, label = load_file(path)
+        try:
+            form = HeadForm.model_validate_json(label["head"])
+            classes, made_of = tuple(json.loads(label["classes"])), label["weights_sha256"]
+        except (KeyError, ValueError) as error:
+            raise SiteDataError(f"{path} has no label of a head ({type(error).__name__})") from error
+        _check(title, classes, made_of, study, weights_digest)
+        return read_head(form, arrays, len(classes))
+    if (folder / f"{title}.skops").is_file():
+        pipeline, about = heads.load(folder / title)
+        _check(title, about.classes, about.weights_digest, study, weights_digest)
+        return LocalOne(pipeline, len(about.classes))
+    known = sorted(
+        {p.name.removesuffix(p.suffix) for p in folder.glob("*") if p.suffix in (".safetensors", ".skops")}
+    )
+    raise ConfigError(
+        f"--head: {folder} holds no head {title!r}; it holds {', '.join(known) or 'none'}, and {SOFTMAX} is the "
+        "network's own"
+    )
+
+
+def _check(
+    title: str, classes: tuple[str, ...], made_of: str, study: StudyConfig, weights_digest: str
+) -> None:
+    if classes != study.classes:
+        raise SiteDataError(
+            f"head {title} is for {', '.join(classes)}, the study for {', '.join(study.classes)}"
+        )
+    if made_of != weights_digest:
+        raise SiteDataError(
+            f"head {title} was made of the weights {made_of[:12]}, found {weights_digest[:12]}; a head is only good "
+            "with its own weights. Take both from one folder."
+        )
+
+
+# --- images ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is no image; `reason` ends the sentence that begins with the path."""
+
+    path: Path
+    reason: str
+
+
+def references(paths: Sequence[Path]) -> Iterator[tuple[Path, ImageReference] | Problem]:
+    """Every image in files and folders (all that is below, without hidden files), each frame of a DICOM."""
+    for given in paths:
+        if given.is_dir():
+            inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith(_HIDDEN))
+            if not inside:
+                yield Problem(given, "holds no files")
+            for path in inside:
+                yield from _of_file(path)
+        else:
+            yield from _of_file(given)
+
+
+def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Problem]:
+    try:
+        with path.open("rb") as file:
+            is_dicom = file.read(132)[128:] == _DICOM_MARK
+    except OSError as error:
+        yield Problem(path, f"cannot be read ({error.strerror})")
+        return
+    if not is_dicom:
+        yield path, PictureFile(path)
+        return
+    try:
+        num_frames = dicom_pixels.num_frames(dicom_pixels.read_header(path))
+    except BadImage as bad:
+        yield Problem(path, str(bad))
+        return
+    for frame in range(num_frames):
+        yield path, DicomFrame(path, frame)
+
+
+def write(predictor: Predictor, paths: Sequence[Path], out: TextIO) -> list[Problem]:
+    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
+
+    Returns what could not be used.
+    """
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["file", "frame", "predicted", *predictor.classes])
+    problems: list[Problem] = []
+    waiting: list[tuple[Path, int, pixels.Pixels]] = []
+
+    def predict() -> None:
+        found_NC = predictor.probabilities([square for _, _, square in waiting])
+        for (path, frame, _), row_C in zip(waiting, found_NC, strict=True):
+            likeliest = predictor.classes[int(row_C.argmax())]
+            rows.writerow([path, frame, likeliest, *(f"{value:.6f}" for value in row_C)])
+        waiting.clear()
+
+    size, interpolation = predictor.preprocessing.stored_size, predictor.preprocessing.interpolation
+    for found in references(paths):
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        path, reference = found
+        try:
+            square = pixels.decode(reference, size, interpolation)
+        except BadImage as bad:
+            problems.append(Problem(path, str(bad)))
+            continue
+        waiting.append((path, reference.frame + 1 if isinstance(reference, DicomFrame) else 1, square))
+        if len(waiting) == _BATCH:
+            predict()
+    if waiting:
+        predict()
+    return problems

@@ -1,0 +1,115 @@
+"""What a data manager gets from a finished study: a line of CSV an image, and a name for what is none."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client import head_worker
+from client.cli import main
+from client.config import SiteConfig
+from client.trainer import Trainer
+from common.config import StudyConfig
+from common.weights import load_file, save_file
+from server.app import conduct
+from server.config import ServerConfig
+from server.sites import InProcessSites
+
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+DICOMS = Path(__file__).parents[3] / "shared" / "data" / "dicom_nifti_samples.tar"
+
+
+@pytest.fixture
+def run(make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished study of one site, with a head of either kind."""
+    monkeypatch.setattr("common.log.start", lambda *_: None)
+    monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
+    study = make_study(
+        sites={"train": ("north",)},
+        rounds=1,
+        heads={"federated": [{"kind": "lda"}], "local": [{"kind": "naive_bayes"}]},
+    )
+    (tmp_path / "run").mkdir()
+    settings = tmp_path / "run/study.yaml"
+    settings.write_text(json.dumps(study.model_dump(mode="json")))
+    config = ServerConfig(study=settings, run_dir=tmp_path / "run", node_ids={"north": 1})
+    conduct(config, InProcessSites({"north": Trainer(make_site("north")).answer}))
+    return tmp_path / "run"
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_every_image_of_a_folder_gets_a_line_and_what_is_none_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "north-images"
+    (images / "red" / "notes.txt").write_text("not an image")
+    missing = tmp_path / "gone.png"
+    arguments = ["predict", "--study", str(run), "--device", "cpu", str(images), str(missing)]
+    assert main([*arguments, "--head", "federated.lda"]) == 1
+    told = capsys.readouterr()
+    assert "notes.txt cannot be decoded" in told.err
+    assert "gone.png cannot be read (No such file or directory)" in told.err
+    found = lines(told.out)
+    assert len(found) == 30  # 3 classes of 10 images
+    assert all(
+        sum(float(line[name]) for name in ("dark", "pale", "red")) == pytest.approx(1, abs=1e-5)
+        for line in found
+    )
+    right = sum(Path(line["file"]).parent.name == line["predicted"] for line in found)
+    assert right >= 25  # three plain colours
+    (images / "red" / "notes.txt").unlink()
+    out = tmp_path / "softmax.csv"
+    assert main([*arguments[:-1], "--out", str(out)]) == 0
+    assert len(lines(out.read_text())) == 30
+
+
+def test_a_local_head_is_applied_from_the_sites_own_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own,) = (tmp_path / "north-state").glob("tiny-*")
+    image = next((tmp_path / "north-images" / "pale").glob("*.png"))
+    code = main(
+        ["predict", "--study", str(own), "--head", "local.naive_bayes", "--device", "cpu", str(image)]
+    )
+    assert code == 0
+    assert lines(capsys.readouterr().out)[0]["predicted"] == "pale"
+
+
+def test_a_head_of_other_weights_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own,) = (tmp_path / "north-state").glob("tiny-*")
+    for folder in (run, own):
+        arrays, about = load_file(folder / "weights.safetensors")
+        other = {name: np.asarray(array + 1e-3, array.dtype) for name, array in arrays.items()}
+        from common.weights import digest
+
+        save_file(folder / "weights.safetensors", other, {**about, "sha256": digest(other)})
+    for folder, head in ((run, "federated.lda"), (own, "local.naive_bayes")):
+        assert main(["predict", "--study", str(folder), "--head", head, "--device", "cpu", str(run)]) == 1
+        assert f"head {head} was made of the weights" in capsys.readouterr().err
+    assert main(["predict", "--study", str(run), "--head", "federated.svm", "--device", "cpu", str(run)]) == 1
+    assert "holds no head 'federated.svm'; it holds federated.lda" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not DICOMS.exists(), reason="the sample DICOM files are not here")
+def test_every_frame_of_a_dicom_gets_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.unpack_archive(DICOMS, tmp_path / "dicom")
+    files = sorted((tmp_path / "dicom").rglob("*.dcm"))
+    assert main(["predict", "--study", str(run), "--device", "cpu", *map(str, files)]) == 1  # two are broken
+    told = capsys.readouterr()
+    found = lines(told.out)
+    assert {Path(line["file"]).suffix for line in found} == {".dcm"}
+    assert any(int(line["frame"]) > 1 for line in found)
+    assert "left out: " in told.err
