@@ -204,6 +204,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulated(partition)
     partition.set_defaults(run=_partition)
 
+    merge = commands.add_parser(
+        "merge",
+        help="write a finished run's whole model, with LoRA's products merged into its layers",
+        description="The encoder's own layers and names, for use outside of Consilium.",
+    )
+    merge.add_argument("run_dir", type=Path, metavar="RUN")
+    merge.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    merge.add_argument(
+        "--weights", type=Path, metavar="DIR", help="folder with the file that the study started from"
+    )
+    merge.set_defaults(run=_merge)
+
     embed = commands.add_parser(
         "embed-prompts",
         help="ask a study's text tower once, and write its answer into the study",
@@ -513,6 +525,13 @@ def _how(options: argparse.Namespace) -> tuple["Partition", str]:
 
 def _study(path: Path | None) -> StudyConfig | None:
     return None if path is None else load_settings(path, StudyConfig, "study")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from client.merge import merge_run
+
+    log.event(f"wrote {merge_run(options.run_dir, options.out, options.weights)} tensors to {options.out}")
+    return 0
 
 
 def _embed_prompts(options: argparse.Namespace) -> int:
