@@ -1,4 +1,7 @@
-"""`consilium-server`: what a study operator and a researcher type."""
+"""`consilium-server`: what a study operator and a researcher type.
+
+Commands import what they need when they run, so `--help` answers at once.
+"""
 
 import argparse
 import sys
@@ -8,7 +11,7 @@ from pathlib import Path
 from common import log
 from common.errors import ConfigError, ConsiliumError
 from common.processes import Interrupted, interruptible
-from server import experiments, operating, overview, simulation, wishes
+from server import operating, overview, wishes
 from server.folder import open_folder
 
 
@@ -117,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from server import simulation
+
     outcome = simulation.simulate(
         options.study,
         options.sites,
@@ -136,12 +141,16 @@ def _resume(options: argparse.Namespace) -> int:
         raise ConfigError(
             "give the name of the study with a server's folder, or --sites with the run of a simulation"
         )
+    from server import simulation
+
     outcome = simulation.resume(options.run_dir, options.sites, port=options.port)
     print(outcome.summary)
     return 0 if outcome.finished else 1
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from server import experiments
+
     done = experiments.run_grid(options.grid, options.sites, options.runs, tuple(options.only))
     return 0 if done else 1
 
@@ -163,6 +172,8 @@ def _readmit(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from server import simulation
+
     path = simulation.rewrite_report(options.run_dir)
     print(f"wrote {path}")
     return 0
