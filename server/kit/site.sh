@@ -24,6 +24,7 @@ images() {
 
 # What docker-compose.yml needs to know. As root, the containers run as a user without rights of their own.
 write_env() {
+    folder=$(images)
     user=$(id -u):$(id -g)
     if [ "$(id -u)" = 0 ]; then
         user=10001:10001
@@ -34,7 +35,7 @@ write_env() {
     fi
     files=docker-compose.yml
     if grep -q '^device: *cuda' site.yaml; then files=docker-compose.yml:docker-compose.gpu.yml; fi
-    printf 'SITE_USER=%s\nIMAGES=%s\nCOMPOSE_FILE=%s\n' "$user" "$(images)" "$files" >.env
+    printf "SITE_USER=%s\nIMAGES='%s'\nCOMPOSE_FILE=%s\n" "$user" "$folder" "$files" >.env
 }
 
 # The key has to be made before any folder of images is known.
