@@ -267,24 +267,23 @@ def _head_cell(cell: Cell | None) -> str:
 
 def _rounds(outcome: Outcome) -> str:
     scored = {record.model_after_round: record for record in outcome.rounds}
+    first = scored.get(0)
     rows = []
+    if first is not None and first.pooled is not None:  # of a CLIP, what its authors call zero-shot
+        rows.append(["0, before training", "-", "-", "-", *_scored_as(first), "-"])
     for record in outcome.rounds:
         if record.closing:
             continue  # the closing evaluation scores the model of the last row
         trained = [site for site in record.sites if site.outcome == "ok" and site.num_examples]
         num_images = sum(site.num_examples for site in trained)
         loss_sum = sum(site.num_examples * (site.train_loss or 0.0) for site in trained)
-        after = scored.get(record.round)
-        pooled = None if after is None or after.pooled is None else after.pooled.figures
         rows.append(
             [
                 str(record.round),
                 str(len(trained)),
                 str(num_images),
                 _number(loss_sum / num_images if num_images else math.nan),
-                _number(math.nan if pooled is None else pooled.loss),
-                _percent(math.nan if pooled is None else pooled.accuracy),
-                _percent(math.nan if pooled is None else pooled.balanced_accuracy),
+                *_scored_as(scored.get(record.round)),
                 f"{record.seconds:.1f}",
             ]
         )
@@ -293,6 +292,14 @@ def _rounds(outcome: Outcome) -> str:
         "balanced accuracy", "seconds",
     ]  # fmt: skip
     return "\n\n".join(["## Rounds", _table(head, rows), "![Curves over the rounds](curves.png)"])
+
+
+def _scored_as(record: RoundRecord | None) -> list[str]:
+    """Loss, accuracy and balanced accuracy of the pooled test in one round's scores."""
+    if record is None or record.pooled is None:
+        return ["-", "-", "-"]
+    figures = record.pooled.figures
+    return [_number(figures.loss), _percent(figures.accuracy), _percent(figures.balanced_accuracy)]
 
 
 def _costs(outcome: Outcome) -> str:

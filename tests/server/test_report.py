@@ -185,10 +185,12 @@ def test_every_class_has_its_recall_precision_f1_auroc_and_support(finished, stu
 def test_a_round_stands_beside_the_scores_of_the_model_it_made(finished, study, random_state):
     text = text_of(finished, study)
     rows = rows_of(section(text, "Rounds"))
-    assert [row[0] for row in rows] == ["1", "2", "3"]
-    assert rows[0][1:4] == ["3", "70", "1.500"]  # north 10, south 20, west 40; loss 1.5 / 1
+    assert [row[0] for row in rows] == ["0, before training", "1", "2", "3"]
+    before = pooled(random_state(1).scores)
+    assert rows[0][1:6] == ["-", "-", "-", f"{before.loss:.3f}", f"{100 * before.accuracy:.1f}"]
+    assert rows[1][1:4] == ["3", "70", "1.500"]  # north 10, south 20, west 40; loss 1.5 / 1
     after_first = pooled(random_state(2).scores)
-    assert rows[0][4:7] == [
+    assert rows[1][4:7] == [
         f"{after_first.loss:.3f}",
         f"{100 * after_first.accuracy:.1f}",
         f"{100 * after_first.balanced_accuracy:.1f}",
@@ -224,7 +226,7 @@ def test_a_study_that_stopped_early_says_so(tmp_path, random_state, study):
         append_round(tmp_path, random_state(number), study)
     text = text_of(tmp_path, study)
     assert "## The model after round 1, of 3 planned" in text
-    assert rows_of(section(text, "Rounds"))[1][4:7] == ["-", "-", "-"]
+    assert rows_of(section(text, "Rounds"))[2][4:7] == ["-", "-", "-"]
 
 
 def test_a_study_without_any_round_has_a_report_too(tmp_path, study):
