@@ -58,7 +58,9 @@ def due(study: StudyConfig, state: RoundState) -> bool:
     """Whether heads are fitted on the weights of this state."""
     if study.heads is None:
         return False
-    return state.closing or (study.heads.every is not None and state.round % study.heads.every == 0)
+    every = study.heads.every
+    # The last round's weights get their heads after the closing scores.
+    return state.closing or (every is not None and state.round % every == 0 and state.round < study.rounds)
 
 
 def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> Fitted:

@@ -201,3 +201,18 @@ def test_a_head_that_takes_too_long_is_given_up(make_site: MakeSite, make_study:
     found = fitted(study, {"north": Trainer(make_site("north")).answer})
     assert results(found, "north")["local.svm_rbf"].problem == "too_slow"
     assert results(found, "north")["softmax"].score is not None
+
+
+def test_heads_every_round_are_all_on_record_and_the_last_ones_are_kept(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(
+        sites={"train": ("north",)}, rounds=2, heads={"every": 1, "federated": [{"kind": "nearest_mean"}]}
+    )
+    (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    config = ServerConfig(study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1})
+    conduct(config, InProcessSites({"north": Trainer(make_site("north")).answer}))
+    entries = json.loads((tmp_path / "run/heads.json").read_text())
+    assert [entry["round"] for entry in entries] == [1, 2]
+    _, label = load_file(tmp_path / "run/heads/federated.nearest_mean.safetensors")
+    assert label["round"] == "2"
