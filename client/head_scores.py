@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common.head_config import SOFTMAX
+from common.head_result import HeadResult
 from common.heads import Floats, softmax
 from common.metrics import count
 from common.paired import group_sums, pair
-from common.wire import HeadResult
 
 _DRAWS, _SEED = 1000, 0
 _LEAST = 1e-12

@@ -22,6 +22,7 @@ from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import PolicyRefusal, WireError
 from common.head_config import HeadsConfig, LocalHead, Vote
+from common.head_result import HeadResult
 from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
 from common.settings import to_yaml
 from common.weights import Array, digest, save_file, write_atomically
@@ -69,7 +70,7 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
         raise PolicyRefusal("this site only scores", reason="heads: this site only scores")
     counts = np.bincount(train.labels_N, minlength=len(plan.study.classes))
     arrays: dict[str, Array] = {}
-    results: list[wire.HeadResult] = []
+    results: list[HeadResult] = []
     match plan.step:
         case wire.StatisticsStep(views=views):
             for request in views:
@@ -146,7 +147,7 @@ def _votes(heads: HeadsConfig, names: tuple[str, ...]) -> list[Vote]:
 # --- fitting and scoring -----------------------------------------------------------------------
 
 
-def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place) -> list[wire.HeadResult]:
+def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place) -> list[HeadResult]:
     test, classes = table.sides["test"], len(plan.study.classes)
     if not len(test.labels_N):
         test = _nothing(test, classes)
@@ -206,9 +207,9 @@ def _fit(
     return found
 
 
-def _gone(title: str, gone: Gone) -> wire.HeadResult:
+def _gone(title: str, gone: Gone) -> HeadResult:
     log.warn(f"no head {title} here: {gone}")
-    return wire.HeadResult(title=title, problem=gone.problem)
+    return HeadResult(title=title, problem=gone.problem)
 
 
 # --- for `consilium-site predict` ---------------------------------------------------------------

@@ -22,10 +22,9 @@ from safetensors.numpy import save as to_safetensors
 
 from common.config import Name, StudyConfig
 from common.errors import WireError
-from common.head_config import HeadProblem
+from common.head_result import HeadResult
 from common.heads import Fourier, HeadForm
 from common.metrics import Score
-from common.paired import Paired
 from common.settings import Frozen
 from common.summary import ImageSummary
 from common.weights import Arrays, TensorSpec, contiguous
@@ -37,9 +36,10 @@ CHUNK_BYTES = 4 * 2**20
 """Largest piece on the trainer's socket; gRPC refuses messages over its own limit."""
 
 TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
+"""gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
+
 CHECK_HEADER = "consilium-check"
 """Marks a call that is made to find out whether the connection works."""
-"""gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
 
 LONGEST_NOTICE = 2000
 """Characters of what a plan may say to a site's log."""
@@ -230,20 +230,6 @@ class RoundAnswer(Message):
     evaluate_s: float
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores."""
-
-
-class HeadResult(Frozen):
-    """How one head did on a site's test images."""
-
-    title: str
-    """`softmax`, or a head of the study."""
-    score: Score | None = None
-    """None if the head could not be had here; `problem` says why."""
-    problem: HeadProblem | None = None
-    paired: Paired | None = None
-    """Beside the softmax, on the same images; None for the softmax itself."""
-    interval: tuple[float, float] | None = None
-    """Of the gain in balanced accuracy over the softmax: 95 %, from groups drawn again 1,000 times."""
 
 
 class HeadAnswer(Message):

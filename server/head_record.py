@@ -14,10 +14,10 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from common import wire
 from common.config import StudyConfig
 from common.errors import StorageError
 from common.head_config import SOFTMAX
+from common.head_result import HeadResult
 from common.heads import FittedHead
 from common.metrics import figures
 from common.paired import gain
@@ -35,7 +35,7 @@ class HeadsRecord:
 
     round: int
     """After which the weights stood."""
-    results: Mapping[str, tuple[wire.HeadResult, ...]]
+    results: Mapping[str, tuple[HeadResult, ...]]
     """By site."""
     problems: Mapping[str, str]
     """By site that had no part in a step: why."""
@@ -83,7 +83,7 @@ def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]
     }
     training = [site for site in study.sites.train if site in record.results]
     if len(training) > 1:
-        by_title: dict[str, list[wire.HeadResult]] = {}
+        by_title: dict[str, list[HeadResult]] = {}
         for site in sorted(training):
             for result in record.results[site]:
                 by_title.setdefault(result.title, []).append(result)
@@ -95,7 +95,7 @@ def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]
     return found
 
 
-def _cell(results: Sequence[wire.HeadResult]) -> Cell:
+def _cell(results: Sequence[HeadResult]) -> Cell:
     scores = [result.score for result in results if result.score is not None]
     if len(scores) < len(results):
         return Cell(0, None, None, None, problem=str(results[0].problem or "no score"))

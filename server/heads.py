@@ -32,6 +32,7 @@ from common.head_config import (
     Ridge,
     Vote,
 )
+from common.head_result import HeadResult
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, square, under
 from common.weights import Array
 from server import head_solvers, standing
@@ -482,7 +483,7 @@ def _added(parts: Sequence[Mapping[str, Array]], request: wire.ViewRequest, coun
 
 def _scored(
     study: StudyConfig, calls: HeadCalls, able: Sequence[str], heads: Sequence[FittedHead]
-) -> dict[str, tuple[wire.HeadResult, ...]]:
+) -> dict[str, tuple[HeadResult, ...]]:
     """Every site's results, in the order of site names."""
     assert study.heads is not None
     known = {SOFTMAX, *study.heads.titles}

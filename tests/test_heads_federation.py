@@ -15,6 +15,7 @@ from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
+from common.head_result import HeadResult
 from common.weights import digest, load_file
 from server import enrolment, heads
 from server.app import conduct
@@ -87,7 +88,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
 
 
-def results(found: heads.Fitted, site: str) -> dict[str, wire.HeadResult]:
+def results(found: heads.Fitted, site: str) -> dict[str, HeadResult]:
     return {result.title: result for result in found.record.results[site]}
 
 

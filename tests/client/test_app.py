@@ -17,6 +17,7 @@ from client import app
 from client.link import serve
 from common import wire
 from common.config import StudyConfig
+from common.head_result import HeadResult
 from common.metrics import Score, empty
 from common.paired import Paired
 from common.summary import ImageSummary, Sizes
@@ -198,7 +199,7 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",
     },
-    wire.HeadResult: {"title", "score", "problem", "paired", "interval"},
+    HeadResult: {"title", "score", "problem", "paired", "interval"},
     Paired: {"right_C4", "num_groups", "products"},
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
     Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum"},
@@ -213,5 +214,5 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 def test_no_other_kind_of_answer_exists() -> None:
     answers = {wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure}
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, ImageSummary, Sizes, wire.HeadResult, Paired}
+    parts = {Score, ImageSummary, Sizes, HeadResult, Paired}
     assert answers | parts == LEAVES.keys()

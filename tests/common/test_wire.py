@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common import wire
 from common.config import ClassifierConfig, FedProx, SitesConfig, StudyConfig
 from common.errors import WireError
+from common.head_result import HeadResult
 from common.metrics import count
 from common.paired import pair
 from common.summary import ImageSummary, Sizes
@@ -109,13 +110,13 @@ MESSAGES = {
         step="score",
         train_counts=(3, 4),
         results=(
-            wire.HeadResult(
+            HeadResult(
                 title="federated.lda",
                 score=SCORE,
                 paired=pair(np.array([True, False]), np.array([True, True]), np.array([0, 1]), "ab", 2),
                 interval=(-0.1, 1 / 3),
             ),
-            wire.HeadResult(title="local.svm_rbf", problem="one_class"),
+            HeadResult(title="local.svm_rbf", problem="one_class"),
         ),
         seconds=0.1,
         arrays=ARRAYS,
