@@ -88,6 +88,31 @@ def test_a_key_that_is_not_enrolled_is_refused_and_both_sides_say_so(
     assert f"the server does not take this site's key, {key}" in world.processes["third-gateway"].said()
 
 
+def test_a_site_finds_its_way_checked_while_it_is_connected_and_a_stranger_its_key_unknown(
+    world: Institutions, finished: str
+) -> None:
+    said = world.site("check-connection", str(world.kit("north")), network="north")
+    for line in (
+        "certificate is good for 10.77.0.1",
+        "clock is 0 s",
+        "the server knows this site's key",
+        "Mbit/s",
+    ):
+        assert line in said
+    assert "north may take part" in said
+    world.wait_for_log(f"somebody at {world.address('north')} checks the connection (north)")
+    refused = world.site("check-connection", str(world.kit("third")), network="third", code=1)
+    assert "[STOPS THE STUDY] the server does not know this site's key" in refused
+
+
+def test_a_site_tells_what_has_left_it(world: Institutions, finished: str) -> None:
+    said = world.site("status", str(world.kit("north") / "site.yaml"))
+    assert "north: the trainer is running\nwaits for a plan" in said
+    assert re.search(
+        r"study first: \d answers, \d\.\d MiB, of 3 rounds, have left", said
+    )  # and the closing one
+
+
 def test_the_server_listens_on_one_port_and_a_site_on_none(world: Institutions, finished: str) -> None:
     assert world.listening("server") == {PORT}
     for site in world.sites:
