@@ -7,7 +7,7 @@ unless told otherwise, for there is no password.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,11 +28,18 @@ ALL = "all"
 """Stands for all sites together, where a label is a site's name."""
 
 
-def serve(folder: ServerFolder, host: str, port: int) -> None:
-    """Answer Prometheus on this address as long as this process lives. Raises OSError if it is taken."""
+def serve(folder: ServerFolder, host: str, port: int) -> Callable[[], None]:
+    """Answer Prometheus on this address until what is returned is called. Raises OSError if it is taken."""
     registry = CollectorRegistry()
     registry.register(FolderCollector(folder))
-    start_http_server(port, addr=host, registry=registry)
+    server, thread = start_http_server(port, addr=host, registry=registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
 
 
 class FolderCollector(Collector):

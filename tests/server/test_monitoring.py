@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from common import keys
 from common.config import StudyConfig
+from common.errors import LaunchError
 from common.metrics import count
-from server import enrolled, kits, monitoring, queue, report
+from common.processes import free_ports
+from server import enrolled, kits, monitoring, operating, queue, report
 from server.folder import ServerFolder, open_folder
 from server.state import RoundState, SiteRound
 from server.status import Progress, set_progress, set_status
@@ -136,3 +139,15 @@ def test_a_server_without_any_run_tells_of_its_sites(folder: ServerFolder) -> No
     registry = CollectorRegistry()
     registry.register(monitoring.FolderCollector(folder))
     assert 'consilium_site_online{site="south"} 0.0' in generate_latest(registry).decode()
+
+
+def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: ServerFolder) -> None:
+    (port,) = free_ports(1)
+    stop = monitoring.serve(folder, "localhost", port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert 'consilium_round{study="demo"} 2.0' in answer.read().decode()
+        with pytest.raises(LaunchError, match=f"127.0.0.1:{port} cannot be had for --metrics-port"):
+            operating._serve_metrics(folder, "127.0.0.1", port)
+    finally:
+        stop()
