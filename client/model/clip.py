@@ -41,10 +41,13 @@ class ClipHead(nn.Module):
                 torch.no_grad()
             ):  # the weight itself, as CLIP does: beyond the bound it would get no gradient
                 self.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
-        images_BW = normalize(self.projection(features_BF), dim=1)
+        projected_BW: Tensor = self.projection(features_BF)
         classes_CW: Tensor = self.text() if "text" in self._modules else self.class_vectors_CW
-        scale = self.logit_scale.clamp(0, LARGEST_LOG_SCALE).exp()
-        return scale * images_BW @ classes_CW.to(images_BW.dtype).T
+        dtype = self.logit_scale.dtype
+        # Cosines times 100 in bf16's 8 bits would be whole numbers and halves.
+        with torch.autocast(features_BF.device.type, enabled=False):
+            cosines_BC = normalize(projected_BW.to(dtype), dim=1) @ classes_CW.to(dtype).T
+            return self.logit_scale.clamp(0, LARGEST_LOG_SCALE).exp() * cosines_BC
 
 
 class Clip(nn.Module):

@@ -57,7 +57,8 @@ def test_every_encoder_of_the_paper_becomes_a_clip(encoder, monkeypatch):
     with torch.device("meta"):
         built = build(config, 7, seed=1, weights_dir=None)
         size = built.preprocessing.image_size
-        assert built.model.eval()(torch.empty(1, 3, size, size)).shape == (1, 7)
+        features_BF = features(built.model.eval(), torch.empty(1, 3, size, size))
+        assert built.model.head.projection(features_BF).shape == (1, 512)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,16 @@ def test_the_temperature_starts_as_asked_and_never_falls_below_a_hundredth():
     assert head.logit_scale.item() == pytest.approx(LARGEST_LOG_SCALE)
 
 
+def test_cosines_are_not_rounded_to_the_eight_bits_of_the_forward_pass():
+    head = ClipHead(nn.Identity(), normalize(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), dim=1), temperature=0.01)
+    images_BF = torch.tensor([[1.0, 1.0]])
+    plain = head(images_BF)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = head(images_BF)
+    assert plain[0, 0].item() == pytest.approx(100 * 7 / 5 / math.sqrt(2), rel=1e-5)  # 98.99, in bf16 99
+    assert torch.equal(rounded, plain)
+
+
 def test_class_vectors_are_frozen_and_the_head_travels():
     config = clip(trainable="head")
     model = build(config, 3, seed=1, weights_dir=None).model
@@ -158,6 +169,15 @@ def test_clips_own_image_tower_gives_the_features_of_encode_image(tiny_clip, tin
     assert built.preprocessing.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert (built.preprocessing.interpolation, built.preprocessing.crop_share) == ("bicubic", 1)
     assert not any("text" in name for name in built.model.state_dict())
+
+
+@pytest.mark.parametrize(("name", "width"), [("RN50", 1024), ("ViT-B-32", 512), ("ViT-B-16", 512)])
+def test_the_papers_own_clip_encoders_build_without_their_text_towers(name, width):
+    config = ClipConfig(encoder=name, library="open_clip", text=RandomText(width=width))
+    with torch.device("meta"):
+        built = build(config, 7, seed=1, weights_dir=None)
+        assert features(built.model.eval(), torch.empty(1, 3, 224, 224)).shape == (1, width)
+    assert built.preprocessing.image_size == 224
 
 
 def test_prompt_vectors_are_open_clips_own(tiny_clip, tiny_weights):
