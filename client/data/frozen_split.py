@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.config import SplitConfig
 from client.data.manifest import ImageRow, Manifest, Side
-from client.data.split import split
+from client.data.split import split, torn_groups
 from common.errors import SiteDataError
 from common.log import event, warn
 from common.weights import write_atomically
@@ -60,7 +60,14 @@ def _path(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Path | No
 def _settled(manifest: Manifest, config: SplitConfig, before: Mapping[str, Side]) -> Manifest:
     if not any(row.image.key in before for row in manifest.rows):
         return split(manifest, config)
-    return Manifest(tuple(_placed(manifest.rows, before)), manifest.classes)
+    rows = tuple(_placed(manifest.rows, before))
+    if config.kind != "by_image" and (torn := torn_groups(rows)):
+        raise SiteDataError(
+            f"{len(torn)} patient(s) or lesion(s) have images on both sides of the split that was drawn earlier, "
+            f"because images are joined otherwise now: {', '.join(torn[:5])}. Put the table back as it was, or "
+            "remove the split under state_dir/splits, for a new split and a new study"
+        )
+    return Manifest(rows, manifest.classes)
 
 
 def _placed(rows: Sequence[ImageRow], before: Mapping[str, Side]) -> list[ImageRow]:

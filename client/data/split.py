@@ -170,17 +170,21 @@ def _given(manifest: Manifest) -> list[Side]:
     return [SIDES[(row.split or "").lower()] for row in manifest.rows]
 
 
-def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
+def torn_groups(rows: Sequence[ImageRow]) -> list[str]:
+    """Groups with images on more than one side."""
     sides: dict[str, set[str | None]] = {}
     for row in rows:
         if row.group is not None:
             sides.setdefault(row.group, set()).add(row.split)
-    torn = [group for group, on in sides.items() if len(on) > 1]
-    if torn:
+    return [group for group, on in sides.items() if len(on) > 1]
+
+
+def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
+    if torn := torn_groups(rows):
         refuse(
             "the split puts images of one group on both sides, so a test would measure memory",
             [f"group {group} is in train and in test" for group in torn],
-            f"{len(torn)} of {len(sides)} groups are torn apart. Mend the split, or let "
+            f"{len(torn)} of {len({row.group for row in rows} - {None})} groups are torn apart. Mend the split, or let "
             "`split: {kind: grouped}` draw one.",
         )
 

@@ -1,5 +1,6 @@
 import random
 from collections import Counter, defaultdict
+from itertools import compress, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,3 +68,31 @@ def test_ten_single_images_of_two_classes_are_shared_out_eight_to_two():
 def test_a_seed_means_the_same_on_every_machine():
     bins = deal(["a", "b"] * 6, [f"P{i}" for i in range(12)], dict.fromkeys("ab", (0.5, 0.5)), seed=7)
     assert bins == [1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0]
+
+
+PATIENTS = st.lists(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1), min_size=2, max_size=8
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(PATIENTS, st.sampled_from([0.2, 0.3, 0.5]), st.integers(0, 99))
+def test_no_class_is_further_from_its_share_than_in_the_best_split_by_more_than_a_patient(
+    patients, share, seed
+):
+    # Patients with images of several classes; the best of all 2^8 splits is found by trying them.
+    rows = [
+        (label, f"P{n}") for n, of in enumerate(patients) for label, count in of.items() for _ in range(count)
+    ]
+    total = Counter(label for label, _ in rows)
+
+    def furthest(tested: set[str]) -> float:
+        got = Counter(label for label, patient in rows if patient in tested)
+        return max(abs(got[label] - share * total[label]) for label in total)
+
+    names = [f"P{n}" for n in range(len(patients))]
+    best = min(furthest(set(compress(names, chosen))) for chosen in product((0, 1), repeat=len(names)))
+    bins = deal(*map(list, zip(*rows, strict=True)), dict.fromkeys(total, (1 - share, share)), seed)
+    tested = {patient for (_, patient), place in zip(rows, bins, strict=True) if place == 1}
+    largest = max(max(of.values()) for of in patients)
+    assert furthest(tested) <= best + largest + 1e-9

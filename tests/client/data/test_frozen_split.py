@@ -1,6 +1,9 @@
 """What was drawn once is drawn for good, and no group is ever on two sides."""
 
 import logging
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,37 @@ def test_no_group_is_ever_on_two_sides_and_a_seed_draws_the_same_again(found, co
     assert {len(sides_) for sides_ in on.values()} == {1}
     again = split(Manifest(tuple(images), CLASSES), config)
     assert again == drawn
+
+
+def test_lesions_that_turn_out_to_be_one_patients_on_two_sides_are_refused(tmp_path):
+    before = kept(Manifest(rows(0, 40), CLASSES), GroupedSplit(), tmp_path).rows
+    one_of_each = {next(row.group for row in before if row.split == side) for side in ("train", "test")}
+    joined = tuple(
+        replace(row, group="patient P1" if row.group in one_of_each else row.group) for row in rows(0, 40)
+    )
+    with pytest.raises(
+        SiteDataError, match=r"1 patient\(s\) or lesion\(s\) have images on both sides .* patient P1"
+    ):
+        kept(Manifest(joined, CLASSES), GroupedSplit(), tmp_path)
+    assert kept(Manifest(rows(0, 40), CLASSES), GroupedSplit(), tmp_path).rows == before
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(0, 30)), min_size=40, max_size=80),
+    st.integers(20, 40),
+    splits,
+)
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_no_group_is_on_two_sides_of_a_kept_split_that_grows(found, num_first, config):
+    images = tuple(
+        ImageRow(PictureFile(Path(f"/images/{n}.jpg")), label, f"L{group}", None, f"row {n}")
+        for n, (label, group) in enumerate(found)
+    )
+    with (
+        tempfile.TemporaryDirectory() as state_dir,
+        suppress(SiteDataError),
+    ):  # too few to divide is an answer
+        first = kept(Manifest(images[:num_first], CLASSES), config, Path(state_dir))
+        grown = kept(Manifest(images, CLASSES), config, Path(state_dir))
+        assert grown.rows[:num_first] == first.rows
+        assert drawing.torn_groups(grown.rows) == []
