@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     gateway.add_argument("settings", type=Path, metavar="DIR", help="of gateway.yaml, or the file itself")
     gateway.add_argument("--socket", type=Path, help="the trainer's, instead of the YAML's")
+    gateway.add_argument("--until", type=Path, metavar="FILE", help="end when this file appears")
     gateway.set_defaults(run=_gateway)
 
     check = commands.add_parser(
@@ -335,9 +336,10 @@ def _gateway(options: argparse.Namespace) -> int:
         config = config.model_copy(update={"socket": options.socket.absolute()})
     try:
         with interruptible():
-            gateway.run(config)
+            gateway.run(config, options.until)
     except Interrupted:
-        log.event(f"{config.site}: the gateway has ended")
+        pass
+    log.event(f"{config.site}: the gateway has ended")
     return 0
 
 

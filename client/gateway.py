@@ -76,14 +76,17 @@ def require_files(config: GatewayConfig) -> None:
         raise ConfigError(f"{config.key} can be read by other users; `chmod 600` it")
 
 
-def run(config: GatewayConfig) -> None:
-    """Keep the gateway alive until this process is told to end. Raises ConfigError."""
+def run(config: GatewayConfig, until: Path | None = None) -> None:
+    """Keep the gateway alive until this process is told to end, or the file `until` appears.
+
+    Raises ConfigError.
+    """
     require_files(config)
     config.flwr_home.mkdir(parents=True, exist_ok=True)
     processes = Processes(config.flwr_home / "logs", environment(config, os.environ))
     log.event(f"{config.site}: the gateway connects to {config.server}")
     try:
-        _keep(config, processes)
+        _keep(config, processes, until)
     finally:
         processes.stop()
 
@@ -106,14 +109,14 @@ def reason(said: str, fingerprint: str) -> str:
     return f": {max(found)[1].format(fingerprint=fingerprint)}" if found else ""
 
 
-def _keep(config: GatewayConfig, processes: Processes) -> None:
+def _keep(config: GatewayConfig, processes: Processes, until: Path | None) -> None:
     supervision = Supervision(most=None, longest_pause_s=_LONGEST_PAUSE_S)
     log_file = processes.logs / f"{NODE}.log"
     log_file.unlink(missing_ok=True)
     show, said = Tail(log_file), ""
     processes.start(NODE, command(config))
     try:
-        while True:
+        while until is None or not until.exists():
             said = (said + show())[-_REMEMBERED:]
             now = time.monotonic()
             for ended in supervision.see(processes.ended(), now):

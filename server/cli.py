@@ -11,7 +11,7 @@ from pathlib import Path
 from common import log
 from common.errors import ConfigError, ConsiliumError
 from common.processes import Interrupted, interruptible
-from server import operating, overview, wishes
+from server import containers, operating, overview, wishes
 from server.folder import open_folder
 
 
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
     operating.add_commands(commands)
+    containers.add_commands(commands)
     return parser
 
 

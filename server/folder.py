@@ -66,6 +66,11 @@ class ServerFolder:
         return self.work / "superlink.db"
 
     @property
+    def ready(self) -> Path:
+        """A file that is there once sites may connect, for whoever watches over this server."""
+        return self.root / "ready"
+
+    @property
     def lock(self) -> Path:
         """Held by `up`."""
         return self.root / "up.lock"

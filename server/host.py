@@ -80,6 +80,7 @@ class Host(Federation):
 
     def start(self) -> None:
         """Start the SuperLink, and let the enrolled sites connect. Raises LaunchError."""
+        self.folder.ready.unlink(missing_ok=True)
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.work / "app", ignore_errors=True)  # of the version before
         self.stage()
@@ -88,6 +89,7 @@ class Host(Federation):
         self.start_superlink(self.folder.identity)
         self._wait_for_superlink()
         self._follow_keys()
+        self.folder.ready.touch()
         log.event("the server is ready; sites may connect")
 
     def serve(self, *, once: bool) -> Outcome:

@@ -14,10 +14,11 @@ from typing import TypeAlias
 
 from common import log
 from common.config import StudyConfig
-from common.errors import ConfigError, LaunchError
+from common.errors import ConfigError, ConsiliumError, LaunchError
 from common.processes import Interrupted
 from common.settings import Frozen, load_settings
 from common.tail import Tail
+from common.weights import write_atomically
 from server import enrolled, host, kits, overview, queue, status, wishes
 from server.folder import ServerFolder, open_folder
 
@@ -60,6 +61,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
 
     _add_provision(commands)
+    up.add_argument(
+        "--over",
+        type=Path,
+        metavar="FILE",
+        help="with --exit-when-done: write how it ended to FILE and end with exit code 0, so that whoever starts a "
+        "crashed server again leaves a failed study alone; end at once if FILE is there",
+    )
 
     run = command(
         "run", _run, "let a study wait for its turn", "The server runs studies one after the other."
@@ -112,6 +120,19 @@ def _provision(options: argparse.Namespace) -> int:
 
 
 def _up(folder: ServerFolder, options: argparse.Namespace) -> int:
+    over: Path | None = options.over
+    if over is None:
+        return _serve(folder, options)
+    if not over.exists():
+        try:
+            finished, reason = _serve(folder, options) == 0, ""
+        except ConsiliumError as error:
+            finished, reason = False, f": {error}"
+        write_atomically(over, f"{'finished' if finished else 'failed'}{reason}\n".encode())
+    return 0
+
+
+def _serve(folder: ServerFolder, options: argparse.Namespace) -> int:
     study = None if options.study is None else load_settings(options.study, StudyConfig, "study")
     if options.metrics_port is not None:
         _serve_metrics(folder, options.metrics_host, options.metrics_port)
