@@ -5,18 +5,23 @@ a second, and one that starts later knows at once. A key that was revoked never 
 keeps it as revoked, and whoever took it away may have had a reason. The site makes a new one.
 """
 
+import contextlib
 import hashlib
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from common import keys
-from common.errors import ConfigError
+from common.errors import ConfigError, LaunchError
 from common.weights import write_atomically
 from server.folder import ServerFolder
 
 REVOKED = "revoked"
+
+_PATIENT_S = 10.0
+"""For the SuperLink to let its database be read."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +105,21 @@ def nodes(database: Path) -> dict[bytes, Node]:
     """Every key that the SuperLink takes now, from its database; empty without one.
 
     Flower 1.39 keeps one row a key in the table `node`. Reading it costs nothing, where asking
-    Flower's Control API costs seconds of imports.
+    Flower's Control API costs seconds of imports. Raises LaunchError.
     """
     if not database.exists():
         return {}
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10.0) as connection:
+    address = f"file:{quote(str(database))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENT_S)) as connection:
         try:
             rows = connection.execute(
                 "SELECT public_key, node_id, registered_at, status, online_until, last_activated_at, "
                 "last_deactivated_at, heartbeat_interval FROM node WHERE status != 'unregistered'"
             ).fetchall()
-        except sqlite3.OperationalError:  # before Flower made its tables
-            return {}
-        finally:
-            connection.rollback()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # before Flower made it
+                return {}
+            raise LaunchError(f"{database} cannot be read now: {error}") from error
     return {row[0]: _node(*row[1:]) for row in rows}
 
 

@@ -171,11 +171,11 @@ class Host(Federation):
     def look(self) -> bool:
         """Bring back what died, and do what was asked. True if the study has to be run anew."""
         anew = super().look()
-        self._tell_refusals()
         if self.has_superlink and time.monotonic() - self._looked_at_keys > _KEYS_S:
             try:
                 self._follow_keys()
-            except LaunchError as error:
+                self._tell_refusals()
+            except ConsiliumError as error:  # a file that is no key must not end a study
                 log.warn(f"{error}; it is tried again in {_TRY_AGAIN_S:.0f} s")
                 self._looked_at_keys = time.monotonic() + _TRY_AGAIN_S
         if self._study is not None and wishes.take_stop(self.folder.runs / self._study.name):

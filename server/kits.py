@@ -28,6 +28,8 @@ ALWAYS = ("localhost", "127.0.0.1")
 """In every certificate: the server's own commands reach it there."""
 _RENEW = timedelta(days=90)
 """A certificate that ends sooner is made anew."""
+_NEW_CA = timedelta(days=365)
+"""A CA that ends sooner has to be spoken of: a new one means work at every site."""
 
 
 def provision(federation: Path, out: Path) -> Iterator[str]:
@@ -54,7 +56,10 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
         yield f"made the server's certificate for {', '.join(hosts)}: {why}"
     for name in ("ca", "server"):
         end = _read(keys / f"{name}.pem").not_valid_after_utc
-        yield f"{name}.pem is valid until {end:%Y-%m-%d}, {(end - datetime.now(UTC)).days} days from now"
+        left = end - datetime.now(UTC)
+        yield f"{name}.pem is valid until {end:%Y-%m-%d}, {left.days} days from now"
+        if name == "ca" and left < _NEW_CA:
+            yield f"plan for a new CA: move {keys} away and provision again; then every site needs its new kit"
 
 
 # --- start-up kits ---------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from server.folder import ServerFolder, open_folder
 
 Handler: TypeAlias = Callable[[ServerFolder, argparse.Namespace], int]
 
-_LOOK_S, _WAIT_S = 0.2, 60.0
+_LOOK_S, _WAIT_S = 0.2, 120.0
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -190,12 +190,18 @@ def _say_queued(folder: ServerFolder, name: str) -> None:
 
 def _wait(folder: ServerFolder, entry: queue.Entry) -> int:
     """Show the log of a study until it is over; the exit code says whether it finished."""
-    while entry.path.exists():
-        time.sleep(_LOOK_S)
-    run_dir = folder.runs / entry.name
-    show, place = Tail(run_dir / "server.log"), folder.root / "running" / entry.path.name
-    while place.exists():
-        show()
+    run_dir, place = folder.runs / entry.name, folder.root / "running" / entry.path.name
+    show, up_by = Tail(run_dir / "server.log"), time.monotonic() + _WAIT_S
+    while entry.path.exists() or place.exists():
+        if not entry.path.exists():  # what is there before its turn is another run's
+            show()
+        if folder.is_up:
+            up_by = time.monotonic() + _WAIT_S
+        elif time.monotonic() > up_by:
+            raise LaunchError(
+                f"no server has run here for {_WAIT_S:.0f} s; study {entry.name} goes on with the next "
+                f"`consilium-server up {folder.root}`"
+            )
         time.sleep(_LOOK_S)
     show()
     now = status.read_status(run_dir)

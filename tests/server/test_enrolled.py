@@ -1,5 +1,6 @@
 """Which keys may connect, and what the SuperLink's database says of them."""
 
+import contextlib
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common import keys
-from common.errors import ConfigError
+from common.errors import ConfigError, LaunchError
 from server import enrolled
 from server.config import Address, FederationConfig, SiteEntry
 from server.folder import ServerFolder
@@ -87,6 +88,9 @@ def test_flowers_database_says_who_is_online_and_since_when(tmp_path: Path) -> N
     database = tmp_path / "superlink.db"
     assert enrolled.nodes(database) == {}
     connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE other (a INTEGER)")
+    connection.commit()
+    assert enrolled.nodes(database) == {}  # Flower has not made its tables yet
     connection.execute(
         "CREATE TABLE node (public_key BLOB, node_id INTEGER, registered_at TEXT, status TEXT, online_until REAL, "
         "last_activated_at TEXT, last_deactivated_at TEXT, heartbeat_interval REAL)"
@@ -122,3 +126,16 @@ def test_flowers_database_says_who_is_online_and_since_when(tmp_path: Path) -> N
     assert abs((now - seen).total_seconds() - 10) < 1
     assert nodes[b"off"].seen == now - timedelta(hours=1)
     assert nodes[b"never"].seen is None
+
+
+def test_a_database_that_cannot_be_read_now_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch
+) -> None:
+    database = tmp_path / "superlink.db"
+    with contextlib.closing(sqlite3.connect(database)) as writer:
+        writer.execute("CREATE TABLE node (public_key BLOB)")
+        writer.commit()
+        writer.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(enrolled, "_PATIENT_S", 0.05)
+        with pytest.raises(LaunchError, match=r"superlink\.db cannot be read now: database is locked"):
+            enrolled.nodes(database)

@@ -172,6 +172,17 @@ def test_a_revoked_key_is_taken_from_flower_and_a_new_one_told(told: Told, folde
     assert len(told.known) == 2
 
 
+def test_a_file_that_is_no_key_is_told_and_ends_nothing(told: Told, folder, monkeypatch) -> None:
+    monkeypatch.setattr(Host, "has_superlink", True)
+    (folder.sites / "west.pub").write_text("no key")
+    assert told.host.look() is False
+    assert told.commands == []
+    (folder.sites / "west.pub").unlink()
+    told.host._looked_at_keys = 0.0
+    told.host.look()
+    assert told.commands == ["register north", "register south"]
+
+
 def test_a_study_goes_on_without_a_revoked_site_as_long_as_there_are_enough(
     told: Told, folder, named
 ) -> None:
@@ -235,6 +246,17 @@ def test_a_study_waits_and_it_is_said_that_no_server_runs(command, folder, named
         "0 of 2 enrolled sites online",
         "waiting: a",
     ]
+
+
+def test_who_waits_for_a_study_is_told_that_no_server_runs(
+    command, folder, named, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(operating, "_WAIT_S", 0.0)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml", "--wait")
+    assert code == 1
+    assert "no server has run here for 0 s; study a goes on with the next" in said
+    assert [entry.name for entry in queue.waiting(folder)] == ["a"]
 
 
 def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:

@@ -149,6 +149,12 @@ def test_a_certificate_that_is_about_to_end_is_renewed(made: Path, tmp_path: Pat
     assert any("server.pem is valid until" in line and "82" in line for line in told)
 
 
+def test_a_ca_that_ends_within_a_year_is_spoken_of(made: Path, tmp_path: Path) -> None:
+    assert not any("new CA" in line for line in kits.provision(tmp_path / "federation.yaml", made))
+    provision.keep_authority(provision.make_authority(valid_days=300), made / "keys")
+    assert any("plan for a new CA" in line for line in kits.provision(tmp_path / "federation.yaml", made))
+
+
 def test_the_shipped_federation_can_be_provisioned(tmp_path: Path) -> None:
     list(kits.provision(CONFIGS / "server" / "federation.yaml", tmp_path))
     assert open_folder(tmp_path).config.server.hosts[0] == "consilium.example.org"
