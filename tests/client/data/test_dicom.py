@@ -266,6 +266,19 @@ def test_a_window_of_the_sites_yaml_reaches_the_pixels(export, tmp_path):
     assert image.how == "300.5/201"  # so that images that were decoded with another window are not used
 
 
+@pytest.mark.parametrize(
+    "form", ["RLE", "jp2klossless", "jpeg_ls_lossless", "bigendian", "expb", "implicit", "padded"]
+)
+def test_a_real_frame_looks_the_same_however_it_is_stored(form):
+    # Of pydicom's own samples, which are installed with it.
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    plain, stored = (
+        dicom_pixels.picture(DicomFrame(folder / name, 0))
+        for name in ("MR_small.dcm", f"MR_small_{form}.dcm")
+    )
+    assert np.array_equal(np.asarray(plain), np.asarray(stored))
+
+
 # --- the real samples ------------------------------------------------------------------------
 
 SAMPLES = {
