@@ -86,7 +86,7 @@ figcaption { font-size: 11px; color: var(--dim); overflow: hidden; text-overflow
 
 def write(report: Report, path: Path, now: datetime) -> None:
     """Write the page for its owner alone. Raises StorageError."""
-    write_atomically(path, page(report, now).encode(), mode=0o600)
+    write_atomically(path, page(report, now).encode(), private=True)
 
 
 def page(report: Report, now: datetime) -> str:

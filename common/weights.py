@@ -126,16 +126,17 @@ def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         ) from error
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write beside `path`, flush to disk, then rename. Raises StorageError.
 
-    `mode` are the permissions, less what the process masks; 0o600 is for the owner alone.
+    What is `private` only its owner may read, from the first byte on.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # or it would keep its own mode
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+        with partial.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -177,6 +177,6 @@ def test_a_picture_for_which_there_is_no_memory_is_refused(tmp_path, monkeypatch
     def too_large(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pixels, "load", too_large)
+    monkeypatch.setattr(pixels, "_upright", too_large)
     with pytest.raises(BadImage, match="takes more memory to decode than is free"):
         seen(tmp_path / "a.png", 16, "bilinear")
