@@ -151,3 +151,23 @@ def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: Se
             operating._serve_metrics(folder, "127.0.0.1", port)
     finally:
         stop()
+
+
+def test_the_profile_mounts_what_is_there_and_no_site_reaches_the_metrics() -> None:
+    compose = yaml.safe_load((MONITORING.parents[1] / "docker-compose.yml").read_text())
+    services = compose["services"]
+    profiled = {name for name, service in services.items() if "monitoring" in service.get("profiles", ())}
+    assert profiled == {"prometheus", "grafana"}
+    for name in profiled:
+        for mount in services[name]["volumes"]:
+            source = mount.split(":")[0]
+            assert not source.startswith(".") or (MONITORING.parents[1] / source).exists(), mount
+    (target,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"][0][
+        "static_configs"
+    ][0]["targets"]
+    host, port = target.split(":")
+    assert f"--metrics-port {port} --metrics-host {host}" in services["server"]["command"]
+    assert services["server"]["networks"]["monitoring"] == {"aliases": [host]}
+    on_it = {name for name, service in services.items() if "monitoring" in service.get("networks", ())}
+    assert on_it == {"server", "prometheus", "grafana"}
+    assert compose["networks"]["monitoring"] == {"internal": True}
