@@ -96,8 +96,9 @@ _REASONS = {
     "Failed to activate SuperNode": "the server does not take this site's key, {fingerprint}. If it is new, read "
     "it to the study operator, who enrols it; if it was revoked, make another with `consilium-site key --renew`; if "
     "another gateway of this site was running until a moment ago, the server notices within a minute",
-    "Invalid timestamp": "this machine's clock differs from the server's; it may be 5 s ahead and 300 s behind. Set "
-    "it by NTP",
+    # Flower's word for a call that was refused, when nobody here asked it to end.
+    "SuperNode terminated gracefully": "the server refused its calls: either this machine's clock is not the server's, "
+    "or the key was revoked. `consilium-site check-connection` says which",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate does not fit ca.pem and the name in gateway.yaml, or has "
     "expired; ask the study operator for the kit that is valid now",
 }
