@@ -258,15 +258,14 @@ def _plain(found: Found) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _against(world: World, sites: Sequence[SiteConfig], done: heads.Fitted) -> dict[str, Any]:
     """The federated machines beside scikit-learn's on the pooled features."""
-    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
     both = [world.features(world.manifest(site), "train") for site in sorted(sites, key=lambda s: s.name)]
     rows_NF, labels_N = (np.concatenate(part) for part in zip(*both, strict=True))
-    rows = StandardScaler().fit_transform(rows_NF.astype(np.float64))
     counts = np.bincount(labels_N, minlength=len(world.study.classes))
     weights_N = (counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels_N]
     head = next(h for h in done.heads if h.form.title == "federated.linear_svm")
+    rows = head.view.of(rows_NF)
     c = next(
         h for h in (world.study.heads.federated if world.study.heads else ()) if h.kind == "linear_svm"
     ).c
@@ -309,47 +308,51 @@ def main() -> None:
                 )
                 found[f"{question} {seed}"] = answer
                 path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+                PAGE.write_text(_page(found, study), encoding="utf-8")
                 print(f"{question}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
-    PAGE.write_text(_page(found, study), encoding="utf-8")
 
 
 # --- the page --------------------------------------------------------------------------------
 
 
 def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
-    done = [seed for seed in SEEDS if all(f"{q} {seed}" in found for q in ("seen", *UNSEEN))]
+    done = {q: [seed for seed in SEEDS if f"{q} {seed}" in found] for q in ("seen", *UNSEEN)}
     lines = [
         "# Classical heads on HAM10000's four sources",
         "",
         f"Features of `{study.model.encoder}` as trained on ImageNet, frozen, {study.model.image_size} x "
         f"{study.model.image_size} pixels of the centre; softmax: the network's linear head after {study.rounds} "
         "rounds of FedAvg on them. Balanced accuracy in percent; in brackets the gain over the softmax on the same "
-        f"images, in points, and for seed {done[0]} its 95 % interval over lesions. Means of the split's seeds "
-        f"{', '.join(map(str, done))}.",
+        "images, in points, and its 95 % interval over lesions for the first seed of the split. Settings of the heads: "
+        "configs/study/heads.yaml.",
         "",
         "## Sources that trained",
         "",
         "A fifth of each source, by lesion, is the test. *local*: each site's own head on its own test. *pooled*: the "
-        "same kind of head, fitted by one site that holds all four sources' training images.",
+        f"same kind of head, fitted by one site that holds all four sources' training images. {_seeds(done['seen'])}",
         "",
-        _seen_table(found, done),
+        _seen_table(found, done["seen"]) if done["seen"] else "Not run.",
         "",
-        *(_unseen_section(found, done, source) for source in UNSEEN),
+        *(_unseen_section(found, done[source], source) for source in UNSEEN if done[source]),
         "## Federated against pooled",
         "",
         *(
             f"- seed {seed}: linear SVM objective {found[f'seen {seed}']['objective']:.6g} federated, "
             f"{found[f'seen {seed}']['objective_pooled']:.6g} by LinearSVC on the pooled features; "
             f"{found[f'seen {seed}']['messages']} messages to each site for all federated heads and the scores"
-            for seed in done
+            for seed in done["seen"]
         ),
         "",
-        f"Command: `HAM10000=DIR WEIGHTS=DIR FEATURES=DIR python -m benchmarks heads`. {datetime.now(UTC):%Y-%m-%d}, "
-        f"commit {_commit()}, {platform.system()} {platform.machine()}, one thread of two shared cores, "
-        f"{time.process_time():.0f} s of processor time without the features.",
+        f"Command: `HAM10000=DIR WEIGHTS=DIR FEATURES=DIR SEEDS={len(SEEDS)} python -m benchmarks heads`. "
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {platform.system()} {platform.machine()}, one thread of "
+        f"two shared cores, {time.process_time():.0f} s of processor time without the features.",
         "",
     ]
     return "\n".join(lines) + _reading()
+
+
+def _seeds(done: Sequence[int]) -> str:
+    return f"Seed {done[0]}." if len(done) == 1 else f"Means of the seeds {', '.join(map(str, done))}."
 
 
 def _seen_table(found: Mapping[str, Any], done: Sequence[int]) -> str:
@@ -390,7 +393,7 @@ def _unseen_section(found: Mapping[str, Any], done: Sequence[int], source: str) 
         [
             f"## {source}, unseen",
             "",
-            f"The other three sources train; all {num_images:,} images of {source} are the test.",
+            f"The other three sources train; all {num_images:,} images of {source} are the test. {_seeds(done)}",
             "",
             _table(["head", f"{source} (unseen)", "the three that trained, pooled"], rows),
             "",
