@@ -4,6 +4,7 @@ Every reader produces this and nothing behind it knows where rows came from, exc
 row carries its `source`, so that a person can be sent to the line that is wrong.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
@@ -62,6 +63,12 @@ class Manifest:
         """Images per class in the study's order, of one side or of both."""
         labels = [row.label for row in (self.rows if side is None else self.on(side))]
         return tuple(labels.count(name) for name in self.classes)
+
+
+def places(rows: Sequence[ImageRow]) -> list[str]:
+    """Of each image, its key below the folder that holds them all: the same wherever that folder lies."""
+    home = os.path.commonpath([path.parent for row in rows for path in row.image.files]) if rows else ""
+    return [os.path.relpath(row.image.key, home) for row in rows]
 
 
 def grouped(rows: Sequence[ImageRow]) -> list[ImageRow]:

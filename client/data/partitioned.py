@@ -5,7 +5,6 @@ data it is, it is read as before. The list also says the sides, so that studies 
 together and of all images pooled (`--pooled`) test on the same images.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from client.data import readers, site_counts
 from client.data.csv_rows import read_table
 from client.data.discover import SITE_COLUMNS, FoundFederation, FoundSite, site_names
 from client.data.listing import write_list
-from client.data.manifest import ImageRow, Manifest, refuse
+from client.data.manifest import ImageRow, Manifest, places, refuse
 from client.data.partition import ByAcquisition, Partition, Piece, shared_out
 from client.data.simulated import POOLED
 from client.data.split import split
@@ -147,8 +146,7 @@ def _site(name: str, rows: Sequence[ImageRow], data: DataConfig, out: Path, side
 
 def _pieces(manifest: Manifest, *, hidden: bool) -> list[Piece]:
     """What is dealt, under names that do not change with the place of the files or with a site's secret."""
-    home = os.path.commonpath([path.parent for row in manifest.rows for path in row.image.files])
-    keys = [os.path.relpath(row.image.key, home) for row in manifest.rows]
+    keys = places(manifest.rows)
     first: dict[str | None, str] = {}
     for row, key in zip(manifest.rows, keys, strict=True):
         first[row.group] = min(first.get(row.group, key), key)

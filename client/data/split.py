@@ -16,7 +16,7 @@ from typing import assert_never
 from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.csv_rows import read_table
 from client.data.dealing import deal
-from client.data.manifest import SIDES, ImageRow, Manifest, Side, refuse
+from client.data.manifest import SIDES, ImageRow, Manifest, Side, places, refuse
 from common.errors import SiteDataError
 from common.log import event, warn
 from common.weights import write_atomically
@@ -120,7 +120,7 @@ def write_split(
 
 
 def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
-    images = [row.image.key for row in manifest.rows]
+    images = places(manifest.rows)
     sides = draw([row.label for row in manifest.rows], images, test_share, seed)
     on: dict[str, set[str]] = {}
     for row, side in zip(manifest.rows, sides, strict=True):
@@ -146,7 +146,7 @@ def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) ->
             "if a lesion or patient has several images, list them in a csv with data.columns.group",
             without_group=alone,
         )
-    owners = [_owner(row.group, row.image.key) for row in rows]
+    owners = [_owner(row.group, place) for row, place in zip(rows, places(rows), strict=True)]
     sides = _dealt([row.label for row in rows], owners, shares, test, seed)
     for name in manifest.classes:
         on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.config import ColumnSplit, GroupedSplit, NoSplit
+from client.config import ByImageSplit, ColumnSplit, GroupedSplit, NoSplit
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
 from client.data.split import draw, split, write_split
@@ -60,6 +60,19 @@ def test_no_group_is_ever_on_both_sides(images, share, seed):
         sides[row.group].add(row.split)
     assert all(len(on) == 1 for on in sides.values())
     assert {row.split for row in done.rows} == {"train", "test"}
+
+
+@pytest.mark.parametrize("kind", [GroupedSplit, ByImageSplit])
+def test_the_same_images_in_another_folder_are_split_alike(kind):
+    def sides(folder: str) -> list[str | None]:
+        rows = tuple(
+            ImageRow(PictureFile(Path(folder) / f"{number}.png"), CLASSES[number % 2], None, None, "")
+            for number in range(100)
+        )
+        return [row.split for row in split(Manifest(rows, CLASSES), kind(seed=1)).rows]
+
+    assert sides("/ward/images") == sides("/mnt/copy/of/it")
+    assert sides("/ward/images").count("test") == 20
 
 
 def test_images_without_a_group_count_as_one_each_and_this_is_said(caplog):
