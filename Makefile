@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 STUDY  ?= configs/study/demo.yaml
 DATA   ?=
 SITES  ?= runs/sites
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo test lint check bench lock clean
+.PHONY: help install demo images test lint check bench lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +25,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY=FILE another study
 	$(BIN)/consilium-site simulate $(if $(DATA),--data '$(DATA)') --out $(SITES) --threads 1
 	$(BIN)/consilium-server simulate $(STUDY) --sites $(SITES) --adopt
+
+images: ## build the container images, also under the version that start-up kits name
+	for target in server gateway trainer; do docker build --file Dockerfile.gpu --target $$target \
+	  --tag consilium-$$target --tag consilium-$$target:$(VERSION) . || exit 1; done
 
 test: install ## every test this machine can run
 	$(BIN)/pytest -n 2 --dist loadgroup --maxschedchunk 1
