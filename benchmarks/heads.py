@@ -358,6 +358,8 @@ def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
 
 
 def _seeds(done: Sequence[int]) -> str:
+    if not done:
+        return ""
     return f"Seed {done[0]}." if len(done) == 1 else f"Means of the seeds {', '.join(map(str, done))}."
 
 
