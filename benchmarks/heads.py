@@ -83,7 +83,7 @@ class World:
         path = self.scratch / f"{name}.csv"
         with (self.ham / "labels.csv").open(encoding="utf-8", newline="") as file:
             rows = [(line, sides.get(Path(line["file"]).name)) for line in csv.DictReader(file)]
-        # Five lesions are in two sources, which split each for itself: where one is tested on, it does not train.
+        # Nine lesions are in two sources, which split each for itself: where one is tested on, it does not train.
         tested = {line["lesion_id"] for line, side in rows if side == "test"}
         lines = [
             line | {"split": side}
