@@ -20,15 +20,14 @@ def clock(step_s: float) -> Callable[[], float]:
     return lambda: next(times) * step_s
 
 
-def test_on_a_terminal_a_bar_is_drawn_over_itself_and_gone_in_the_end(monkeypatch, caplog):
+def test_on_a_terminal_a_bar_is_drawn_that_is_gone_in_the_end(monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with caplog.at_level(logging.INFO, "consilium"):
-        assert list(shown("abcd", 4, "images decoded", clock=clock(30))) == list("abcd")
-    first, second, *_, last = sys.stderr.getvalue().split("\r\x1b[K")[1:]
-    # One image in 30 s, so the other three take 90 s.
-    assert first == "[######..................] 1 of 4 images decoded, 1 min 30 s left"
-    assert second == "[############............] 2 of 4 images decoded, 1 min 00 s left"
-    assert last == ""
+        assert list(shown("abcd", 4, "images decoded")) == list("abcd")
+    drawn = sys.stderr.getvalue().split("\r")
+    assert "images decoded" in drawn[1]
+    assert "0/4" in drawn[1]
+    assert drawn[-2:] == [" " * len(drawn[-2]), ""]  # wiped, and back at the start of the line
     assert caplog.text == ""
 
 
@@ -48,5 +47,5 @@ def test_elsewhere_a_line_is_logged_every_five_seconds(where, monkeypatch, caplo
 def test_the_bar_is_gone_after_an_error_too(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(ZeroDivisionError):
-        list(shown((1 // (2 - n) for n in range(4)), 4, "images decoded", clock=clock(1)))
-    assert sys.stderr.getvalue().endswith("\r\x1b[K")
+        list(shown((1 // (2 - n) for n in range(4)), 4, "images decoded"))
+    assert sys.stderr.getvalue().split("\r")[-2].strip() == ""
