@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ EVENTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks containers")
     parser.add_argument("study", type=Path, nargs="?", default=ROOT / "configs/study/demo.yaml")
-    study = parser.parse_args().study.resolve()
+    study = parser.parse_args(sys.argv[2:]).study.resolve()
     engine = docker.from_env()
     base = engine.images.get(BASE).attrs["Size"]
     print(f"| image | MB | above {BASE} |\n|---|---|---|")
@@ -42,9 +43,7 @@ def main() -> None:
     seconds: dict[str, float] = {}
     most: dict[str, int] = {}
     start = time.monotonic()
-    up = subprocess.Popen(
-        [*command, "up"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    up = subprocess.Popen([*command, "up"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
     try:
         while up.poll() is None:
             look(engine, time.monotonic() - start, seconds, most)
