@@ -31,7 +31,7 @@ images: ## build the container images, also under the version that start-up kits
 	  --tag consilium-$$target --tag consilium-$$target:$(VERSION) . || exit 1; done
 
 test: install ## every test this machine can run
-	$(BIN)/pytest -n 2 --dist loadgroup --maxschedchunk 1
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: install ## ruff and mypy --strict
 	$(BIN)/ruff check .

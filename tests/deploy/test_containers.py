@@ -58,7 +58,6 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.timeout(2400),
-    pytest.mark.xdist_group("containers"),
     pytest.mark.skipif(ENGINE is None, reason="no Docker engine with compose v2 answers here"),
 ]
 

@@ -16,7 +16,7 @@ from server.status import read_status
 from tests.deploy import institutions
 from tests.deploy.institutions import PORT, SERVER, Institutions
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("institutions")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

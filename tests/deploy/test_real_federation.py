@@ -24,7 +24,7 @@ from common.keys import make_site_key
 from common.processes import flower_command, free_ports
 from common.weights import digest, load_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("real federation")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data" / "mini_skin_128.tar.xz"
