@@ -329,8 +329,8 @@ def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
         f"Features of `{study.model.encoder}` as trained on ImageNet, frozen, {study.model.image_size} x "
         f"{study.model.image_size} pixels of the centre; softmax: the network's linear head after {study.rounds} "
         "rounds of FedAvg on them. Balanced accuracy in percent; in brackets the gain over the softmax on the same "
-        "images, in points, and its 95 % interval over lesions for the first seed of the split. Settings of the heads: "
-        "configs/study/heads.yaml.",
+        "images, in points, and the ends of its 95 % interval over lesions. All are means over seeds, which draw the "
+        "splits and the training anew. Settings of the heads: configs/study/heads.yaml.",
         "",
         "## Sources that trained",
         "",
@@ -411,16 +411,15 @@ def _unseen_section(found: Mapping[str, Any], done: Sequence[int], source: str) 
 
 def _cell(cells_there: Sequence[Mapping[str, Any] | None]) -> str:
     there = [cell for cell in cells_there if cell is not None]
-    values = [cell["balanced_accuracy"] for cell in there if cell["balanced_accuracy"] is not None]
-    if not values:
+    known = [cell for cell in there if cell["balanced_accuracy"] is not None]
+    if not known:
         return there[0]["problem"].replace("_", " ") if there else "-"
-    told = f"{100 * statistics.mean(values):.1f}"
-    first = there[0]
-    gains = [cell["gain"] for cell in there if cell["gain"] is not None]
-    if not gains or first["gain_low"] is None:
-        return told
-    ends = f"{100 * first['gain_low']:+.1f} to {100 * first['gain_high']:+.1f}"
-    return f"{told} ({100 * statistics.mean(gains):+.1f}, {ends})"
+    value, *gain = (
+        100 * statistics.mean(cell[name] for cell in known)
+        for name in ("balanced_accuracy", "gain", "gain_low", "gain_high")
+        if known[0][name] is not None
+    )
+    return f"{value:.1f}" + (" ({:+.1f}, {:+.1f} to {:+.1f})".format(*gain) if gain else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
