@@ -69,25 +69,35 @@ def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], No
     log.warn(f"{sentence}; going on without", missing=sorted(missing))
 
 
-def enrol(study: StudyConfig, sites: Sites, first_weights: Arrays | None, first_round: int = 1) -> Cohort:
+def enrol(
+    study: StudyConfig,
+    sites: Sites,
+    first_weights: Arrays | None,
+    first_round: int = 1,
+    pause: Callable[[float], None] = time.sleep,
+) -> Cohort:
     """Ask every connected site to set up the study, and compare what they built.
 
-    `first_weights` replace those that a site builds. Raises QuorumNotMet if too few training
-    sites agree, ConfigError if `first_weights` are of another model.
+    `first_weights` replace those that a site builds. A site that could not be reached is asked again, as
+    often as a round is repeated: who misses the enrolment misses the study. Raises QuorumNotMet if
+    too few training sites agree, ConfigError if `first_weights` are of another model.
     """
     online = sites.online()
     builder = None if first_weights is not None else min(online & set(study.sites.train), default=None)
     found: dict[str, wire.Enrolment] = {}
     refused: dict[str, str] = {}
-    _ask(
-        study,
-        sites,
-        [site for site in study.sites.all if site in online],
-        builder,
-        first_round,
-        found,
-        refused,
-    )
+    asked = [site for site in study.sites.all if site in online]
+    for _ in range(study.deadlines.repeats):
+        asked = _ask(study, sites, asked, builder, first_round, found, refused)
+        if not asked:
+            break
+        log.warn(
+            f"{', '.join(asked)} could not be reached; asking again in {study.deadlines.repeat_after_s:.0f} s"
+        )
+        pause(study.deadlines.repeat_after_s)
+        _wait_until_online(set(asked), sites, study.deadlines.enrol_s, pause)
+    if asked:
+        _ask(study, sites, asked, builder, first_round, found, refused)
     while first_weights is None and builder not in found and found.keys() & set(study.sites.train):
         builder = min(found.keys() & set(study.sites.train))  # the first builder failed: another builds
         del found[builder]
@@ -117,8 +127,9 @@ def _ask(
     first_round: int,
     found: dict[str, wire.Enrolment],
     refused: dict[str, str],
-) -> None:
-    """Ask these sites; what they say goes into `found` or `refused`."""
+) -> list[str]:
+    """Ask these sites; what they say goes into `found` or `refused`. Returns those that were not reached."""
+    lost = []
     plans = {
         site: wire.EnrolPlan(
             plan_id=uuid.uuid4().hex,
@@ -133,6 +144,7 @@ def _ask(
         match reply.answer:
             case wire.Enrolment() as enrolment:
                 found[reply.site] = enrolment
+                refused.pop(reply.site, None)
                 log.event(
                     f"{reply.site} enrolled: {sum(enrolment.train_counts)} training and "
                     f"{sum(enrolment.test_counts)} test images, computes on {enrolment.device}",
@@ -143,10 +155,22 @@ def _ask(
             case wire.Failure() as failure:
                 log_of_site = "" if failure.case == OURS else f" (case {failure.case} in its log)"
                 refused[reply.site] = f"{failure.error}: {failure.told}{log_of_site}"
+                if failure.error == "unreachable" and failure.case == OURS:
+                    lost.append(reply.site)
             case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer():
                 refused[reply.site] = "message: it answered another question"
     for site in set(asked) - found.keys() - refused.keys():
         refused[site] = f"no answer within {study.deadlines.enrol_s:.0f} s"
+    return lost
+
+
+def _wait_until_online(
+    wanted: set[str], sites: Sites, within_s: float, pause: Callable[[float], None]
+) -> None:
+    waited_s = 0.0
+    while not wanted <= sites.online() and waited_s < within_s:
+        pause(_LOOK_S)
+        waited_s += _LOOK_S
 
 
 def _first_weights(

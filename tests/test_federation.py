@@ -22,7 +22,7 @@ from server import enrolment
 from server.app import conduct
 from server.config import ServerConfig
 from server.rounds import run_rounds
-from server.sites import Deadline, InProcessSites, Reply
+from server.sites import OURS, Deadline, InProcessSites, Reply
 from server.state import RoundState
 
 Answer = Callable[[bytes], bytes]
@@ -222,6 +222,44 @@ def test_another_site_builds_the_first_weights_if_the_first_one_cannot(
     cohort = enrolment.enrol(study, InProcessSites(trainers | {"north": fails}), None)
     assert list(cohort.enrolments) == ["south"]
     assert digest(cohort.weights) == cohort.reference.weights_digest
+
+
+def test_a_site_whose_gateway_was_away_at_the_enrolment_is_asked_again(
+    trainers: dict[str, Answer], make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def away_at_first(request: bytes) -> bytes:
+        plan = wire.from_bytes(request)
+        asked.append(plan)
+        if len(asked) == 1:
+            return wire.to_bytes(
+                wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
+            )
+        return trainers["south"](request)
+
+    cohort = enrolment.enrol(make_study(), InProcessSites(trainers | {"south": away_at_first}), None)
+    assert list(cohort.enrolments) == ["north", "south"]
+    assert len(asked) == 2
+    assert "south could not be reached; asking again" in caplog.text
+
+
+def test_a_site_that_stays_away_is_asked_as_often_as_a_round_is_repeated(
+    trainers: dict[str, Answer], make_study: MakeStudy
+) -> None:
+    asked = []
+
+    def away(request: bytes) -> bytes:
+        plan = wire.from_bytes(request)
+        asked.append(plan)
+        return wire.to_bytes(
+            wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
+        )
+
+    study = make_study(deadlines={"repeats": 2, "repeat_after_s": 0})
+    with pytest.raises(QuorumNotMet, match="south: unreachable"):
+        enrolment.enrol(study, InProcessSites(trainers | {"south": away}), None)
+    assert len(asked) == 3
 
 
 def test_sites_that_do_not_connect_are_named_after_the_stated_time(
