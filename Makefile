@@ -7,7 +7,7 @@ DATA   ?=
 SITES  ?= runs/sites
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo images test lint check bench lock clean
+.PHONY: help install demo images wheel test lint check bench lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,13 @@ demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY
 images: ## build the container images, also under the version that start-up kits name
 	for target in server gateway trainer; do docker build --file Dockerfile.gpu --target $$target \
 	  --tag consilium-$$target --tag consilium-$$target:$(VERSION) . || exit 1; done
+
+# Without build/ and *.egg-info of an earlier build: setuptools would put files into the wheel that are gone.
+wheel: install ## one wheel in dist/, with start-up kit, example settings and dashboards in it
+	rm -rf build *.egg-info
+	$(BIN)/uv build --wheel --quiet --out-dir dist --build-constraints requirements.lock --require-hashes
+	rm -rf build *.egg-info
+	@ls dist/*-$(VERSION)-*.whl
 
 test: install ## every test this machine can run
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 
 import grpc
 from cryptography.hazmat.primitives import hashes
@@ -32,7 +31,7 @@ from flwr.supercore.error import ApiErrorCode
 
 from client.findings import Finding
 from client.gateway import GatewayConfig, require_files
-from common import keys
+from common import keys, release
 from common.errors import ConfigError
 from common.wire import CHECK_HEADER
 
@@ -70,7 +69,7 @@ def check(config: GatewayConfig) -> Iterator[Finding]:
 
 
 def _version(config: GatewayConfig) -> Finding:
-    ours = version("consilium")
+    ours = release.version()
     if config.version in ("", ours):
         kit = "the version of the start-up kit" if config.version else "the start-up kit names no version"
         return Finding("fine", f"Consilium {ours}, {kit}")

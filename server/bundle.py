@@ -12,13 +12,14 @@ from pathlib import Path
 
 import common
 import server
+from common import release
 from common.errors import LaunchError
 
 _GATEWAY_FILES = ("__init__.py", "app.py", "link.py")
 
 _PYPROJECT = """\
 [project]
-name = "consilium"
+name = "{name}"
 version = "{version}"
 license = {{ file = "LICENSE" }}
 dependencies = ["flwr=={flwr}"]
@@ -48,7 +49,7 @@ def stage(folder: Path) -> Path:
     gateway.mkdir(parents=True, exist_ok=True)
     for name in _GATEWAY_FILES:
         shutil.copy(_client_folder() / name, gateway / name)
-    project = _PYPROJECT.format(version=version("consilium"), flwr=version("flwr"))
+    project = _PYPROJECT.format(name=release.DISTRIBUTION, version=release.version(), flwr=version("flwr"))
     (folder / "pyproject.toml").write_text(project, encoding="utf-8")
     (folder / "LICENSE").write_text(_LICENSE, encoding="utf-8")
     return folder
@@ -58,5 +59,5 @@ def _client_folder() -> Path:
     """Where the client package lies; found, not imported: the server never imports the client."""
     spec = find_spec("client")
     if spec is None or spec.origin is None:
-        raise LaunchError("the package `client` is not installed beside `server`; install consilium again")
+        raise LaunchError("the package `client` is not installed beside `server`; install Consilium again")
     return Path(spec.origin).parent

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, ValidationError
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 from common.metrics import Score
+from common.release import DISTRIBUTION
 from common.settings import Frozen
 from common.weights import Array, Arrays, TensorSpec, digest, load_file, save_file
 from server.state import Absence, Best, OptimizerState, Refusals, RoundState, SiteRound
@@ -237,7 +238,7 @@ def _differences(there: Any, here: Any, at: str = "") -> list[str]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("consilium", "flwr", "numpy", "pydantic", "safetensors"):
+    for package in (DISTRIBUTION, "flwr", "numpy", "pydantic", "safetensors"):
         # Inside Flower's app bundle the package runs without being installed.
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)

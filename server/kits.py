@@ -12,11 +12,12 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from importlib import resources
 from pathlib import Path
 
 from cryptography import x509
 
+from common import release
 from common.settings import load_settings
 from common.weights import write_atomically
 from server import enrolled
@@ -64,7 +65,7 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
 
 # --- start-up kits ---------------------------------------------------------------------------
 
-_TEMPLATES = Path(__file__).with_name("kit")
+_TEMPLATES = resources.files(str(__package__)) / "kit"
 _PROGRAMS = ("site.sh",)
 _WORD = re.compile(r"@([A-Z_]+)@")
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # of a zip: with one date, the same kit is the same bytes
@@ -78,11 +79,11 @@ def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
         "INSTITUTION": f": {institution}" if institution else "",
         "FEDERATION": config.name,
         "SERVER": f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}",
-        "VERSION": version("consilium"),
+        "VERSION": release.version(),
         "CA_UNTIL": f"{x509.load_pem_x509_certificate(ca).not_valid_after_utc:%Y-%m-%d}",
     }
     files = {"ca.pem": ca}
-    for template in sorted(_TEMPLATES.iterdir()):
+    for template in sorted(_TEMPLATES.iterdir(), key=lambda file: file.name):
         text = template.read_text(encoding="utf-8")
         files[template.name] = _WORD.sub(lambda word: words[word[1]], text).encode()
     sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]

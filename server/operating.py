@@ -19,7 +19,7 @@ from common.processes import Interrupted
 from common.settings import Frozen, load_settings
 from common.tail import Tail
 from common.weights import write_atomically
-from server import enrolled, host, kits, overview, queue, status, wishes
+from server import enrolled, examples, host, kits, overview, queue, status, wishes
 from server.folder import ServerFolder, open_folder
 
 Handler: TypeAlias = Callable[[ServerFolder, argparse.Namespace], int]
@@ -108,13 +108,31 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         description="Makes the CA and the server's certificate, and one start-up kit per site. Run again after a "
         "change of FEDERATION.yaml: what has not changed stays as it is.",
     )
-    parser.add_argument("federation", type=Path, metavar="FEDERATION.yaml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the server's folder")
+    parser.add_argument("federation", type=Path, nargs="?", metavar="FEDERATION.yaml")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the server's folder")
+    parser.add_argument(
+        "--example",
+        action="store_true",
+        help="print an example of FEDERATION.yaml; with --out, write it and the other examples to DIR",
+    )
     parser.set_defaults(run=_provision)
 
 
 def _provision(options: argparse.Namespace) -> int:
-    for line in kits.provision(options.federation, options.out):
+    if options.example and options.federation is not None:
+        raise ConfigError("--example makes a FEDERATION.yaml; leave one of the two out")
+    if options.example and options.out is None:
+        print(examples.federation_yaml(), end="")
+        return 0
+    if options.out is None or (options.federation is None and not options.example):
+        raise ConfigError(
+            "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
+        )
+    for line in (
+        examples.write_examples(options.out)
+        if options.example
+        else kits.provision(options.federation, options.out)
+    ):
         print(line)
     return 0
 
@@ -153,7 +171,7 @@ def _serve_metrics(folder: ServerFolder, host: str, port: int) -> None:
         monitoring.serve(folder, host, port)
     except ImportError as error:
         raise LaunchError(
-            "--metrics-port needs the package prometheus-client: install consilium[server]"
+            "--metrics-port needs the package prometheus-client; install Consilium with its extra `server`"
         ) from error
     except OSError as error:
         raise LaunchError(
