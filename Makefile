@@ -7,7 +7,7 @@ DATA   ?=
 SITES  ?= runs/sites
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo images wheel test lint check bench lock clean
+.PHONY: help install demo images wheel test lint docs schemas check bench lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ install: $(VENV)/.installed ## make the virtual environment, exactly as requirem
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.11.33
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock --editable '.[server,trainer,deploy,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock --editable '.[server,trainer,deploy,dev,docs]'
 	@touch $@
 
 demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY=FILE another study
@@ -45,7 +45,14 @@ lint: install ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test ## what CI runs
+docs: install ## build the documentation into docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
+
+schemas: install ## write the JSON Schemas of the YAML files into configs/schema
+	$(BIN)/python -m docs._generate.schemas
+
+check: lint docs test ## what CI runs
 
 bench: install ## measure, by hand: see benchmarks/
 	$(BIN)/python -m benchmarks
@@ -55,4 +62,4 @@ lock: ## bring requirements.lock up to date with pyproject.toml
 	  --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean: ## remove the environment and every cache; runs are kept
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

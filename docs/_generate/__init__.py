@@ -1,0 +1,1 @@
+"""Pages and JSON Schemas that are generated from the settings models."""

@@ -1,0 +1,53 @@
+"""Settings of the documentation site; `make docs` builds it."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+project = "Consilium"
+author = "the authors of Consilium"
+project_copyright = "the authors of Consilium; Apache-2.0"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+version = release
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "docs._generate.directive",
+]
+exclude_patterns = ["_build", "_generate"]
+nitpicky = True
+
+# Markdown
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3  # as on the repository's own pages: docs/hospital/site.md#when-something-fails
+copybutton_exclude = ".linenos, .gp, .go"
+
+# Python. Decoders, torch and Flower are not needed to read docstrings.
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autodoc_mock_imports = ["torch", "torchvision", "timm", "open_clip", "flwr"]
+
+# The site
+html_theme = "pydata_sphinx_theme"
+html_title = f"Consilium {release}"
+html_static_path = ["_static"]
+html_css_files = ["consilium.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "Consilium"},
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "navbar_end": ["theme-switcher"],
+    "footer_start": ["copyright"],
+    "footer_center": [],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
