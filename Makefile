@@ -7,10 +7,10 @@ DATA   ?=
 SITES  ?= runs/sites
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo images wheel test lint docs schemas check bench lock clean
+.PHONY: help install demo images wheel test test-quick lint docs schemas check bench lock clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed ## make the virtual environment, exactly as requirements.lock says
 
@@ -38,7 +38,10 @@ wheel: install ## one wheel in dist/, with start-up kit, example settings and da
 	@ls dist/*-$(VERSION)-*.whl
 
 test: install ## every test this machine can run
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-quick: install ## tests of milliseconds: no federation of real processes, no container, no large encoder
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not docker'
 
 lint: install ## ruff and mypy --strict
 	$(BIN)/ruff check .

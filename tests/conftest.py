@@ -30,6 +30,20 @@ STUDY: Mapping[str, Any] = {
     "seed": 3,
 }
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, those that may take longest before the others.
+
+    Else one test process would begin with one when the other has nothing left to do.
+    """
+
+    def most_s(item: pytest.Item) -> float:
+        timeout = item.get_closest_marker("timeout")
+        return float(timeout.args[0]) if timeout is not None else 0.0
+
+    items.sort(key=most_s, reverse=True)  # stable: the order within a file stays
+
+
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
 

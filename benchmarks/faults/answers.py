@@ -5,7 +5,7 @@ as JSON, so that they can say what no honest code could build.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -92,10 +92,3 @@ def spoiled(answer: bytes, name: str) -> bytes:
     header, tensors = wire.split(answer)
     fields, changed = BAD[name].spoil(json.loads(header), dict(tensors))
     return wire.join(json.dumps(fields), changed)
-
-
-def round_of(request: bytes) -> int:
-    """The round that a plan is for; 0 for an enrolment."""
-    header, _ = wire.split(request)
-    fields: Mapping[str, Any] = json.loads(header)
-    return int(fields["round"]) if fields["kind"] == "round" else 0

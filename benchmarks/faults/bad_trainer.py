@@ -8,19 +8,18 @@ happen before there is an answer.
 
 import json
 import sys
-import threading
 from pathlib import Path
 
 import torch
 
-from benchmarks.faults.answers import BAD, round_of, spoiled
+from benchmarks.faults.answers import BAD, spoiled
+from benchmarks.faults.held import round_of
 from client import fit, link
 from client.config import load_site
 from client.trainer import Trainer
 from common import log
 
-NONSENSE, REPLAY, MEMORY, LATE, SILENT = "nonsense", "replay", "out of memory", "late", "silent"
-LATE_S = 40.0
+NONSENSE, REPLAY, MEMORY = "nonsense", "replay", "out of memory"
 
 
 class BadTrainer:
@@ -47,12 +46,6 @@ class BadTrainer:
                 return self._last
             case "out of memory":
                 return self._without_memory(request)
-            case "late":
-                threading.Event().wait(LATE_S)  # the fault itself is that time passes
-                self._last = self._trainer.answer(request)
-                return self._last
-            case "silent":
-                threading.Event().wait()
         raise ValueError(f"the script names {what!r}, which is no fault")
 
     def _without_memory(self, request: bytes) -> bytes:

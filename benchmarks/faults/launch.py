@@ -2,8 +2,8 @@
 
     python -m benchmarks.faults.launch PLAN.json simulate STUDY.yaml ...
 
-PLAN names by site a script for a bad trainer, a bad clock or a bad link, and whether the server's
-certificate has expired. Everything else is the product's own launcher.
+PLAN names by site a script for a bad trainer, a gate that holds a good one, a bad clock or a bad link, and whether
+the server's certificate has expired. Everything else is the product's own launcher.
 """
 
 import sys
@@ -28,6 +28,8 @@ class Plan(Frozen):
 
     trainers: dict[str, str] = {}  # noqa: RUF012  (pydantic copies it)
     """Script by site."""
+    gates: dict[str, Path] = {}  # noqa: RUF012
+    """Folder of a `held.Gate` by site."""
     clocks: dict[str, float] = {}  # noqa: RUF012
     """Seconds ahead by site."""
     links: dict[str, Link] = {}  # noqa: RUF012
@@ -39,11 +41,14 @@ def main(arguments: Sequence[str]) -> int:
 
     class Faulty(federation.LocalFederation):
         def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:
-            if name not in plan.trainers:
-                return super().trainer_command(name, settings, socket)
-            return [
-                sys.executable, "-m", "benchmarks.faults.bad_trainer", settings, socket, plan.trainers[name]
-            ]  # fmt: skip
+            if name in plan.trainers:
+                script = plan.trainers[name]
+                return [sys.executable, "-m", "benchmarks.faults.bad_trainer", settings, socket, script]
+            command = list(super().trainer_command(name, settings, socket))
+            if name in plan.gates:
+                module = command.index("client.cli")
+                command[module : module + 1] = ["benchmarks.faults.held", plan.gates[name]]
+            return command
 
         def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
             command = list(super().gateway_command(name, socket, ca, key, port))

@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.faults.answers import BAD
-from benchmarks.faults.bad_trainer import LATE, MEMORY, NONSENSE, REPLAY, SILENT
+from benchmarks.faults.bad_trainer import MEMORY, NONSENSE, REPLAY
+from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Link, Plan
 from benchmarks.faults.world import Launch, World, soon
 
@@ -51,30 +52,24 @@ TOLD: dict[str, tuple[str, str, str]] = {
         "refused",
     ),
     MEMORY: ("torch.OutOfMemoryError in the middle of training", r"\(memory, case", "failed"),
-    LATE: ("answers 40 s later than it could", "missing after|a late answer", "missing"),
 }
 
 
 def bad_answers(world: World) -> list[Seen]:
     """One study, one bad site of three, another fault in every round."""
-    faults = [*BAD, NONSENSE, REPLAY, MEMORY, LATE]
-    honest_after_late = len(faults) + 1
-    rounds = dict(enumerate(faults, start=2)) | {honest_after_late + 2: SILENT}
+    rounds = dict(enumerate([*BAD, NONSENSE, REPLAY, MEMORY], start=2))
     launch = world.launch(
         "answers",
         Plan(trainers={"south": world.script("answers", rounds)}),
         sites=THREE,
         rounds=max(rounds),
         admission={"max_norm_ratio": 20},
-        deadlines={"round_s": 120, "evaluate_s": 60, "grace": {"kind": "cut_off", "after_quorum_s": 25}},
     )
     code = launch.end()
     seen = []
     for number, fault in rounds.items():
         if fault in BAD:
             done, expected, outcome = BAD[fault].done, BAD[fault].expected, BAD[fault].outcome
-        elif fault == SILENT:
-            done, expected, outcome = "never answers", "no answer within", "missing"
         else:
             done, expected, outcome = TOLD[fault]
         line = _line(launch, rf"round {number}  south: {outcome}.*")
@@ -85,14 +80,44 @@ def bad_answers(world: World) -> list[Seen]:
                 bool(re.search(expected, line)),
             )
         )  # fmt: skip
-    late = _line(launch, r"south: a late answer.*")
-    seen.append(
-        Seen(
-            "late, seen later", "the answer of the round before arrives in the next one", _without_time(late),
-            None, _how_it_ended(launch, code), "nothing more", "is dropped" in late,
-        )
-    )  # fmt: skip
     return seen
+
+
+def late_answers(world: World) -> list[Seen]:
+    """One site of three answers when its round is closed, and two rounds later not at all.
+
+    The next round cannot end before the late answer is in: the quorum is two, and another site is held.
+    """
+    south, east = world.gate("late-south", 1), world.gate("late-east", 2)
+    launch = world.launch(
+        "late", Plan(gates={"south": south.folder, "east": east.folder}), sites=THREE, rounds=4,
+        deadlines={"enrol_s": 200, "round_s": 200, "grace": {"kind": "cut_off", "after_quorum_s": 1}},
+    )  # fmt: skip
+    launch.wait_for("round 2  south: missing")
+    launch.wait_until_held(east, 3)
+    south.let(3)
+    launch.wait_for("south: a late answer")
+    east.open()
+    code = launch.end()
+    ended = _how_it_ended(launch, code)
+    missing = _line(launch, "round 2  south: missing.*")
+    dropped = _line(launch, "south: a late answer.*")
+    silent = _line(launch, "round 4  south: missing.*")
+    vote = "the site's vote in that round"
+    return [
+        Seen(
+            "late", "answers when its round is closed", _without_time(missing), _answered_after(missing), ended,
+            vote, code == 0 and "no answer within" in missing,
+        ),
+        Seen(
+            "late, seen later", "the answer of the round before arrives in the next one", _without_time(dropped),
+            None, ended, "nothing more", "dropped" in dropped,
+        ),
+        Seen(
+            "silent", "never answers", _without_time(silent), _answered_after(silent), ended, vote,
+            "no answer within" in silent,
+        ),
+    ]  # fmt: skip
 
 
 def all_sites_fail(world: World) -> list[Seen]:
@@ -115,19 +140,20 @@ def all_sites_fail(world: World) -> list[Seen]:
 
 def kills(world: World) -> list[Seen]:
     """One process after the other is killed while a round is under way; the weights stay the same."""
-    calm = world.launch("calm", rounds=7)
-    assert calm.end() == 0, calm.said()
-    launch = world.launch("kills", rounds=7)
-    seen = []
-    seen += [kill_in_round(launch, 2, 7, "trainer killed while training", "north-trainer")]
-    seen += [kill_in_round(launch, 3, 7, "ServerApp killed", None)]
-    seen += [kill_in_round(launch, 4, 7, "SuperLink killed", "superlink")]
-    seen += [
-        kill_in_round(launch, 5, 7, "SuperLink killed, its database gone", "superlink", without_database=True)
+    calm, gate = world.calm_weights(6), world.gate("kills", 1)
+    launch = world.launch("kills", Plan(gates={"north": gate.folder}), rounds=6)
+    seen = [
+        kill_in_round(launch, gate, 2, "trainer killed with a plan in hand", "north-trainer"),
+        kill_in_round(launch, gate, 3, "ServerApp killed", None),
+        kill_in_round(launch, gate, 4, "SuperLink killed", "superlink"),
+        kill_in_round(
+            launch, gate, 5, "SuperLink killed, its database gone", "superlink", without_database=True
+        ),
+        kill_in_round(launch, gate, 6, "gateway killed while its site is at work", "north-gateway"),
     ]
-    seen += [kill_in_round(launch, 6, 7, "gateway killed while its site is at work", "north-gateway")]
+    gate.open()
     code = launch.end()
-    same = code == 0 and launch.weights() == calm.weights()
+    same = code == 0 and launch.weights() == calm
     ended = (
         f"{_how_it_ended(launch, code)}, weights {'equal to' if same else 'NOT those of'} the calm study's"
     )
@@ -138,20 +164,20 @@ def kills(world: World) -> list[Seen]:
 
 
 def kill_in_round(
-    launch: Launch, number: int, rounds: int, fault: str, name: str | None, *, without_database: bool = False
+    launch: Launch, gate: Gate, number: int, fault: str, name: str | None, *, without_database: bool = False
 ) -> Seen:
-    """Kill a process, None for the ServerApp, in round `number` of so many.
+    """Kill a process, None for the ServerApp, while round `number` is held at north's gate.
 
     The row tells how long it took until that round was done after all.
     """
-    launch.wait_for(rf"round {number} of {rounds}: ")
-    soon(lambda: _at_work(launch), "a site at work", 60)
+    launch.wait_until_held(gate, number)
     if without_database:
         for file in (launch.run_dir / "federation").glob("superlink.db*"):
             file.unlink()
     launch.kill(*([launch.server()] if name is None else launch.processes(name)[:1]))
     killed = time.monotonic()
-    launch.wait_for(rf"round {number} of {rounds} of kills took")
+    gate.let(number)
+    launch.wait_for(rf"round {number} of \d+ of kills took")
     after_s = time.monotonic() - killed
     what = "the server crashed" if name is None else f"{name} was ended by SIGKILL"
     line = _line(launch, rf"{what}.*")
@@ -159,17 +185,11 @@ def kill_in_round(
     return Seen(fault, f"SIGKILL in round {number}", _without_time(line), after_s, "", lost, bool(line))
 
 
-def _at_work(launch: Launch) -> bool:
-    """True once a gateway hands a plan to its trainer: a ClientApp runs."""
-    return len(launch.processes("north-gateway")) >= 3
-
-
 def power_cut(world: World) -> list[Seen]:
     """Everything is killed at once, and the last checkpoint is cut short as well."""
-    calm = world.launch("calm-power")
-    assert calm.end() == 0, calm.said()
-    launch = world.launch("power")
-    launch.wait_for("round 3 of 3: ")
+    calm, gate = world.calm_weights(3), world.gate("power", 2)
+    launch = world.launch("power", Plan(gates={"north": gate.folder}))
+    launch.wait_until_held(gate, 3)
     launch.kill(launch.process.pid)  # its watchdog ends the rest, by force, within seconds
     launch.process.wait()
     soon(lambda: not launch.processes(".*"), "the end of every process", 60)
@@ -182,7 +202,7 @@ def power_cut(world: World) -> list[Seen]:
     last.unlink()
     resumed = world.resume(launch)
     code = resumed.end()
-    same = code == 0 and resumed.weights() == calm.weights()
+    same = code == 0 and resumed.weights() == calm
     ended = (
         f"{_how_it_ended(resumed, code)}, weights {'equal to' if same else 'NOT those of'} the calm study's"
     )
@@ -201,22 +221,22 @@ def power_cut(world: World) -> list[Seen]:
 
 def disk_full(world: World) -> list[Seen]:
     """The disk of the run fills up before a checkpoint; room is made, the study is resumed."""
-    calm = world.launch("calm-disk")
-    assert calm.end() == 0, calm.said()
+    calm, gate = world.calm_weights(3), world.gate("disk", 1)
     with _small_disk(world.folder / "small", mib=64) as disk:
-        launch = world.launch("disk", runs=disk)
-        launch.wait_for("round 1 of 3 of disk took")
+        launch = world.launch("disk", Plan(gates={"north": gate.folder}), runs=disk)
+        launch.wait_until_held(gate, 2)
         filler = disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(bytes(2**16))
                 file.flush()
+        gate.open()
         code = launch.end()
         line = next(iter(re.findall(r".*could not be written.*", launch.said())), "")
         filler.unlink()
         resumed = world.resume(launch)
         resumed_code = resumed.end()
-        same = resumed_code == 0 and resumed.weights() == calm.weights()
+        same = resumed_code == 0 and resumed.weights() == calm
     return [
         Seen(
             "disk full at the checkpoint", "a 64 MiB disk filled up after round 1; later freed, then `resume`",
@@ -255,7 +275,7 @@ def strangers(world: World) -> list[Seen]:
     sites = ["east", "north", "refusing", "spoilt", "south"]
     launch = world.launch(
         "strangers", Plan(clocks={"south": 600.0}),
-        sites={"train": sites, "required": 2}, rounds=1, deadlines={"enrol_s": 45},
+        sites={"train": sites, "required": 2}, rounds=1, deadlines={"enrol_s": 60},
     )  # fmt: skip
     code = launch.end()
     rows = {
@@ -298,12 +318,13 @@ def expired_certificate(world: World) -> list[Seen]:
 
 def cut_line(world: World, seconds: float = 60.0) -> list[Seen]:
     """The line of one of two sites is cut in the middle of a round and mended."""
-    launch = world.launch("cut", Plan(links={"north": Link()}))
-    launch.wait_for("round 2 of 3: ")
-    soon(lambda: _at_work(launch), "a site at work", 60)
+    gate = world.gate("cut", 1)
+    launch = world.launch("cut", Plan(links={"north": Link()}, gates={"north": gate.folder}))
+    launch.wait_until_held(gate, 2)
     (line,) = launch.processes("north-link")
     os.kill(line, signal.SIGUSR1)
     cut = time.monotonic()
+    gate.open()
     time.sleep(seconds)  # the fault itself is that time passes
     os.kill(line, signal.SIGUSR2)
     launch.wait_for("round 2 of 3 of cut took")
@@ -338,7 +359,8 @@ def slow_line(world: World) -> list[Seen]:
 
 
 ALL = (
-    bad_answers, all_sites_fail, kills, power_cut, disk_full, strangers, expired_certificate, cut_line, slow_line,
+    bad_answers, late_answers, all_sites_fail, kills, power_cut, disk_full, strangers, expired_certificate, cut_line,
+    slow_line,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Plan
 from common import watchdog
 from common.weights import digest, load_file
@@ -70,6 +71,15 @@ class Launch:
         soon(there, f"a line with {pattern!r}", within_s)
         return found[0]
 
+    def wait_until_held(self, gate: Gate, number: int) -> None:
+        """Return when the trainer behind `gate` has the plan of round `number` in hand."""
+
+        def held() -> bool:
+            assert self.process.poll() is None, f"ended before round {number} was held:\n{self.said()}"
+            return gate.holds(number)
+
+        soon(held, f"round {number} at the gate")
+
     def end(self, within_s: float = START_S) -> int:
         """The exit code, once there is one."""
         return self.process.wait(within_s)
@@ -109,6 +119,8 @@ class World:
 
     folder: Path
     launches: list[Launch] = field(default_factory=list)
+    _calm: dict[int, str] = field(default_factory=dict)
+    """Digest by number of rounds."""
 
     def __post_init__(self) -> None:
         self.sites = self.folder / "sites"
@@ -147,6 +159,21 @@ class World:
         file.write_text(yaml.safe_dump(study))
         runs = runs or self.folder / "runs"
         return self._start(name, runs, ["simulate", str(file), "--runs", str(runs)], plan)
+
+    def gate(self, name: str, rounds: int) -> Gate:
+        """A gate that lets a trainer work on so many rounds, and then holds it."""
+        made = Gate(self.folder / "gates" / name)
+        made.folder.mkdir(parents=True)
+        made.let(rounds)
+        return made
+
+    def calm_weights(self, rounds: int) -> str:
+        """Digest of the weights of a study that nothing happens to: the same under every name."""
+        if rounds not in self._calm:
+            calm = self.launch(f"calm-{rounds}", rounds=rounds)
+            assert calm.end() == 0, calm.said()
+            self._calm[rounds] = calm.weights()
+        return self._calm[rounds]
 
     def resume(self, launch: Launch) -> Launch:
         """`resume` on the run of a launch that broke off."""

@@ -58,10 +58,21 @@ def test_a_trainer_that_is_gone_is_named_long_before_the_deadline_of_its_round(s
 
 def test_a_trainer_that_starts_late_is_waited_for(socket: Path) -> None:
     servers: list[grpc.Server] = []
-    late = threading.Timer(0.3, lambda: servers.append(serve(lambda data: data, socket)))
+    asked = threading.Event()
+
+    class Asking(SocketLink):
+        def _ask_once(self, request: bytes, timeout_s: float) -> bytes:
+            asked.set()
+            return super()._ask_once(request, timeout_s)
+
+    def start_late() -> None:
+        asked.wait(60)
+        servers.append(serve(lambda data: data, socket))
+
+    late = threading.Thread(target=start_late)
     late.start()
     try:
-        assert SocketLink(socket).ask(b"late", timeout_s=60) == b"late"
+        assert Asking(socket).ask(b"late", timeout_s=60) == b"late"
     finally:
         late.join()
         servers[0].stop(grace=None).wait()

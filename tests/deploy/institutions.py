@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.faults.held import Gate
 from benchmarks.faults.world import ENV, ROOT, START_S, soon
 
 SERVER, PORT = "10.77.0.1", 9092
@@ -59,6 +60,9 @@ class Institutions:
 
     def __post_init__(self) -> None:
         self.server, self._prefix = self.folder / "server", f"c{os.getpid()}"
+        self.gates = {site: Gate(self.folder / "gates" / site) for site in self.sites}
+        for gate in self.gates.values():
+            gate.folder.mkdir(parents=True)
         self._run("ip", "netns", "add", self.network("server"))
         self._in("server", "ip", "addr", "add", f"{SERVER}/32", "dev", "lo")
         self._in("server", "ip", "link", "set", "lo", "up")
@@ -140,8 +144,10 @@ class Institutions:
         return self.start("up", "server", *SERVER_COMMAND, "up", self.server)
 
     def start_site(self, site: str) -> None:
+        """Start trainer and gateway; the trainer's gate is open."""
         kit = self.kit(site)
-        self.start(f"{site}-trainer", None, *SITE_COMMAND, "trainer", kit / "site.yaml")
+        held = [sys.executable, "-m", "benchmarks.faults.held", self.gates[site].folder]
+        self.start(f"{site}-trainer", None, *held, "trainer", kit / "site.yaml")
         self.start(f"{site}-gateway", site, *SITE_COMMAND, "gateway", kit)
 
     def log(self) -> str:

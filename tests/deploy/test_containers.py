@@ -1,8 +1,10 @@
 """A federation in real containers, as `docker compose up` makes it, looked at while it runs.
 
-One federation serves most of these tests. While its first rounds run, every container is looked at from
-inside; then a trainer, a gateway and the server are killed in turn, each in the middle of a round; then the
-study must end as if nothing had been. Containers are asked through the engine's own interface.
+One federation serves most of these tests. Its trainers wait before every round until the test opens their gates.
+While round 1 is held, every container is looked at from inside; then a trainer, a gateway and the server are
+killed, each while a round of its own is held; then the study must end as if nothing had been. Containers are
+asked through the engine's own interface. Whatever else runs on the engine is left alone: names and image tags
+are this test's own.
 """
 
 import io
@@ -21,15 +23,19 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.faults import held
+from benchmarks.faults.held import Gate
+
 docker = pytest.importorskip("docker", reason="the package `docker` is not installed")
 
 ROOT = Path(__file__).parents[2]
 PROJECT = f"consilium-test-{os.getpid()}"
+"""Also the tag of its images."""
 BASE = "python:3.11-slim-bookworm"
 SITES = (1, 2, 3)
 KILLED = ("trainer-1", "gateway-2", "server")
-"""In this order, each in the middle of a round."""
-ROUNDS = 7
+"""In this order, in rounds 2, 3 and 4."""
+ROUNDS = 5
 STUDY = {
     "name": "in-containers",
     "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"],
@@ -39,7 +45,9 @@ STUDY = {
     "local": {"epochs": 1, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.003}},
     "deadlines": {"enrol_s": 240, "round_s": 240, "evaluate_s": 240},
 }
-STARTED_BY = {"STUDY", "DATA", "IMAGES", "THREADS", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+NOT_OURS = re.compile("STUDY|DATA|IMAGES|THREADS|GPU_.|GRAFANA_PORT|CONSILIUM_TAG|COMPOSE_.*")
+"""What a user sets for a federation of their own."""
+FILES = ("docker-compose.yml", "tests/deploy/held.yml")
 
 
 def engine() -> Any:
@@ -130,6 +138,8 @@ class Federation:
 
     log: Path
     process: "subprocess.Popen[bytes]"
+    gates: tuple[Gate, ...]
+    """Of the trainers, in the order of their numbers."""
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By service: what a look from inside found."""
     attrs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -161,15 +171,13 @@ class Federation:
             assert time.monotonic() < until, f"{name} did not happen within {within_s:.0f} s:\n{tail}"
             time.sleep(0.2)
 
-    @property
-    def begun(self) -> int:
-        """Rounds that the server has begun."""
-        return max(map(int, re.findall(rf"round (\d+) of {ROUNDS}: ", self.said())), default=0)
+    def wait_until_held(self, number: int, within_s: float = 600) -> None:
+        """Until every trainer has the plan of round `number` in hand."""
+        self.wait(lambda: all(gate.holds(number) for gate in self.gates), f"round {number}", within_s)
 
-    def wait_for_the_next_round(self) -> None:
-        """Until sites work on a round that has not begun yet."""
-        before = self.begun
-        self.wait(lambda: self.begun > before, f"round {before + 1}")
+    def let(self, rounds: int) -> None:
+        for gate in self.gates:
+            gate.let(rounds)
 
 
 def ask(container: Any, script: str, *arguments: str) -> Any:
@@ -178,14 +186,15 @@ def ask(container: Any, script: str, *arguments: str) -> Any:
     return json.loads(out)
 
 
-def compose(*arguments: str, files: tuple[str, ...] = ("docker-compose.yml",)) -> list[str]:
+def compose(*arguments: str, files: tuple[str, ...] = FILES, project: str = PROJECT) -> list[str]:
     which = [part for file in files for part in ("-f", str(ROOT / file))]
-    return ["docker", "compose", "--ansi", "never", "-p", PROJECT, *which, *arguments]
+    own = ["--ansi", "never", "--env-file", os.devnull, "--project-name", project]
+    return ["docker", "compose", *own, *which, *arguments]
 
 
 def environment(**changes: str) -> Mapping[str, str]:
-    ours = {name: value for name, value in os.environ.items() if name not in STARTED_BY}
-    return ours | changes
+    ours = {name: value for name, value in os.environ.items() if not NOT_OURS.fullmatch(name)}
+    return ours | {"CONSILIUM_TAG": PROJECT} | changes
 
 
 def crash(container: Any) -> None:
@@ -203,30 +212,39 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     folder = tmp_path_factory.mktemp("containers")
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     log = folder / "up.log"
-    env = environment(STUDY=str(folder / "study.yaml"), IMAGES="60")
+    gates = tuple(Gate(folder / "gates" / str(number)) for number in SITES)
+    for gate in gates:
+        gate.folder.mkdir(parents=True)
+        gate.folder.chmod(0o777)  # for the user of the trainers' image
+        gate.let(0)
+    env = environment(
+        STUDY=str(folder / "study.yaml"), IMAGES="60", HELD=held.__file__, GATES=str(folder / "gates")
+    )
     with log.open("wb") as file:
         process = subprocess.Popen(
             compose("up", "--build"), cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT
         )
-    made = Federation(log, process)
+    made = Federation(log, process, gates)
     try:
         live(made)
         yield made
     finally:
         process.kill()
         process.wait()
-        subprocess.run(
-            compose("down", "--volumes", "--timeout", "1"), cwd=ROOT, env=env, check=True, capture_output=True
-        )
+        command = compose("down", "--volumes", "--timeout", "1", "--rmi", "all")
+        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
 
 
 def live(made: Federation) -> None:
-    """The whole story: one round undisturbed, looked at; then a death a round; then the end."""
-    made.wait(lambda: made.begun > 0, "round 1", 1500)
+    """The whole study: round 1 is looked at; then one kill a round; then the end."""
+    made.wait_until_held(1, 1500)
     look_around(made)
-    for service in KILLED:
-        made.wait_for_the_next_round()
+    made.let(1)
+    for number, service in enumerate(KILLED, start=2):
+        made.wait_until_held(number)
         crash(made.container(service))
+        made.let(number)
+    made.let(held.FREE)
     made.exit_code = made.process.wait(900)
     made.server_log = made.said()
     for service in services():
@@ -377,7 +395,7 @@ def test_a_trainer_a_gateway_and_the_server_were_killed_and_came_back(federation
 @pytest.mark.parametrize(("target", "most_mb"), [("server", 300), ("gateway", 300)])
 def test_an_image_without_torch_is_small(federation: Federation, target: str, most_mb: int) -> None:
     base = ENGINE.images.get(BASE).attrs["Size"]
-    image = ENGINE.images.get(f"consilium-{target}").attrs
+    image = ENGINE.images.get(f"consilium-{target}:{PROJECT}").attrs
     assert (image["Size"] - base) / 1e6 <= most_mb
     assert image["Config"]["User"] == "consilium"
     assert "FLWR_TELEMETRY_ENABLED=0" in image["Config"]["Env"]
@@ -387,7 +405,7 @@ def test_an_image_without_torch_is_small(federation: Federation, target: str, mo
 def test_the_gpu_file_asks_for_one_device_per_trainer(federation: Federation, tmp_path: Path) -> None:
     files = ("docker-compose.yml", "docker-compose.gpu.yml")
     project = f"{PROJECT}-gpu"
-    command = [part if part != PROJECT else project for part in compose(files=files)]
+    command = compose(files=files, project=project)
     env = environment(GPU_2="1")
     try:
         subprocess.run([*command, "create"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=300)

@@ -12,43 +12,27 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.faults.held import FREE, Gate
+from benchmarks.faults.launch import Plan
+from benchmarks.faults.world import ENV, ROOT, START_S, soon
 from common.keys import make_site_key
 from common.processes import flower_command, free_ports
 from common.weights import digest, load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data" / "mini_skin_128.tar.xz"
 IMAGES = "mini_skin_128" if ARCHIVE.exists() else "synthetic images"
 
-START_S = 600.0
-"""For anything to happen, on a machine that does other things, too; a healthy one needs a tenth."""
-
-ENV = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-}
-
 
 # --- looking at a federation -----------------------------------------------------------------
-
-
-def soon(what: Callable[[], bool], name: str, within_s: float = START_S) -> None:
-    until = time.monotonic() + within_s
-    while not what():
-        assert time.monotonic() < until, f"{name} did not happen within {within_s:.0f} s"
-        time.sleep(0.05)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -72,6 +56,8 @@ class Launch:
     process: subprocess.Popen[bytes]
     run_dir: Path
     output: Path
+    gate: Gate
+    """It holds the trainer of the first site."""
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")
@@ -80,16 +66,14 @@ class Launch:
         path = self.run_dir / "server.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for_line(self, text: str) -> None:
-        """Return when the server's log has `text`; fails at once if the launcher ends before."""
+    def wait_until_held(self, number: int) -> None:
+        """Return when round `number` is at the gate; fails at once if the launcher ends before."""
 
-        def there() -> bool:
-            if text in self.log():
-                return True
+        def held() -> bool:
             assert self.process.poll() is None, self.said()
-            return False
+            return self.gate.holds(number)
 
-        soon(there, f"the line {text!r}")
+        soon(held, f"round {number} at the gate")
 
     def sockets(self) -> Path:
         """The folder of the trainers' sockets, from the command line of one of them."""
@@ -121,7 +105,8 @@ class Federation:
         self.classes = about["classes"]
         self.names = sorted(about["sites"], key=about["sites"].get)[:3]  # the smallest are the quickest
 
-    def launch(self, name: str, *options: str, **changes: object) -> Launch:
+    def launch(self, name: str, *options: str, held_after: int = FREE, **changes: object) -> Launch:
+        """`simulate`; the trainer of the first site is held after so many rounds."""
         study = {
             "name": name,
             "classes": self.classes,
@@ -135,19 +120,29 @@ class Federation:
         study |= changes
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(study))
-        return self._start(name, "simulate", str(file), "--runs", str(self.folder / "runs"), *options)
+        return self._start(
+            name, held_after, "simulate", str(file), "--runs", str(self.folder / "runs"), *options
+        )
 
     def resume(self, name: str) -> Launch:
-        return self._start(name, "resume", str(self.folder / "runs" / name))
+        return self._start(name, FREE, "resume", str(self.folder / "runs" / name))
 
-    def _start(self, name: str, *command: str) -> Launch:
+    def _start(self, name: str, held_after: int, *command: str) -> Launch:
         output = self.folder / f"{name}-{len(self.launches)}.txt"
+        gate = Gate(output.with_suffix(".gate"))
+        gate.folder.mkdir()
+        gate.let(held_after)
+        plan = output.with_suffix(".json")
+        plan.write_text(Plan(gates={self.names[0]: gate.folder}).model_dump_json())
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", *command, "--sites", str(self.sites)],
+                [
+                    sys.executable, "-m", "benchmarks.faults.launch", str(plan),
+                    *command, "--sites", str(self.sites),
+                ],
                 cwd=ROOT, env=ENV, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        launch = Launch(process, self.folder / "runs" / name, output)
+        launch = Launch(process, self.folder / "runs" / name, output, gate)
         self.launches.append(launch)
         return launch
 
@@ -201,9 +196,9 @@ def knock(launch: Launch, folder: Path, *options: str) -> subprocess.Popen[bytes
 
 @pytest.fixture(scope="module")
 def finished(federation: Federation) -> Finished:
-    launch = federation.launch("whole")
+    launch = federation.launch("whole", held_after=0)
     sockets = launch.sockets()
-    launch.wait_for_line("round 1 of 2")
+    launch.wait_until_held(1)
     key = make_site_key(federation.folder / "stranger-key", "stranger")
     ca = str(launch.run_dir / "federation" / "keys" / "ca.pem")
     knocking = {
@@ -215,6 +210,7 @@ def finished(federation: Federation) -> Finished:
     }  # fmt: skip
     try:
         soon(lambda: all(process.poll() is not None for process in knocking.values()), "refusing strangers")
+        launch.gate.open()
         code = launch.process.wait(START_S)
     finally:
         for process in knocking.values():
@@ -263,9 +259,9 @@ def test_a_site_that_does_not_encrypt_is_refused(finished: Finished) -> None:
 def test_ctrl_c_in_mid_study_ends_everything_and_the_former_run_was_set_aside(
     federation: Federation, finished: Finished
 ) -> None:
-    launch = federation.launch("whole", rounds=1000)
+    launch = federation.launch("whole", held_after=0)
     sockets = launch.sockets()
-    launch.wait_for_line("round 1 of 1000")
+    launch.wait_until_held(1)
     launch.process.send_signal(signal.SIGINT)
     assert launch.process.wait(60) == 130, launch.said()
     assert processes_of(launch.run_dir) == []
@@ -283,10 +279,10 @@ def test_a_site_that_never_connects_is_named_after_the_stated_time_and_the_code_
     third = federation.names[2]
     launch = federation.launch(
         "lacking", "--leave-out", third,
-        sites={"train": federation.names}, deadlines={"enrol_s": 20},
+        sites={"train": federation.names}, deadlines={"enrol_s": 30},
     )  # fmt: skip
     assert launch.process.wait(START_S) == 1, launch.said()
-    expected = f"{third} did not connect within 20 s; 2 of 3 training sites are there, 3 are required"
+    expected = f"{third} did not connect within 30 s; 2 of 3 training sites are there, 3 are required"
     assert expected in launch.said()
     status = json.loads((launch.run_dir / "status.json").read_text())
     assert status["status"] == "failed"
@@ -298,9 +294,9 @@ def test_a_launcher_killed_by_force_leaves_no_process_and_its_study_resumes_to_t
     federation: Federation, finished: Finished
 ) -> None:
     """The killed study is the finished one under another name, which no seed depends on."""
-    launch = federation.launch("killed")
+    launch = federation.launch("killed", held_after=1)
     sockets = launch.sockets()
-    launch.wait_for_line("round 2 of 2")
+    launch.wait_until_held(2)
     launch.process.kill()
     launch.process.wait()
     soon(lambda: processes_of(launch.run_dir) == [], "the end of all processes", 60)

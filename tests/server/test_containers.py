@@ -93,6 +93,25 @@ def test_a_study_of_other_sites_or_classes_takes_those_of_the_images(images: Fed
     assert fitted.classes == images.classes
 
 
+# --- two federations on one engine ---------------------------------------------------------
+
+
+def test_everything_that_an_engine_has_once_can_be_named_from_outside() -> None:
+    """So that a second federation, or a test, neither overwrites the first one's images nor meets its ports."""
+    compose = yaml.safe_load(COMPOSE)
+    services = compose["services"].values()
+    own = [service["image"] for service in services if service["image"].startswith("consilium-")]
+    assert len(own) >= 10
+    assert all(image.endswith(":${CONSILIUM_TAG:-latest}") for image in own)
+    assert [port for service in services for port in service.get("ports", ())] == [
+        "127.0.0.1:${GRAFANA_PORT:-3000}:3000"
+    ]
+    fixed = {"container_name", "hostname", "external"}
+    assert not [service for service in services if fixed & service.keys()]
+    named = [part for kind in ("networks", "volumes") for part in compose[kind].values() if part]
+    assert not [part for part in named if {"name", "external"} & part.keys()]
+
+
 # --- a server that is started again --------------------------------------------------------
 
 

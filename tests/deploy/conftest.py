@@ -1,0 +1,14 @@
+"""A folder of sites for the tests of one file, whose studies are started as real processes."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.faults.world import World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("world"))
+    yield made
+    made.end()
