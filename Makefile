@@ -41,7 +41,7 @@ test: install ## every test this machine can run
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: install ## tests of milliseconds: no federation of real processes, no container, no large encoder
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not docker'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not docker'
 
 lint: install ## ruff and mypy --strict
 	$(BIN)/ruff check .

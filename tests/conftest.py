@@ -32,16 +32,16 @@ STUDY: Mapping[str, Any] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first, those that may take longest before the others.
+    """Files that take long come first: those with a time limit of their own, then whole studies, which lie on top.
 
     Else one test process would begin with one when the other has nothing left to do.
     """
 
-    def most_s(item: pytest.Item) -> float:
+    def place(item: pytest.Item) -> tuple[float, int]:
         timeout = item.get_closest_marker("timeout")
-        return float(timeout.args[0]) if timeout is not None else 0.0
+        return -float(timeout.args[0]) if timeout is not None else 0.0, len(item.path.parts)
 
-    items.sort(key=most_s, reverse=True)  # stable: the order within a file stays
+    items.sort(key=place)  # stable: the order within a file stays
 
 
 MakeSite = Callable[..., SiteConfig]

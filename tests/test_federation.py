@@ -76,6 +76,7 @@ def test_a_study_trains_for_every_round_and_closes_with_the_scores_of_its_final_
     assert last.loss_sum < first.loss_sum
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bits_whatever_order_the_sites_answer_in(
     make_site: MakeSite, make_study: MakeStudy
 ) -> None:
@@ -319,6 +320,7 @@ def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_pat
     assert "north, south did not connect" in status["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["enrolment", "round 2", "round 3"])
 def test_a_resumed_study_equals_an_uninterrupted_one(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, killed_in: str
@@ -542,6 +544,7 @@ def test_a_clip_study_learns_and_begins_with_the_scores_of_a_clip_that_was_not_t
     assert arrived.weights["head.logit_scale"].shape == ()
 
 
+@pytest.mark.slow
 def test_a_lora_study_learns_and_sends_only_products_and_head(
     trainers: dict[str, Answer], make_study: MakeStudy
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_trainer_without_a_socket_says_where_to_name_one(
     assert "--socket" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_trainer_listens_until_it_is_told_to_stop_and_leaves_no_socket(
     labels: Path, tmp_path: Path, number: signal.Signals
@@ -152,6 +153,7 @@ def test_a_trainer_listens_until_it_is_told_to_stop_and_leaves_no_socket(
     assert not socket.exists()
 
 
+@pytest.mark.slow
 def test_a_trainer_ends_when_the_file_it_waits_for_appears(labels: Path, tmp_path: Path) -> None:
     out, over = tmp_path / "sites", tmp_path / "over"
     main(["simulate", "--data", str(labels.parent), "--out", str(out), "--threads", "1"])

@@ -147,6 +147,7 @@ def test_the_penalty_counts_once_a_step_and_not_in_the_reported_loss(generate_im
 # --- every family trains -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "image_size"),
     [("test_convnext", 32), ("swin_t", 32), ("swin_v2_t", 32), ("test_maxvit", 32), ("test_vit", 32)],

@@ -28,6 +28,7 @@ def test_the_paper_has_twelve_encoders():
     assert PAPER_ENCODERS.keys() == PAPER.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "millions", "features"), [(n, *v) for n, v in PAPER.items()])
 def test_an_encoder_of_the_paper_has_its_size_and_features(encoder, millions, features):
     model = architecture(ClassifierConfig(encoder=encoder), num_classes=7, device="meta")
@@ -38,6 +39,7 @@ def test_an_encoder_of_the_paper_has_its_size_and_features(encoder, millions, fe
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", PAPER)
 def test_only_maxvit_has_batch_norm(encoder):
     model = architecture(ClassifierConfig(encoder=encoder), num_classes=7, device="meta")

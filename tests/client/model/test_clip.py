@@ -47,6 +47,7 @@ def images_of(size=32, number=2):
 # --- any encoder ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", PAPER_ENCODERS)
 def test_every_encoder_of_the_paper_becomes_a_clip(encoder, monkeypatch):
     monkeypatch.setattr(
@@ -61,6 +62,7 @@ def test_every_encoder_of_the_paper_becomes_a_clip(encoder, monkeypatch):
         assert built.model.head.projection(features_BF).shape == (1, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "size"),
     [("test_convnext", 32), ("swin_t", 32), ("swin_v2_t", 32), ("maxvit_t", 32), ("test_vit", 32)],

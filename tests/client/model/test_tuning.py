@@ -121,6 +121,7 @@ def test_a_layer_that_only_lends_its_weight_gets_no_product_that_would_be_passed
     assert {name.split(".")[0] for name, _ in model.named_parameters() if "lora" in name} == {"used"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "layers", "num_layers"),
     [
