@@ -6,7 +6,7 @@ from benchmarks.faults import studies
 from benchmarks.faults.world import World
 from tests.deploy.faults import assert_as_expected
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 
 
 def test_a_bad_answer_costs_its_site_the_vote_and_the_study_nothing(world: World) -> None:
