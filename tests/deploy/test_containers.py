@@ -43,7 +43,7 @@ STUDY = {
     "model": {"encoder": "test_efficientnet", "image_size": 32},
     "rounds": ROUNDS,
     "local": {"epochs": 1, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.003}},
-    "deadlines": {"enrol_s": 240, "round_s": 240, "evaluate_s": 240},
+    "deadlines": {"enrol_s": 900, "round_s": 900, "evaluate_s": 900},  # a round that is held lasts
 }
 NOT_OURS = re.compile("STUDY|DATA|IMAGES|THREADS|GPU_.|GRAFANA_PORT|CONSILIUM_TAG|COMPOSE_.*")
 """What a user sets for a federation of their own."""
@@ -163,12 +163,15 @@ class Federation:
         except docker.errors.NotFound:
             return ""
 
+    def tail(self) -> str:
+        """The end of the server's log, and of everybody's."""
+        return f"{self.said()[-3000:]}\n{self.log.read_text(errors='replace')[-3000:]}"
+
     def wait(self, what: Callable[[], bool], name: str, within_s: float = 600) -> None:
         until = time.monotonic() + within_s
         while not what():
-            tail = self.log.read_text(errors="replace")[-3000:]
-            assert self.process.poll() is None, f"`up` ended before {name}:\n{tail}"
-            assert time.monotonic() < until, f"{name} did not happen within {within_s:.0f} s:\n{tail}"
+            assert self.process.poll() is None, f"`up` ended before {name}:\n{self.tail()}"
+            assert time.monotonic() < until, f"{name} did not happen within {within_s:.0f} s:\n{self.tail()}"
             time.sleep(0.2)
 
     def wait_until_held(self, number: int, within_s: float = 600) -> None:

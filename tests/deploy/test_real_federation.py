@@ -115,7 +115,7 @@ class Federation:
             "model": {"encoder": "test_efficientnet", "image_size": 32},
             "rounds": 2,
             "local": {"steps": 2, "batch_size": 8, "augmentation": "none"},
-            "deadlines": {"enrol_s": 200, "round_s": 200, "evaluate_s": 200},
+            "deadlines": {"enrol_s": 200, "round_s": 600, "evaluate_s": 200},  # a round that is held lasts
         }
         study |= changes
         file = self.folder / f"{name}.yaml"
