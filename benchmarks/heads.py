@@ -329,8 +329,8 @@ def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
         f"Features of `{study.model.encoder}` as trained on ImageNet, frozen, {study.model.image_size} x "
         f"{study.model.image_size} pixels of the centre; softmax: the network's linear head after {study.rounds} "
         "rounds of FedAvg on them. Balanced accuracy in percent; in brackets the gain over the softmax on the same "
-        "images, in points, and the ends of its 95 % interval over lesions. All are means over seeds, which draw the "
-        "splits and the training anew. Settings of the heads: configs/study/heads.yaml.",
+        "images, in points, and the ends of its 95 % interval over lesions. All are means over seeds, each with "
+        "its own splits and training. Settings of the heads: configs/study/heads.yaml.",
         "",
         "## Sources that trained",
         "",

@@ -72,7 +72,7 @@ def noise(delta: Arrays, rng: np.random.Generator) -> Arrays:
 
 
 ATTACKS: dict[str, Attack | None] = {
-    "nobody poisoned": None,
+    "no poisoned site": None,
     "sign flipped": sign_flip,
     "times 100": times_100,
     "Gaussian noise": noise,

@@ -40,6 +40,7 @@ html_static_path = ["_static"]
 html_css_files = ["consilium.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_sidebars = {"index": [], "glossary": []}
 html_theme_options = {
     "logo": {"text": "Consilium"},
     "header_links_before_dropdown": 6,

@@ -14,15 +14,15 @@ from benchmarks.faults.world import ROOT, World
 
 PAGE = ROOT / "docs" / "results" / "faults.md"
 
-HEAD = """# What was done to a federation, and what came of it
+HEAD = """# Faults, tried on real processes
 
 Real processes on one machine: a SuperLink with TLS and site keys, SuperNodes, trainers behind Unix sockets, synthetic
-images, a tiny model (but for the slow line). Each row is written by the script that did it; the words are the server's
-or the launcher's own. "After" counts seconds from the fault, or from sending the plan, to that line or, for what was
-killed or cut, to the end of the round that it fell into. The line of a site is a relay in user space on loopback that
-holds bytes back; packets are not lost one by one.
+images, a tiny model (except for the slow line). The script that made the fault also writes its row. The log lines are
+the server's or the launcher's own. "After" counts seconds from the fault, or from sending the plan, to that line or,
+for what was killed or cut, to the end of the round that it fell into. The line of a site is a relay in user space on
+loopback that holds bytes back; packets are not lost one by one.
 
-| fault | what was done | what the server said | after | the study | lost |
+| fault | what was done | server's log line | after | the study | lost |
 |---|---|---|---:|---|---|
 """
 

@@ -4,13 +4,18 @@
 ```
 """
 
+import inspect
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from common.config import StudyConfig
+from common.settings import Frozen
 from docs._generate.fields import Section, Setting, sections
 from docs._generate.files import FILES
 
@@ -21,11 +26,17 @@ class SettingsDirective(SphinxDirective):
     required_arguments = 1
     has_content = False
     option_spec: ClassVar = {}
+    _anchors: Mapping[tuple[str, tuple[str, ...]], str]
 
     def run(self) -> list[nodes.Node]:
         """One docutils section for each mapping of the file, nested like the YAML."""
         name = self.arguments[0]
+        for source in _sources(FILES[name].model):
+            self.env.note_dependency(source)
         top, *rest = sections(FILES[name].model)
+        self._anchors = {
+            (one.path, one.inside): anchor(name, one.path, None, one.inside) for one in rest if not one.kind
+        }
         page = nodes.container()
         page += self._body(name, top)
         path: list[tuple[int, nodes.Element]] = [(0, page)]
@@ -78,6 +89,9 @@ class SettingsDirective(SphinxDirective):
         definition = nodes.definition()
         facts = self._paragraph("; ".join(_facts(setting)) + ".")
         facts["classes"].append("setting-facts")
+        for below in ("", "[]", ".NAME"):
+            if (place := self._anchors.get((setting.path + below, kinds))) is not None:
+                facts += [nodes.Text(" "), nodes.reference("", "Its settings", refid=place), nodes.Text(".")]
         definition += facts
         definition += [self._paragraph(text) for text in _paragraphs(setting.meaning)]
         return nodes.definition_list_item("", term, definition)
@@ -85,6 +99,13 @@ class SettingsDirective(SphinxDirective):
     def _paragraph(self, text: str) -> nodes.paragraph:
         inner, messages = self.parse_inline(text)
         return nodes.paragraph(text, "", *inner, *messages)
+
+
+def _sources(model: type[Frozen]) -> Iterator[Path]:
+    """Files after whose change a page has to be built again."""
+    for owner in (model, StudyConfig):
+        yield from Path(inspect.getfile(owner)).parent.glob("*.py")
+    yield from Path(__file__).parent.glob("*.py")
 
 
 def anchor(file: str, path: str, kind: str | None, inside: tuple[str, ...]) -> str:
@@ -100,8 +121,8 @@ def _facts(setting: Setting) -> list[str]:
     match setting.default:
         case None:
             facts.append("**required**")
-        case "none":
-            facts.append("default: none")
+        case "none" | "those of its settings":
+            facts.append(f"default: {setting.default}")
         case default:
             facts.append(f"default: `{default}`")
     return facts

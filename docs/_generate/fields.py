@@ -280,7 +280,7 @@ def show(value: object) -> str:
                 if name == "kind" or type(value).model_fields[name].is_required()
             }
             if not given:
-                return "that of each setting below"
+                return "those of its settings"
             return "{" + ", ".join(f"{name}: {show(inner)}" for name, inner in given.items()) + "}"
         case dict():
             return "{" + ", ".join(f"{name}: {show(inner)}" for name, inner in value.items()) + "}"
