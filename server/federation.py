@@ -18,7 +18,7 @@ from common.supervision import sites_of
 from server import provision
 from server.superlink import SUPERLINK, Federation, WriteSettings
 
-_TRAINER_START_S = 180.0  # importing torch on a busy, cold disk
+_TRAINER_START_S = 600.0  # importing torch on a busy, cold disk; minutes have been seen
 
 
 @dataclass(kw_only=True)

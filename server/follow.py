@@ -24,7 +24,7 @@ from server.superlink import Federation
 MOST_CRASHES = 3
 """Of the ServerApp, without a round in between."""
 
-_BEGIN_S, _LOOK_S = 90.0, 0.1
+_BEGIN_S, _LOOK_S = 300.0, 0.1
 _FULL_BYTES = 4 * 2**20
 """Whatever failed with less than this left on the disk failed for want of room."""
 

@@ -24,7 +24,8 @@ from server.provision import ServerIdentity
 CONNECTION = "consilium"
 SUPERLINK = "superlink"
 
-START_S = 90.0
+START_S = 300.0
+"""For a program of Flower to do one thing, on a very busy machine. One that dies is noticed at once."""
 
 WriteSettings = Callable[[Mapping[str, int]], Path]
 """Writes server.yaml for these Flower nodes by site; returns it."""
