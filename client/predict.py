@@ -7,13 +7,14 @@ and the rest goes on.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
 import numpy as np
 import torch
+from PIL.Image import Image as Picture
 from sklearn.pipeline import Pipeline
 from torch import nn
 
@@ -208,7 +209,65 @@ def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Problem]:
         yield path, DicomFrame(path, frame)
 
 
-def write(predictor: Predictor, paths: Sequence[Path], out: TextIO) -> list[Problem]:
+@dataclass(frozen=True)
+class Classified:
+    """What the network, or a head, makes of one image."""
+
+    path: Path | None
+    """None for a picture that was given in memory."""
+    frame: int
+    """From 1."""
+    predicted: str
+    probabilities_C: Floats
+
+
+def classify(predictor: Predictor, images: Iterable[Path | Picture]) -> Iterator[Classified | Problem]:
+    """Classes of images in files, folders and memory, in order; a problem comes before the batch it fell out of."""
+    waiting: list[tuple[Path | None, int, pixels.Pixels]] = []
+    for square in _squares(predictor.preprocessing, images):
+        if isinstance(square, Problem):
+            yield square
+            continue
+        waiting.append(square)
+        if len(waiting) == _BATCH:
+            yield from _classes(predictor, waiting)
+            waiting.clear()
+    if waiting:
+        yield from _classes(predictor, waiting)
+
+
+def _squares(
+    preprocessing: Preprocessing, images: Iterable[Path | Picture]
+) -> Iterator[tuple[Path | None, int, pixels.Pixels] | Problem]:
+    size, interpolation = preprocessing.stored_size, preprocessing.interpolation
+    for number, image in enumerate(images, start=1):
+        if isinstance(image, Picture):
+            try:
+                yield None, 1, pixels.square_of(image, size, interpolation)
+            except BadImage as bad:
+                yield Problem(Path(f"image {number}"), str(bad))
+            continue
+        for reference in references([image]):
+            if isinstance(reference, Problem):
+                yield reference
+                continue
+            path, where = reference
+            frame = where.frame + 1 if isinstance(where, DicomFrame) else 1
+            try:
+                yield path, frame, pixels.decode(where, size, interpolation)
+            except BadImage as bad:
+                yield Problem(path, str(bad))
+
+
+def _classes(
+    predictor: Predictor, batch: Sequence[tuple[Path | None, int, pixels.Pixels]]
+) -> Iterator[Classified]:
+    probabilities_NC = predictor.probabilities([square for _, _, square in batch])
+    for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):
+        yield Classified(path, frame, predictor.classes[int(row_C.argmax())], row_C)
+
+
+def write(predictor: Predictor, paths: Iterable[Path], out: TextIO) -> list[Problem]:
     """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
 
     Returns what could not be used.
@@ -216,29 +275,10 @@ def write(predictor: Predictor, paths: Sequence[Path], out: TextIO) -> list[Prob
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["file", "frame", "predicted", *predictor.classes])
     problems: list[Problem] = []
-    waiting: list[tuple[Path, int, pixels.Pixels]] = []
-
-    def predict() -> None:
-        found_NC = predictor.probabilities([square for _, _, square in waiting])
-        for (path, frame, _), row_C in zip(waiting, found_NC, strict=True):
-            likeliest = predictor.classes[int(row_C.argmax())]
-            rows.writerow([path, frame, likeliest, *(f"{value:.6f}" for value in row_C)])
-        waiting.clear()
-
-    size, interpolation = predictor.preprocessing.stored_size, predictor.preprocessing.interpolation
-    for found in references(paths):
-        if isinstance(found, Problem):
-            problems.append(found)
-            continue
-        path, reference = found
-        try:
-            square = pixels.decode(reference, size, interpolation)
-        except BadImage as bad:
-            problems.append(Problem(path, str(bad)))
-            continue
-        waiting.append((path, reference.frame + 1 if isinstance(reference, DicomFrame) else 1, square))
-        if len(waiting) == _BATCH:
-            predict()
-    if waiting:
-        predict()
+    for outcome in classify(predictor, paths):
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
+        else:
+            shares = (f"{value:.6f}" for value in outcome.probabilities_C)
+            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares])
     return problems

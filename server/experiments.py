@@ -45,6 +45,7 @@ class Row:
     seed: int
     rounds: tuple[RoundRecord, ...]
     failure: str | None
+    run_dir: Path
 
 
 def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:
@@ -62,7 +63,15 @@ def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:
 
 
 def run_grid(grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...] = ()) -> bool:
-    """Run every study of the grid that has not finished yet; returns whether all have now.
+    """`run_variants` for the command line; returns whether all have finished."""
+    _, rows = run_variants(grid_file, sites_dir, runs, only)
+    return all(row.failure is None for row in rows)
+
+
+def run_variants(
+    grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...] = ()
+) -> tuple[Path, tuple[Row, ...]]:
+    """Run every study of the grid that has not finished yet; returns the folder and a row per study.
 
     Writes RUNS/NAME/comparison.md, .csv and .png. A run of the same study that finished
     earlier is kept, so an interrupted grid goes on where it stopped.
@@ -84,9 +93,9 @@ def run_grid(grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...]
                 failure = None if outcome.finished else outcome.reason
             except LaunchError as error:
                 failure = str(error)
-        rows.append(Row(variant, seed, read_rounds(run_dir) if run_dir.exists() else (), failure))
+        rows.append(Row(variant, seed, read_rounds(run_dir) if run_dir.exists() else (), failure, run_dir))
     write_comparison(folder, rows, federation)
-    return all(row.failure is None for row in rows)
+    return folder, tuple(rows)
 
 
 def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:

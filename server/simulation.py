@@ -31,7 +31,7 @@ class Finished:
 
 
 def simulate(
-    study_file: Path,
+    study: Path,
     sites_dir: Path,
     runs: Path,
     *,
@@ -39,26 +39,47 @@ def simulate(
     adopt: bool,
     leave_out: Collection[str] = (),
 ) -> Finished:
-    """Run the study with the sites of `sites_dir`; raises ConfigError or LaunchError before it starts."""
+    """`simulate_study` for the command line."""
+    run_dir, outcome = simulate_study(study, sites_dir, runs, port=port, adopt=adopt, leave_out=leave_out)
+    return _told(outcome, run_dir, load_federation(sites_dir))
+
+
+def simulate_study(
+    study: StudyConfig | Path,
+    sites_dir: Path,
+    runs: Path,
+    *,
+    port: int | None,
+    adopt: bool,
+    leave_out: Collection[str] = (),
+) -> tuple[Path, Outcome]:
+    """Run the study with the sites of `sites_dir` to its end; returns the run's folder and how it ended.
+
+    Raises ConfigError or LaunchError before it starts.
+    """
     federation = load_federation(sites_dir)
-    study = load_settings(study_file, StudyConfig, "study")
+    name = study.name
+    if isinstance(study, Path):
+        study = load_settings(study, StudyConfig, "study")
     if adopt:
         changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
-        study = validate_settings(study.model_dump() | changes, StudyConfig, "study", study_file.name)
+        study = validate_settings(study.model_dump() | changes, StudyConfig, "study", name)
     run_dir = runs / study.name
-    outcome = run_study(study, sites_dir, federation, run_dir, port=port, leave_out=leave_out)
-    return _told(outcome, run_dir, federation)
+    return run_dir, run_study(study, sites_dir, federation, run_dir, port=port, leave_out=leave_out)
 
 
 def resume(run_dir: Path, sites_dir: Path, *, port: int | None) -> Finished:
-    """Go on with a run that broke off, from its last checkpoint. Raises ConfigError or LaunchError."""
+    """`resume_run` for the command line."""
+    return _told(resume_run(run_dir, sites_dir, port=port), run_dir, load_federation(sites_dir))
+
+
+def resume_run(run_dir: Path, sites_dir: Path, *, port: int | None) -> Outcome:
+    """Continue a run that broke off, from its last checkpoint. Raises ConfigError or LaunchError."""
     if checkpoint.latest(run_dir) is None:
         raise ConfigError(f"{run_dir} has no checkpoint to resume from; run the study with `simulate`")
     federation = load_federation(sites_dir)
     study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
-    return _told(
-        run_study(study, sites_dir, federation, run_dir, port=port, resume=True), run_dir, federation
-    )
+    return run_study(study, sites_dir, federation, run_dir, port=port, resume=True)
 
 
 def _told(outcome: Outcome, run_dir: Path, federation: Federation) -> Finished:

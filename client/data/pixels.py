@@ -54,6 +54,12 @@ def square(image: Image.Image, size: int, interpolation: Interpolation) -> Pixel
         return np.asarray(ImageOps.fit(image, (size, size), _RESAMPLING[interpolation]))
 
 
+def square_of(picture: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of a picture in memory, as a file of it would give. Raises BadImage."""
+    with _guarded():
+        return square(to_rgb(ImageOps.exif_transpose(_checked(picture))), size, interpolation)
+
+
 def load(reference: ImageReference, size: int) -> Image.Image:
     """The whole image as RGB, and a JPEG no larger than a square of `size` needs. Raises BadImage."""
     with _guarded():

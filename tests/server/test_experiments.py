@@ -13,7 +13,7 @@ from common.config import AdamW, Sgd, StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
 from server import experiments, report
-from server.experiments import Grid, Row, figures_of, run_grid, studies, write_comparison
+from server.experiments import Grid, Row, figures_of, run_variants, studies, write_comparison
 from server.follow import Outcome
 from server.history import read_rounds
 from server.simulation import Federation
@@ -120,11 +120,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def failures(grid: tuple[Path, tuple[Row, ...]]) -> list[str | None]:
+    return [row.failure for row in grid[1]]
+
+
 def test_a_grid_that_is_run_again_keeps_what_has_finished(
     grid_file: Path, tmp_path: Path, ran: list[str]
 ) -> None:
-    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
-    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
+    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert ran == ["a", "b"]
 
 
@@ -135,12 +139,12 @@ def test_a_run_that_stopped_early_or_was_of_another_study_is_run_again(
     folder = tmp_path / "runs" / "paper"
     leave_a_run(folder / "a", found["a", 0], last_round=2)  # the closing evaluation would be 3
     leave_a_run(folder / "b", found["b", 0].model_copy(update={"seed": 9}), last_round=4)
-    assert run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert ran == ["a", "b"]
 
 
 def test_only_the_variants_asked_for_are_run(grid_file: Path, tmp_path: Path, ran: list[str]) -> None:
-    assert run_grid(grid_file, tmp_path, tmp_path / "runs", only=("b",))
+    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs", only=("b",))) == [None]
     assert ran == ["b"]
 
 
@@ -155,7 +159,9 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
         return succeed(study, *arguments)
 
     monkeypatch.setattr(experiments, "run_study", run)
-    assert not run_grid(grid_file, tmp_path, tmp_path / "runs")
+    folder, rows = run_variants(grid_file, tmp_path, tmp_path / "runs")
+    assert failures((folder, rows)) == ["port 9092 is taken", None]
+    assert [row.run_dir for row in rows] == [folder / "a", folder / "b"]
     text = (tmp_path / "runs" / "paper" / "comparison.md").read_text()
     assert "failed: port 9092 is taken" in text
     assert ran == ["b"]
@@ -168,7 +174,7 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
 def row(tmp_path: Path) -> Row:
     study = studies(grid({"a": {}}), "")["a", 0]
     leave_a_run(tmp_path / "a", study, last_round=3)
-    return Row("a", 0, read_rounds(tmp_path / "a"), None)
+    return Row("a", 0, read_rounds(tmp_path / "a"), None, tmp_path / "a")
 
 
 def test_a_row_holds_the_figures_of_the_final_weights(row: Row) -> None:
@@ -189,14 +195,16 @@ def test_a_row_holds_the_figures_of_the_final_weights(row: Row) -> None:
     ("failure", "said"), [("no quorum", "failed: no quorum"), (None, "failed: no scores")]
 )
 def test_a_run_without_an_end_is_a_row_that_says_so(failure: str | None, said: str) -> None:
-    assert figures_of(Row("a", 0, (), failure)) == {"variant": "a", "seed": "0", "outcome": said}
+    assert figures_of(Row("a", 0, (), failure, Path("a"))) == {"variant": "a", "seed": "0", "outcome": said}
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_a_comparison_is_a_table_a_csv_and_a_picture(row: Row, tmp_path: Path, synthetic: bool) -> None:
     federation = Federation(synthetic=synthetic, classes=("bkl", "mel"), sites={"north": 4})
     folder = tmp_path / "out"
-    write_comparison(folder, [row, Row("b", 0, (), "no quorum, said: north | south")], federation)
+    write_comparison(
+        folder, [row, Row("b", 0, (), "no quorum, said: north | south", folder / "b")], federation
+    )
     assert {path.name for path in folder.iterdir()} == {"comparison.md", "comparison.csv", "comparison.png"}
     table = (folder / "comparison.md").read_text().splitlines()
     assert ("SYNTHETIC" in table[0]) == synthetic

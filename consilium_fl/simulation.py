@@ -1,0 +1,109 @@
+"""Studies on this machine: one study, one that broke off, or a grid of them.
+
+A simulated federation has the real server, gateways and trainers, as processes on loopback. So a figure from
+here is a figure of what hospitals run. The folder of sites is written by `consilium-site simulate` or `partition`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+from common.config import StudyConfig
+from consilium_fl.runs import Run
+from server import experiments, simulation
+
+Where: TypeAlias = str | PathLike[str]
+
+
+def simulate(
+    study: StudyConfig | Where,
+    sites: Where,
+    *,
+    runs: Where = "runs",
+    adopt: bool = False,
+    leave_out: Collection[str] = (),
+    port: int | None = None,
+) -> Run:
+    """Run a study to its end with the sites in the folder `sites`; returns the run, finished or failed.
+
+    `study` is a YAML file or its settings. The run is in `runs`/NAME; an earlier run of that name is moved aside.
+    `adopt` takes sites and classes from the folder instead of from the study, so that every site trains.
+    Sites in `leave_out` are enrolled but never start. `port` is the server's; None takes 9092, or a free one.
+
+    Every process that was started has ended on return, on an error and on KeyboardInterrupt. Raises ConfigError
+    or LaunchError if the study cannot start.
+
+        >>> run = simulate("configs/study/demo.yaml", "runs/sites", adopt=True)     # doctest: +SKIP
+        >>> run.finished, run.scores()[-1].accuracy                                 # doctest: +SKIP
+        (True, 0.61)
+    """
+    given = study if isinstance(study, StudyConfig) else Path(study)
+    folder, _ = simulation.simulate_study(
+        given, Path(sites), Path(runs), port=port, adopt=adopt, leave_out=leave_out
+    )
+    return Run.open(folder)
+
+
+def resume(run: Run | Where, sites: Where, *, port: int | None = None) -> Run:
+    """Continue a run that broke off, from its last checkpoint.
+
+    It ends with the same weights as a run without interruption. Raises ConfigError if there is no checkpoint,
+    LaunchError if the study cannot start.
+
+        >>> resume("runs/demo", "runs/sites").finished                              # doctest: +SKIP
+        True
+    """
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    simulation.resume_run(folder, Path(sites), port=port)
+    return Run.open(folder)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One study of a grid."""
+
+    name: str
+    seed: int
+    run: Run | None
+    """None if it did not start."""
+    failure: str
+    """Empty if it finished."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The studies of a grid, and the folder of comparison.md, .csv and .png."""
+
+    folder: Path
+    variants: tuple[Variant, ...]
+
+    @property
+    def finished(self) -> bool:
+        """True if every variant finished."""
+        return not any(variant.failure for variant in self.variants)
+
+
+def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection[str] = ()) -> Comparison:
+    """Run every study of a grid that has not finished yet, one after the other, and compare them.
+
+    `only` names variants to run instead of all. A study that fails does not stop the others. Raises ConfigError
+    if the grid or the sites cannot be used.
+
+        >>> comparison = compare("configs/paper/ham10000-sites.yaml", "sites")      # doctest: +SKIP
+        >>> [(v.name, v.run.scores()[-1].balanced_accuracy) for v in comparison.variants]   # doctest: +SKIP
+    """
+    folder, rows = experiments.run_variants(Path(grid), Path(sites), Path(runs), tuple(only))
+    return Comparison(
+        folder,
+        tuple(
+            Variant(
+                row.variant,
+                row.seed,
+                Run.open(row.run_dir) if (row.run_dir / "study.yaml").exists() else None,
+                row.failure or "",
+            )
+            for row in rows
+        ),
+    )
