@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from client.cli import main as site
+from client.cli.main import main as site
 from common.config import StudyConfig
 from server.history import read_rounds
 from server.simulation import load_federation, run_study

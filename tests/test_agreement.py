@@ -12,7 +12,7 @@ import pytest
 
 from client import approval, fit
 from client.audit import FILE, verify
-from client.cli import main
+from client.cli.main import main
 from client.config import FoldersData, PolicyConfig, SiteConfig
 from client.model import build
 from client.trainer import Trainer

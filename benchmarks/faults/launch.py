@@ -13,7 +13,8 @@ from pathlib import Path
 
 from common.processes import Command, free_ports
 from common.settings import Frozen
-from server import cli, federation, local, provision
+from server import federation, local, provision
+from server.cli.main import main as server_main
 
 
 class Link(Frozen):
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     if plan.expired:
         # A minute and a half, from five minutes ago: certificates begin a little early.
         provision.make_server_identity = partial(provision.make_server_identity, valid_days=0.001)  # type: ignore[arg-type]
-    return cli.main(arguments[1:])
+    return server_main(arguments[1:])
 
 
 if __name__ == "__main__":

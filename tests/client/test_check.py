@@ -14,8 +14,9 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from client import check_page, cli
+from client import check_page
 from client.check import Report, check
+from client.cli.main import main
 from client.config import load_site
 from client.data import burned_in, readers
 from client.data.frozen_split import kept
@@ -346,7 +347,7 @@ def test_the_study_says_how_large_images_are_kept(site: Site, capsys: pytest.Cap
         "model": {"encoder": "test_convnext", "image_size": 448},
     }  # fmt: skip
     (site.folder / "study.yaml").write_text(yaml.safe_dump(study))
-    assert cli.main(["check", str(site.write()), "--study", str(site.folder / "study.yaml")]) == 0
+    assert main(["check", str(site.write()), "--study", str(site.folder / "study.yaml")]) == 0
     # 448 is cropped from 512, four times as much as 224 from 256
     assert "will take 15 MiB of memory, for an encoder that keeps 512 x 512 pixels" in capsys.readouterr().out
 
@@ -419,11 +420,11 @@ def test_the_command_says_whether_the_site_may_take_part(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = site.folder / "page.html"
-    assert cli.main(["check", str(site.write()), "--html", str(page)]) == 0
+    assert main(["check", str(site.write()), "--html", str(page)]) == 0
     assert "north may take part" in capsys.readouterr().out
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     cut(site)
-    assert cli.main(["check", str(site.write()), "--html", str(page)]) == 1
+    assert main(["check", str(site.write()), "--html", str(page)]) == 1
     out = capsys.readouterr().out
     assert "[STOPS THE STUDY] 1 image(s) cannot be used" in out
     assert "north may NOT take part" in out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client import gateway
-from client.cli import main
+from client.cli.main import main
 from common import keys
 from common.errors import ConfigError
 from common.supervision import Supervision
@@ -113,9 +113,9 @@ def test_it_starts_its_supernode_again_and_ends_it_on_sigterm(kit: Path, tmp_pat
     """Flower's SuperNode is a program that sleeps, here."""
     started = tmp_path / "pids"
     code = (
-        "import sys\nfrom client import cli, gateway\n"
+        "import sys\nfrom client import gateway\nfrom client.cli.main import main\n"
         f"gateway.command = lambda config: [sys.executable, '-c', {SUPERNODE.format(log=str(started))!r}]\n"
-        f"sys.exit(cli.main(['gateway', {str(kit)!r}]))"
+        f"sys.exit(main(['gateway', {str(kit)!r}]))"
     )
     env = os.environ | {"FLWR_HOME": str(tmp_path / "h")}
     with (tmp_path / "said").open("wb") as said:
@@ -159,7 +159,7 @@ def test_a_sites_key_is_made_once_and_renewed_when_asked(tmp_path: Path, capsys)
     assert keys.fingerprint_of_private(kit / "site.key") != first
 
 
-@pytest.mark.parametrize("module", ["client.gateway", "client.connection", "client.cli"])
+@pytest.mark.parametrize("module", ["client.gateway", "client.connection", "client.cli.main"])
 def test_a_gateways_image_has_neither_torch_nor_pillow(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'PIL', 'pandas'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -4,7 +4,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from client.cli import main
+from client.cli.main import main
 from client.model import build, parts
 from common.settings import to_yaml
 from common.weights import save_file

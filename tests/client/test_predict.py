@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from client import head_worker
-from client.cli import main
+from client.cli.main import main
 from client.config import SiteConfig
 from client.trainer import Trainer
 from common.config import StudyConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from client.cli import main
+from client.cli.main import main
 from client.prompts import embed_file
 from common import prompts
 from common.config import ClipConfig, StudyConfig

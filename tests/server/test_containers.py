@@ -9,7 +9,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.settings import load_settings, to_yaml
 from server import containers, host
-from server.cli import main
+from server.cli.main import main
 from server.enrolled import enrolled
 from server.folder import open_folder
 from server.follow import Outcome

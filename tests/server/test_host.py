@@ -11,7 +11,8 @@ from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.processes import Processes
-from server import cli, enrolled, host, kits, operating, queue, status, wishes
+from server import enrolled, host, kits, queue, status, wishes
+from server.cli import main, operate
 from server.folder import ServerFolder, open_folder
 from server.follow import Outcome
 from server.host import Host
@@ -218,7 +219,7 @@ def command(folder: ServerFolder, monkeypatch: pytest.MonkeyPatch, capsys) -> Ca
     monkeypatch.setattr(log, "start", lambda *_: None)
 
     def run(name: str, *arguments: object) -> tuple[int, str]:
-        code = cli.main([name, str(folder.root), *map(str, arguments)])
+        code = main.main([name, str(folder.root), *map(str, arguments)])
         told = capsys.readouterr()
         return code, told.out + told.err
 
@@ -251,7 +252,7 @@ def test_a_study_waits_and_it_is_said_that_no_server_runs(command, folder, named
 def test_who_waits_for_a_study_is_told_that_no_server_runs(
     command, folder, named, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(operating, "_WAIT_S", 0.0)
+    monkeypatch.setattr(operate, "_WAIT_S", 0.0)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
     code, said = command("run", tmp_path / "s.yaml", "--wait")
     assert code == 1
@@ -288,6 +289,6 @@ def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
 
 
 def test_a_server_is_told_as_json_too(folder) -> None:
-    now = operating.look(folder)
+    now = operate.look(folder)
     assert (now.up, now.enrolled, now.online, now.study) == (False, ("north", "south"), (), None)
-    assert operating.ServerNow.model_validate_json(now.model_dump_json()) == now
+    assert operate.ServerNow.model_validate_json(now.model_dump_json()) == now

@@ -15,7 +15,8 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from common.metrics import count
 from common.processes import free_ports
-from server import enrolled, kits, monitoring, operating, queue, report
+from server import enrolled, kits, monitoring, queue, report
+from server.cli import operate
 from server.folder import ServerFolder, open_folder
 from server.state import RoundState, SiteRound
 from server.status import Progress, set_progress, set_status
@@ -148,7 +149,7 @@ def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: Se
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert 'consilium_round{study="demo"} 2.0' in answer.read().decode()
         with pytest.raises(LaunchError, match=f"127.0.0.1:{port} cannot be had for --metrics-port"):
-            operating._serve_metrics(folder, "127.0.0.1", port)
+            operate._serve_metrics(folder, "127.0.0.1", port)
     finally:
         stop()
 

@@ -11,7 +11,8 @@ import pytest
 
 from common import watchdog
 from common.errors import ConfigError
-from server import checkpoint, cli, history, overview
+from server import checkpoint, history, overview
+from server.cli.main import main
 from server.status import Asked, Progress, set_progress, set_status
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -79,11 +80,11 @@ def test_a_run_that_is_over_awaits_nobody(running):
 
 
 def test_the_command_prints_json_and_its_exit_code_says_whether_the_study_is_well(running, capsys):
-    assert cli.main(["--json", "status", str(running)]) == 0
+    assert main(["--json", "status", str(running)]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["round"], said["sites"]["north"]["after_s"], said["last_checkpoint"]) == (3, 12.0, 2)
     set_status(running, "failed", "no quorum")
-    assert cli.main(["status", str(running)]) == 1
+    assert main(["status", str(running)]) == 1
     assert "demo: failed, no quorum" in capsys.readouterr().out
 
 
@@ -109,6 +110,6 @@ def test_the_memory_of_the_runs_own_processes_is_told_by_name(running):
 
 
 def test_the_command_to_readmit_leaves_a_wish(running, capsys):
-    assert cli.main(["readmit", str(running), "west"]) == 0
+    assert main(["readmit", str(running), "west"]) == 0
     assert "west gets a plan again in the next round of demo" in capsys.readouterr().out
     assert [path.name for path in (running / "wishes").iterdir()] == ["readmit-west"]

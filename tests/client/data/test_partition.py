@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.cli import main
+from client.cli.main import main
 from client.config import load_site
 from client.data import readers
 from client.data.partition import (

@@ -11,7 +11,8 @@ from pathlib import Path
 from common import log
 from common.errors import ConfigError, ConsiliumError
 from common.processes import Interrupted, interruptible
-from server import containers, operating, overview, wishes
+from server import containers, overview, wishes
+from server.cli import operate
 from server.folder import open_folder
 
 
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run_dir", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
-    operating.add_commands(commands)
+    operate.add_commands(commands)
     containers.add_commands(commands)
     return parser
 
@@ -137,7 +138,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     if options.study is not None:
-        return operating.resume(open_folder(options.run_dir), options.study)
+        return operate.resume(open_folder(options.run_dir), options.study)
     if options.sites is None:
         raise ConfigError(
             "give the name of the study with a server's folder, or --sites with the run of a simulation"
@@ -158,8 +159,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     if (options.run_dir / "federation.yaml").exists():
-        server = operating.look(open_folder(options.run_dir))
-        print(server.model_dump_json(indent=1) if options.json else operating.text(server))
+        server = operate.look(open_folder(options.run_dir))
+        print(server.model_dump_json(indent=1) if options.json else operate.text(server))
         return 0 if server.up else 1
     now = overview.look(options.run_dir)
     print(now.model_dump_json(indent=1) if options.json else overview.text(now))

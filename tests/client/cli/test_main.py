@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from client.cli import main
+from client.cli.main import main
 from client.config import load_site
 from client.data import readers, split
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _keep_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_help_is_there_at_once_without_torch(command: tuple[str, ...]) -> None:
     code = (
-        "import sys; from client.cli import main\n"
+        "import sys; from client.cli.main import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules, file=sys.stderr)"
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from server import simulation
-from server.cli import main
+from server.cli.main import main
 from server.simulation import Finished
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", [(), ("simulate",), ("compare",), ("report",)], ids=" ".join)
 def test_help_is_there_at_once_without_torch_or_flower(command: tuple[str, ...]) -> None:
-    done = run("server.cli", *command, "--help")
+    done = run("server.cli.main", *command, "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
     assert "HEAVY" not in done.stderr

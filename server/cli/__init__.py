@@ -1,0 +1,1 @@
+"""The command line of the study operator and of research: `consilium-server`."""
