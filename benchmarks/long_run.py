@@ -25,7 +25,11 @@ def main() -> None:
             seen = {}
             for number in (EARLY, LATE):
                 launch.wait_for(rf"round {number} of {LATE} of long took", within_s=7200)
-                seen[number] = (overview.look(launch.run_dir).memory_mib, _zombies(), _sizes(launch.run_dir))
+                seen[number] = (
+                    overview.read_run(launch.run_dir).memory_mib,
+                    _zombies(),
+                    _sizes(launch.run_dir),
+                )
             code = launch.end()
             seconds = [record.seconds for record in read_rounds(launch.run_dir)]
         finally:

@@ -6,7 +6,6 @@ site its part on a volume that no other site sees. Runs are kept. The compose fi
 pattern for further sites: what it says of its last one is said of them, with their number.
 """
 
-import argparse
 import copy
 import re
 import shutil
@@ -36,56 +35,6 @@ MOST_SITES = 100
 
 Compose: TypeAlias = dict[str, Any]
 """A compose file as YAML has it. Nothing of it is kept: it goes in and comes out as text."""
-
-
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands of this file to `consilium-server`."""
-    compose = commands.add_parser(
-        "compose",
-        help="make docker-compose.yml one of so many sites",
-        description="Prints a compose file for `docker-compose.override.yml`, which `docker compose` reads beside "
-        "docker-compose.yml.",
-    )
-    compose.add_argument("--sites", type=int, required=True, metavar="N")
-    compose.add_argument(
-        "--gpus", type=int, default=0, metavar="N", help="deal the sites' trainers out over so many GPUs"
-    )
-    compose.add_argument(
-        "--file", type=Path, default=Path("docker-compose.yml"), metavar="FILE", help="default %(default)s"
-    )
-    compose.set_defaults(run=_compose)
-
-    containers = commands.add_parser(
-        "containers",
-        help="make keys and settings for docker-compose.yml, which runs this itself",
-        description="Makes a new CA, the server's certificate and each site's key; what an earlier one made is "
-        "gone, what studies left is kept.",
-    )
-    for name, what in (
-        ("--sites", "written by `consilium-site simulate --containers`"),
-        ("--study", "study YAML"),
-        ("--server", "the server's folder"),
-        ("--keys", "a folder per site's number"),
-        ("--over", "file that tells every container that the study is over; it is removed"),
-    ):
-        containers.add_argument(name, type=Path, required=True, metavar="PATH", help=what)
-    containers.set_defaults(run=_containers)
-
-
-def _compose(options: argparse.Namespace) -> int:
-    try:
-        text = options.file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{options.file} cannot be read: {error.strerror}; run this beside docker-compose.yml, or give --file"
-        ) from error
-    print(override(text, options.sites, options.gpus), end="")
-    return 0
-
-
-def _containers(options: argparse.Namespace) -> int:
-    set_up(options.sites, options.study, options.server, options.keys, options.over)
-    return 0
 
 
 # --- before the server starts --------------------------------------------------------------

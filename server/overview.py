@@ -54,8 +54,11 @@ class Overview(Frozen):
     """Resident, by process of this machine; empty for a run that is over."""
 
 
-def look(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None = None) -> Overview:
-    """How a run stands, whose Flower keeps its files in `flwr_home`. Raises ConfigError if there is none."""
+def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None = None) -> Overview:
+    """The run in this folder, now; its Flower keeps its files in `flwr_home`.
+
+    Raises ConfigError if there is none.
+    """
     found = read_status(run_dir)
     if found is None:
         raise ConfigError(f"{run_dir} has no status.json: no study has begun there; give the folder of a run")
@@ -87,27 +90,33 @@ def look(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None =
     )
 
 
-def text(overview: Overview, now: datetime | None = None) -> str:
-    """The same for a person."""
+def describe_run(overview: Overview, now: datetime | None = None) -> str:
+    """The run in a few lines for a person."""
+    width = max(map(len, overview.sites), default=0)
+    sites = (f"  {site:<{width}}  {describe_site(state)}" for site, state in overview.sites.items())
+    return "\n".join([*heading(overview, now), *sites, *totals(overview)])
+
+
+def heading(overview: Overview, now: datetime | None = None) -> list[str]:
+    """Lines on the run itself: stage, round, deadline."""
     now = now or datetime.now(UTC)
     ago = span((now - overview.since).total_seconds())
     lines = [f"{overview.study}: {overview.stage}, {overview.reason} (since {ago})", overview.phase]
     if overview.round_s is not None and overview.deadline_s is not None:
         left = max(0.0, overview.deadline_s - overview.round_s)
         lines[-1] += f", for {span(overview.round_s)}; the deadline is in {span(left)}"
-    width = max(map(len, overview.sites), default=0)
-    for site, state in overview.sites.items():
-        lines.append(f"  {site:<{width}}  {_told(state)}")
-    lines.append(
-        f"{overview.mib_down:,.1f} MiB sent to sites, {overview.mib_up:,.1f} MiB received, tensors only"
-    )
-    lines.append(
+    return lines
+
+
+def totals(overview: Overview) -> list[str]:
+    """Lines on traffic, the last checkpoint and memory."""
+    return [
+        f"{overview.mib_down:,.1f} MiB sent to sites, {overview.mib_up:,.1f} MiB received, tensors only",
         "no checkpoint yet"
         if overview.last_checkpoint is None
-        else f"last checkpoint: after round {overview.last_checkpoint}"
-    )
-    lines += [f"  {name}: {mib:,.0f} MiB of memory" for name, mib in overview.memory_mib.items()]
-    return "\n".join(lines)
+        else f"last checkpoint: after round {overview.last_checkpoint}",
+        *(f"  {name}: {mib:,.0f} MiB of memory" for name, mib in overview.memory_mib.items()),
+    ]
 
 
 def _phase(progress: Progress | None) -> str:
@@ -134,7 +143,8 @@ def _site(
     return SiteNow(outcome=asked.outcome, after_s=asked.after_s, late_s=late_s, reason=asked.reason)
 
 
-def _told(site: SiteNow) -> str:
+def describe_site(site: SiteNow) -> str:
+    """A site's answer in this round, for a person."""
     match site.outcome:
         case "ok":
             return f"answered after {span(site.after_s or 0.0)}"

@@ -1,170 +1,154 @@
-"""The operator's commands on a server's folder: what each is called, and what it does.
+"""Commands on a running server: start it, enrol sites, queue studies, watch them.
 
-Every command but `up` only reads and writes files in the folder, so it works while the server runs
-and while it does not, and its user needs no more rights than those on the files.
+Every command but `up` only reads and writes files in the server's folder. So it works while the server runs and
+while it does not, and its user needs no more rights than those on the files.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from common import log
-from common.config import StudyConfig
+from common.command_line import command
 from common.errors import ConfigError, ConsiliumError, LaunchError
 from common.processes import Interrupted
-from common.settings import Frozen, load_settings
 from common.tail import Tail
-from common.weights import write_atomically
-from server import enrolled, examples, host, kits, overview, queue, status, wishes
-from server.folder import ServerFolder, open_folder
+from server.cli.options import SERVER, STUDIES, RunDir, ServerDir, SiteName, StudyFile
 
-Handler: TypeAlias = Callable[[ServerFolder, argparse.Namespace], int]
+if TYPE_CHECKING:
+    from common.config import StudyConfig
+    from server import queue
+    from server.folder import ServerFolder
 
-_LOOK_S, _WAIT_S = 0.2, 120.0
+_POLL_S, _WAIT_S = 0.2, 120.0
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to `consilium-server`."""
-
-    def command(name: str, run: Handler, summary: str, more: str = "") -> argparse.ArgumentParser:
-        parser = commands.add_parser(
-            name, help=summary, description=more or f"{summary[0].upper()}{summary[1:]}."
-        )
-        parser.add_argument("folder", type=Path, metavar="DIR", help="the server's folder")
-        parser.set_defaults(run=lambda options: run(open_folder(options.folder), options))
-        return parser
-
-    up = command(
+    command(
+        app,
         "up",
-        _up,
-        "run the server: sites connect, studies are run in turn",
-        "Runs until it is stopped (Ctrl-C, SIGTERM). What was running then, or when the machine lost "
-        "power, goes on at the next start.",
-    )
-    up.add_argument("--study", type=Path, metavar="STUDY.yaml", help="run this one first")
-    up.add_argument(
-        "--exit-when-done",
-        action="store_true",
-        help="end when no study waits; exit code 0 only if the last one finished",
-    )
-
-    up.add_argument("--metrics-port", type=int, metavar="PORT", help="answer Prometheus here")
-    up.add_argument(
-        "--metrics-host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="who may ask; there is no password (default %(default)s, this machine)",
-    )
-
-    _add_provision(commands)
-    up.add_argument(
-        "--over",
-        type=Path,
-        metavar="FILE",
-        help="with --exit-when-done: write how it ended to FILE and end with exit code 0, so that whoever starts a "
-        "crashed server again leaves a failed study alone; end at once if FILE is there",
-    )
-
-    run = command(
-        "run", _run, "let a study wait for its turn", "The server runs studies one after the other."
-    )
-    run.add_argument("study", type=Path, metavar="STUDY.yaml")
-    run.add_argument(
-        "--wait", action="store_true", help="show its log to the end; exit code 0 only if it finished"
-    )
-
-    enrol = command(
-        "enrol", _enrol, "let a site connect", "From now on, or from the next start of the server."
-    )
-    enrol.add_argument("site", metavar="SITE")
-    enrol.add_argument(
-        "key", type=Path, metavar="SITE.pub", help="what `consilium-site key` wrote at the site"
+        SERVER,
+        examples=[
+            "consilium-server up /srv/skin",
+            "consilium-server up /srv/skin --metrics-port 9464",
+            "consilium-server up /srv/skin --study study.yaml --exit-when-done",
+        ],
+    )(_up)
+    command(app, "enrol", SERVER, examples=["consilium-server enrol /srv/skin north north.pub"])(_enrol)
+    command(app, "revoke", SERVER, examples=["consilium-server revoke /srv/skin north"])(_revoke)
+    command(app, "sites", SERVER, examples=["consilium-server sites /srv/skin"])(_sites)
+    command(
+        app,
+        "run",
+        STUDIES,
+        examples=[
+            "consilium-server run /srv/skin study.yaml",
+            "consilium-server run /srv/skin study.yaml --wait",
+        ],
+    )(_run)
+    command(
+        app,
+        "status",
+        STUDIES,
+        examples=[
+            "consilium-server status /srv/skin",
+            "consilium-server --json status runs/demo",
+        ],
+    )(_status)
+    command(
+        app,
+        "logs",
+        STUDIES,
+        examples=["consilium-server logs /srv/skin --follow", "consilium-server logs /srv/skin demo"],
+    )(_logs)
+    command(app, "stop", STUDIES, examples=["consilium-server stop /srv/skin"])(_stop)
+    command(app, "readmit", STUDIES, examples=["consilium-server readmit /srv/skin/runs/demo north"])(
+        _readmit
     )
 
-    revoke = command(
-        "revoke", _revoke, "cut a site off, at once and for good: it needs a new key to come back"
-    )
-    revoke.add_argument("site", metavar="SITE")
 
-    command("sites", _sites, "list the sites: key, enrolled since, online, last seen")
+def _up(
+    directory: ServerDir,
+    study: Annotated[
+        Path | None, typer.Option("--study", metavar="STUDY.yaml", help="Run this study first.")
+    ] = None,
+    exit_when_done: Annotated[
+        bool,
+        typer.Option(
+            "--exit-when-done",
+            help="Exit when no study waits; exit code 0 only if the last one finished.",
+        ),
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Serve Prometheus metrics on this port."),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(
+            "--metrics-host",
+            metavar="ADDRESS",
+            help="Address for the metrics. There is no password; the default is this machine only.",
+        ),
+    ] = "127.0.0.1",
+    over: Annotated[
+        Path | None,
+        typer.Option(
+            "--over",
+            metavar="FILE",
+            help="With --exit-when-done: write the outcome to FILE and end with exit code 0, so that a restarted "
+            "container does not run a failed study again. Exit at once if FILE exists.",
+        ),
+    ] = None,
+) -> int:
+    """Run the server: sites connect, studies run one after the other.
 
-    logs = command(
-        "logs", _logs, "show what a study's server said", "Without STUDY, the one that runs or ran last."
-    )
-    logs.add_argument("study", nargs="?", metavar="STUDY")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the study is over")
+    Runs until it is stopped (Ctrl-C, SIGTERM). A study that was running then, or when the machine lost power,
+    resumes at the next start.
+    """
+    from common.config import StudyConfig
+    from common.settings import load_settings
+    from common.weights import write_atomically
+    from server.folder import open_folder
 
-    command("stop", _stop, "end the study that runs; `resume` goes on with it")
+    folder = open_folder(directory)
 
+    def serve() -> bool:
+        first = None if study is None else load_settings(study, StudyConfig, "study")
+        if metrics_port is not None:
+            _serve_metrics(folder, metrics_host, metrics_port)
+        return _serve(folder, first, exit_when_done=exit_when_done)
 
-def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "provision",
-        help="make, or bring up to date, a server's folder and the sites' start-up kits",
-        description="Makes the CA and the server's certificate, and one start-up kit per site. Run again after a "
-        "change of FEDERATION.yaml: what has not changed stays as it is.",
-    )
-    parser.add_argument("federation", type=Path, nargs="?", metavar="FEDERATION.yaml")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the server's folder")
-    parser.add_argument(
-        "--example",
-        action="store_true",
-        help="print an example of FEDERATION.yaml; with --out, write it and the other examples to DIR",
-    )
-    parser.set_defaults(run=_provision)
-
-
-def _provision(options: argparse.Namespace) -> int:
-    if options.example and options.federation is not None:
-        raise ConfigError("--example makes a FEDERATION.yaml; leave one of the two out")
-    if options.example and options.out is None:
-        print(examples.federation_yaml(), end="")
-        return 0
-    if options.out is None or (options.federation is None and not options.example):
-        raise ConfigError(
-            "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
-        )
-    for line in (
-        examples.write_examples(options.out)
-        if options.example
-        else kits.provision(options.federation, options.out)
-    ):
-        print(line)
-    return 0
-
-
-def _up(folder: ServerFolder, options: argparse.Namespace) -> int:
-    over: Path | None = options.over
     if over is None:
-        return _serve(folder, options)
+        return 0 if serve() else 1
     if not over.exists():
         try:
-            finished, reason = _serve(folder, options) == 0, ""
+            finished, reason = serve(), ""
         except ConsiliumError as error:
             finished, reason = False, f": {error}"
         write_atomically(over, f"{'finished' if finished else 'failed'}{reason}\n".encode())
     return 0
 
 
-def _serve(folder: ServerFolder, options: argparse.Namespace) -> int:
-    study = None if options.study is None else load_settings(options.study, StudyConfig, "study")
-    if options.metrics_port is not None:
-        _serve_metrics(folder, options.metrics_host, options.metrics_port)
+def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> bool:
+    """Run the server until it ends; True if its last study finished."""
+    from server import host
+
     try:
-        outcome = host.up(folder, study=study, once=options.exit_when_done)
+        return host.up(folder, study=study, once=exit_when_done).finished
     except Interrupted:
-        if options.exit_when_done:
+        if exit_when_done:
             raise
-        log.event("the server was told to end; what was running goes on at the next start")
-        return 0
-    return 0 if outcome.finished else 1
+        log.event("the server is stopping; what was running goes on at the next start")
+        return True
 
 
-def _serve_metrics(folder: ServerFolder, host: str, port: int) -> None:
+def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
     try:
         from server import monitoring
 
@@ -175,39 +159,61 @@ def _serve_metrics(folder: ServerFolder, host: str, port: int) -> None:
         ) from error
     except OSError as error:
         raise LaunchError(
-            f"{host}:{port} cannot be had for --metrics-port: {error.strerror}; give another"
+            f"{host}:{port} cannot be used for --metrics-port: {error.strerror}; give another"
         ) from error
-    log.event(f"Prometheus may ask on {host}:{port}")
+    log.event(f"Prometheus metrics are served on {host}:{port}")
 
 
-def _run(folder: ServerFolder, options: argparse.Namespace) -> int:
-    study = load_settings(options.study, StudyConfig, "study")
+def _run(
+    directory: ServerDir,
+    study_file: StudyFile,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show its log to the end; exit code 0 only if it finished.")
+    ] = False,
+) -> int:
+    """Put a study into the queue.
+
+    The server runs studies one after the other.
+    """
+    from common.config import StudyConfig
+    from common.settings import load_settings
+    from server import enrolled, queue
+    from server.folder import open_folder
+
+    folder = open_folder(directory)
+    study = load_settings(study_file, StudyConfig, "study")
     if missing := sorted(set(study.sites.all) - enrolled.enrolled(folder).keys()):
         raise ConfigError(
             f"the study names {', '.join(missing)}, whose keys are not enrolled; `consilium-server enrol` "
             "them, or leave them out of the study"
         )
     entry = queue.put(folder, study)
-    _say_queued(folder, study.name)
-    return _wait(folder, entry) if options.wait else 0
+    _print_queued(folder, study.name)
+    return _wait(folder, entry) if wait else 0
 
 
-def resume(folder: ServerFolder, name: str) -> int:
-    """Let a study that broke off or was stopped go on. Raises ConfigError."""
+def resume(folder: "ServerFolder", name: str) -> int:
+    """Put a study that broke off or was stopped back into the queue. Raises ConfigError."""
+    from server import queue
+
     queue.put_back(folder, name)
-    _say_queued(folder, name)
+    _print_queued(folder, name)
     return 0
 
 
-def _say_queued(folder: ServerFolder, name: str) -> None:
+def _print_queued(folder: "ServerFolder", name: str) -> None:
+    from server import queue
+
     ahead = len(queue.waiting(folder)) - 1 + (queue.running(folder) is not None)
     turn = "it is next" if ahead <= 0 else f"{ahead} before it"
     down = "" if folder.is_up else f"; no server runs here yet: `consilium-server up {folder.root}`"
     print(f"{name} waits for its turn, {turn}{down}")
 
 
-def _wait(folder: ServerFolder, entry: queue.Entry) -> int:
+def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
     """Show the log of a study until it is over; the exit code says whether it finished."""
+    from server import status
+
     run_dir, place = folder.runs / entry.name, folder.root / "running" / entry.path.name
     show, up_by = Tail(run_dir / "server.log"), time.monotonic() + _WAIT_S
     while entry.path.exists() or place.exists():
@@ -220,7 +226,7 @@ def _wait(folder: ServerFolder, entry: queue.Entry) -> int:
                 f"no server has run here for {_WAIT_S:.0f} s; study {entry.name} goes on with the next "
                 f"`consilium-server up {folder.root}`"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     show()
     now = status.read_status(run_dir)
     if now is not None and now.status == "finished":
@@ -229,72 +235,143 @@ def _wait(folder: ServerFolder, entry: queue.Entry) -> int:
     return 1
 
 
-def _enrol(folder: ServerFolder, options: argparse.Namespace) -> int:
-    key = enrolled.enrol(folder, options.site, options.key)
-    print(f"{options.site} may connect, with the key\n  {key.fingerprint}")
+def _enrol(
+    directory: ServerDir,
+    site: SiteName,
+    public_key: Annotated[
+        Path, typer.Argument(metavar="SITE.pub", help="File that `consilium-site key` wrote at the site.")
+    ],
+) -> int:
+    """Let a site connect, from now on.
+
+    If the server does not run, from its next start.
+    """
+    from server import enrolled
+    from server.folder import open_folder
+
+    folder = open_folder(directory)
+    key = enrolled.enrol(folder, site, public_key)
+    print(f"{site} may connect, with the key\n  {key.fingerprint}")
     print("Compare it with what the site reads out: `consilium-site key` printed it there.")
-    _follow(folder, lambda: key.pem in enrolled.nodes(folder.database), "the server has not taken the key")
+    _wait_until(
+        folder, lambda: key.pem in enrolled.nodes(folder.database), "the server has not taken the key"
+    )
     return 0
 
 
-def _revoke(folder: ServerFolder, options: argparse.Namespace) -> int:
-    key = enrolled.revoke(folder, options.site)
-    _follow(folder, lambda: key.pem not in enrolled.nodes(folder.database), f"{options.site} is not cut off")
-    print(f"{options.site} is cut off; its key {key.fingerprint} is never taken again")
+def _revoke(directory: ServerDir, site: SiteName) -> int:
+    """Cut a site off, at once and for good.
+
+    It needs a new key to come back.
+    """
+    from server import enrolled
+    from server.folder import open_folder
+
+    folder = open_folder(directory)
+    key = enrolled.revoke(folder, site)
+    _wait_until(folder, lambda: key.pem not in enrolled.nodes(folder.database), f"{site} is not cut off")
+    print(f"{site} is cut off; its key {key.fingerprint} is never accepted again")
     return 0
 
 
-def _follow(folder: ServerFolder, done: Callable[[], bool], not_done: str) -> None:
+def _wait_until(folder: "ServerFolder", done: Callable[[], bool], not_done: str) -> None:
     """Wait until a running server did what a file asks. Raises LaunchError if it does not."""
     until = time.monotonic() + _WAIT_S
     while folder.is_up and not done():
         if time.monotonic() > until:
             raise LaunchError(f"{not_done} after {_WAIT_S:.0f} s; {folder.root / 'logs'} tells why")
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
-def _sites(folder: ServerFolder, _options: argparse.Namespace) -> int:
-    keys, known = enrolled.enrolled(folder), enrolled.nodes(folder.database)
-    up = folder.is_up
-    for site in sorted({*folder.config.sites, *keys}):
-        key = keys.get(site)
-        node = None if key is None else known.get(key.pem)
-        about = folder.config.sites.get(site)
-        name = f"{site} ({about.institution})" if about and about.institution else site
-        if key is None:
-            print(f"{name}: no key enrolled")
-            continue
-        since = (
-            "not yet known to the server" if node is None else f"enrolled {node.enrolled:%Y-%m-%d %H:%M} UTC"
-        )
-        here = "online" if node is not None and node.online and up else "offline"
-        seen = "never seen" if node is None or node.seen is None else f"last seen {_ago(node.seen)}"
-        print(f"{name}: {here}, {seen}, {since}, key {key.fingerprint}")
+def _sites(directory: ServerDir) -> int:
+    """List the sites: key, enrolled since, online, last seen."""
+    from server.cli import tables
+    from server.folder import open_folder
+    from server.server_overview import read_sites
+
+    tables.print_sites(read_sites(open_folder(directory)))
     return 0
 
 
-def _ago(moment: datetime) -> str:
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    return "now" if seconds < 60 else f"{overview.span(seconds)} ago"
+def _status(
+    context: typer.Context,
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of one run, or the server's folder.")
+    ],
+) -> int:
+    """Show the state of a run, or of a server.
+
+    Shows study, round, which sites have answered, which are late by how much, bytes, memory, last checkpoint.
+    With `consilium-server --json status` as JSON. Exit code 1 if the study failed, its server is gone, or the
+    server is not up.
+    """
+    from server import overview, server_overview
+    from server.cli import tables
+    from server.folder import open_folder
+
+    if (run_dir / "federation.yaml").exists():
+        server = server_overview.read_server(open_folder(run_dir))
+        if context.obj.json:
+            print(server.model_dump_json(indent=1))
+        else:
+            tables.print_server(server)
+        return 0 if server.up else 1
+    now = overview.read_run(run_dir)
+    if context.obj.json:
+        print(now.model_dump_json(indent=1))
+    else:
+        tables.print_run(now)
+    return 1 if now.stage in ("failed", "crashed") else 0
 
 
-def _logs(folder: ServerFolder, options: argparse.Namespace) -> int:
-    name = options.study or _latest(folder)
+def _readmit(run_dir: RunDir, site: SiteName) -> int:
+    """Readmit a site that was set aside, from the next round on.
+
+    A study that is running need not be stopped.
+    """
+    from server import wishes
+
+    wishes.ask_to_readmit(run_dir, site)
+    print(f"{site} gets a plan again in the next round of {run_dir.name}")
+    return 0
+
+
+def _logs(
+    directory: ServerDir,
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="Name of a study; without it the one that runs or ran last."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the study is over.")] = False,
+) -> int:
+    """Show the log of a study's server."""
+    from server import queue
+    from server.folder import open_folder
+
+    folder = open_folder(directory)
+    name = study or _latest(folder)
     show = Tail(folder.runs / name / "server.log")
     show()
-    while options.follow and (now := queue.running(folder)) is not None and now.name == name:
-        time.sleep(_LOOK_S)
+    while follow and (now := queue.running(folder)) is not None and now.name == name:
+        time.sleep(_POLL_S)
         show()
     return 0
 
 
-def _latest(folder: ServerFolder) -> str:
+def _latest(folder: "ServerFolder") -> str:
+    from server import queue
+
     if (name := queue.latest(folder)) is None:
         raise ConfigError(f"no study has run in {folder.root} yet")
     return name
 
 
-def _stop(folder: ServerFolder, _options: argparse.Namespace) -> int:
+def _stop(directory: ServerDir) -> int:
+    """Stop the study that runs; `resume` goes on with it."""
+    from server import queue, wishes
+    from server.folder import open_folder
+
+    folder = open_folder(directory)
     now = queue.running(folder)
     if now is None:
         raise ConfigError("no study is running")
@@ -303,49 +380,6 @@ def _stop(folder: ServerFolder, _options: argparse.Namespace) -> int:
             f"no server runs here, so nothing runs; study {now.name} goes on at the next `consilium-server up`"
         )
     wishes.ask_to_stop(folder.runs / now.name)
-    _follow(folder, lambda: not now.path.exists(), f"study {now.name} has not stopped")
+    _wait_until(folder, lambda: not now.path.exists(), f"study {now.name} has not stopped")
     print(f"study {now.name} is stopped; `consilium-server resume {folder.root} {now.name}` goes on with it")
     return 0
-
-
-class ServerNow(Frozen):
-    """One server, now."""
-
-    federation: str
-    up: bool
-    enrolled: tuple[str, ...]
-    online: tuple[str, ...]
-    waiting: tuple[str, ...]
-    """Studies, the next one first."""
-    study: overview.Overview | None
-    """That runs, or ran last."""
-
-
-def look(folder: ServerFolder) -> ServerNow:
-    """How a server stands: sites, the study that runs or ran last, what waits."""
-    keys, known, up = enrolled.enrolled(folder), enrolled.nodes(folder.database), folder.is_up
-    name = queue.latest(folder)
-    return ServerNow(
-        federation=folder.config.name,
-        up=up,
-        enrolled=tuple(keys),
-        online=tuple(site for site, key in keys.items() if up and key.pem in known and known[key.pem].online),
-        waiting=tuple(entry.name for entry in queue.waiting(folder)),
-        study=None if name is None else overview.look(folder.runs / name, flwr_home=folder.flwr_home),
-    )
-
-
-def text(now: ServerNow) -> str:
-    """The same for a person."""
-    up = "up" if now.up else "NOT running; `consilium-server up` starts it"
-    lines = [
-        f"{now.federation}: the server is {up}",
-        f"{len(now.online)} of {len(now.enrolled)} enrolled sites online",
-    ]
-    if now.up and (lacking := [site for site in now.enrolled if site not in now.online]):
-        lines[-1] += f"; not {', '.join(lacking)}"
-    if now.waiting:
-        lines.append(f"waiting: {', '.join(now.waiting)}")
-    if now.study is not None:
-        lines += ["", overview.text(now.study)]
-    return "\n".join(lines)

@@ -8,6 +8,9 @@ import pytest
 from client.progress import shown
 from common import log
 
+ERASED = "\r\x1b[1A\x1b[2K"
+"""Back to the start of the line above, and erase it (ECMA-48: CUU, EL)."""
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -20,15 +23,34 @@ def clock(step_s: float) -> Callable[[], float]:
     return lambda: next(times) * step_s
 
 
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
 def test_on_a_terminal_a_bar_is_drawn_that_is_gone_in_the_end(monkeypatch, caplog):
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stream = terminal(monkeypatch)
     with caplog.at_level(logging.INFO, "consilium"):
-        assert list(shown("abcd", 4, "images decoded")) == list("abcd")
-    drawn = sys.stderr.getvalue().split("\r")
-    assert "images decoded" in drawn[1]
-    assert "0/4" in drawn[1]
-    assert drawn[-2:] == [" " * len(drawn[-2]), ""]  # wiped, and back at the start of the line
+        assert list(shown("abcd", 4, "images decoded", clock=clock(1))) == list("abcd")
+    drawn = stream.getvalue()
+    assert "images decoded" in drawn
+    for count in ("0/4", "1/4", "2/4", "3/4", "4/4"):
+        assert count in drawn
+    assert drawn.endswith(ERASED)
     assert caplog.text == ""
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch, caplog):
+    stream = terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    with caplog.at_level(logging.INFO, "consilium"):
+        list(shown(range(4), 4, "images read", clock=clock(2)))
+    assert [record.message for record in caplog.records] == ["3 of 4 images read"]
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize("where", ["pipe", "json"])
@@ -45,7 +67,7 @@ def test_elsewhere_a_line_is_logged_every_five_seconds(where, monkeypatch, caplo
 
 
 def test_the_bar_is_gone_after_an_error_too(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stream = terminal(monkeypatch)
     with pytest.raises(ZeroDivisionError):
         list(shown((1 // (2 - n) for n in range(4)), 4, "images decoded"))
-    assert sys.stderr.getvalue().split("\r")[-2].strip() == ""
+    assert stream.getvalue().endswith(ERASED)

@@ -45,4 +45,4 @@ def test_a_superlink_that_lost_its_database_and_a_gateway_die_and_it_dies_again_
 
 def _is_started_again(launch: Launch) -> bool:
     """From the moment on: round 2 is held, so the study cannot get further than into it."""
-    return overview.look(launch.run_dir).stage == "starting" or "resuming after round 1" in launch.said()
+    return overview.read_run(launch.run_dir).stage == "starting" or "resuming after round 1" in launch.said()

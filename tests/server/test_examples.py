@@ -7,7 +7,7 @@ import pytest
 from common.config import StudyConfig
 from common.settings import load_settings
 from server import examples, kits
-from server.cli import main
+from server.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

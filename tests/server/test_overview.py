@@ -41,7 +41,7 @@ def running(tmp_path, random_state, study):
 
 
 def test_it_says_who_has_answered_and_who_is_late_by_how_much(running):
-    lines = overview.text(overview.look(running, NOW), NOW).splitlines()
+    lines = overview.describe_run(overview.read_run(running, NOW), NOW).splitlines()
     assert lines[1:5] == [
         "round 3 of 3, attempt 2, for 40 s; the deadline is in 60 s",
         "  north  answered after 12 s",
@@ -58,19 +58,19 @@ def test_a_site_that_never_answered_before_is_awaited_and_nothing_more_is_known(
     rows = tuple(replace(row, outcome="missing") if row.site == "south" else row for row in state.sites)
     for number in (1, 2):
         history.append_round(running, replace(state, round=number, sites=rows))
-    assert "  south  awaited" in overview.text(overview.look(running, NOW), NOW).splitlines()
+    assert "  south  awaited" in overview.describe_run(overview.read_run(running, NOW), NOW).splitlines()
 
 
 def test_before_the_first_round_it_says_what_is_waited_for(tmp_path):
     set_status(tmp_path, "running", "study demo")
-    told = overview.text(overview.look(tmp_path))
+    told = overview.describe_run(overview.read_run(tmp_path))
     assert "before round 1: waiting for sites to connect" in told
     assert "no checkpoint yet" in told
 
 
 def test_a_run_that_is_over_awaits_nobody(running):
     set_status(running, "failed", "no quorum")
-    seen = overview.look(running, NOW)
+    seen = overview.read_run(running, NOW)
     assert (seen.stage, seen.reason, seen.round_s, seen.sites["south"].late_s) == (
         "failed",
         "no quorum",
@@ -90,7 +90,7 @@ def test_the_command_prints_json_and_its_exit_code_says_whether_the_study_is_wel
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no study has begun there"):
-        overview.look(tmp_path)
+        overview.read_run(tmp_path)
 
 
 def test_the_memory_of_the_runs_own_processes_is_told_by_name(running):
@@ -103,7 +103,7 @@ def test_the_memory_of_the_runs_own_processes_is_told_by_name(running):
         assert process.stdout is not None
         assert process.stdin is not None
         process.stdout.readline()
-        memory = overview.look(running).memory_mib
+        memory = overview.read_run(running).memory_mib
         process.stdin.write(b"\n")
     assert list(memory) == ["north-trainer"]
     assert 1 < memory["north-trainer"] < 200

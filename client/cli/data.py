@@ -1,0 +1,368 @@
+"""Commands on a site's data: check it before a study, split it, share it out among simulated sites."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+from client.cli.options import (
+    SETTING_UP,
+    SIMULATION,
+    GatewayFile,
+    Pooled,
+    Seed,
+    SiteFile,
+    Threads,
+    Weights,
+)
+from common import log, terminal
+from common.command_line import command
+from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.data.partition import Partition
+    from client.findings import Finding, Rank
+    from common.config import StudyConfig
+
+By: TypeAlias = Literal["acquisition", "iid", "dirichlet", "quantity", "class"]
+
+_STYLES: dict["Rank", str] = {"stops": "bold red", "look": "yellow", "fine": "green"}
+
+
+def add_preflight(app: typer.Typer) -> None:
+    """Add the checks before a study to `consilium-site`."""
+    command(
+        app,
+        "check",
+        SETTING_UP,
+        examples=[
+            "consilium-site check site.yaml",
+            "consilium-site check site.yaml --study study.yaml --html page.html",
+        ],
+    )(_check)
+    command(app, "check-connection", SETTING_UP, examples=["consilium-site check-connection ."])(
+        _check_connection
+    )
+
+
+def add_simulation(app: typer.Typer) -> None:
+    """Add what prepares data sets and simulated sites to `consilium-site`."""
+    command(
+        app,
+        "split",
+        SIMULATION,
+        examples=["consilium-site split labels.csv --out new.csv --group lesion_id --strata site age"],
+    )(_split)
+    command(
+        app,
+        "simulate",
+        SIMULATION,
+        examples=[
+            "consilium-site simulate --out sites",
+            "consilium-site simulate --data images --out sites --threads 1",
+        ],
+    )(_simulate)
+    command(
+        app,
+        "partition",
+        SIMULATION,
+        examples=[
+            "consilium-site partition labels.csv --out sites --by iid --sites 4",
+            "consilium-site partition site.yaml --out sites --by dirichlet --sites 5 --alpha 0.5",
+        ],
+    )(_partition)
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+def _check(
+    settings: SiteFile,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY.yaml",
+            help="Take classes and image size from this study, not from the data.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="PAGE", help="Write a page with counts and samples that only you can read."
+        ),
+    ] = None,
+) -> int:
+    """Read all images once and report what is wrong with them.
+
+    Reads every image, trains nothing, sends nothing. Each finding has a rank: it stops the study, is worth a
+    look, or is fine. Exit code 1 if one of them keeps this site out of a study.
+    """
+    from client import check, machine
+    from client.config import load_site
+    from client.findings import ranked
+
+    site = load_site(settings)
+    chosen = _study(study)
+    data = check.check(
+        site,
+        None if chosen is None else chosen.classes,
+        check.USUAL_SIDE if chosen is None else _stored_side(chosen),
+    )
+    report = replace(data, findings=ranked([*machine.check(site), *data.findings]))
+    code = _print_findings(report.findings, site.name)
+    if html is not None:
+        from client import check_page
+
+        check_page.write(report, html, datetime.now().astimezone())
+        print(f"{html} shows images of this site: it is for you alone, and stays here")
+    return code
+
+
+def _stored_side(study: "StudyConfig") -> int:
+    """Pixels a side that are kept of an image."""
+    from client.check import USUAL_SIDE
+    from client.model.backbones import preprocessing
+    from common.config import ClipConfig
+
+    match study.model:
+        case ClipConfig(library="open_clip"):
+            # Only the built model knows; what it does not crop it does not keep.
+            return study.model.image_size or USUAL_SIDE
+        case _:
+            return preprocessing(study.model).stored_size
+
+
+def _check_connection(settings: GatewayFile) -> int:
+    """Test the connection to the server: name, port, certificate, clock, key, speed.
+
+    Changes nothing at the server, and may run while the gateway is connected. Each finding has a rank: it stops
+    the study, is worth a look, or is fine. Exit code 1 if one of them keeps this site out.
+    """
+    from client import connection, gateway
+
+    config = gateway.load_gateway(settings)
+    return _print_findings(connection.check(config), config.site)
+
+
+def _print_findings(findings: Iterable["Finding"], name: str) -> int:
+    """Print each finding as it comes; the exit code says whether any stops the site."""
+    from client.findings import HEADINGS, may_take_part
+
+    seen = []
+    for finding in findings:
+        if terminal.is_terminal():
+            heading = f"[{HEADINGS[finding.rank]}]"
+            terminal.print_styled(f"{heading} {finding.text}\n", _STYLES[finding.rank])
+        else:
+            print(f"[{HEADINGS[finding.rank]}] {finding.text}\n", flush=True)
+        seen.append(finding)
+    may = may_take_part(seen)
+    terminal.print_styled(
+        f"{name} {'may take part' if may else 'may NOT take part until what stops it is fixed'}",
+        "bold green" if may else "bold red",
+    )
+    return 0 if may else 1
+
+
+# --- data sets -------------------------------------------------------------------------------
+
+
+def _split(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS.csv", help="A table with a row per image.")],
+    out: Annotated[Path, typer.Option("--out", metavar="NEW.csv", help="Where to write the new table.")],
+    label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column of the class.")] = "label",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="COLUMN",
+            help="Column whose groups stay on one side, for example lesion_id or patient_id.",
+        ),
+    ] = None,
+    strata: Annotated[
+        list[str] | None,
+        typer.Option("--strata", metavar="COLUMN...", help="Further columns to stratify by."),
+    ] = None,
+    test: Annotated[
+        float, typer.Option("--test", metavar="SHARE", help="Share of the images for testing.")
+    ] = 0.2,
+    seed: Seed = 0,
+) -> int:
+    """Add a train/test column to a labels.csv.
+
+    Draws a stratified test set in which no group is divided. So every study on these images is tested on the
+    same ones.
+    """
+    from client.data.split import write_split
+
+    write_split(labels, out, label=label, group=group, strata=strata or [], test_share=test, seed=seed)
+    log.event(f"wrote {out} with a column `split`")
+    return 0
+
+
+def _simulate(
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder to write to.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Images: labels.csv with a site column, or SITE/CLASS/ folders."
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", help="Synthetic images per site, without --data.")
+    ] = 300,
+    seed: Seed = 0,
+    weights: Weights = None,
+    threads: Threads = None,
+    pooled: Pooled = False,
+    containers: Annotated[
+        int | None,
+        typer.Option(
+            "--containers",
+            metavar="N",
+            help="Write 1.yaml to N.yaml with the paths of containers, for docker-compose.yml.",
+        ),
+    ] = None,
+) -> int:
+    """Write the settings of a simulated federation's sites.
+
+    Writes one YAML per site and federation.yaml to OUT, for `consilium-server simulate`. Without --data, synthetic
+    images are drawn first.
+    """
+    from client.data import discover, simulated
+
+    synthetic = data is None
+    if data is None:
+        from client.data.synthetic import SITES, generate, site_names
+
+        data = out / "synthetic-images"
+        names = SITES if containers is None else site_names(containers)
+        generate(data, sites=names, images_per_site=images, seed=seed)
+        log.event(f"drew SYNTHETIC images, {images} per site on average, to {data}")
+    sites = discover.discover(data)
+    simulated.write_sites(
+        sites,
+        out,
+        synthetic=synthetic,
+        weights=weights,
+        threads=threads,
+        seed=seed,
+        pooled=simulated.pooled_site(sites) if pooled else None,
+        containers=containers,
+    )
+    return 0
+
+
+def _partition(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SITE.yaml", help="Settings that read the whole data set, or a labels.csv itself."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder to write to.")],
+    by: Annotated[
+        By,
+        typer.Option(
+            "--by",
+            help="acquisition: where images were made. iid: all sites alike. dirichlet: other proportions of classes. "
+            "quantity: other sizes. class: one class per site.",
+        ),
+    ] = "acquisition",
+    column: Annotated[
+        str | None,
+        typer.Option("--column", metavar="COLUMN", help="Column of the csv, for --by acquisition."),
+    ] = None,
+    sites: Annotated[
+        int | None,
+        typer.Option("--sites", metavar="N", help="Number of sites, for iid, dirichlet and quantity."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha", metavar="A", help="For dirichlet and quantity: the smaller, the more uneven."
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option("--study", metavar="STUDY.yaml", help="Take the classes of this study.")
+    ] = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    threads: Threads = None,
+    pooled: Pooled = False,
+) -> int:
+    """Share out one data set among simulated sites.
+
+    Images of one patient or lesion stay together. Writes to OUT, for `consilium-server simulate`: one YAML per
+    site, federation.yaml, the list of each site's images and a picture of the classes.
+    """
+    from client.data import partitioned, simulated, site_counts
+
+    how, title = _how(_Wanted(by, sites, alpha, column))
+    whole = partitioned.source(data, seed, column)
+    chosen = _study(study)
+    parts = partitioned.partition(whole, how, seed, None if chosen is None else chosen.classes)
+    written, all_images = partitioned.write(parts, whole, out, title)
+    simulated.write_sites(
+        written,
+        out,
+        synthetic=False,
+        weights=weights,
+        threads=threads,
+        pooled=all_images if pooled else None,
+    )
+    print(site_counts.table(parts))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Options of `partition` that depend on each other."""
+
+    by: By
+    num_sites: int | None
+    alpha: float | None
+    column: str | None
+
+
+def _how(wanted: _Wanted) -> tuple["Partition", str]:
+    """How images are shared out, and the title of a picture of it. Raises ConfigError."""
+    from client.data import partition
+
+    by, num_sites, alpha = wanted.by, wanted.num_sites, wanted.alpha
+    needs = {"iid": ("--sites",), "dirichlet": ("--sites", "--alpha"), "quantity": ("--sites", "--alpha")}
+    given = {"--sites": num_sites, "--alpha": alpha, "--column": wanted.column}
+    allowed = (*needs.get(by, ()), *(("--column",) if by == "acquisition" else ()))
+    problems = [f"--by {by} needs {name}" for name in needs.get(by, ()) if given[name] is None]
+    problems += [f"--by {by} has no {name}" for name in given if given[name] and name not in allowed]
+    if num_sites is not None and not 2 <= num_sites <= 1000:
+        problems.append(f"--sites {num_sites}: expected 2 to 1000")
+    if alpha is not None and not 0 < alpha < math.inf:
+        problems.append(f"--alpha {alpha:g}: expected a number above 0")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    match by, num_sites, alpha:
+        case "iid", int(), _:
+            return partition.Alike(num_sites), f"{num_sites} sites alike"
+        case "dirichlet", int(), float():
+            return partition.LabelSkew(num_sites, alpha), f"Classes by Dirichlet, alpha {alpha:g}"
+        case "quantity", int(), float():
+            return partition.QuantitySkew(num_sites, alpha), f"Sizes by Dirichlet, alpha {alpha:g}"
+        case "class", _, _:
+            return partition.ClassPerSite(), "One class per site"
+        case _:
+            return partition.ByAcquisition(), "Sites by where images were made"
+
+
+def _study(path: Path | None) -> "StudyConfig | None":
+    if path is None:
+        return None
+    from common.config import StudyConfig
+    from common.settings import load_settings
+
+    return load_settings(path, StudyConfig, "study")

@@ -1,0 +1,112 @@
+"""Commands by which a site decides about studies and reviews what has left."""
+
+import getpass
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from client.cli.options import GOVERNANCE, SiteFile
+from common import terminal
+from common.command_line import command
+from common.errors import ConfigError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to `consilium-site`."""
+    command(app, "pending", GOVERNANCE, examples=["consilium-site pending site.yaml"])(_pending)
+    command(app, "approve", GOVERNANCE, examples=["consilium-site approve site.yaml demo"])(_approve)
+    command(
+        app,
+        "audit",
+        GOVERNANCE,
+        examples=[
+            "consilium-site audit site.yaml",
+            "consilium-site audit site.yaml --verify",
+            "consilium-site audit site.yaml --verify --expect HASH",
+        ],
+    )(_audit)
+
+
+def _pending(settings: SiteFile) -> int:
+    """List the studies that wait for this site's approval.
+
+    Their plans were refused because the policy says `ask: true`.
+    """
+    from client import approval
+    from client.config import load_site
+
+    waiting = approval.pending(load_site(settings).state_dir)
+    if waiting and terminal.is_terminal():
+        rows = []
+        for one in waiting:
+            _, *about = (line.strip() for line in approval.describe(one).splitlines())
+            rows.append((one.label, one.asked, "\n".join(about)))
+        terminal.print_table(("study", "asked", "about"), rows)
+    else:
+        print("\n".join(map(approval.describe, waiting)) or "no study waits")
+    return 0
+
+
+def _approve(
+    settings: SiteFile,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or its label from `pending`.")],
+) -> int:
+    """Approve a study.
+
+    From then on the trainer takes the plans of exactly this study. A changed study has to be approved again.
+    """
+    from client import approval
+    from client.audit import Audit
+    from client.config import load_site
+
+    state_dir, by = load_site(settings).state_dir, _user()
+    meant = approval.find(state_dir, study)
+    entry = {"study": meant.study.name, "fingerprint": meant.study.fingerprint, "by": by}
+    Audit(state_dir).append("approval", entry)  # first: an approval that is not in the log does not count
+    approval.approve(state_dir, meant, by=by, now=datetime.now(UTC))
+    print(f"approved: {approval.describe(meant)}")
+    return 0
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def _audit(
+    settings: SiteFile,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the log; exit code 1 if it was edited.")
+    ] = False,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="HASH", help="With --verify: the log must contain this hash."),
+    ] = None,
+) -> int:
+    """Show or check the log of what came and what left.
+
+    Without --verify, shows the log. With --verify, checks that no line was changed, removed or inserted, and
+    prints the last line's hash. Note that hash down somewhere else.
+    """
+    from client import audit
+    from client.config import load_site
+
+    if expect is not None and not verify:
+        raise ConfigError("--expect is for checking; add --verify")
+    path = load_site(settings).state_dir / audit.FILE
+    if not verify:
+        for line in audit.show(path):
+            print(line)
+        return 0
+    verdict = audit.verify(path, expect)
+    torn = f", {verdict.num_torn} of them torn by a power cut or a full disk" if verdict.num_torn else ""
+    print(f"{verdict.num_lines} lines as they were written{torn}; the last hash is {verdict.head}")
+    if verdict.problem is not None:
+        print(f"EDITED OR CUT: {verdict.problem}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,125 @@
+"""Commands on models: predict with one, write one whole, embed a study's prompts."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import MODELS
+from common import log
+from common.command_line import command
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to `consilium-site`."""
+    command(
+        app,
+        "predict",
+        MODELS,
+        examples=[
+            "consilium-site predict --study runs/demo images/ --out classes.csv",
+            "consilium-site predict --study runs/demo --head federated.lda scan.dcm",
+        ],
+    )(_predict)
+    command(app, "merge", MODELS, examples=["consilium-site merge runs/demo --out whole.safetensors"])(_merge)
+    command(
+        app,
+        "embed-prompts",
+        MODELS,
+        examples=["consilium-site embed-prompts study.yaml --weights weights --out study-whole.yaml"],
+    )(_embed_prompts)
+
+
+def _predict(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Files, folders or DICOM.", show_default=False)
+    ],
+    study: Annotated[
+        Path,
+        typer.Option(
+            "--study",
+            metavar="DIR",
+            help="A run's folder, or this site's own folder of a study under state_dir.",
+        ),
+    ],
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head",
+            metavar="NAME",
+            help="A head under DIR/heads, for example federated.lda or local.svm_rbf. `softmax` is the network's "
+            "own.",
+        ),
+    ] = "softmax",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="DIR", help="Folder with the weights file that the study started from."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.csv", help="Write here instead of to the terminal.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+) -> int:
+    """Predict class probabilities for images with a finished study.
+
+    Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed
+    and skipped; the exit code is 1 then. For research; not a medical device.
+    """
+    from client import predict
+    from client.trainer import choose_device
+    from common.weights import write_atomically
+
+    predictor = predict.load(study, head, weights, choose_device(device))
+    if out is None:
+        problems = predict.write(predictor, images, sys.stdout)
+    else:
+        text = io.StringIO()
+        problems = predict.write(predictor, images, text)
+        write_atomically(out, text.getvalue().encode())
+    for problem in problems:
+        print(f"left out: {problem.path} {problem.reason}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _merge(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.safetensors", help="Where to write the model.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="Folder with the file that the study started from."),
+    ] = None,
+) -> int:
+    """Write a finished run's whole model, with LoRA's products merged into its layers.
+
+    The file has the encoder's own layers and names, for use outside of Consilium.
+    """
+    from client.merge import merge_run
+
+    log.event(f"wrote {merge_run(run_dir, out, weights)} tensors to {out}")
+    return 0
+
+
+def _embed_prompts(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY.yaml", help="A study, or a grid, with `model.kind: clip`.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="NEW.yaml", help="Where to write the new study.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="Folder with the text tower that the study names."),
+    ] = None,
+) -> int:
+    """Embed a study's prompts with its text tower, and write the vectors into the study.
+
+    For studies with `model.kind: clip`. The new file has one vector per class, so no site needs the text tower.
+    """
+    from client.prompts import embed_file
+
+    for embedded in embed_file(study, out, weights):
+        print(embedded.describe())
+    log.event(f"wrote {out}")
+    return 0

@@ -1,0 +1,127 @@
+"""Commands that run a site: its key, its gateway, its trainer, and what they are doing now."""
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.options import SETTING_UP, TAKING_PART, GatewayFile, SiteFile, TrainerSocket, Until
+from common import log, terminal
+from common.command_line import command
+from common.errors import ConfigError
+
+_POLL_S = 1.0
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to `consilium-site`."""
+    command(
+        app,
+        "key",
+        SETTING_UP,
+        examples=["consilium-site key .", "consilium-site key . --renew"],
+    )(_key)
+    command(
+        app,
+        "trainer",
+        TAKING_PART,
+        examples=[
+            "consilium-site trainer site.yaml",
+            "consilium-site --json trainer site.yaml --socket link/trainer.sock",
+        ],
+    )(_trainer)
+    command(app, "gateway", TAKING_PART, examples=["consilium-site gateway ."])(_gateway)
+    command(app, "status", TAKING_PART, examples=["consilium-site status site.yaml"])(_status)
+
+
+def _key(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The unpacked start-up kit.")],
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Replace the key, for example after it was revoked.")
+    ] = False,
+) -> int:
+    """Make this site's key pair. The private key stays on this machine.
+
+    Writes site.key and site.pub to DIR. Only site.pub goes to the study operator. Read the fingerprint to the
+    operator over the phone. An existing key is kept.
+    """
+    from common import keys
+
+    private = folder / "site.key"
+    if renew or not private.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        keys.make_site_key(folder, "site")
+    print(f"{folder / 'site.pub'}  goes to the study operator\n{private}  stays here, and goes nowhere else")
+    print(f"Read out over the phone:\n  {keys.fingerprint_of_private(private)}")
+    return 0
+
+
+def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = None) -> int:
+    """Run this site's trainer until it is stopped.
+
+    Listens on a Unix socket for plans from this site's gateway and answers them.
+    """
+    from client import link
+    from client.config import load_site
+    from client.trainer import Trainer
+
+    site = load_site(settings)
+    socket = socket or site.socket
+    if socket is None:
+        raise ConfigError(f"{settings} names no socket; add `socket: PATH`, or give one with --socket")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    server = link.serve(Trainer(site).answer, socket)
+    log.event(f"{site.name}: ready, listening on a Unix socket")
+    while not stopped.wait(_POLL_S):
+        if until is not None and until.exists():
+            log.event(f"{site.name}: the federation is over")
+            break
+    server.stop(grace=1.0).wait()
+    socket.unlink(missing_ok=True)
+    # Not `return`: Python would wait for a plan in progress, whose answer no gateway awaits any more.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _gateway(settings: GatewayFile, socket: TrainerSocket = None, until: Until = None) -> int:
+    """Run this site's gateway until it is stopped.
+
+    Connects out to the server and passes plans on to the trainer's socket. It is started again when it dies.
+    It sees no image and needs no torch.
+    """
+    from client import gateway
+    from common.processes import Interrupted, interruptible
+
+    config = gateway.load_gateway(settings)
+    if socket is not None:
+        config = config.model_copy(update={"socket": socket.absolute()})
+    try:
+        with interruptible():
+            gateway.run(config, until)
+    except Interrupted:
+        pass
+    log.event(f"{config.site}: the gateway has ended")
+    return 0
+
+
+def _status(settings: SiteFile, socket: TrainerSocket = None) -> int:
+    """Show what this site is doing, since when, and what has left it.
+
+    Reads the audit log and asks the trainer's socket. Nothing else is asked.
+    """
+    from client import site_status
+    from client.config import load_site
+
+    site = load_site(settings)
+    text = site_status.tell(site.name, site.state_dir, socket or site.socket)
+    first, newline, rest = text.partition("\n")
+    terminal.print_styled(first, "bold red" if "NOT running" in first else "bold")
+    if newline:
+        print(rest)
+    return 0

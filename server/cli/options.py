@@ -1,0 +1,26 @@
+"""Arguments and options that several commands of `consilium-server` take."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+SERVER = "Run a server"
+STUDIES = "Run studies"
+SIMULATION = "Simulate on this machine"
+CONTAINERS = "Containers"
+
+ServerDir: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
+RunDir: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+SiteName: TypeAlias = Annotated[str, typer.Argument(metavar="SITE", help="Name of a site.")]
+StudyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.")]
+SitesDir: TypeAlias = Annotated[
+    Path, typer.Option("--sites", metavar="DIR", help="Folder written by `consilium-site simulate`.")
+]
+RunsDir: TypeAlias = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
+Port: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--port", metavar="PORT", help="Port for the sites to connect to; without it 9092, or a free one."
+    ),
+]

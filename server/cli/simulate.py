@@ -1,0 +1,141 @@
+"""Commands of research: a study with all its sites on this machine, and grids of studies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.command_line import command
+from common.errors import ConfigError
+from server.cli.options import SIMULATION, STUDIES, Port, RunDir, RunsDir, SitesDir, StudyFile
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to `consilium-server`."""
+    command(
+        app,
+        "resume",
+        STUDIES,
+        examples=[
+            "consilium-server resume /srv/skin demo",
+            "consilium-server resume runs/demo --sites sites",
+        ],
+    )(_resume)
+    command(app, "report", STUDIES, examples=["consilium-server report runs/demo"])(_report)
+    command(
+        app,
+        "simulate",
+        SIMULATION,
+        examples=[
+            "consilium-server simulate study.yaml --sites sites",
+            "consilium-server simulate study.yaml --sites sites --adopt",
+            "consilium-server simulate study.yaml --sites sites --leave-out north south",
+        ],
+    )(_simulate)
+    command(
+        app,
+        "compare",
+        SIMULATION,
+        examples=[
+            "consilium-server compare grid.yaml --sites sites",
+            "consilium-server compare grid.yaml --sites sites --only fedavg fedprox",
+        ],
+    )(_compare)
+
+
+def _simulate(
+    study: StudyFile,
+    sites: SitesDir,
+    runs: RunsDir = Path("runs"),
+    port: Port = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="Take sites and classes from the folder of --sites, not from the study; every site trains.",
+        ),
+    ] = False,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leave-out",
+            metavar="SITE...",
+            help="Enrol these sites but never start them, to see the study without them.",
+        ),
+    ] = None,
+) -> int:
+    """Run a study with all its sites as processes on this machine.
+
+    Starts a server, and for every site of the study a gateway and a trainer. They connect on loopback with TLS and
+    site keys. Runs the study and stops all of them. Exit code 0 only if the study finished.
+    """
+    from server import simulation
+
+    outcome = simulation.simulate(study, sites, runs, port=port, adopt=adopt, leave_out=leave_out or [])
+    print(outcome.summary)
+    return 0 if outcome.finished else 1
+
+
+def _resume(
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The server's folder, or the run of a simulation.")
+    ],
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="With a server's folder: the study to resume.")
+    ] = None,
+    sites: Annotated[
+        Path | None,
+        typer.Option(
+            "--sites", metavar="DIR", help="With a simulation: the folder of sites that it was run with."
+        ),
+    ] = None,
+    port: Port = None,
+) -> int:
+    """Resume a study that broke off or was stopped, from its last round.
+
+    A resumed study ends with the same weights as one that never broke off. At a server, `resume DIR STUDY` puts
+    the study into the queue. For a simulation, `resume RUN --sites DIR` runs it now.
+    """
+    if study is not None:
+        from server.cli import operate
+        from server.folder import open_folder
+
+        return operate.resume(open_folder(run_dir), study)
+    if sites is None:
+        raise ConfigError(
+            "give the name of the study with a server's folder, or --sites with the run of a simulation"
+        )
+    from server import simulation
+
+    outcome = simulation.resume(run_dir, sites, port=port)
+    print(outcome.summary)
+    return 0 if outcome.finished else 1
+
+
+def _compare(
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID.yaml", help="A study and the variants of it to compare.")
+    ],
+    sites: SitesDir,
+    runs: RunsDir = Path("runs"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="VARIANT...", help="Run these variants instead of all."),
+    ] = None,
+) -> int:
+    """Run a grid of studies on this machine and compare them.
+
+    Runs every variant of GRID.yaml that has not finished yet, one after the other. Writes comparison.md, .csv and
+    .png. Exit code 0 only if all finished.
+    """
+    from server import experiments
+
+    return 0 if experiments.run_grid(grid, sites, runs, tuple(only or ())) else 1
+
+
+def _report(run_dir: RunDir) -> int:
+    """Write the report of a run again."""
+    from server import simulation
+
+    print(f"wrote {simulation.rewrite_report(run_dir)}")
+    return 0
