@@ -5,104 +5,68 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from server import simulation
-from server.cli.main import main
-from server.simulation import Finished
+from server.cli.main import app, main
 
 ROOT = Path(__file__).parents[3]
+COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.log.start", lambda *_: None)
+def test_the_commands_are_the_ones_that_scripts_know() -> None:
+    assert set(COMMANDS) == {
+        "provision",
+        "up",
+        "enrol",
+        "revoke",
+        "sites",
+        "run",
+        "status",
+        "logs",
+        "stop",
+        "readmit",
+        "resume",
+        "report",
+        "simulate",
+        "compare",
+        "compose",
+        "containers",
+    }
 
 
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own that tells on standard error if it loaded torch or Flower."""
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_there_at_once_without_flower_or_pydantic(command: str | None) -> None:
     code = (
-        f"import sys, atexit; from {module} import main\n"
-        "heavy = {'torch', 'flwr', 'matplotlib'}\n"
-        "atexit.register(lambda: sys.stderr.write('HEAVY' * bool(heavy & sys.modules.keys())))\n"
-        "sys.exit(main())"
+        "import sys; from server.cli.main import main\n"
+        "code = main()\n"
+        "print({'flwr', 'pydantic', 'matplotlib'} & sys.modules.keys(), file=sys.stderr)\n"
+        "sys.exit(code)"
     )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.mark.parametrize("command", [(), ("simulate",), ("compare",), ("report",)], ids=" ".join)
-def test_help_is_there_at_once_without_torch_or_flower(command: tuple[str, ...]) -> None:
-    done = run("server.cli.main", *command, "--help")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *([command] if command else []), "--help"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert done.returncode == 0
-    assert "usage:" in done.stdout
-    assert "HEAVY" not in done.stderr
+    assert done.stdout.startswith("Usage: consilium-server ")
+    assert done.stderr.strip() == "set()"
 
 
-def test_without_a_command_the_usage_is_shown_and_the_code_is_2() -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([])
-    assert caught.value.code == 2
-
-
-@pytest.fixture
-def sites(tmp_path: Path) -> Path:
-    folder = tmp_path / "sites"
-    folder.mkdir()
-    (folder / "federation.yaml").write_text("synthetic: true\nclasses: [mel, nv]\nsites: {north: 3}\n")
-    (folder / "north.yaml").write_text("name: north\n")
-    return folder
-
-
-def test_all_mistakes_of_a_study_are_told_at_once(
-    tmp_path: Path, sites: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_its_parts_mean_and_gives_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = tmp_path / "bad.yaml"
-    study.write_text("name: x\nclasses: [mel, nv]\nrounds: 0\nlearning_rate: 1\nsites: {train: [a, a]}\n")
-    assert main(["simulate", str(study), "--sites", str(sites), "--runs", str(tmp_path / "runs")]) == 1
-    told = capsys.readouterr().err
-    for mistake in ("rounds: ", "learning_rate: no such setting", "a is named twice", "model: missing"):
-        assert mistake in told
-    assert "Traceback" not in told
-    assert not (tmp_path / "runs").exists()
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "\nExamples:\n  consilium-server " in text
+    assert f" {command} " in text.partition("Examples:")[2]
+    assert "\x1b" not in text
+    assert text.isascii()  # no box
+    described = [
+        line for line in text.splitlines() if line.startswith("  ") and "consilium-server" not in line
+    ]
+    assert all(len(line.split("  ", 2)) == 3 for line in described), described
 
 
-def test_a_study_of_other_classes_than_the_images_is_refused(
-    tmp_path: Path, sites: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = tmp_path / "study.yaml"
-    study.write_text(
-        "name: x\nclasses: [cat, dog]\nrounds: 1\nsites: {train: [north]}\nmodel: {encoder: convnext_t}\n"
-    )
-    assert main(["simulate", str(study), "--sites", str(sites), "--runs", str(tmp_path)]) == 1
-    assert "has the classes cat, dog, the images of" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments", [["simulate", "gone.yaml"], ["compare", "gone.yaml"]], ids=lambda a: a[0]
-)
-def test_a_file_that_is_not_there_is_named(
-    arguments: list[str], sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*arguments, "--sites", str(sites), "--runs", str(tmp_path / "runs")]) == 1
-    assert "gone.yaml cannot be read" in capsys.readouterr().err
-
-
-def test_a_folder_that_is_no_federation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "study.yaml", "--sites", str(tmp_path)]) == 1
-    assert "federation.yaml cannot be read" in capsys.readouterr().err
-
-
-def test_the_exit_code_is_0_only_for_a_finished_study(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for finished, code in ((True, 0), (False, 1)):
-        monkeypatch.setattr(simulation, "simulate", lambda *_, _f=finished, **__: Finished(_f, "told"))
-        assert main(["simulate", "s.yaml", "--sites", "d"]) == code
-        assert "told" in capsys.readouterr().out
-
-
-def test_a_report_of_a_folder_that_is_no_run_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["report", str(tmp_path)]) == 1
-    assert "study.yaml cannot be read" in capsys.readouterr().err
+def test_without_a_command_the_usage_is_shown_and_the_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Usage: consilium-server" in capsys.readouterr().err

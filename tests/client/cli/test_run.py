@@ -1,0 +1,64 @@
+"""The commands that run a site."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from client.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_trainer_without_a_socket_says_where_to_name_one(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sites"
+    main(["simulate", "--data", str(labels.parent), "--out", str(out)])
+    assert main(["trainer", str(out / "north.yaml")]) == 1
+    assert "--socket" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_trainer_listens_until_it_is_told_to_stop_and_leaves_no_socket(
+    labels: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out, socket = tmp_path / "sites", tmp_path / "t.sock"
+    main(["simulate", "--data", str(labels.parent), "--out", str(out), "--threads", "1"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "client.cli", "trainer", str(out / "north.yaml"), "--socket", str(socket)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        until = time.monotonic() + 120
+        while "ready" not in (line := process.stderr.readline()):
+            assert line
+            assert time.monotonic() < until
+        assert socket.is_socket()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert not socket.exists()
+
+
+@pytest.mark.slow
+def test_a_trainer_ends_when_the_file_it_waits_for_appears(labels: Path, tmp_path: Path) -> None:
+    out, over = tmp_path / "sites", tmp_path / "over"
+    main(["simulate", "--data", str(labels.parent), "--out", str(out), "--threads", "1"])
+    over.touch()
+    command = ["trainer", out / "north.yaml", "--socket", tmp_path / "t.sock", "--until", over]
+    done = subprocess.run(
+        [sys.executable, "-m", "client.cli", *map(str, command)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "the federation is over" in done.stderr
