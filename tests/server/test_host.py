@@ -11,7 +11,7 @@ from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.processes import Processes
-from server import enrolled, host, kits, queue, status, wishes
+from server import enrolled, host, kits, queue, server_overview, status, wishes
 from server.cli import main, operate
 from server.folder import ServerFolder, open_folder
 from server.follow import Outcome
@@ -289,6 +289,6 @@ def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
 
 
 def test_a_server_is_told_as_json_too(folder) -> None:
-    now = operate.look(folder)
+    now = server_overview.read_server(folder)
     assert (now.up, now.enrolled, now.online, now.study) == (False, ("north", "south"), (), None)
-    assert operate.ServerNow.model_validate_json(now.model_dump_json()) == now
+    assert server_overview.ServerNow.model_validate_json(now.model_dump_json()) == now
