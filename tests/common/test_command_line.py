@@ -39,7 +39,9 @@ def run(ran: list[object]) -> Run:
 
     def count(
         number: Annotated[int, typer.Argument(metavar="N", help="How far.")],
-        skip: Annotated[list[int] | None, typer.Option("--skip", metavar="N...", help="Not these.")] = None,
+        skip: Annotated[
+            list[int] | None, typer.Option("--without", metavar="N...", help="Not these.")
+        ] = None,
         step: Annotated[int, typer.Option("--step", metavar="N", help="How far apart.")] = 1,
     ) -> int:
         """Count.
@@ -66,7 +68,9 @@ def run(ran: list[object]) -> Run:
         ran.append(context.obj)
         return number
 
-    command_line.command(app, "count", "Numbers", examples=["tool count 3", "tool count 9 --skip 2 3"])(count)
+    command_line.command(app, "count", "Numbers", examples=["tool count 3", "tool count 9 --without 2 3"])(
+        count
+    )
     command_line.command(app, "fail", "Errors", examples=["tool fail ours"])(fail)
     command_line.command(app, "code", "Errors", examples=["tool code 3"])(code)
     return lambda *arguments: command_line.run(app, "tool", arguments)
@@ -113,7 +117,7 @@ def test_our_errors_are_one_line_and_a_bug_is_raised(run: Run, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [
-        (["count", "3", "--spte", "2"], "--step"),
+        (["count", "3", "--witout", "2"], "--without"),
         (["conut", "3"], "count"),
         (["--jsno", "count", "3"], "--json"),
     ],
@@ -135,9 +139,9 @@ def test_what_was_mistyped_is_suggested_once(
     ("arguments", "expected"),
     [
         (["3"], (3, None, 1)),
-        (["9", "--skip", "2", "3", "--step", "2"], (9, [2, 3], 2)),
-        (["--skip", "2", "--skip", "3", "--", "9"], (9, [2, 3], 1)),
-        (["--skip=2", "9"], (9, [2], 1)),
+        (["9", "--without", "2", "3", "--step", "2"], (9, [2, 3], 2)),
+        (["--without", "2", "--without", "3", "--", "9"], (9, [2, 3], 1)),
+        (["--without=2", "9"], (9, [2], 1)),
         (["9", "--step", "-1"], (9, None, -1)),
         (["--step", "2", "--", "-9"], (-9, None, 2)),
     ],
@@ -151,8 +155,8 @@ def test_a_list_option_takes_values_up_to_the_next_option(
 
 
 def test_a_list_option_needs_a_value(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("count", "9", "--skip", "--step", "2") == 2
-    assert "'--skip' needs at least one value" in capsys.readouterr().err
+    assert run("count", "9", "--without", "--step", "2") == 2
+    assert "'--without' needs at least one value" in capsys.readouterr().err
 
 
 def test_json_stands_before_the_command(run: Run, ran: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,12 +203,12 @@ def test_help_of_a_command_has_a_line_per_option_and_examples(
         "Arguments:\n"
         "  N  How far. [required]\n\n"
         "Options:\n"
-        "  --skip N...  Not these.\n"
-        "  --step N     How far apart. [default: 1]\n"
-        "  -h, --help   Show this message and exit.\n\n"
+        "  --without N...  Not these.\n"
+        "  --step N        How far apart. [default: 1]\n"
+        "  -h, --help      Show this message and exit.\n\n"
         "Examples:\n"
         "  tool count 3\n"
-        "  tool count 9 --skip 2 3\n"
+        "  tool count 9 --without 2 3\n"
     )
 
 

@@ -148,7 +148,7 @@ def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: Se
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert 'consilium_round{study="demo"} 2.0' in answer.read().decode()
-        with pytest.raises(LaunchError, match=f"127.0.0.1:{port} cannot be had for --metrics-port"):
+        with pytest.raises(LaunchError, match=f"127.0.0.1:{port} cannot be used for --metrics-port"):
             operate._serve_metrics(folder, "127.0.0.1", port)
     finally:
         stop()
