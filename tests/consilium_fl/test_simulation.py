@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from client.cli import main as site_main
+from client.cli.main import main as site_main
 from common.config import StudyConfig
 from common.errors import ConfigError
 from consilium_fl import Run, compare, read_study, resume, simulate
