@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from common.config import Aggregation, Mean, Median
-from server.aggregation import AdmittedUpdate, build_tally
+from server.aggregation.tally import AdmittedUpdate, build_tally
 
 NUM_TENSORS, TENSOR = 25, 10**6  # float32: 100 MB
 SITES = (2, 4, 8, 16)

@@ -31,20 +31,24 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client import features, fit, head_worker, trainer
+from client import trainer
 from client.config import CacheConfig, Columns, ColumnSplit, CsvData, GroupedSplit, NoSplit, Only, SiteConfig
-from client.data import frozen_split, readers
 from client.data.manifest import Manifest, Side
+from client.data.readers import read
+from client.data.splitting import kept_split
 from client.data.store import ImageStore
-from client.model import build, parts
+from client.heads import features, worker
+from client.model import build, parameters
+from client.training import fit
 from common import seeds
 from common.config import StudyConfig
 from common.settings import load_settings
 from common.weights import Array, load_file, save_file
-from server import enrolment, heads
-from server.aggregation import AdmittedUpdate, weighted_mean
-from server.head_record import POOLED, Cell, cells
-from server.sites import InProcessSites
+from server.aggregation.tally import AdmittedUpdate, weighted_mean
+from server.enrolment import cohort as enrolment
+from server.heads import fit as heads
+from server.heads.record import POOLED, Cell, cells
+from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 ROOT = Path(__file__).parents[1]
@@ -105,8 +109,8 @@ class World:
 
     def manifest(self, site: SiteConfig) -> Manifest:
         """A site's rows on their sides, as its trainer reads them."""
-        rows = readers.read(site.data, self.study.classes, site.state_dir)
-        return frozen_split.kept(rows, site.split, site.state_dir)
+        rows = read.read(site.data, self.study.classes, site.state_dir)
+        return kept_split.kept(rows, site.split, site.state_dir)
 
     def features(self, manifest: Manifest, side: Side | None = None) -> tuple[Rows, npt.NDArray[np.int64]]:
         """Features and labels of one side, or of both."""
@@ -127,7 +131,7 @@ def encoded(ham: Path, weights: Path, kept: Path, study: StudyConfig) -> dict[st
             data = CsvData(
                 labels=ham / "labels.csv", columns=COLUMNS, only=Only(column="site", values=(source,))
             )
-            manifest = readers.read(data, study.classes)
+            manifest = read.read(data, study.classes)
             built = build.of_study(study, weights)
             store = ImageStore.build(manifest, built.preprocessing, CacheConfig(memory_mib=4096), Path(), 1)
             model = built.model.to(memory_format=torch.channels_last)
@@ -161,19 +165,19 @@ def trained_head(world: World, sites: Sequence[SiteConfig], seed: int) -> dict[s
     width = next(iter(data.values()))[0].shape[1]
     model = nn.Linear(width, len(study.classes))
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    names = parts.Parts(shared=("weight", "bias"), local=(), frozen=())
+    names = parameters.Parts(shared=("weight", "bias"), local=(), frozen=())
     local = study.local.model_copy(update={"channels_last": False})
-    weights = parts.shared_arrays(model, names)
+    weights = parameters.shared_arrays(model, names)
     for number in range(1, study.rounds + 1):
         updates = []
         for site, (rows_NF, labels_N) in data.items():
-            parts.load_shared(model, names, weights)
+            parameters.load_shared(model, names, weights)
             fitted = fit.fit(
                 model, FeatureRows(rows_NF, labels_N), local, parts=names,
                 progress=fit.Progress(number, study.rounds), penalty=None, device=torch.device("cpu"),
                 seed=seeds.derive(seed, site, number), num_classes=len(study.classes),
             )  # fmt: skip
-            after = parts.shared_arrays(model, names)
+            after = parameters.shared_arrays(model, names)
             delta = {name: after[name] - weights[name] for name in weights}
             updates.append(AdmittedUpdate(site=site, num_examples=fitted.num_examples, delta=delta))
         step = weighted_mean(updates)
@@ -223,7 +227,7 @@ def without_pixels(world: World) -> None:
     trainer.ImageStore.build = store  # type: ignore[method-assign,assignment]
     trainer.features.of = of  # type: ignore[assignment]
     # The same code without a process for each of a hundred heads; the time limit is not needed here.
-    head_worker._work = lambda folder, _: head_worker.main(folder)  # type: ignore[assignment]
+    worker._work = lambda folder, _: worker.main(folder)  # type: ignore[assignment]
 
 
 # --- the two questions -------------------------------------------------------------------------

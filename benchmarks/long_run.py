@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.faults.world import World
-from server import overview
-from server.history import read_rounds
+from server.deployment import overview
+from server.storage.history import read_rounds
 
 EARLY, LATE = 20, 200
 

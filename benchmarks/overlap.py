@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from client.data import duplicates, pixels, summary
+from client.data import duplicates, summary
+from client.data.decoding import decode
 from client.data.manifest import ImageRow
 from client.data.references import PictureFile
-from client.overlap import Shown, shown
+from client.governance.image_hashes import Shown, shown
 
 EVERY, NUM_SQUARES = 25, 1000
 """Of the images that are copied; made up, to time means and deviations."""
@@ -95,7 +96,7 @@ def _copies(images: tuple[Shown, ...]) -> None:
     for name, copy in copies.items():
         bits = Counter()
         for image in images:
-            picture = pixels.load(image.row.image, 2**15)
+            picture = decode.load(image.row.image, 2**15)
             other = duplicates.fingerprint(np.asarray(copy(picture)))
             bits[(other ^ int(image.looks.split()[1], 16)).bit_count()] += 1
         shares = ", ".join(f"{bit} bits {number / len(images):.3f}" for bit, number in sorted(bits.items()))

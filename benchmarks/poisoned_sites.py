@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 
 from client.config import GroupedSplit, load_site
-from client.data import discover, simulated, synthetic
+from client.data.simulation import discover, site_files, synthetic
 from client.trainer import Trainer
 from common import seeds, wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.metrics import figures
+from common.metrics.pooling import total
 from common.weights import Arrays, norm
-from server import enrolment
-from server.rounds import run_rounds
-from server.scores import total
-from server.sites import InProcessSites
+from server.enrolment import cohort as enrolment
+from server.rounds.loop import run_rounds
+from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "poisoned-sites.md"
@@ -145,7 +145,7 @@ def main() -> None:
         synthetic.generate(
             out / "images", sites=SITES, images_per_site=80, image_size=64, classes=STUDY["classes"]
         )
-        simulated.write_sites(discover.discover(out / "images"), out, synthetic=True, threads=1)
+        site_files.write_sites(discover.discover(out / "images"), out, synthetic=True, threads=1)
         honest = {site: _trainer(out / f"{site}.yaml") for site in SITES}
         for name, defence in DEFENCES.items():
             cells = []

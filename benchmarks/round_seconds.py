@@ -11,8 +11,8 @@ from pathlib import Path
 
 from client.cli.main import main as site
 from common.config import StudyConfig
-from server.history import read_rounds
-from server.simulation import load_federation, run_study
+from server.simulation.simulate import load_federation, run_study
+from server.storage.history import read_rounds
 
 ENCODERS = ("test_efficientnet", "convnext_t")
 ROUNDS = 6

@@ -31,10 +31,10 @@ from client.trainer import Trainer
 from common.config import StudyConfig
 from common.metrics import empty
 from common.settings import load_settings
-from server import enrolment
-from server.experiments import Grid, studies
-from server.rounds import run_rounds
-from server.sites import InProcessSites
+from server.enrolment import cohort as enrolment
+from server.rounds.loop import run_rounds
+from server.rounds.sites import InProcessSites
+from server.simulation.grid import Grid, studies
 from server.state import RoundState
 
 TRAIN, TEST = 30, 15

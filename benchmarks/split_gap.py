@@ -29,9 +29,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from client.config import CacheConfig, Columns, CsvData
-from client.data import readers
-from client.data.dealing import deal
 from client.data.manifest import Manifest
+from client.data.readers import read as readers
+from client.data.splitting.stratify import deal
 from client.data.store import ImageStore
 from client.model.build import build
 from common.config import ClassifierConfig

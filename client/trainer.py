@@ -17,26 +17,16 @@ from zoneinfo import ZoneInfo
 import torch
 from torch import nn
 
-from client import (
-    approval,
-    audit,
-    boundary,
-    evaluate,
-    features,
-    fit,
-    head_steps,
-    losses,
-    overlap,
-    penalty,
-    policy,
-    update,
-)
 from client.config import SiteConfig
-from client.data import frozen_split, readers
+from client.data.readers import read
+from client.data.splitting import kept_split
 from client.data.store import ImageStore
+from client.governance import approval, audit, failure_report, image_hashes, policy
+from client.heads import features, steps
 from client.images import Preprocessing
-from client.model import build, parts
-from client.state import SiteState
+from client.model import build, parameters
+from client.training import evaluate, fit, losses, penalty, update
+from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, PolicyRefusal, SiteDataError, StorageError, WireError
@@ -52,7 +42,7 @@ class Bench:
     study: StudyConfig
     model: nn.Module
     preprocessing: Preprocessing
-    parts: parts.Parts
+    parts: parameters.Parts
     store: ImageStore
     state: SiteState
     first_local: Arrays
@@ -82,8 +72,8 @@ class Trainer:
         self._device = choose_device(site.device)
         self._bench: Bench | None = None
         self._answered: Answered | None = None
-        self._shown: tuple[Bench, tuple[overlap.Shown, ...]] | None = None
-        self._table: head_steps.Table | None = None
+        self._shown: tuple[Bench, tuple[image_hashes.Shown, ...]] | None = None
+        self._table: steps.Table | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -121,13 +111,13 @@ class Trainer:
         return plan
 
     def _fail(self, error: Exception, plan_id: str) -> bytes:
-        failure = boundary.failure(error, plan_id, self._site.name)
+        failure = failure_report.failure(error, plan_id, self._site.name)
         reply = wire.to_bytes(failure)
         try:
             self._audit.append("refusal" if failure.error == "policy" else "failure", audit.failed(failure))
             self._audit.append("sent", audit.sent(reply, failure))
         except StorageError as unwritten:  # then it says nothing but that
-            return wire.to_bytes(boundary.failure(unwritten, plan_id, self._site.name))
+            return wire.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
 
     def _carry_out(self, plan: wire.Plan | wire.Answer, size: int) -> wire.Answer:
@@ -170,12 +160,12 @@ class Trainer:
         )
         policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
-            overlap.key(
+            image_hashes.key(
                 self._site.overlap_secret, study
             )  # a site that will refuse to compare says so at once
         bench = self._set_up(study)
         train_counts = bench.store.class_counts("train")
-        setup = policy.Setup(train_counts, parts.layout(bench.model, bench.parts))
+        setup = policy.Setup(train_counts, parameters.layout(bench.model, bench.parts))
         policy.enforce(plan, rules, replace(facts, setup=setup))
         return bench
 
@@ -187,7 +177,7 @@ class Trainer:
         return wire.Enrolment(
             plan_id=plan.plan_id,
             site=plan.site,
-            layout=parts.layout(bench.model, bench.parts),
+            layout=parameters.layout(bench.model, bench.parts),
             weights_digest=bench.weights_digest,
             frozen_digest=bench.frozen_digest,
             preprocessing=bench.preprocessing.model_dump(mode="json"),
@@ -205,34 +195,34 @@ class Trainer:
         model = build.of_study(study, self._site.weights_dir).model
         if study.local.precision == "float64":
             model = model.double()
-        return parts.shared_arrays(model, bench.parts)
+        return parameters.shared_arrays(model, bench.parts)
 
     def _compare(self, plan: wire.OverlapPlan, bench: Bench) -> wire.OverlapAnswer:
         study = plan.study
-        key = overlap.key(self._site.overlap_secret, study)
+        key = image_hashes.key(self._site.overlap_secret, study)
         images = self._shown[1] if self._shown is not None and self._shown[0] is bench else None
         if images is None:
             trains = plan.site in study.sites.train
             rows = bench.store.manifest.rows if trains else bench.store.manifest.on("test")
-            images = overlap.shown(rows, self._site.threads)
+            images = image_hashes.shown(rows, self._site.threads)
             self._shown = bench, images
-        found = overlap.list_shared(self._site.state_dir, key, images, plan.shared)
+        found = image_hashes.list_shared(self._site.state_dir, key, images, plan.shared)
         if found:
             told = ", ".join(f"{number} {match}" for match, number in found.items())
             log.warn(
-                f"images of this site are at a training site, too ({told}): {overlap.FILE} in state_dir lists them. "
-                "Take them out of the data, or the study's figures on this site are not of unseen images"
+                f"images of this site are at a training site, too ({told}): {image_hashes.FILE} in state_dir lists "
+                "them. Take them out of the data, or the study's figures on this site are not of unseen images"
             )
         else:
             log.event(f"{len(images)} images are compared with other sites', as keyed hashes")
-        return overlap.answer(plan, key, images)
+        return image_hashes.answer(plan, key, images)
 
     def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
         study = plan.study
         if plan.notice is not None:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
-        parts.load_shared(bench.model, bench.parts, plan.weights)
-        parts.load_local(
+        parameters.load_shared(bench.model, bench.parts, plan.weights)
+        parameters.load_local(
             bench.model, bench.parts, bench.state.local_arrays(before_round=plan.round) or bench.first_local
         )
 
@@ -262,8 +252,8 @@ class Trainer:
             loss=losses.of_study(study.model, study.local),
         )
         if bench.parts.local:
-            bench.state.keep_local(plan.round, parts.local_arrays(bench.model, bench.parts))
-        delta = update.delta(parts.shared_arrays(bench.model, bench.parts), plan.weights)
+            bench.state.keep_local(plan.round, parameters.local_arrays(bench.model, bench.parts))
+        delta = update.delta(parameters.shared_arrays(bench.model, bench.parts), plan.weights)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
@@ -282,27 +272,25 @@ class Trainer:
             self._table = None
             self._table = self._features(plan, bench, weights, layer)
         if weights:
-            head_steps.keep_network(bench.state.folder, plan.study, self._whole(bench), plan.weights_digest)
+            steps.keep_network(bench.state.folder, plan.study, self._whole(bench), plan.weights_digest)
         rules = self._site.policy
-        place = head_steps.Place(
+        place = steps.Place(
             self._site.state_dir,
             bench.state.folder,
             self._site.threads or os.cpu_count() or 1,
             rules.min_cell,
         )
-        answer = head_steps.carry_out(plan, self._table, place)
+        answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
         return answer
 
-    def _features(
-        self, plan: wire.HeadPlan, bench: Bench, weights: Arrays, layer: str | None
-    ) -> head_steps.Table:
+    def _features(self, plan: wire.HeadPlan, bench: Bench, weights: Arrays, layer: str | None) -> steps.Table:
         cache = features.Cache(bench.state.folder / "features")
         key = f"{plan.weights_digest} {layer}"
         if weights:
-            parts.load_shared(bench.model, bench.parts, weights)
+            parameters.load_shared(bench.model, bench.parts, weights)
             kept = bench.state.local_arrays(before_round=plan.round + 1)
-            parts.load_local(bench.model, bench.parts, kept or bench.first_local)
+            parameters.load_local(bench.model, bench.parts, kept or bench.first_local)
             sides = features.of(
                 bench.model,
                 bench.store,
@@ -312,20 +300,20 @@ class Trainer:
                 precision=plan.study.local.precision,
             )
             cache.remember(key, cache.path(bench.model, bench.store, layer, plan.study.local.precision))
-            return head_steps.Table(plan.weights_digest, sides)
+            return steps.Table(plan.weights_digest, sides)
         path = cache.known(key)  # this trainer was started anew in the middle of the heads
         found = None if path is None else cache.read(path, len(bench.store.manifest.rows))
         if found is None:
             raise SiteDataError(
                 "the features of these weights are not here any more; the study has to send them"
             )
-        return head_steps.Table(plan.weights_digest, features.sides(bench.store, *found))
+        return steps.Table(plan.weights_digest, features.sides(bench.store, *found))
 
     def _whole(self, bench: Bench) -> dict[str, Array]:
         """What travels and what stays here of the network."""
         return {
-            **parts.shared_arrays(bench.model, bench.parts),
-            **parts.local_arrays(bench.model, bench.parts),
+            **parameters.shared_arrays(bench.model, bench.parts),
+            **parameters.local_arrays(bench.model, bench.parts),
         }
 
     def _set_up(self, study: StudyConfig) -> Bench:
@@ -336,10 +324,10 @@ class Trainer:
         self._bench = None  # the former study's model and images go before new ones come
         built = build.of_study(study, self._site.weights_dir)
         log.event(f"built {study.model.encoder}: {built.report.source}")
-        chosen = parts.partition(built.model, study.model)
-        parts.freeze(built.model, chosen)
-        rows = readers.read(self._site.data, study.classes, self._site.state_dir)
-        found = frozen_split.kept(rows, self._site.split, self._site.state_dir)
+        chosen = parameters.partition(built.model, study.model)
+        parameters.freeze(built.model, chosen)
+        rows = read.read(self._site.data, study.classes, self._site.state_dir)
+        found = kept_split.kept(rows, self._site.split, self._site.state_dir)
         manifest = policy.usable(found, self._site.policy)
         if kept_back := len(found.rows) - len(manifest.rows):
             log.event(f"policy: {kept_back} of {len(found.rows)} images are left out")
@@ -360,9 +348,9 @@ class Trainer:
             parts=chosen,
             store=store,
             state=SiteState(self._site.state_dir, study),
-            first_local=parts.local_arrays(model, chosen),
-            weights_digest=digest(parts.shared_arrays(model, chosen)),
-            frozen_digest=parts.frozen_digest(model, chosen),
+            first_local=parameters.local_arrays(model, chosen),
+            weights_digest=digest(parameters.shared_arrays(model, chosen)),
+            frozen_digest=parameters.frozen_digest(model, chosen),
         )
         return self._bench
 

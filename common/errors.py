@@ -12,7 +12,7 @@ ConsiliumError
 └── SiteFailure       the data manager, who finds the full story in the site's own log
 
 A message says what was found, what was expected and what to do. Messages of errors raised
-under `client/` may name files; `client/boundary.py` keeps them at the site.
+under `client/` may name files; `client/governance/failure_report.py` keeps them at the site.
 """
 
 

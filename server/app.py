@@ -13,30 +13,24 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common import log
+from common import lock, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
+from common.metrics import pooling
 from common.settings import load_settings
 from common.weights import load_file
-from server import (
-    census,
-    checkpoint,
-    enrolment,
-    head_record,
-    heads,
-    lock,
-    proof,
-    report,
-    scores,
-    selection,
-    wishes,
-)
 from server.config import ServerConfig
-from server.gather import Fleet
-from server.rounds import run_rounds
-from server.sites import Sites
+from server.enrolment import census, overlap_check
+from server.enrolment import cohort as enrolment
+from server.heads import fit, record
+from server.report import write as report
+from server.rounds import selection
+from server.rounds.flower_sites import Fleet
+from server.rounds.loop import run_rounds
+from server.rounds.sites import Sites
 from server.state import RoundState
-from server.status import set_progress, set_status
+from server.storage import checkpoint, requests
+from server.storage.status import set_progress, set_status
 
 app = ServerApp()
 
@@ -91,11 +85,11 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     log.event(census.table(study, held))
     census.save(config.run_dir, held)
     census.require_classes(study, held)
-    proof.compare(study, sites, cohort, config.run_dir)
-    readmit = partial(wishes.take_readmitted, config.run_dir)
+    overlap_check.compare(study, sites, cohort, config.run_dir)
+    readmit = partial(requests.take_readmitted, config.run_dir)
     tell = partial(set_progress, config.run_dir)
     for state in run_rounds(study, sites, cohort, start, readmit=readmit, tell=tell):
-        log.event(scores.round_table(study, state, synthetic=config.synthetic), round=state.round)
+        log.event(pooling.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)
         if not state.closing:
@@ -117,10 +111,10 @@ def _fit_heads(
     config: ServerConfig, study: StudyConfig, sites: Sites, cohort: enrolment.Cohort, state: RoundState
 ) -> bool:
     """Fit, score and keep the study's heads, if they are due. Raises QuorumNotMet."""
-    if not heads.due(study, state):
+    if not fit.due(study, state):
         return False
-    fitted = heads.fit(study, sites, cohort, state)
-    head_record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
+    fitted = fit.fit(study, sites, cohort, state)
+    record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
     return True
 
 

@@ -16,14 +16,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("common", "client", "server")
 FLWR = {
-    "common/wire.py",
-    "client/app.py",
+    "common/wire/messages.py",
+    "client/gateway/app.py",
     "server/app.py",
-    "server/gather.py",
-    "server/door.py",
-    "client/connection.py",
+    "server/rounds/flower_sites.py",
+    "server/deployment/access_log.py",
+    "client/preflight/connection.py",
 }
-GATEWAY = ("client.app", "client.link")
+GATEWAY = ("client.gateway.app", "client.gateway.link")
 # Leaves of the server are a fan around app and rounds; these few arrows between them carry a type
 # from where it is made to where it is read.
 LEAVES = {

@@ -18,11 +18,11 @@ from common import wire
 from common.config import OverlapConfig, StudyConfig
 from common.errors import ConfigError, QuorumNotMet, SiteDataError
 from common.weights import digest, load_file, norm, subtract
-from server import enrolment
 from server.app import conduct
 from server.config import ServerConfig
-from server.rounds import run_rounds
-from server.sites import OURS, Deadline, InProcessSites, Reply
+from server.enrolment import cohort as enrolment
+from server.rounds.loop import run_rounds
+from server.rounds.sites import OURS, Deadline, InProcessSites, Reply
 from server.state import RoundState
 
 Answer = Callable[[bytes], bytes]

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import features, head_worker
 from client.config import PolicyConfig, SiteConfig
+from client.heads import features, worker
 from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
-from common.head_result import HeadResult
+from common.heads.result import HeadResult
 from common.weights import digest, load_file
-from server import enrolment, heads
 from server.app import conduct
 from server.config import ServerConfig
-from server.head_record import read
-from server.sites import InProcessSites
+from server.enrolment import cohort as enrolment
+from server.heads import fit
+from server.heads.record import read
+from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 Answer = Callable[[bytes], bytes]
@@ -36,12 +37,12 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.log.start", lambda *_: None)
 
 
-def fitted(study: StudyConfig, trainers: Mapping[str, Answer]) -> heads.Fitted:
+def fitted(study: StudyConfig, trainers: Mapping[str, Answer]) -> fit.Fitted:
     """The heads on the first weights."""
     sites = InProcessSites(trainers)
     cohort = enrolment.enrol(study, sites, None)
     state = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
-    return heads.fit(study, sites, cohort, state)
+    return fit.fit(study, sites, cohort, state)
 
 
 def test_a_study_with_heads_ends_with_a_table_of_heads_and_sites(
@@ -85,10 +86,10 @@ def test_a_study_with_heads_ends_with_a_table_of_heads_and_sites(
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads are fitted in this process: to start one takes longer than these fits."""
-    monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
+    monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
 
 
-def results(found: heads.Fitted, site: str) -> dict[str, HeadResult]:
+def results(found: fit.Fitted, site: str) -> dict[str, HeadResult]:
     return {result.title: result for result in found.record.results[site]}
 
 

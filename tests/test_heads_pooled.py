@@ -23,21 +23,22 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from client import head_steps, head_worker
 from client.config import CacheConfig, Columns, CsvData
-from client.data import readers
 from client.data.manifest import Manifest
+from client.data.readers import read
 from client.data.store import ImageStore
-from client.features import Features, extract
-from client.head_steps import Place, Table
+from client.heads import steps as head_steps
+from client.heads import worker
+from client.heads.features import Features, extract
+from client.heads.steps import Place, Table
 from client.model import build
 from common import wire
 from common.config import ClassifierConfig, FileWeights, StudyConfig
 from common.heads import FittedHead, Fourier, View, identity, softmax
 from common.weights import digest
-from server import heads
-from server.enrolment import Cohort
-from server.sites import InProcessSites
+from server.enrolment.cohort import Cohort
+from server.heads import fit
+from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 MakeStudy = Callable[..., StudyConfig]
@@ -121,7 +122,7 @@ def drawn(num_images: int = 150, num_features: int = 12, seed: int = 0, gap: flo
 
 def federated(
     make_study: MakeStudy, pool: Pool, tmp_path: Path, *listed: dict[str, Any], **changes: Any
-) -> tuple[heads.Fitted, dict[str, FittedHead]]:
+) -> tuple[fit.Fitted, dict[str, FittedHead]]:
     study = make_study(classes=CLASSES, sites={"train": NAMES, **changes}, heads={"federated": listed})
     enrolments = {
         name: wire.Enrolment(
@@ -133,7 +134,7 @@ def federated(
     }  # fmt: skip
     state = RoundState(1, WEIGHTS, {}, {})
     sites = InProcessSites({name: pool.answer(name, tmp_path / name) for name in NAMES})
-    fitted = heads.fit(study, sites, Cohort(enrolments, WEIGHTS), state)
+    fitted = fit.fit(study, sites, Cohort(enrolments, WEIGHTS), state)
     return fitted, {head.form.title: head for head in fitted.heads}
 
 
@@ -144,7 +145,7 @@ def weighed(pool: Pool, class_weights: str) -> Rows:
 @pytest.fixture
 def _at_once(monkeypatch):
     """Heads are fitted in this process: to start one takes longer than these fits."""
-    monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
+    monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
 
 
 # --- exact heads -----------------------------------------------------------------------------
@@ -384,7 +385,7 @@ def real(tmp_path_factory) -> Pool:
     (table,) = folder.rglob("labels.csv")
     config = CsvData(labels=table, columns=Columns(label="label", group="group", acquisition="domain"))
     classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-    manifest = Manifest(readers.read(config, classes).rows[::2], classes)
+    manifest = Manifest(read.read(config, classes).rows[::2], classes)
     model = ClassifierConfig(
         encoder="mobilenetv2_100",
         image_size=64,

@@ -8,7 +8,7 @@ from client.config import load_site
 from common.config import StudyConfig
 from common.settings import load_settings
 from server.config import FederationConfig
-from server.experiments import Grid, studies
+from server.simulation.grid import Grid, studies
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))  # those of other programs end in .yml

@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Plan
-from common import watchdog
+from common.processes import watchdog
 from common.weights import digest, load_file
 
 ROOT = Path(__file__).parents[2]

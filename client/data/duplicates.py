@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.data.pixels import Pixels
+from client.data.decoding.decode import Pixels
 
 NEAR = 4
 """Bits of 64 in which two pictures may differ and still be called nearly the same."""

@@ -25,7 +25,7 @@ from typing import IO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from client.progress import shown
+from client.data.progress import shown
 from common.errors import StorageError
 from common.log import event, warn
 

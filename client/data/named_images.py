@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from client.data.folder_rows import images_in
+from client.data.readers.folders import images_in
 from common.errors import SiteDataError
 
 

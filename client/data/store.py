@@ -29,13 +29,14 @@ import pydicom
 import torch
 
 from client.config import CacheConfig
-from client.data import image_cache, pixels
+from client.data import image_cache
 from client.data.augment import augmented
+from client.data.decoding import decode
 from client.data.manifest import ImageRow, Manifest, Side, refuse
+from client.data.progress import shown
 from client.data.references import BadImage
 from client.data.summary import summary
 from client.images import Preprocessing
-from client.progress import shown
 from common.config import Augmentation
 from common.errors import SiteDataError
 from common.log import event
@@ -223,13 +224,13 @@ def _size_and_times(path: Path) -> tuple[int, int, int]:
 
 def _decoded(
     rows: Sequence[ImageRow], preprocessing: Preprocessing, num_threads: int | None
-) -> Iterator[pixels.Pixels]:
+) -> Iterator[decode.Pixels]:
     """Each image's square, in order. Raises SiteDataError at the end if any image was bad."""
     size, interpolation = preprocessing.stored_size, preprocessing.interpolation
 
-    def attempt(row: ImageRow) -> pixels.Pixels | str:
+    def attempt(row: ImageRow) -> decode.Pixels | str:
         try:
-            return pixels.decode(row.image, size, interpolation)
+            return decode.decode(row.image, size, interpolation)
         except BadImage as bad:
             return f"{row.source}: {row.image.key} {bad}"
 

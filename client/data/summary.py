@@ -19,9 +19,9 @@ import nibabel
 import torch
 from PIL import Image
 
-from client.data import archives, dicom_pixels
+from client.data.decoding import dicom, npz
+from client.data.decoding.decode import FORMATS
 from client.data.manifest import ImageRow
-from client.data.pixels import FORMATS
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 from common.summary import ImageSummary, Sizes
 
@@ -112,7 +112,7 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _dicom_size(path: Path, _changed: int) -> tuple[int, int]:
-    header = dicom_pixels.read_header(path)
+    header = dicom.read_header(path)
     return int(header.Columns), int(header.Rows)
 
 
@@ -127,5 +127,5 @@ def _volume_size(path: Path, _changed: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _archive_size(path: Path, array: str, _changed: int) -> tuple[int, int]:
-    _, height, width, *_ = archives.arrays(path)[array].shape
+    _, height, width, *_ = npz.arrays(path)[array].shape
     return width, height

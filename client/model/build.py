@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from client.images import Preprocessing
-from client.model import open_clip_models, text, tuning
-from client.model.backbones import architecture, preprocessing, timm_name
+from client.model import open_clip, text, tuning
 from client.model.clip import Clip, ClipHead
-from client.model.files import verified
-from client.model.parts import head_names
+from client.model.encoders import architecture, preprocessing, timm_name
+from client.model.parameters import head_names
 from client.model.text import ClassTexts
-from common import prompts
+from client.model.weights_file import verified
 from common.config import (
     ClassifierConfig,
     ClipConfig,
@@ -37,6 +36,7 @@ from common.config import (
     RandomText,
     SeedWeights,
     StudyConfig,
+    prompts,
 )
 from common.errors import ConfigError, SiteDataError
 
@@ -117,8 +117,8 @@ def _clip(
             images = preprocessing(config)
             num_features = int(getattr(image, "head_hidden_size", image.num_features))  # type: ignore[arg-type]
         case "open_clip":
-            image, images, num_features = open_clip_models.image_tower(config, weights_dir)
-            report = LoadReport(open_clip_models.origin(config.weights, config.encoder))
+            image, images, num_features = open_clip.image_tower(config, weights_dir)
+            report = LoadReport(open_clip.origin(config.weights, config.encoder))
     classes = _classes(config, num_classes, weights_dir, asked)
     width = classes.shape[1] if isinstance(classes, Tensor) else classes.width
     if config.library == "timm":

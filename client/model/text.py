@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from client.model import open_clip_models
-from client.model.files import verified
+from client.model import open_clip
+from client.model.weights_file import verified
 from common import log
 from common.config import FileWeights, HubWeights, HuggingFaceText, OpenClipText
+from common.config.prompts import Prompts
 from common.errors import SiteDataError
-from common.prompts import Prompts
 
 
 class ClassTexts(nn.Module):
@@ -49,7 +49,7 @@ def class_texts(
     """
     match config:
         case OpenClipText():
-            tower, tokenizer, width = open_clip_models.text_tower(config, weights_dir)
+            tower, tokenizer, width = open_clip.text_tower(config, weights_dir)
             count = _counter(tokenizer)
         case HuggingFaceText():
             tower, tokenizer, width = _hugging_face(config, weights_dir)

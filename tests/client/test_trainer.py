@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from client import fit
 from client.config import CsvData, FoldersData, NoSplit, PolicyConfig, SiteConfig
-from client.state import SiteState
 from client.trainer import Trainer, choose_device
+from client.training import fit
+from client.training.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError

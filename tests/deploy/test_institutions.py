@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.faults.world import soon
-from server.status import read_status
+from server.storage.status import read_status
 from tests.deploy import institutions
 from tests.deploy.institutions import PORT, SERVER, Institutions
 

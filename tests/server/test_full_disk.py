@@ -4,7 +4,8 @@ from collections import namedtuple
 import pytest
 
 from common.errors import LaunchError
-from server import follow, status
+from server.deployment import study_runner
+from server.storage import status
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -18,7 +19,7 @@ def test_what_flower_calls_an_internal_error_is_called_a_full_disk(full_disk, tm
     run_dir = tmp_path / "run"
     with (
         pytest.raises(LaunchError, match=r"No space left on the disk .*5 KiB.* `consilium-server resume`"),
-        follow.run_folder(run_dir, resume=False),
+        study_runner.run_folder(run_dir, resume=False),
     ):
         raise LaunchError("`flwr run app` ended with exit code 1: Internal server error.")
     now = status.read_status(run_dir)
@@ -28,13 +29,13 @@ def test_what_flower_calls_an_internal_error_is_called_a_full_disk(full_disk, tm
 
 def test_a_server_that_crashed_on_a_full_disk_is_not_started_again(full_disk, tmp_path):
     with pytest.raises(LaunchError, match="No space left"):
-        follow._require_room(tmp_path, "ObjectPushError")
+        study_runner._require_room(tmp_path, "ObjectPushError")
 
 
 def test_with_room_left_the_error_stays_what_it_was(tmp_path):
     run_dir = tmp_path / "run"
     with (
         pytest.raises(LaunchError, match=r"^no site came$"),
-        follow.run_folder(run_dir, resume=False),
+        study_runner.run_folder(run_dir, resume=False),
     ):
         raise LaunchError("no site came")

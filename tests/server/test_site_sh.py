@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from server import kits, provision
 from server.config import Address, FederationConfig, SiteEntry
+from server.deployment import certificates
+from server.provisioning import startup_kit
 
 NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >>"$CALLS"\nexit ${EXIT:-0}\n'
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Path:
-    provision.keep_authority(provision.make_authority(), tmp_path / "keys")
+    certificates.keep_authority(certificates.make_authority(), tmp_path / "keys")
     config = FederationConfig(
         name="f", server=Address(hosts=("c.example",)), sites={"north": SiteEntry(institution="Hospital")}
     )
     folder = tmp_path / "consilium-north"
     folder.mkdir()
-    for name, data in kits.kit(config, "north", (tmp_path / "keys" / "ca.pem").read_bytes()).items():
+    for name, data in startup_kit.kit(config, "north", (tmp_path / "keys" / "ca.pem").read_bytes()).items():
         (folder / name).write_bytes(data)
     (tmp_path / "my images").mkdir()
     set_folder(folder, str(tmp_path / "my images"))

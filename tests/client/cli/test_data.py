@@ -9,7 +9,8 @@ import yaml
 
 from client.cli.main import main
 from client.config import load_site
-from client.data import readers, split
+from client.data.readers import read
+from client.data.splitting import split
 
 
 def test_split_adds_a_column_in_which_no_lesion_is_torn_apart(labels: Path) -> None:
@@ -46,7 +47,7 @@ def test_simulate_writes_the_settings_of_every_site_and_they_can_be_read(
     assert about == {"synthetic": False, "classes": ["mel", "nv"], "sites": {"north": 40, "south": 40}}
     site = load_site(out / "north.yaml")
     assert (site.name, site.threads) == ("north", 1)
-    manifest = split.split(readers.read(site.data, ("mel", "nv")), site.split)
+    manifest = split.split(read.read(site.data, ("mel", "nv")), site.split)
     assert len(manifest.rows) == 40
 
 

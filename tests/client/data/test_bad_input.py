@@ -9,10 +9,10 @@ from PIL import Image
 
 from client.config import CacheConfig, Columns, CsvData, GroupedSplit
 from client.data.manifest import Manifest
-from client.data.readers import read
-from client.data.split import split
+from client.data.readers.read import read
+from client.data.simulation.synthetic import generate
+from client.data.splitting.split import split
 from client.data.store import ImageStore
-from client.data.synthetic import generate
 from client.images import Preprocessing
 from common.errors import SiteDataError
 

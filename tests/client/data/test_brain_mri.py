@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from client.config import BrainMriData, ColumnSplit
-from client.data import brain_mri_rows, readers
-from client.data.split import split
+from client.data.readers import brain_mri, read
+from client.data.splitting.split import split
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_both_sets_have_the_same_classes_and_their_own_split(names, tmp_path: Pa
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.fromarray(np.full((16, 16), 9 * number, np.uint8)).save(folder / f"{number}.jpg")
-    found = split(readers.read(BrainMriData(root=tmp_path), brain_mri_rows.CLASSES), ColumnSplit())
+    found = split(read.read(BrainMriData(root=tmp_path), brain_mri.CLASSES), ColumnSplit())
     assert found.class_counts("train") == (3, 3, 3, 3)
     assert found.class_counts("test") == (1, 1, 1, 1)
     assert {row.group for row in found.rows} == {None}  # whose head it is, nobody knows

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from client.config import BratsData, EverySlice, MostTumour
-from client.data import readers, volumes
-from client.data.pixels import decode
+from client.data.decoding import nifti
+from client.data.decoding.decode import decode
+from client.data.readers import read
 from client.data.references import BadImage, NiftiSlice
 from common.errors import SiteDataError
 
@@ -66,7 +67,7 @@ def of_2020(tmp_path: Path) -> BratsData:
 
 
 def test_the_slices_with_most_tumour_of_each_patient(of_2018):
-    rows = readers.read(of_2018, ("HGG", "LGG")).rows
+    rows = read.read(of_2018, ("HGG", "LGG")).rows
     # 8 voxels each on slices 5 and 7 of the first patient; the second has one slice with any
     assert [(row.image.index, row.label) for row in rows] == [(5, "HGG"), (7, "HGG"), (6, "LGG")]
     assert [row.group for row in rows[1:]] == ["patient Brats18_CBICA_AAB_1", "patient Brats18_TCIA09_141_1"]
@@ -76,12 +77,12 @@ def test_the_slices_with_most_tumour_of_each_patient(of_2018):
 
 def test_every_third_slice_that_shows_brain(of_2018):
     data = of_2018.model_copy(update={"slices": EverySlice(step=3)})
-    rows = readers.read(data, ("HGG", "LGG")).rows
+    rows = read.read(data, ("HGG", "LGG")).rows
     assert [row.image.index for row in rows] == [3, 6, 9] * 2  # brain is on 2 to 9
 
 
 def test_2020_has_its_grades_in_a_table(of_2020):
-    rows = readers.read(of_2020, ("HGG", "LGG")).rows
+    rows = read.read(of_2020, ("HGG", "LGG")).rows
     assert [(row.patient, row.label, row.acquisition) for row in rows] == [
         ("BraTS20_Training_001", "HGG", "CBICA"),
         ("BraTS20_Training_355", "LGG", None),
@@ -90,7 +91,7 @@ def test_2020_has_its_grades_in_a_table(of_2020):
 
 def test_three_of_four_volumes_are_red_green_and_blue(of_2018):
     data = of_2018.model_copy(update={"channels": ("t1", "t2", "flair")})
-    (row, *_) = readers.read(data, ("HGG", "LGG")).rows
+    (row, *_) = read.read(data, ("HGG", "LGG")).rows
     assert [path.name.removeprefix("Brats18_CBICA_AAB_1_") for path in row.image.files] == [
         "t1.nii.gz", "t2.nii.gz", "flair.nii.gz",
     ]  # fmt: skip
@@ -99,11 +100,11 @@ def test_three_of_four_volumes_are_red_green_and_blue(of_2018):
 def test_a_volume_is_scaled_inside_the_brain_and_what_is_outside_stays_black(of_2018):
     # Brain values 20 to 90 in steps of 10, 64 voxels each, so the 1st percentile is 20 and the 99th 90:
     # slice 5 has 50, which is 1 + 254 * 30/70 = 109.9
-    (row, *_) = readers.read(of_2018, ("HGG", "LGG")).rows
+    (row, *_) = read.read(of_2018, ("HGG", "LGG")).rows
     square = decode(row.image, 16, "nearest")
     assert square[8, 8].tolist() == [110, 110, 110]  # whatever the scanner's scale: 20, 30 and 40 times
     assert square[0, 0].tolist() == [0, 0, 0]
-    assert sorted(set(volumes.scaled(row.image.channels[0]).ravel())) == [
+    assert sorted(set(nifti.scaled(row.image.channels[0]).ravel())) == [
         0,
         1,
         37,
@@ -140,7 +141,7 @@ def test_a_volume_has_the_values_that_nibabel_reads(kind, axes, tmp_path):
     image.header.set_data_dtype(np.int16)
     image.header.set_slope_inter(0.5, -7)
     nibabel.save(image, tmp_path / "v.nii")
-    assert np.allclose(volumes.load(tmp_path / "v.nii"), read_by_nibabel(tmp_path / "v.nii"))
+    assert np.allclose(nifti.load(tmp_path / "v.nii"), read_by_nibabel(tmp_path / "v.nii"))
 
 
 def test_all_that_is_wrong_is_said_at_once(of_2018):
@@ -148,7 +149,7 @@ def test_all_that_is_wrong_is_said_at_once(of_2018):
     second = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
     volume(second / f"{second.name}_seg.nii.gz", np.zeros((16, 16, 12), np.int16))
     with pytest.raises(SiteDataError) as caught:
-        readers.read(of_2018, ("HGG", "LGG"))
+        read.read(of_2018, ("HGG", "LGG"))
     assert "has no Brats18_CBICA_AAB_1_t2.nii or .nii.gz; copy it anew" in str(caught.value)
     assert "LGG/Brats18_TCIA09_141_1 has no tumour in its segmentation" in str(caught.value)
 
@@ -157,7 +158,7 @@ def test_a_table_of_2020_is_checked_line_by_line(of_2020):
     with (of_2020.root / "name_mapping.csv").open("a") as file:
         file.write("HGG,,,NA,NA,BraTS20_Training_999\nIII,,,NA,NA,BraTS20_Training_001\nHGG,,,NA,NA,../x\n")
     with pytest.raises(SiteDataError) as caught:
-        readers.read(of_2020, ("HGG", "LGG"))
+        read.read(of_2020, ("HGG", "LGG"))
     text = str(caught.value)
     assert "row 4: no folder BraTS20_Training_999" in text
     assert "row 5: found grade 'III'" in text
@@ -166,7 +167,7 @@ def test_a_table_of_2020_is_checked_line_by_line(of_2020):
 
 def test_another_folder_is_answered_with_what_was_expected(tmp_path):
     with pytest.raises(SiteDataError, match=r"neither folders HGG and LGG .* nor name_mapping"):
-        readers.read(BratsData(root=tmp_path), ("HGG", "LGG"))
+        read.read(BratsData(root=tmp_path), ("HGG", "LGG"))
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_another_folder_is_answered_with_what_was_expected(tmp_path):
 
 def refusal(path: Path) -> str:
     with pytest.raises(BadImage) as caught:
-        volumes.load(path)
+        nifti.load(path)
     return str(caught.value)
 
 
@@ -193,9 +194,9 @@ def test_no_more_is_unpacked_than_the_header_speaks_of(tmp_path):
     path = volume(tmp_path / "a.nii", brain(1))
     with gzip.open(tmp_path / "b.nii.gz", "wb") as file:
         file.write(path.read_bytes() + bytes(50 * 2**20))
-    assert np.array_equal(volumes.load(tmp_path / "b.nii.gz"), volumes.load(path))
+    assert np.array_equal(nifti.load(tmp_path / "b.nii.gz"), nifti.load(path))
     with gzip.open(tmp_path / "b.nii.gz") as file:
-        volumes._voxels(file, "b.nii.gz")
+        nifti._voxels(file, "b.nii.gz")
         assert file.tell() == path.stat().st_size
 
 
@@ -241,8 +242,8 @@ def test_every_real_sample_is_read_or_refused_with_a_sentence(tmp_path):
     found: dict[str, object] = {}
     for path in sorted([*tmp_path.rglob("*.nii"), *tmp_path.rglob("*.nii.gz")]):
         try:
-            found[path.name] = volumes.scaled(path).shape
-            assert np.allclose(volumes.load(path), read_by_nibabel(path))
+            found[path.name] = nifti.scaled(path).shape
+            assert np.allclose(nifti.load(path), read_by_nibabel(path))
         except BadImage as bad:
             found[path.name] = str(bad)
     assert found == {

@@ -16,8 +16,9 @@ from pydicom.uid import (
 )
 
 from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig
-from client.data import dicom_pixels, readers
-from client.data.pixels import decode
+from client.data.decoding import dicom as dicom_pixels
+from client.data.decoding.decode import decode
+from client.data.readers import read
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
 
@@ -186,7 +187,7 @@ def export(tmp_path: Path) -> DicomData:
 
 
 def test_images_are_found_by_their_number_whatever_their_files_are_called(export, tmp_path):
-    rows = readers.read(export, ("a", "b"), tmp_path / "state").rows
+    rows = read.read(export, ("a", "b"), tmp_path / "state").rows
     assert [(row.image.name, row.label, row.source) for row in rows] == [
         ("IM0002 frame 1", "b", "labels.csv row 3"),
         ("IM0002 frame 2", "b", "labels.csv row 3"),
@@ -198,35 +199,35 @@ def test_images_are_found_by_their_number_whatever_their_files_are_called(export
     assert rows[4].group != rows[0].group
     assert rows[0].acquisition == "Acme M1"
     middle = export.model_copy(update={"frames": "middle"})
-    assert [row.image.frame for row in readers.read(middle, ("a", "b")).rows] == [1, 0, 0]
+    assert [row.image.frame for row in read.read(middle, ("a", "b")).rows] == [1, 0, 0]
 
 
 def test_a_patients_line_labels_all_images(export, tmp_path):
     export.labels.write_text("id,grade,side\nP1,a,train\nP2,b,test\n")
     columns = DicomColumns(key="id", label="grade", split="side")
     data = export.model_copy(update={"match": "PatientID", "columns": columns})
-    rows = readers.read(data, ("a", "b")).rows
+    rows = read.read(data, ("a", "b")).rows
     assert [(row.label, row.split) for row in rows] == [("a", "train")] * 4 + [("b", "test")]
 
 
 def test_no_identifier_is_in_a_row_in_clear_and_names_hold_from_day_to_day(export, tmp_path):
-    first = readers.read(export, ("a", "b"), tmp_path / "state").rows
-    again = readers.read(export, ("a", "b"), tmp_path / "state").rows
+    first = read.read(export, ("a", "b"), tmp_path / "state").rows
+    again = read.read(export, ("a", "b"), tmp_path / "state").rows
     assert first == again
     told = " ".join(str(vars(row) | {"image": ""}) for row in first)
     for secret in ("P1", "P2", "1.1", "1.2", "1.9.8", "Doe"):
         assert secret not in told.replace("M1", "")
-    other = readers.read(export, ("a", "b"), tmp_path / "elsewhere").rows
+    other = read.read(export, ("a", "b"), tmp_path / "elsewhere").rows
     assert {row.group for row in other}.isdisjoint({row.group for row in first})
 
 
 def test_the_secret_is_for_its_owner_only(export, tmp_path):
-    readers.read(export, ("a", "b"), tmp_path / "state")
+    read.read(export, ("a", "b"), tmp_path / "state")
     (file,) = (tmp_path / "state").iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
     with pytest.raises(SiteDataError, match="may be read by others on this machine; run `chmod 600"):
-        readers.read(export, ("a", "b"), tmp_path / "state")
+        read.read(export, ("a", "b"), tmp_path / "state")
 
 
 def test_images_without_a_patient_are_grouped_by_their_study(export, tmp_path):
@@ -234,7 +235,7 @@ def test_images_without_a_patient_are_grouped_by_their_study(export, tmp_path):
         data = pydicom.dcmread(path)
         data.PatientID = ""
         data.save_as(path)
-    assert len({row.group for row in readers.read(export, ("a", "b")).rows[:4]}) == 1
+    assert len({row.group for row in read.read(export, ("a", "b")).rows[:4]}) == 1
 
 
 def test_all_that_is_wrong_with_an_export_is_said_at_once_without_an_identifier(export):
@@ -244,7 +245,7 @@ def test_all_that_is_wrong_with_an_export_is_said_at_once_without_an_identifier(
     with (export.labels).open("a") as file:
         file.write("1.5,a\n")
     with pytest.raises(SiteDataError) as caught:
-        readers.read(export, ("a", "b"))
+        read.read(export, ("a", "b"))
     text = str(caught.value)
     assert "5 problems" in text
     assert "row 3: no file has this SOPInstanceUID" in text
@@ -261,7 +262,7 @@ def test_a_window_of_the_sites_yaml_reaches_the_pixels(export, tmp_path):
         state_dir=tmp_path,
         data=export.model_copy(update={"window": DicomWindow(centre=300.5, width=201)}),
     )
-    (image, *_) = (row.image for row in readers.read(site.data, ("a", "b")).rows)
+    (image, *_) = (row.image for row in read.read(site.data, ("a", "b")).rows)
     assert decode(image, 16, "nearest")[8, [2, 3, 4], 0].tolist() == [0, 128, 255]
     assert image.how == "300.5/201"  # so that images that were decoded with another window are not used
 

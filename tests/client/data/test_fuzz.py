@@ -33,8 +33,8 @@ from client.config import (
     IsicData,
     MedMnistData,
 )
-from client.data import readers
-from client.data.pixels import decode
+from client.data.decoding.decode import decode
+from client.data.readers import read as readers
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 from common.errors import SiteDataError
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from client.config import FedIsic2019Data, GroupedSplit, Ham10000Data, IsicData, NoSplit
-from client.data import ham10000_rows, isic_rows, partitioned, readers, split
-from client.data.partition import ByAcquisition
+from client.data.readers import ham10000, read
+from client.data.readers import isic as isic_rows
+from client.data.simulation import partition_data
+from client.data.simulation.partition import ByAcquisition
+from client.data.splitting import split
 from common.errors import SiteDataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -40,7 +43,7 @@ def ham(tmp_path: Path) -> Path:
 
 
 def test_ham10000_is_read_as_it_is_downloaded(ham: Path) -> None:
-    manifest = readers.read(Ham10000Data(metadata=ham), ham10000_rows.CLASSES)
+    manifest = read.read(Ham10000Data(metadata=ham), ham10000.CLASSES)
     assert [(row.image.path.name, row.label, row.lesion) for row in manifest.rows] == [
         ("ISIC_1.jpg", "bkl", "HAM_1"),
         ("ISIC_2.jpg", "bkl", "HAM_1"),
@@ -52,16 +55,16 @@ def test_ham10000_is_read_as_it_is_downloaded(ham: Path) -> None:
 
 def test_one_source_of_ham10000_can_be_a_site(ham: Path) -> None:
     data = Ham10000Data(metadata=ham, sources=("vidir_modern",))
-    assert [row.image.path.stem for row in readers.read(data, ("mel", "nv")).rows] == ["ISIC_3", "ISIC_4"]
+    assert [row.image.path.stem for row in read.read(data, ("mel", "nv")).rows] == ["ISIC_3", "ISIC_4"]
     with pytest.raises(SiteDataError, match=r"no row with dataset=vienna; the column holds rosendahl \(2\)"):
-        readers.read(Ham10000Data(metadata=ham, sources=("vienna",)), ("mel",))
+        read.read(Ham10000Data(metadata=ham, sources=("vienna",)), ("mel",))
 
 
 def test_a_release_of_ham10000_without_sources_says_so(ham: Path) -> None:
     lines = [line.rpartition(",")[0] for line in ham.read_text().splitlines()]
     ham.write_text("\n".join(lines))
     with pytest.raises(SiteDataError, match=r"has no column `dataset`, which data\.sources asks for"):
-        readers.read(Ham10000Data(metadata=ham, sources=("rosendahl",)), ("bkl",))
+        read.read(Ham10000Data(metadata=ham, sources=("rosendahl",)), ("bkl",))
 
 
 def test_every_image_of_ham10000_that_is_not_there_is_named_at_once(ham: Path) -> None:
@@ -70,7 +73,7 @@ def test_every_image_of_ham10000_that_is_not_there_is_named_at_once(ham: Path) -
     with pytest.raises(
         SiteDataError, match=r"(?s)2 problems.*row 2: no image 'ISIC_1'.*row 3: no image 'ISIC_2'"
     ):
-        readers.read(Ham10000Data(metadata=ham), ham10000_rows.CLASSES)
+        read.read(Ham10000Data(metadata=ham), ham10000.CLASSES)
 
 
 def test_another_table_is_not_taken_for_ham10000s(ham: Path) -> None:
@@ -78,7 +81,7 @@ def test_another_table_is_not_taken_for_ham10000s(ham: Path) -> None:
     with pytest.raises(
         SiteDataError, match="no column image_id, dx, lesion_id; expected HAM10000's own metadata"
     ):
-        readers.read(Ham10000Data(metadata=ham), ("mel",))
+        read.read(Ham10000Data(metadata=ham), ("mel",))
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def isic(tmp_path: Path) -> IsicData:
 
 
 def test_isic_2019_is_read_from_its_one_hot_table(isic: IsicData) -> None:
-    manifest = readers.read(isic, isic_rows.ISIC2019)
+    manifest = read.read(isic, isic_rows.ISIC2019)
     assert [(row.image.path.stem, row.label, row.lesion) for row in manifest.rows] == [
         ("ISIC_1", "NV", "L1"),
         ("ISIC_2_downsampled", "MEL", "L1"),
@@ -113,7 +116,7 @@ def test_isic_2019_is_read_from_its_one_hot_table(isic: IsicData) -> None:
 
 def test_isic_2018_has_other_columns(isic: IsicData) -> None:
     with pytest.raises(SiteDataError, match="no column AKIEC; expected the ground truth of isic2018"):
-        readers.read(isic.model_copy(update={"kind": "isic2018"}), isic_rows.ISIC2018)
+        read.read(isic.model_copy(update={"kind": "isic2018"}), isic_rows.ISIC2018)
 
 
 def test_a_row_with_no_class_or_two_is_named(isic: IsicData) -> None:
@@ -122,26 +125,26 @@ def test_a_row_with_no_class_or_two_is_named(isic: IsicData) -> None:
     with pytest.raises(
         SiteDataError, match=r"(?s)row 2: 2 classes are marked, expected one.*row 5: 0 classes are marked"
     ):
-        readers.read(isic, isic_rows.ISIC2019)
+        read.read(isic, isic_rows.ISIC2019)
 
 
 def test_class_names_are_mapped_to_the_studys_and_finer_classes_joined(isic: IsicData) -> None:
     data = isic.model_copy(update={"label_map": {"MEL": "malignant", "SCC": "malignant", "NV": "benign"}})
-    manifest = readers.read(data, ("benign", "malignant"))
+    manifest = read.read(data, ("benign", "malignant"))
     assert [row.label for row in manifest.rows] == ["benign", "malignant", "malignant"]
 
 
 def test_a_class_without_a_place_in_the_study_is_an_error_with_a_count(isic: IsicData) -> None:
     with pytest.raises(SiteDataError, match=r"class 'SCC' is not in the study \(1 image\(s\)\)"):
-        readers.read(isic, ("MEL", "NV"))
+        read.read(isic, ("MEL", "NV"))
 
 
 @pytest.mark.parametrize("how", [{"unknown_labels": "drop"}, {"label_map": {"SCC": None}}])
 def test_it_is_left_out_with_a_count_if_the_site_says_so(isic: IsicData, how, caplog, monkeypatch) -> None:
     monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
     told: list[str] = []
-    monkeypatch.setattr(readers, "warn", lambda text, **_: told.append(text))
-    manifest = readers.read(isic.model_copy(update=how), ("MEL", "NV"))
+    monkeypatch.setattr(read, "warn", lambda text, **_: told.append(text))
+    manifest = read.read(isic.model_copy(update=how), ("MEL", "NV"))
     assert len(manifest.rows) == 2
     assert told == ["left out, as the site's YAML says: images of SCC (1)"]
 
@@ -155,7 +158,7 @@ def test_one_centre_of_fed_isic_comes_with_its_published_split(isic: IsicData, t
         "ISIC_3,0.0,0.0,0,0,0,0,0,1,0,7,2,train,train_2\n"
     )
     data = FedIsic2019Data(split_file=file, center=4, images=isic.images)
-    manifest = readers.read(data, isic_rows.ISIC2019)
+    manifest = read.read(data, isic_rows.ISIC2019)
     assert [(row.image.path.stem, row.label, row.split) for row in manifest.rows] == [
         ("ISIC_1", "NV", "train"),
         ("ISIC_2_downsampled", "MEL", "test"),
@@ -190,12 +193,12 @@ def images_of(table: Path, column: int, folder: Path) -> Path:
 def test_all_of_ham10000_with_the_classes_of_each_source(tables: Path, tmp_path: Path) -> None:
     metadata = tables / "HAM10000_metadata_with_dataset_column.csv"
     images = (images_of(metadata, 1, tmp_path / "images"),)
-    whole = readers.read(Ham10000Data(metadata=metadata, images=images), ham10000_rows.CLASSES)
+    whole = read.read(Ham10000Data(metadata=metadata, images=images), ham10000.CLASSES)
     assert len(whole.rows) == 10_015
     assert len({row.group for row in whole.rows}) == 7_470
     for source, counts in SITES.items():
         data = Ham10000Data(metadata=metadata, images=images, sources=(source,))
-        assert readers.read(data, ham10000_rows.CLASSES).class_counts() == counts, source
+        assert read.read(data, ham10000.CLASSES).class_counts() == counts, source
     # lesions are never torn, and each class is near its fifth
     drawn = split.split(whole, GroupedSplit())
     sides: dict[str | None, set[str | None]] = {}
@@ -211,8 +214,8 @@ def test_ham10000_is_shared_out_by_source_without_tearing_a_lesion(tables: Path,
     metadata = tables / "HAM10000_metadata_with_dataset_column.csv"
     images = (images_of(metadata, 1, tmp_path / "images"),)
     data = Ham10000Data(metadata=metadata, images=images)
-    whole = partitioned.Source(data, NoSplit(all="train"), state_dir=None)
-    sites = partitioned.partition(whole, ByAcquisition(), seed=0, classes=ham10000_rows.CLASSES)
+    whole = partition_data.Source(data, NoSplit(all="train"), state_dir=None)
+    sites = partition_data.partition(whole, ByAcquisition(), seed=0, classes=ham10000.CLASSES)
     for source, counts in SITES.items():
         # Nine images of lesions that two sources have are where most of their lesion's are.
         assert sites[source].class_counts() == pytest.approx(counts, abs=9), source
@@ -227,7 +230,7 @@ def test_all_of_isic_2019(tables: Path, tmp_path: Path) -> None:
         kind="isic2019", ground_truth=truth, metadata=tables / "ISIC_2019_Training_Metadata.csv",
         images=images_of(truth, 0, tmp_path / "images"),
     )  # fmt: skip
-    manifest = readers.read(data, isic_rows.ISIC2019)
+    manifest = read.read(data, isic_rows.ISIC2019)
     assert len(manifest.rows) == 25_331
     assert manifest.class_counts() == (4522, 12875, 3323, 867, 2624, 239, 253, 628, 0)
     assert sum(row.group is None for row in manifest.rows) == 2_084
@@ -239,7 +242,7 @@ def test_the_six_centres_of_fed_isic_2019(tables: Path, tmp_path: Path) -> None:
     images = images_of(file, 0, tmp_path / "images")
     found = []
     for center in range(6):
-        rows = readers.read(
+        rows = read.read(
             FedIsic2019Data(split_file=file, center=center, images=images), isic_rows.ISIC2019
         ).rows
         sides = Counter(row.split for row in rows)

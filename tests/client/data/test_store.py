@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from client.config import CacheConfig
-from client.data import pixels
+from client.data.decoding import decode
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
 from client.data.store import ImageStore
@@ -96,8 +96,8 @@ def test_all_chance_comes_from_the_generator(tmp_path):
 
 def test_no_epoch_decodes_an_image_twice(tmp_path, monkeypatch):
     decoded = []
-    real = pixels.decode
-    monkeypatch.setattr(pixels, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
+    real = decode.decode
+    monkeypatch.setattr(decode, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
     manifest = site(tmp_path)
     train = ImageStore.build(manifest, PLAIN, IN_MEMORY, tmp_path).images("train", "paper")
     for epoch in range(3):
@@ -110,8 +110,8 @@ def test_a_restarted_trainer_finds_its_decoded_images_unless_something_changed(t
     manifest = site(tmp_path)
     before = ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state").images("train")
     decoded = []
-    real = pixels.decode
-    monkeypatch.setattr(pixels, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
+    real = decode.decode
+    monkeypatch.setattr(decode, "decode", lambda image, *how: decoded.append(image) or real(image, *how))
 
     again = ImageStore.build(manifest, PLAIN, ON_DISK, tmp_path / "state").images("train")
     assert decoded == []

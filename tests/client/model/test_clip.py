@@ -11,15 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from client import losses
-from client.fit import Progress, fit
-from client.model import backbones, text
-from client.model.backbones import PAPER_ENCODERS
+from client.model import encoders, text
 from client.model.build import build
 from client.model.clip import LARGEST_LOG_SCALE, ClipHead
+from client.model.encoders import PAPER_ENCODERS
 from client.model.features import features
-from client.model.parts import partition
-from common import prompts
+from client.model.parameters import partition
+from client.training import losses
+from client.training.fit import Progress, fit
 from common.config import (
     ClassVectors,
     ClipConfig,
@@ -30,6 +29,7 @@ from common.config import (
     OpenClipText,
     RandomText,
     SeedWeights,
+    prompts,
 )
 from common.errors import ConfigError, SiteDataError
 
@@ -51,9 +51,9 @@ def images_of(size=32, number=2):
 @pytest.mark.parametrize("encoder", PAPER_ENCODERS)
 def test_every_encoder_of_the_paper_becomes_a_clip(encoder, monkeypatch):
     monkeypatch.setattr(
-        "client.model.build.architecture", partial(backbones.architecture, device="meta")
+        "client.model.build.architecture", partial(encoders.architecture, device="meta")
     )  # shapes without memory
-    monkeypatch.setattr("client.model.backbones._takes", lambda *_: True)  # sizes have a test of their own
+    monkeypatch.setattr("client.model.encoders._takes", lambda *_: True)  # sizes have a test of their own
     config = ClipConfig(encoder=encoder, text=RandomText(width=512))
     with torch.device("meta"):
         built = build(config, 7, seed=1, weights_dir=None)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from client.fit import Progress, fit
-from client.model.backbones import architecture
 from client.model.build import build
-from client.model.parts import freeze, frozen_digest, partition
+from client.model.encoders import architecture
+from client.model.parameters import freeze, frozen_digest, partition
 from client.model.tuning import Adapter, install, merged
+from client.training.fit import Progress, fit
 from common.config import (
     AdamW,
     BitFit,

@@ -1,0 +1,1 @@
+"""Decoders: from a file's bytes to pixels."""

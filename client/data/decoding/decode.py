@@ -1,0 +1,165 @@
+"""From an image's reference to the square of RGB bytes that training uses.
+
+What a file claims to be is not trusted: colour modes are brought to RGB without clipping or
+guessing, a camera's orientation mark is obeyed, and what is no usable picture (truncated,
+tiny, huge, animated) is refused with a reason. The centre square is cut and resized in one
+step, with antialiasing, which is the usual resize of the shorter side and centre crop.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, TiffImagePlugin
+
+from client.data.decoding import dicom, nifti, npz
+from client.data.decoding.memory_budget import room
+from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Pixels = npt.NDArray[np.uint8]
+
+SMALLEST = 8
+"""Pixels a side under which a file is a mistake rather than a picture."""
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+"""Whatever a file's name says (JPEG includes MPO); Pillow knows others that start a program of their own."""
+
+MOST_SCANS = 64
+"""Of a JPEG; progressive ones usually have ten."""
+MOST_TILE_PIXELS = 2**24
+"""Of a tile of a TIFF, which is decoded whole, whatever the size of the picture."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+_TOO_LARGE = "has more pixels than Pillow considers safe (Image.MAX_IMAGE_PIXELS); save it smaller"
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def decode(reference: ImageReference, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of an image as (size, size, 3) uint8. Raises BadImage."""
+    return square(load(reference, size), size, interpolation)
+
+
+def square(image: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of a picture, resized. Raises BadImage."""
+    with _guarded():
+        return np.asarray(ImageOps.fit(image, (size, size), _RESAMPLING[interpolation]))
+
+
+def square_of(picture: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
+    """The centre square of a picture in memory, as a file of it would give. Raises BadImage."""
+    with _guarded():
+        return square(to_rgb(ImageOps.exif_transpose(_checked(picture))), size, interpolation)
+
+
+def load(reference: ImageReference, size: int) -> Image.Image:
+    """The whole image as RGB, and a JPEG no larger than a square of `size` needs. Raises BadImage."""
+    with _guarded():
+        match reference:
+            case PictureFile(path):
+                return _upright(path, size)
+            case DicomFrame():
+                return to_rgb(_checked(dicom.picture(reference)))
+            case NiftiSlice():
+                return _checked(nifti.picture(reference))
+            case NpzEntry():
+                return to_rgb(_checked(npz.picture(reference)))
+            case _:
+                assert_never(reference)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    try:
+        yield
+    except BadImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(_TOO_LARGE) from error
+    except MemoryError as error:
+        raise BadImage("takes more memory to decode than is free; save it smaller") from error
+    except Exception as error:
+        # Decoders answer a broken file with nearly any error there is.
+        raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
+
+
+def _upright(path: Path, size: int) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        _check(image)
+        _check_for_bombs(image, path)
+        # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
+        image.draft(None, (2 * size, 2 * size))
+        with room(image.width * image.height):
+            return to_rgb(ImageOps.exif_transpose(image))
+
+
+def _check(image: Image.Image) -> None:
+    # Pillow itself only warns up to twice its limit, and a small file may decode to gigabytes.
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(_TOO_LARGE)
+    _checked(image)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # the further frames of an MPO are a phone's previews
+        raise BadImage(f"holds {frames} images; expected one a file")
+
+
+def _check_for_bombs(image: Image.Image, path: Path) -> None:
+    """Small files that decode for hours, or to much more than the picture that they hold."""
+    if image.format in ("JPEG", "MPO"):
+        # Every scan goes over the whole picture. In what is compressed, FF is never followed by DA.
+        scans = path.read_bytes().count(b"\xff\xda")
+        if scans > MOST_SCANS:
+            raise BadImage(f"is a JPEG of {scans} scans; expected at most {MOST_SCANS}; save it anew")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
+        if width * height > MOST_TILE_PIXELS:
+            raise BadImage(
+                f"has tiles of {width} x {height} pixels; expected at most {MOST_TILE_PIXELS:,}; save it anew"
+            )
+
+
+def _checked(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if min(width, height) < SMALLEST:
+        raise BadImage(f"is {width} x {height} pixels; expected at least {SMALLEST} a side")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any colour mode as RGB; what is transparent becomes black."""
+    match image.mode:
+        case "RGB":
+            return image
+        case "I" | "I;16" | "I;16B" | "I;16L" | "I;16N":
+            return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        case "F":
+            raise BadImage("has floating-point pixels; save it with 8 or 16 bits")
+        case "LA" | "La" | "PA" | "RGBA" | "RGBa" | "P" if image.has_transparency_data:
+            seen = image.convert("RGBA")
+            ground = Image.new("RGBA", seen.size, (0, 0, 0, 255))
+            return Image.alpha_composite(ground, seen).convert("RGB")
+        case _:
+            return image.convert("RGB")
+
+
+def _eight_bits(grey: npt.NDArray[np.integer[Any]]) -> Pixels:
+    """Deep grey as 8 bits; Pillow's own conversion would make everything above 255 white.
+
+    A picture of a 12-bit detector in a 16-bit file never exceeds 4095 and would be black on
+    the 16-bit scale, so it is read on its own. Two fixed scales keep images comparable.
+    """
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise BadImage(f"has grey values from {low} to {high}; expected 8 or 16 bits")
+    full = 4095 if high <= 4095 else 65535
+    table = (np.arange(high + 1) * 255 + full // 2) // full
+    return np.take(table.astype(np.uint8), grey)

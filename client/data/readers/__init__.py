@@ -1,0 +1,1 @@
+"""Readers: from a hospital's files to a list of images with labels and groups."""

@@ -1,0 +1,155 @@
+"""BraTS 2018 to 2020: brain tumours in four MRI volumes each, as slices that an image encoder can take.
+
+Layouts: 2018 and 2019 `HGG/Brats18_X_1/Brats18_X_1_{t1,t1ce,t2,flair,seg}.nii.gz` and the same under
+`LGG/`; 2020 `BraTS20_Training_001/BraTS20_Training_001_{...}.nii` with the grades in
+`name_mapping.csv`. Classes: HGG (high grade), LGG (low grade); 2018: 210 and 75 patients, 2019: 259
+and 76, 2020: 293 and 76.
+
+Encoders take three channels, so three of the four volumes become red, green and blue: by default T1ce,
+T2 and FLAIR, which show enhancing core, oedema and extent. The patient is the group: slices of
+one head are nearly the same picture. Grades say something of the head, not of the slice, so
+slices that show no tumour are taken only if they are asked for.
+
+Menze et al. 2015, doi:10.1109/TMI.2014.2377694; Bakas et al. 2017, doi:10.1038/sdata.2017.117; Bakas
+et al. 2018, arXiv:1811.02629. Free for research after registration (CBICA, University of Pennsylvania).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.config import BratsData, MostTumour
+from client.data.decoding import nifti
+from client.data.manifest import ImageRow
+from client.data.progress import shown
+from client.data.readers.folders import folders_in
+from client.data.readers.table import read_table, require_columns
+from client.data.references import BadImage, NiftiSlice
+from common.errors import SiteDataError
+
+GRADES = ("HGG", "LGG")
+_ENDINGS = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    folder: Path
+    grade: str
+    collection: str | None
+    """The institution in names such as Brats18_CBICA_AAB_1."""
+
+
+def read_brats(config: BratsData) -> tuple[list[ImageRow], list[str]]:
+    """Rows and problems; reads one volume a patient to choose its slices. Raises SiteDataError."""
+    if not config.root.is_dir():
+        raise SiteDataError(
+            f"{config.root} is not a folder; point data.root at the folder with HGG and LGG, or with "
+            "name_mapping.csv"
+        )
+    rows: list[ImageRow] = []
+    problems: list[str] = []
+    subjects = list(_subjects(config.root, problems))
+    for subject in shown(subjects, len(subjects), "patients read"):
+        try:
+            channels = [_volume(subject.folder, modality) for modality in config.channels]
+            # Named one by one: mypy cannot see that three modalities are three paths.
+            red, green, blue = channels
+            chosen = _slices(config, subject.folder, red)
+        except BadImage as bad:
+            problems.append(f"{subject.folder.relative_to(config.root)} {bad}")
+            continue
+        rows += [
+            ImageRow(
+                image=NiftiSlice((red, green, blue), index),
+                label=subject.grade,
+                group=None,
+                split=None,
+                source=f"{subject.folder.relative_to(config.root)} slice {index}",
+                patient=subject.folder.name,
+                acquisition=subject.collection,
+            )
+            for index in chosen
+        ]
+    return rows, problems
+
+
+# --- who is there ----------------------------------------------------------------------------
+
+
+def _subjects(root: Path, problems: list[str]) -> Iterator[_Subject]:
+    by_grade = [folder for folder in folders_in(root) if folder.name in GRADES]
+    if by_grade:
+        for home in by_grade:
+            for folder in folders_in(home):
+                yield _Subject(folder, home.name, _collection(folder.name))
+        return
+    mapping = root / "name_mapping.csv"
+    if not mapping.is_file():
+        raise SiteDataError(
+            f"{root} has neither folders HGG and LGG (2018, 2019) nor name_mapping.csv (2020); point "
+            "data.root at the training data of one BraTS challenge"
+        )
+    table = read_table(mapping)
+    require_columns(table, ("Grade", "BraTS_2020_subject_ID"), "expected the name_mapping.csv of BraTS 2020")
+    problems += table.problems
+    there = {folder.name for folder in folders_in(root)}
+    for number, cells in table.rows:
+        source, name = f"{mapping.name} row {number}", cells.get("BraTS_2020_subject_ID", "")
+        grade = cells.get("Grade", "")
+        if not name or grade not in GRADES or Path(name).name != name:
+            problems.append(f"{source}: found grade {grade!r}, expected HGG or LGG and a subject's name")
+        elif name not in there:
+            problems.append(f"{source}: no folder {name}")
+        else:
+            yield _Subject(root / name, grade, _collection(cells.get("BraTS_2019_subject_ID", "")))
+
+
+def _collection(name: str) -> str | None:
+    parts = name.split("_")
+    return parts[1] if len(parts) >= 4 else None
+
+
+def _volume(folder: Path, modality: str) -> Path:
+    for ending in _ENDINGS:
+        if (path := folder / f"{folder.name}_{modality}{ending}").is_file():
+            return path
+    raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it anew")
+
+
+def _segmentation(folder: Path) -> Path:
+    # One patient of 2020 has its segmentation under the name that it had at its hospital.
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if "seg" in path.name.lower() and path.name.endswith(_ENDINGS) and not path.name.startswith(".")
+    )
+    if not found:
+        raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it anew")
+    return found[0]
+
+
+# --- which slices ----------------------------------------------------------------------------
+
+
+def _slices(config: BratsData, folder: Path, first_channel: Path) -> list[int]:
+    match config.slices:
+        case MostTumour(count=count):
+            chosen = _with_most(nifti.load(_segmentation(folder)), count)
+            nothing = "has no tumour in its segmentation; leave this patient out"
+        case every:
+            shown = np.flatnonzero((nifti.load(first_channel) != 0).any(axis=(0, 1)))
+            chosen = [int(index) for index in shown if index % every.step == 0]
+            nothing = f"shows brain on none of every {every.step} slices; take more slices"
+    if not chosen:
+        raise BadImage(nothing)
+    return chosen
+
+
+def _with_most(tumour_XYZ: npt.NDArray[np.float32], count: int) -> list[int]:
+    """The slices with the largest tumour, from below; of two alike the lower one."""
+    area_Z = (tumour_XYZ > 0).sum(axis=(0, 1))
+    best = np.argsort(-area_Z, kind="stable")[:count]
+    return sorted(int(index) for index in best if area_Z[index])

@@ -1,0 +1,140 @@
+"""DICOM files as a PACS exports them, labelled by a csv.
+
+Files are found anywhere under `root` by their header, whatever they are called; a csv says the
+label by SOPInstanceUID (an image), SeriesInstanceUID, StudyInstanceUID or PatientID. A file with
+several frames is several images of one label, or its middle one. Files that no line speaks of are
+left out with a count, as exports hold reports and scouts too; files that cannot be read are
+problems, because nobody knows whose they are.
+
+What a DICOM says of a person stays in this file: rows carry keyed hashes of PatientID (or of the
+study, where the patient is not named), and messages name files and lines, never values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from client.config import DicomData
+from client.data.decoding.dicom import num_frames, read_header
+from client.data.manifest import ImageRow
+from client.data.progress import shown
+from client.data.pseudonyms import hidden
+from client.data.readers.table import Table, read_table, require_columns
+from client.data.references import BadImage, DicomFrame, Window
+from common.errors import SiteDataError
+from common.log import warn
+
+_MARK = b"DICM"
+
+
+@dataclass(frozen=True)
+class _Line:
+    source: str
+    label: str
+    split: str | None
+
+
+def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[str]]:
+    """Rows and problems. Raises SiteDataError if the folder, the table or its columns are not there."""
+    if not config.root.is_dir():
+        raise SiteDataError(
+            f"{config.root} is not a folder; point data.root at the folder of the DICOM files"
+        )
+    table = read_table(config.labels)
+    lines, problems = _lines(table, config)
+    rows: list[ImageRow] = []
+    met: set[str] = set()
+    unlabelled = 0
+    files = list(_files(config.root))
+    for path in shown(files, len(files), "DICOM headers read"):
+        name = path.relative_to(config.root).as_posix()
+        try:
+            header = read_header(path)
+            identifier = _text(header, config.match)
+            if identifier not in lines:
+                unlabelled += 1
+                continue
+            met.add(identifier)
+            rows += _rows(path, header, lines[identifier], config, secret)
+        except BadImage as bad:
+            problems.append(f"{name} {bad}")
+    problems += [
+        f"{line.source}: no file has this {config.match}"
+        for identifier, line in lines.items()
+        if identifier not in met
+    ]
+    if unlabelled:
+        warn(
+            f"{unlabelled} DICOM file(s) have no line in {config.labels.name} and are left out",
+            unlabelled=unlabelled,
+        )
+    return rows, problems
+
+
+def _lines(table: Table, config: DicomData) -> tuple[dict[str, _Line], list[str]]:
+    columns = config.columns
+    wanted = [columns.key or config.match, columns.label, *([columns.split] if columns.split else [])]
+    require_columns(table, wanted, "as data.columns and data.match of the site's YAML say")
+    lines: dict[str, _Line] = {}
+    problems = list(table.problems)
+    for number, cells in table.rows:
+        source = f"{table.path.name} row {number}"
+        identifier, label = cells.get(wanted[0], ""), cells.get(columns.label, "")
+        line = _Line(source, label, cells.get(columns.split, "") or None if columns.split else None)
+        if not identifier or not label:
+            problems.append(f"{source}: no {'label' if identifier else config.match}")
+        elif (earlier := lines.setdefault(identifier, line)) != line and (
+            (earlier.label, earlier.split) != (line.label, line.split)
+        ):
+            problems.append(f"{source}: the {config.match} of {earlier.source} with another label or split")
+    return lines, problems
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """DICOM files, in the order of their names, and files that are called so."""
+    for path in sorted(root.rglob("*")):
+        hides = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if hides or path.name.upper() == "DICOMDIR" or not path.is_file():
+            continue
+        if path.suffix.lower() in (".dcm", ".dicom", ".ima") or _is_marked(path):
+            yield path
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == _MARK
+    except OSError:
+        return True  # reading its header will say why it cannot be opened
+
+
+def _rows(
+    path: Path, header: pydicom.Dataset, line: _Line, config: DicomData, secret: bytes
+) -> Iterator[ImageRow]:
+    window = None if config.window is None else Window(config.window.centre, config.window.width)
+    patient, study = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
+    device = f"{_text(header, 'Manufacturer')} {_text(header, 'ManufacturerModelName')}".strip()
+    kind, identifier = ("patient", patient) if patient else ("study", study)
+    frames = num_frames(header)
+    for frame in range(frames) if config.frames == "all" else (frames // 2,):
+        yield ImageRow(
+            image=DicomFrame(path, frame, window),
+            label=line.label,
+            group=None,
+            split=line.split,
+            source=line.source,
+            patient=hidden(secret, kind, identifier) if identifier else None,
+            acquisition=device or None,
+        )
+
+
+def _text(header: pydicom.Dataset, keyword: str) -> str:
+    try:
+        value: Any = header.get(keyword)
+    except Exception as error:
+        # pydicom converts values when they are asked for, and a broken one raises nearly anything.
+        raise BadImage(f"has a broken {keyword}; export it anew") from error
+    return "" if value is None else str(value).strip()

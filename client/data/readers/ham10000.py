@@ -1,0 +1,55 @@
+"""HAM10000 as it is downloaded: `HAM10000_metadata.csv` and the image folders part 1 and part 2.
+
+Classes, in the order of the challenge it was used for: akiec, bcc, bkl, df, mel, nv, vasc; 10,015
+dermatoscopic images of 7,470 lesions from four sources in Austria and Australia, which the
+column `dataset` names in the release with sources. Images of one lesion are a group.
+
+Tschandl, Rosendahl and Kittler 2018, doi:10.1038/sdata.2018.161; Harvard Dataverse
+doi:10.7910/DVN/DBW86T; CC BY-NC 4.0.
+"""
+
+from client.config import Ham10000Data
+from client.data.manifest import ImageRow
+from client.data.named_images import NamedImages
+from client.data.readers.table import Table, read_table, require_columns, with_values
+from client.data.references import PictureFile
+from common.errors import SiteDataError
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+
+def read_ham10000(config: Ham10000Data) -> tuple[list[ImageRow], list[str]]:
+    """Rows and problems. Raises SiteDataError if the table or its columns are not there."""
+    table = read_table(config.metadata)
+    require_columns(table, ("image_id", "dx", "lesion_id"), "expected HAM10000's own metadata")
+    images = NamedImages(config.images or (config.metadata.parent,))
+    rows, problems = [], list(table.problems)
+    for number, cells in with_values(table, *_sources(config, table)):
+        source = f"{table.path.name} row {number}"
+        path = images.find(cells.get("image_id", ""))
+        if path is None:
+            problems.append(f"{source}: no image {cells.get('image_id', '')!r} in {images.told}")
+            continue
+        rows.append(
+            ImageRow(
+                PictureFile(path),
+                cells.get("dx", ""),
+                group=None,
+                split=None,
+                source=source,
+                lesion=cells.get("lesion_id") or None,
+                acquisition=cells.get("dataset") or None,
+            )
+        )
+    return rows, problems
+
+
+def _sources(config: Ham10000Data, table: Table) -> tuple[str, tuple[str, ...]]:
+    if not config.sources:
+        return "", ()
+    if "dataset" not in table.header:
+        raise SiteDataError(
+            f"{table.path} has no column `dataset`, which data.sources asks for; take the release of "
+            "HAM10000_metadata that names each image's source, or leave data.sources out"
+        )
+    return "dataset", config.sources

@@ -1,0 +1,90 @@
+"""ISIC 2018 Task 3 and ISIC 2019 as the challenges publish them, and Fed-ISIC2019's centres.
+
+The ground truth is a table with a column per class and a 1 under the right one. Classes in the
+order of the columns: 2018 MEL, NV, BCC, AKIEC, BKL, DF, VASC (10,015 training images, those of
+HAM10000); 2019 MEL, NV, BCC, AK, BKL, DF, VASC, SCC, UNK (25,331 training images, none of them
+UNK). Groups are the lesions of the metadata, where it knows them: 2,084 images of 2019 have none.
+
+Codella et al. 2019, arXiv:1902.03368; Tschandl et al. 2018; Combalia et al. 2019,
+arXiv:1908.02288; CC BY-NC 4.0. Fed-ISIC2019 assigns 23,247 of these images to six centres, with
+a published split: Ogier du Terrail et al. 2022, arXiv:2210.04620 (FLamby, MIT).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from client.config import FedIsic2019Data, IsicData
+from client.data.manifest import ImageRow
+from client.data.named_images import NamedImages
+from client.data.readers.table import Table, read_table, require_columns, with_values
+from client.data.references import PictureFile
+
+ISIC2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+ISIC2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+
+
+def read_isic(config: IsicData) -> tuple[list[ImageRow], list[str]]:
+    """Rows and problems. Raises SiteDataError if a table or its columns are not there."""
+    table = read_table(config.ground_truth)
+    classes = ISIC2018 if config.kind == "isic2018" else ISIC2019
+    require_columns(table, ("image", *classes), f"expected the ground truth of {config.kind}")
+    return _rows(table, table.rows, classes, _lesions(config.metadata), config.images, split=None)
+
+
+def read_fed_isic(config: FedIsic2019Data) -> tuple[list[ImageRow], list[str]]:
+    """The images of one centre, each with its published fold. Raises SiteDataError."""
+    table = read_table(config.split_file)
+    require_columns(table, ("image", "center", "fold", *ISIC2019), "expected FLamby's split of Fed-ISIC2019")
+    chosen = with_values(table, "center", (str(config.center),))
+    return _rows(table, chosen, ISIC2019, _lesions(config.metadata), config.images, split="fold")
+
+
+def _rows(
+    table: Table,
+    numbered: Iterator[tuple[int, dict[str, str]]] | tuple[tuple[int, dict[str, str]], ...],
+    classes: tuple[str, ...],
+    lesions: Mapping[str, str],
+    folder: Path,
+    *,
+    split: str | None,
+) -> tuple[list[ImageRow], list[str]]:
+    images = NamedImages((folder,))
+    rows, problems = [], list(table.problems)
+    for number, cells in numbered:
+        source, name = f"{table.path.name} row {number}", cells.get("image", "")
+        right = [label for label in classes if _is_one(cells.get(label, ""))]
+        path = images.find(name)
+        if len(right) != 1:
+            problems.append(f"{source}: {len(right)} classes are marked, expected one")
+        elif path is None:
+            problems.append(f"{source}: no image {name!r} in {images.told}")
+        else:
+            side = cells.get(split, "") if split else None
+            rows.append(
+                ImageRow(
+                    PictureFile(path),
+                    right[0],
+                    None,
+                    side,
+                    source,
+                    lesion=lesions.get(name),
+                    acquisition=cells.get("center"),
+                )
+            )
+    return rows, problems
+
+
+def _is_one(cell: str) -> bool:
+    try:
+        return float(cell) == 1.0  # 2019 has 1.0, Fed-ISIC's copy of it too, others 1
+    except ValueError:
+        return False
+
+
+def _lesions(metadata: Path | None) -> dict[str, str]:
+    """Lesion by image, of those that have one."""
+    if metadata is None:
+        return {}
+    table = read_table(metadata)
+    require_columns(table, ("image", "lesion_id"), "expected the challenge's metadata")
+    return {cells["image"]: cells["lesion_id"] for _, cells in table.rows if cells.get("lesion_id")}

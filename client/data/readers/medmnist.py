@@ -1,0 +1,58 @@
+"""MedMNIST: small labelled images of many kinds in one numpy archive each, with a published split.
+
+Layout: `NAME.npz` (28 pixels) or `NAME_64.npz`, `_128`, `_224`, with `train_images`, `val_images`,
+`test_images` as (N, H, W) or (N, H, W, 3) of uint8 and `..._labels` as (N, 1). Classes are the numbers
+0, 1, ... in the order of the data set's page; `label_map: {0: adipose, ...}` names them. Groups are not
+published: the authors split by patient where their source did. Sets with several labels an
+image (ChestMNIST) and with volumes are refused.
+
+Yang et al. 2023, doi:10.1038/s41597-022-01721-8; CC BY 4.0, DermaMNIST CC BY-NC 4.0.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from client.config import MedMnistData
+from client.data.decoding import npz
+from client.data.manifest import ImageRow
+from client.data.references import BadImage, NpzEntry
+from common.errors import SiteDataError
+
+_SIDES = ("train", "val", "test")
+
+
+def read_medmnist(config: MedMnistData) -> tuple[list[ImageRow], list[str]]:
+    """Rows in the archive's order. Raises SiteDataError if the archive is none of MedMNIST's."""
+    try:
+        found = npz.arrays(config.archive)
+        sides = [side for side in _SIDES if f"{side}_images" in found]
+        if not sides:
+            names = ", ".join(sorted(found)) or "nothing"
+            raise BadImage(f"holds {names}; expected train_images and train_labels")  # noqa: TRY301
+        return [row for side in sides for row in _rows(config, side, found)], []
+    except BadImage as bad:
+        raise SiteDataError(f"{config.archive} {bad}") from bad
+
+
+def _rows(config: MedMnistData, side: str, found: dict[str, npz.Header]) -> Iterator[ImageRow]:
+    images = f"{side}_images"
+    npz.check_images(images, found[images])
+    labels = npz.whole(config.archive, f"{side}_labels")
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+        raise BadImage(
+            f"has {labels.dtype} labels of shape {labels.shape}; expected one number an image. Sets with several "
+            "labels an image cannot be used"
+        )
+    if len(labels) != found[images].shape[0]:
+        raise BadImage(
+            f"has {found[images].shape[0]} images but {len(labels)} labels for {side}; copy it anew"
+        )
+    for index, label in enumerate(np.ravel(labels)):
+        yield ImageRow(
+            image=NpzEntry(config.archive, images, index),
+            label=str(int(label)),
+            group=None,
+            split=side,
+            source=f"{config.archive.name} {images}[{index}]",
+        )

@@ -1,0 +1,198 @@
+"""From a site's files to a manifest: checks everything that can be checked without decoding.
+
+A data manager mends a data set in one go or loses a day, so every reader collects all it
+finds wrong and says so at once. Whatever the kind of data, the same checks follow here.
+"""
+
+import difflib
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import assert_never
+
+from client.config import (
+    BrainMriData,
+    BratsData,
+    CsvData,
+    DataConfig,
+    DicomData,
+    FedIsic2019Data,
+    FoldersData,
+    Ham10000Data,
+    IsicData,
+    MedMnistData,
+)
+from client.data.manifest import ImageRow, Manifest, grouped, refuse
+from client.data.pseudonyms import site_secret
+from client.data.readers.brain_mri import read_brain_mri
+from client.data.readers.brats import read_brats
+from client.data.readers.dicom import read_dicom
+from client.data.readers.folders import read_folders
+from client.data.readers.ham10000 import read_ham10000
+from client.data.readers.image_list import listed
+from client.data.readers.isic import read_fed_isic, read_isic
+from client.data.readers.medmnist import read_medmnist
+from client.data.readers.table import read_csv
+from common.errors import SiteDataError
+from common.log import warn
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a site's data holds, the sound rows and all that is wrong with others."""
+
+    where: Path
+    manifest: Manifest
+    """May be empty."""
+    problems: tuple[str, ...]
+    num_repeats: int
+    """Rows that say again what another says."""
+
+
+def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | None = None) -> Survey:
+    """All that `config` points at, problems and all; without `classes`, those that the data has.
+
+    `state_dir` keeps the secret that hides patients' identifiers; without it, names of groups are
+    good for this one manifest. Raises SiteDataError if nothing can be read.
+    """
+    where, rows, problems = _rows(config, state_dir)
+    names = _labels(rows, config) if classes is None else tuple(classes)
+    rows = _mapped(rows, config, names)
+    unique = _without_repeats(rows)
+    sound = [row for row in unique.rows if row.label in names]
+    problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
+    return Survey(where, Manifest(tuple(grouped(sound)), names), tuple(problems), unique.num_repeats)
+
+
+def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
+    """All images that `config` points at. Raises SiteDataError that lists every problem."""
+    found = survey(config, classes, state_dir)
+    where = found.where
+    if found.problems:
+        refuse(
+            f"{where.name} cannot be used as it is",
+            found.problems,
+            f"Mend {where} or the images it names, then start again.",
+        )
+    if not found.manifest.rows:
+        raise SiteDataError(nothing(found))
+    if found.num_repeats:
+        warn(f"{found.num_repeats} row(s) repeat another row and count once", repeats=found.num_repeats)
+    return found.manifest
+
+
+def nothing(found: Survey) -> str:
+    """What to say of a site without a single image."""
+    return (
+        f"{found.where} holds no image of any class; the study has the classes "
+        f"{', '.join(found.manifest.classes) or '(none)'}. Point `data` of the site's YAML at images of these classes."
+    )
+
+
+def labels(config: DataConfig) -> tuple[str, ...]:
+    """The classes that the data has, under the study's names, in alphabetical order. Raises SiteDataError."""
+    return _labels(_rows(config, None)[1], config)
+
+
+def _labels(rows: Sequence[ImageRow], config: DataConfig) -> tuple[str, ...]:
+    mapped = (config.label_map.get(row.label, row.label) for row in rows)
+    return tuple(sorted({name for name in mapped if name}))
+
+
+def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
+    """Where the rows are from, the rows, and what is wrong with others. Raises SiteDataError."""
+    try:
+        where, rows, problems = _all_rows(config, state_dir)
+    except OSError as error:
+        raise SiteDataError(
+            f"{error.filename or 'a file or folder of the data set'} cannot be read: {error.strerror}. Let the "
+            "trainer read the whole data set, then start again."
+        ) from error
+    if config.take is None:
+        return where, rows, problems
+    rows, in_vain = listed(rows, config.take)
+    return where, rows, [*problems, *in_vain]
+
+
+def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
+    match config:
+        case CsvData():
+            return config.labels, *read_csv(config)
+        case FoldersData():
+            return config.root, *read_folders(config)
+        case Ham10000Data():
+            return config.metadata, *read_ham10000(config)
+        case IsicData():
+            return config.ground_truth, *read_isic(config)
+        case FedIsic2019Data():
+            return config.split_file, *read_fed_isic(config)
+        case BratsData():
+            return config.root, *read_brats(config)
+        case BrainMriData():
+            return config.root, *read_brain_mri(config)
+        case DicomData():
+            secret = secrets.token_bytes() if state_dir is None else site_secret(state_dir)
+            return config.labels, *read_dicom(config, secret)
+        case MedMnistData():
+            return config.archive, *read_medmnist(config)
+        case _:
+            assert_never(config)
+
+
+def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
+    """Rows under the study's class names; those that the site leaves out are counted and gone."""
+    kept, dropped = [], Counter[str]()
+    for row in rows:
+        label = config.label_map.get(row.label, row.label)
+        if label is None or (label not in classes and config.unknown_labels == "drop"):
+            dropped[row.label] += 1
+        else:
+            kept.append(replace(row, label=label))
+    if dropped:
+        told = ", ".join(f"{label} ({count})" for label, count in sorted(dropped.items()))
+        warn(f"left out, as the site's YAML says: images of {told}", dropped=sum(dropped.values()))
+    return kept
+
+
+def _unknown_classes(rows: Sequence[ImageRow], classes: Sequence[str]) -> Iterator[str]:
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.label, row.source)
+    for label, count in Counter(row.label for row in rows).items():
+        if label not in classes:
+            guess = _nearest(label, classes)
+            yield (
+                f"{first[label]}: class {label!r} is not in the study ({count} image(s)), "
+                f"which has {', '.join(classes)}" + (f"; did you mean {guess}?" if guess else "")
+            )
+
+
+def _nearest(label: str, classes: Sequence[str]) -> str | None:
+    folded = {name.casefold(): name for name in classes}
+    close = difflib.get_close_matches(label.casefold(), folded, n=1, cutoff=0.6)
+    return folded[close[0]] if close else None
+
+
+@dataclass(frozen=True)
+class _Unique:
+    rows: tuple[ImageRow, ...]
+    num_repeats: int
+    problems: tuple[str, ...]
+
+
+def _without_repeats(rows: Sequence[ImageRow]) -> _Unique:
+    """Each file once; a file that is said to be two things is a problem."""
+    kept: dict[str, ImageRow] = {}
+    problems = []
+    for row in rows:
+        earlier = kept.setdefault(os.path.normcase(os.path.normpath(row.image.key)), row)
+        for field in ("label", "patient", "lesion", "group", "split"):
+            before, now = getattr(earlier, field), getattr(row, field)
+            if before != now:
+                problems.append(
+                    f"{row.source}: {row.image.name} has {field} {now!r}, but {before!r} in {earlier.source}"
+                )
+    return _Unique(tuple(kept.values()), len(rows) - len(kept), tuple(problems))

@@ -1,0 +1,1 @@
+"""Simulated sites: discovered, partitioned or synthetic data."""

@@ -1,0 +1,119 @@
+"""The settings of a simulated federation: one site.yaml per site found, and who they are.
+
+Only for simulation on one machine: a real hospital writes its own YAML. `federation.yaml`
+tells the simulating server the sites, the classes and whether the images are synthetic,
+which at real institutions the study operator knows.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
+from client.data.simulation.discover import FoundFederation, FoundSite
+from common import log
+from common.errors import SiteDataError, StorageError
+from common.settings import to_yaml
+from common.weights import write_atomically
+
+OVERLAP_SECRET = Path("overlap.secret")
+"""Beside the YAMLs, which name it relative to themselves."""
+POOLED = "pooled"
+"""Name of the site that holds every site's training images: centralised training."""
+STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
+"""Where a trainer's container has them: see Dockerfile.gpu."""
+
+
+def write_sites(
+    found: FoundFederation,
+    out: Path,
+    *,
+    synthetic: bool,
+    weights: Path | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    pooled: FoundSite | None = None,
+    containers: int | None = None,
+) -> None:
+    """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml.
+
+    `containers` says for how many sites there are containers; their settings are then 1.yaml, 2.yaml, and
+    so on, by the order of names, because a compose file is written before anybody looked at the images.
+    Raises StorageError, SiteDataError.
+    """
+    all_sites = [*found.sites, *([pooled] if pooled else [])]
+    sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
+    if containers is not None:
+        sites = _in_containers(sites, containers)
+    _write_overlap_secret(out / OVERLAP_SECRET)
+    for name, settings in sites.items():
+        write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
+    about = {
+        "synthetic": synthetic,
+        "classes": list(found.classes),
+        "sites": {site.name: site.num_images for site in found.sites},
+    }
+    write_atomically(out / "federation.yaml", to_yaml(about))
+    if not found.has_groups:
+        log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
+    log.event(f"wrote the settings of {', '.join(site.name for site in all_sites)} to {out}")
+
+
+def _in_containers(sites: Mapping[str, SiteConfig], number: int) -> dict[str, SiteConfig]:
+    """The same by number, with the paths that containers have."""
+    if number != len(sites):
+        raise SiteDataError(
+            f"the images are of {len(sites)} sites ({', '.join(sites)}), there are containers for {number}; "
+            f"`consilium-server compose --sites {len(sites)} > docker-compose.override.yml` makes them meet"
+        )
+    places = {"state_dir": STATE_IN_CONTAINER, "socket": SOCKET_IN_CONTAINER}
+    return {str(place): site.model_copy(update=places) for place, site in enumerate(sites.values(), start=1)}
+
+
+def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | None, seed: int) -> SiteConfig:
+    split = (
+        site.split.model_copy(update={"seed": seed}) if isinstance(site.split, GroupedSplit) else site.split
+    )
+    return SiteConfig(
+        name=site.name,
+        data=site.data,
+        split=split,
+        state_dir=(out / "state" / site.name).absolute(),
+        weights_dir=None if weights is None else weights.absolute(),
+        overlap_secret=OVERLAP_SECRET,
+        threads=threads,
+    )
+
+
+def _write_overlap_secret(path: Path) -> None:
+    """What real sites would hand each other past the server; kept when it is there. Raises StorageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(f"{secrets.token_hex(32)}\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; give another folder") from error
+
+
+def pooled_site(found: FoundFederation) -> FoundSite:
+    """All training images in one place; its test images are the sites' own, so it scores none.
+
+    Raises SiteDataError if the split is not known yet.
+    """
+    first = found.sites[0]
+    if not isinstance(first.data, CsvData) or first.data.columns.split is None:
+        raise SiteDataError(
+            "a pooled site needs a labels.csv with a column `split`, or it would train on the sites' test "
+            "images; make one with `consilium-site split`"
+        )
+    columns = first.data.columns
+    data = first.data.model_copy(
+        update={
+            "only": Only(column=columns.split, values=("train",)),
+            "columns": columns.model_copy(update={"split": None}),
+        }
+    )
+    return FoundSite(POOLED, data, NoSplit(all="train"), num_images=sum(s.num_images for s in found.sites))

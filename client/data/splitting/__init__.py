@@ -1,0 +1,1 @@
+"""Splits into train and test that keep patients together."""

@@ -1,0 +1,198 @@
+"""Which images train and which test, so that the test is honest.
+
+Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
+So whole groups move, the classes keep their shares as far as groups allow (`client/data/splitting/stratify.py`),
+and a split that comes with the data is refused if it tears a group apart.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import assert_never
+
+from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
+from client.data.manifest import SIDES, ImageRow, Manifest, Side, places, refuse
+from client.data.readers.table import read_table
+from client.data.splitting.stratify import deal
+from common.errors import SiteDataError
+from common.log import event, warn
+from common.weights import write_atomically
+
+
+def split(manifest: Manifest, config: SplitConfig) -> Manifest:
+    """The same rows, each on a side. Raises SiteDataError if there is no honest split."""
+    match config:
+        case GroupedSplit(test_share=share, seed=seed):
+            sides = _drawn(manifest, (1 - share, share), 1, seed)
+        case KFoldSplit(folds=folds, fold=fold, seed=seed):
+            sides = _drawn(manifest, (1 / folds,) * folds, fold, seed)
+        case ByImageSplit(test_share=share, seed=seed):
+            return _by_image(manifest, share, seed)
+        case ColumnSplit():
+            sides = _given(manifest)
+        case NoSplit():
+            sides = [config.all] * len(manifest.rows)
+        case _:
+            assert_never(config)
+    rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
+    _no_group_on_both_sides(rows)
+    return replace(manifest, rows=rows)
+
+
+def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: int) -> list[Side]:
+    """A side for each image: whole groups, each stratum shared out alike.
+
+    Raises SiteDataError if one side would stay empty.
+    """
+    return _dealt(strata, groups, (1 - test_share, test_share), 1, seed)
+
+
+def _dealt(
+    strata: Sequence[str], groups: Sequence[str], shares: Sequence[float], test: int, seed: int
+) -> list[Side]:
+    """A side for each image: whole groups are dealt into bins of these shares, and one bin is for testing."""
+    test_share, num_groups = shares[test], len(set(groups))
+    needed = round(1 / test_share)
+    if num_groups < needed:
+        raise SiteDataError(
+            f"found {len(groups)} image(s) of {num_groups} group(s); a test share of {test_share:g} needs "
+            f"at least {needed} groups. Add images, or set `split: {{kind: none, all: train}}` "
+            "and test elsewhere."
+        )
+    if max(Counter(strata).values()) < needed:
+        raise SiteDataError(
+            f"no split by class is possible: each class has fewer than {needed} images "
+            f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
+            "`split: {kind: none, all: train}` and test elsewhere."
+        )
+    bins = deal(strata, groups, dict.fromkeys(strata, shares), seed)
+    if not 0 < bins.count(test) < len(bins):
+        raise SiteDataError(
+            f"no split is possible: the {num_groups} groups of {len(groups)} images are too uneven for a "
+            f"test share of {test_share:g} ({_counted(groups)}). Use another seed, or add images."
+        )
+    return ["test" if place == test else "train" for place in bins]
+
+
+def write_split(
+    labels_csv: Path,
+    out_csv: Path,
+    *,
+    label: str = "label",
+    group: str | None = None,
+    strata: Sequence[str] = (),
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> None:
+    """Copy a csv with a `split` column added: by label and `strata` (e.g. site), whole groups.
+
+    One split for all sites lets local, pooled and federated studies test on the same images.
+    Image files in `out_csv` stay as they are, relative to where `labels_csv` lies.
+    """
+    table = read_table(labels_csv)
+    wanted = [label, *strata, *([group] if group else [])]
+    missing = [name for name in wanted if name not in table.header]
+    problems = [f"no column {name!r}; it has {', '.join(table.header)}" for name in missing]
+    if "split" in table.header:
+        problems.append("it has a column `split` already; use that, or remove it")
+    if problems or table.problems:
+        refuse(
+            f"{labels_csv.name} cannot be split",
+            [*problems, *table.problems],
+            f"Mend {labels_csv} or name its columns.",
+        )
+    cells = [row for _, row in table.rows]
+    keys = ["/".join(row.get(name, "") for name in (label, *strata)) for row in cells]
+    owners = [_owner(row.get(group, "") if group else None, str(i)) for i, row in enumerate(cells)]
+    sides = draw(keys, owners, test_share, seed)
+    text = StringIO(newline="")
+    writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
+    writer.writerow([*table.header, "split"])
+    for row, side in zip(cells, sides, strict=True):
+        writer.writerow([*(row.get(name, "") for name in table.header), side])
+    write_atomically(out_csv, text.getvalue().encode())
+
+
+# --- the kinds of split --------------------------------------------------------------------
+
+
+def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
+    images = places(manifest.rows)
+    sides = draw([row.label for row in manifest.rows], images, test_share, seed)
+    on: dict[str, set[str]] = {}
+    for row, side in zip(manifest.rows, sides, strict=True):
+        on.setdefault(_owner(row.group, row.image.key), set()).add(side)
+    torn = sum(len(found) > 1 for found in on.values())
+    warn(
+        f"split.kind is by_image: {torn} of {len(on)} lesions or patients are on both sides, so the test is too "
+        "optimistic; use it only to compare with work that split so",
+        torn=torn,
+    )
+    rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
+    return replace(manifest, rows=rows)
+
+
+def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) -> list[Side]:
+    rows = manifest.rows
+    if any(row.split for row in rows):
+        event("the train and test folders of the data are not used: the split is drawn")
+    alone = sum(row.group is None for row in rows)
+    if alone:
+        warn(
+            f"{alone} of {len(rows)} images name no group and count as a group each; "
+            "if a lesion or patient has several images, list them in a csv with data.columns.group",
+            without_group=alone,
+        )
+    owners = [_owner(row.group, place) for row, place in zip(rows, places(rows), strict=True)]
+    sides = _dealt([row.label for row in rows], owners, shares, test, seed)
+    for name in manifest.classes:
+        on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)
+        if len(on) == 1:
+            side, count = on.popitem()
+            groups = len({owner for row, owner in zip(rows, owners, strict=True) if row.label == name})
+            warn(f"class {name} has {groups} group(s), too few to divide: its {count} image(s) all {side}")
+    return sides
+
+
+def _given(manifest: Manifest) -> list[Side]:
+    wrong = Counter(row.split or "" for row in manifest.rows if (row.split or "").lower() not in SIDES)
+    if wrong:
+        first = next(row for row in manifest.rows if (row.split or "").lower() not in SIDES)
+        refuse(
+            "the split that comes with the data cannot be used",
+            [f"{value!r} in {count} row(s)" for value, count in wrong.most_common()],
+            f"Expected train or test, first missing in {first.source}. "
+            "Mend these, or let `split: {kind: grouped}` draw one.",
+        )
+    return [SIDES[(row.split or "").lower()] for row in manifest.rows]
+
+
+def torn_groups(rows: Sequence[ImageRow]) -> list[str]:
+    """Groups with images on more than one side."""
+    sides: dict[str, set[str | None]] = {}
+    for row in rows:
+        if row.group is not None:
+            sides.setdefault(row.group, set()).add(row.split)
+    return [group for group, on in sides.items() if len(on) > 1]
+
+
+def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
+    if torn := torn_groups(rows):
+        refuse(
+            "the split puts images of one group on both sides, so a test would measure memory",
+            [f"group {group} is in train and in test" for group in torn],
+            f"{len(torn)} of {len({row.group for row in rows} - {None})} groups are torn apart. Mend the split, or let "
+            "`split: {kind: grouped}` draw one.",
+        )
+
+
+def _owner(group: str | None, image: str) -> str:
+    # Two name spaces: a lesion may be called like another image.
+    return f"group {group}" if group else f"image {image}"
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common(10))

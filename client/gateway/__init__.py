@@ -1,0 +1,1 @@
+"""The site's connection to the server: no torch, no images."""

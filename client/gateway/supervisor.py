@@ -1,0 +1,157 @@
+"""This site's gateway: Flower's SuperNode, kept alive.
+
+It connects out to the server, with the site's key, and hands what comes to the trainer's socket. It
+sees no image, needs no torch, and may be restarted at any time: the server sends a plan again that
+a gateway forgot. A server that is away or does not know the key yet is tried again for ever, for
+somebody elsewhere may be mending just that; the log says in plain words what is the matter.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from common import keys, log
+from common.config import Name
+from common.errors import ConfigError
+from common.processes.launcher import Command, Processes, flower_command, free_ports
+from common.processes.restarts import Supervision
+from common.processes.tail import Tail
+from common.settings import Frozen, load_settings
+
+FILE = "gateway.yaml"
+NODE = "gateway"
+
+_LOOK_S = 0.2
+_LONGEST_PAUSE_S = 30.0
+_REMEMBERED = 20_000
+"""Characters of what the SuperNode said last, to find out why it ended."""
+
+
+class GatewayConfig(Frozen):
+    """How this site reaches the server. Relative paths count from the file's own folder."""
+
+    site: Name
+    server: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+    """Name or address and port, as in the server's certificate."""
+    ca: Path = Path("ca.pem")
+    """Who vouches for the server's certificate."""
+    key: Path = Path("site.key")
+    """This site's private key, which never leaves it."""
+    socket: Path = Path("state/trainer.sock")
+    """Where the trainer listens."""
+    home: Path | None = None
+    """What Flower keeps, which may be lost at any time; None: FLWR_HOME, or gateway-state beside this file."""
+    version: str = ""
+    """Of the server when it made the start-up kit."""
+
+    @property
+    def flwr_home(self) -> Path:
+        """Where Flower keeps its files."""
+        assert self.home is not None, "load_gateway sets it"
+        return self.home
+
+
+def load_gateway(path: Path) -> GatewayConfig:
+    """Read gateway.yaml, or the one in the folder `path`. Raises ConfigError."""
+    file = path / FILE if path.is_dir() else path
+    config = load_settings(file, GatewayConfig, "gateway")
+    home = file.resolve().parent
+    places = {name: home / getattr(config, name) for name in ("ca", "key", "socket")}
+    places["home"] = home / (config.home or os.environ.get("FLWR_HOME", "gateway-state"))
+    return config.model_copy(update=places)
+
+
+def require_files(config: GatewayConfig) -> None:
+    """Raises ConfigError if the key or the CA is not there, or the key can be read by others."""
+    if not config.key.exists():
+        raise ConfigError(f"{config.key} is not there; `consilium-site key` makes this site's key")
+    if not config.ca.exists():
+        raise ConfigError(f"{config.ca} is not there; it comes with the start-up kit")
+    if config.key.stat().st_mode & 0o077:
+        raise ConfigError(f"{config.key} can be read by other users; `chmod 600` it")
+
+
+def run(config: GatewayConfig, until: Path | None = None) -> None:
+    """Keep the gateway alive until this process is told to end, or the file `until` appears.
+
+    Raises ConfigError.
+    """
+    require_files(config)
+    config.flwr_home.mkdir(parents=True, exist_ok=True)
+    processes = Processes(config.flwr_home / "logs", environment(config, os.environ))
+    log.event(f"{config.site}: the gateway connects to {config.server}")
+    try:
+        _keep(config, processes, until)
+    finally:
+        processes.stop()
+
+
+# What Flower's SuperNode says, and what it means here.
+_REASONS = {
+    "Failed to activate SuperNode": "the server does not take this site's key, {fingerprint}. If it is new, read "
+    "it to the study operator, who enrols it; if it was revoked, make another with `consilium-site key --renew`; if "
+    "another gateway of this site was running until a moment ago, the server notices within a minute",
+    # Flower's word for a call that was refused, when nobody here asked it to end.
+    "SuperNode terminated gracefully": "the server refused its calls: either this machine's clock is not the server's, "
+    "or the key was revoked. `consilium-site check-connection` says which",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate does not fit ca.pem and the name in gateway.yaml, or has "
+    "expired; ask the study operator for the kit that is valid now",
+}
+
+
+def reason(said: str, fingerprint: str) -> str:
+    """What the end of the SuperNode's log means, as an ending of a sentence; empty if it is not known."""
+    found = [(said.rfind(mark), text) for mark, text in _REASONS.items() if mark in said]
+    return f": {max(found)[1].format(fingerprint=fingerprint)}" if found else ""
+
+
+def _keep(config: GatewayConfig, processes: Processes, until: Path | None) -> None:
+    supervision = Supervision(most=None, longest_pause_s=_LONGEST_PAUSE_S)
+    log_file = processes.logs / f"{NODE}.log"
+    log_file.unlink(missing_ok=True)
+    show, said = Tail(log_file), ""
+    processes.start(NODE, command(config))
+    try:
+        while until is None or not until.exists():
+            said = (said + show())[-_REMEMBERED:]
+            now = time.monotonic()
+            for ended in supervision.see(processes.ended(), now):
+                said += show()
+                why = reason(said, keys.fingerprint_of_private(config.key))
+                log.warn(f"the gateway {ended.how}{why}; starting it again in {ended.pause_s:g} s")
+                said = ""
+            for name in supervision.due(now):
+                processes.restart(name)
+            time.sleep(_LOOK_S)
+    finally:
+        show()
+
+
+def command(config: GatewayConfig) -> Command:
+    """How Flower's SuperNode is started."""
+    (port,) = free_ports(1)  # for its own child process, on loopback
+    return [
+        flower_command("flower-supernode"),
+        "--root-certificates", config.ca, "--superlink", config.server,
+        "--auth-supernode-private-key", config.key,
+        "--node-config", f'site="{config.site}" trainer="{config.socket}"',
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+
+
+def environment(config: GatewayConfig, ours: Mapping[str, str]) -> dict[str, str]:
+    """What Flower's processes see of this machine."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
+    return {
+        **ours,
+        "PATH": path,  # Flower starts its children by name
+        "FLWR_HOME": str(config.flwr_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
+    }

@@ -1,0 +1,1 @@
+"""What a hospital decides and can show: policy, approval, audit, failure reports."""

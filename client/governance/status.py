@@ -1,0 +1,107 @@
+"""`consilium-site status`: what this site is doing, since when, with which study, and what has left it.
+
+Read from the audit log, which has a line for everything that came and left, and from whether the
+trainer's socket answers. Nobody is asked, nothing is written.
+"""
+
+import socket as sockets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.governance import approval, audit
+
+
+@dataclass
+class Left:
+    """What has left the site for one study."""
+
+    answers: int = 0
+    rounds: set[int] = field(default_factory=set)
+    num_bytes: int = 0
+    refused: int = 0
+    """Plans that the policy refused."""
+    failed: int = 0
+    last: str = ""
+    """When something last left."""
+
+
+def tell(name: str, state_dir: Path, socket: Path | None, now: datetime | None = None) -> str:
+    """For a person. Raises StorageError."""
+    lines = [f"{name}: {_trainer(socket)}"]
+    lines += told(audit.events(state_dir / audit.FILE), now or datetime.now(UTC))
+    lines += [f"waits for your yes: {approval.describe(study)}" for study in approval.pending(state_dir)]
+    return "\n".join(lines)
+
+
+def told(events: Iterable[audit.Fields], now: datetime) -> list[str]:
+    """What the audit log says: what is being done, and by study what has left."""
+    by_study: dict[str, Left] = {}
+    studies: dict[str, str] = {}  # by plan
+    open_plan: audit.Fields | None = None
+    last: audit.Fields | None = None
+    for fields in events:
+        last, plan_id = fields, str(fields.get("plan_id"))
+        if fields["event"] == "plan" and "study" in fields:
+            studies[plan_id], open_plan = str(fields["study"]), fields
+        if plan_id not in studies:
+            continue  # an approval, or a message that was no plan
+        left = by_study.setdefault(studies[plan_id], Left())
+        match fields["event"]:
+            case "sent":
+                left.answers += 1
+                left.num_bytes += _number(fields.get("bytes"))
+                left.last = str(fields["time"])
+                if fields.get("kind") == "answer":
+                    left.rounds.add(_number(fields.get("round")))
+                open_plan = None
+            case "refusal":
+                left.refused += 1
+            case "failure":
+                left.failed += 1
+    if last is None:
+        return ["nothing has come and nothing has left yet"]
+    return [_doing(open_plan, last, now), *(_study(name, left) for name, left in by_study.items())]
+
+
+def _doing(open_plan: audit.Fields | None, last: audit.Fields, now: datetime) -> str:
+    if open_plan is None:
+        return f"waits for a plan, since {_since(last, now)}"
+    what = f"round {open_plan['round']}" if "round" in open_plan else "the set-up"
+    return f"works on {what} of study {open_plan['study']}, since {_since(open_plan, now)}"
+
+
+def _study(name: str, left: Left) -> str:
+    sent = f"{left.answers} answers, {left.num_bytes / 2**20:,.1f} MiB"
+    rounds = f", of {len(left.rounds)} rounds" if left.rounds else ""
+    last = f"; last at {left.last[:19].replace('T', ' ')} UTC" if left.last else ""
+    counts = ((left.refused, "refused by the policy"), (left.failed, "failed"))
+    others = "".join(f"; {count} {what}" for count, what in counts if count)
+    return f"  study {name}: {sent}{rounds}, have left{last}{others}"
+
+
+def _since(fields: audit.Fields, now: datetime) -> str:
+    then = datetime.fromisoformat(str(fields["time"]))
+    seconds = max(0.0, (now - then).total_seconds())
+    if seconds < 120:
+        ago = f"{seconds:.0f} s"
+    else:
+        ago = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({ago})"
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _trainer(socket: Path | None) -> str:
+    if socket is None:
+        return "site.yaml names no socket, so whether the trainer runs is not known"
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket))
+        except OSError:
+            return "the trainer is NOT running"
+    return "the trainer is running"

@@ -1,0 +1,1 @@
+"""Classical heads at the site, on features of its images."""

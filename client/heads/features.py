@@ -1,0 +1,256 @@
+"""What a network sees in an image, as one row of numbers: the input of classical heads.
+
+Features are taken with the weights that came, in evaluation, with the batches and the number format
+of scoring, so a head sees what the network's own classifier sees. Getting them costs a pass over all
+images, so they are kept on the site's disk under the hash of everything they depend on: weights,
+layer, images, precision. They never leave the site.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from client.data.manifest import Side
+from client.data.store import ImageStore, identity
+from client.images import Images
+from client.model import features as encoder
+from client.training.out_of_memory import is_out_of_memory, take_less
+from client.training.precision import Precision, autocast, weights_dtype
+from common import log
+from common.errors import ConfigError, ConsiliumError, StorageError
+from common.weights import digest, load_file, save_file, write_atomically
+
+_FORMAT = 1
+_KEPT = 2
+"""Files that are kept; a study that fits heads every few rounds has other weights each time."""
+
+_INDEX = "index.json"
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One side of a site's split, in the manifest's order."""
+
+    features_NF: Rows
+    logits_NC: npt.NDArray[np.float64]
+    """The network's own, of the same pass."""
+    labels_N: npt.NDArray[np.int64]
+    groups_N: tuple[str, ...]
+    """What a resampling must not tear apart: patient or lesion, or the image itself."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where a site keeps features; a file is good for one set of weights, images, layer and precision."""
+
+    folder: Path
+
+    def path(self, model: nn.Module, store: ImageStore, layer: str | None, precision: Precision) -> Path:
+        """The file for these; the hash covers whatever the features depend on."""
+        images = identity(store.manifest.rows, store.preprocessing)
+        what = [_FORMAT, _state_digest(model), layer, precision, images]
+        return self.folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.safetensors"
+
+    def remember(self, key: str, path: Path) -> None:
+        """Note under which file the features of these weights lie, for a trainer that starts again."""
+        write_atomically(self.folder / _INDEX, json.dumps({**self._index(), key: path.name}).encode())
+
+    def known(self, key: str) -> Path | None:
+        """The file of these weights' features, None if they have not been here."""
+        name = self._index().get(key)
+        path = None if name is None else self.folder / Path(name).name
+        return path if path is not None and path.is_file() else None
+
+    def _index(self) -> dict[str, str]:
+        try:
+            found = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {key: name for key, name in found.items() if (self.folder / str(name)).is_file()}
+
+    def read(self, path: Path, num_images: int) -> tuple[Rows, npt.NDArray[np.float64]] | None:
+        """Features and logits; None if they are not there, or damaged."""
+        if not path.is_file():
+            return None
+        try:
+            arrays, _ = load_file(path)
+        except StorageError:
+            log.warn("kept features are damaged and are computed anew")
+            return None
+        if {*arrays} != {"features", "logits"} or not all(len(a) == num_images for a in arrays.values()):
+            return None
+        path.touch()
+        return arrays["features"], arrays["logits"]
+
+    def keep(self, path: Path, features_NF: Rows, logits_NC: npt.NDArray[np.float64]) -> None:
+        """Write one file, and drop the oldest. Raises StorageError."""
+        save_file(path, {"features": features_NF, "logits": logits_NC}, {})
+        kept = sorted(self.folder.glob("*.safetensors"), key=lambda other: other.stat().st_mtime_ns)
+        for old in kept[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def of(
+    model: nn.Module,
+    store: ImageStore,
+    cache: Cache,
+    *,
+    layer: str | None,
+    device: torch.device,
+    precision: Precision,
+) -> dict[Side, Features]:
+    """Features of the images on both sides, from the cache if these weights have been there before.
+
+    Raises ConsiliumError if one is not finite, ConfigError if the network has no such layer.
+    """
+    path = cache.path(model, store, layer, precision)
+    found = cache.read(path, len(store.manifest.rows))
+    if found is None:
+        found = extract(model, store.images(None), layer=layer, device=device, precision=precision)
+        cache.keep(path, *found)
+    return sides(store, *found)
+
+
+def sides(store: ImageStore, features_NF: Rows, logits_NC: npt.NDArray[np.float64]) -> dict[Side, Features]:
+    """Features of all images, in the manifest's order, by side of the split."""
+    rows, labels_N = store.manifest.rows, store.images(None).labels_N.cpu().numpy()
+    groups_N = [row.group or f"image {number}" for number, row in enumerate(rows)]
+    both: tuple[Side, Side] = ("train", "test")
+    return {
+        side: Features(
+            features_NF[places],
+            logits_NC[places],
+            labels_N[places],
+            tuple(groups_N[place] for place in places),
+        )
+        for side in both
+        for places in [[place for place, row in enumerate(rows) if row.split == side]]
+    }
+
+
+def extract(
+    model: nn.Module,
+    images: Images,
+    *,
+    layer: str | None,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int = 64,
+) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """Features (N, F) and logits (N, C) of centre-cropped images; the model's modes are left as they were.
+
+    Raises ConsiliumError if one is not finite, TooLittleMemory if not one image fits.
+    """
+    num_images = len(images.labels_N)
+    modes = {module: module.training for module in model.modules()}
+    model.eval().to(device, weights_dtype(precision))
+    try:
+        rows: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        while start < num_images:
+            indices_B = torch.arange(start, min(start + batch_size, num_images))
+            part = _try(model, images, indices_B, layer, device, precision)
+            if part is None:
+                batch_size = take_less(batch_size, "extracting features")
+                continue
+            rows.append(part)
+            start += len(indices_B)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not rows:
+        return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float64)
+    features_NF, logits_NC = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    num_bad = int((~torch.isfinite(features_NF)).any(1).sum())
+    if num_bad:
+        raise ConsiliumError(
+            f"the received weights give features that are not finite numbers on {num_bad} of {num_images} "
+            "images; expected finite ones. The study has diverged, or local.precision is too narrow for it."
+        )
+    return features_NF.numpy(), logits_NC.numpy()
+
+
+def with_logits(model: nn.Module, images_BCHW: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
+    """(B, F) and (B, C): features and logits of one pass.
+
+    Features are what the classifier sees, or the pooled output of the module called `layer`. Raises
+    ConfigError if there is no such module, or if its output cannot be pooled.
+    """
+    if layer is None:
+        features_BF = encoder.features(model, images_BCHW)
+        classifier = model.get_classifier()  # type: ignore[operator]
+        # timm's distilled models have two classifiers, and so need another pass.
+        logits_BC = classifier(features_BF) if isinstance(classifier, nn.Module) else model(images_BCHW)
+        return features_BF, logits_BC
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        known = [name for name in modules if name and name.count(".") < 2]
+        raise ConfigError(f"heads.layer: the network has no module {layer!r}; it has {', '.join(known[:40])}")
+    caught: list[Tensor] = []
+    hook = modules[layer].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    try:
+        logits_BC = model(images_BCHW)
+    finally:
+        hook.remove()
+    return pooled(caught[-1], layer), logits_BC
+
+
+def pooled(output: Tensor, layer: str) -> Tensor:
+    """(B, F) from a module's output: the mean over places. Raises ConfigError.
+
+    Maps come as (B, F, H, H) or, from windowed transformers, as (B, H, H, F); tokens as (B, T, F).
+    """
+    match tuple(output.shape) if isinstance(output, Tensor) else ():
+        case (_, _):
+            return output
+        case (_, _, _):
+            return output.mean(dim=1)
+        case (_, _, height, width) if height == width:
+            return output.mean(dim=(2, 3))
+        case (_, height, width, _) if height == width:
+            return output.mean(dim=(1, 2))
+        case shape:
+            raise ConfigError(
+                f"heads.layer: {layer} gives {list(shape) or type(output).__name__}, expected a map with as many "
+                "rows as columns, tokens or one row an image; name another module"
+            )
+
+
+def _try(
+    model: nn.Module,
+    images: Images,
+    indices_B: Tensor,
+    layer: str | None,
+    device: torch.device,
+    precision: Precision,
+) -> tuple[Tensor, Tensor] | None:
+    """Features and logits of some images, on the CPU; None if the memory does not suffice."""
+    try:
+        with torch.no_grad():
+            batch_BCHW = images.batch(indices_B, None).to(device, weights_dtype(precision))
+            with autocast(precision, device):
+                features_BF, logits_BC = with_logits(model, batch_BCHW, layer)
+            return features_BF.float().cpu(), logits_BC.double().cpu()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+def _state_digest(model: nn.Module) -> str:
+    """Of every float tensor that the network holds: what is shared, what stays here and what is frozen."""
+    return digest(
+        {
+            name: tensor.detach().cpu().numpy()
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point()
+        }
+    )

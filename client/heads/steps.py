@@ -1,0 +1,219 @@
+"""One step towards the study's heads, carried out on this site's features.
+
+Features stay here; what goes back are sums over training images (`client/heads/sums.py`), coefficients of a
+linear head where the study lets the sites vote, and scores on test images (`client/heads/scores.py`).
+A head that cannot be had here is named with one of four words; the others go on. The story stands in the
+site's own log.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+
+from client.data.manifest import Side
+from client.heads import scores, sums, worker
+from client.heads.features import Features
+from client.heads.worker import Gone, Job
+from common import log, seeds, wire
+from common.config import StudyConfig
+from common.config.heads import HeadsConfig, LocalHead, Vote
+from common.errors import PolicyRefusal, WireError
+from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
+from common.heads.result import HeadResult
+from common.settings import to_yaml
+from common.weights import Array, digest, save_file, write_atomically
+
+HEADS, STUDY, WEIGHTS = "heads", "study.yaml", "weights.safetensors"
+_MAPS_KEPT = 4
+
+
+@dataclass
+class Table:
+    """The features of one set of weights, and maps of the training ones that were asked for before."""
+
+    weights_digest: str
+    sides: Mapping[Side, Features]
+    _maps: dict[str, Floats] = field(default_factory=dict)
+
+    def mapped(self, view: View) -> Floats:
+        """Training features on a view; a search asks for the same one many times."""
+        key = f"{digest(view.arrays())} {view.fourier}"
+        if key not in self._maps:
+            while len(self._maps) >= _MAPS_KEPT:
+                del self._maps[next(iter(self._maps))]
+            self._maps[key] = view.of(self.sides["train"].features_NF)
+        return self._maps[key]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a step needs to know of the site."""
+
+    state_dir: Path
+    folder: Path
+    """Of this study, where heads are kept."""
+    threads: int
+    min_cell: int | None
+
+
+def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswer:
+    """The answer to one step. Raises ConsiliumError; then this site has no part in the step."""
+    started = time.monotonic()
+    heads, train = plan.study.heads, table.sides["train"]
+    if heads is None:
+        raise WireError("found a plan for heads in a study without any")
+    if plan.step.kind != "score" and plan.site not in plan.study.sites.train:
+        raise PolicyRefusal("this site only scores", reason="heads: this site only scores")
+    counts = np.bincount(train.labels_N, minlength=len(plan.study.classes))
+    arrays: dict[str, Array] = {}
+    results: list[HeadResult] = []
+    match plan.step:
+        case wire.StatisticsStep(views=views):
+            for request in views:
+                _check_weights(request.class_weights, plan.study)
+                mapped_ND = table.mapped(_view(plan, request.name, request.fourier, table))
+                arrays |= under(
+                    f"statistics/{request.name}", sums.statistics(mapped_ND, train.labels_N, request)
+                )
+        case wire.GradientsStep(problems=problems):
+            for problem in problems:
+                _check_weights(problem.class_weights, plan.study)
+                mapped_ND = table.mapped(_view(plan, problem.name, problem.fourier, table))
+                points_PC = _points(plan, problem.name, mapped_ND.shape[1])
+                losses, slopes_PC = sums.gradient(
+                    mapped_ND, train.labels_N, points_PC, problem, place.min_cell
+                )
+                arrays |= {f"losses/{problem.name}": losses, f"gradients/{problem.name}": slopes_PC}
+        case wire.CoefficientsStep(votes=votes):
+            for config in _votes(heads, votes):
+                mapped_ND = table.mapped(_view(plan, config.title, None, table))
+                try:
+                    found = _fit(config, mapped_ND, table, plan, place)
+                except Gone as gone:
+                    results.append(_gone(f"federated.{config.title}", gone))
+                else:
+                    arrays |= under(f"coefficients/{config.title}", found)
+        case wire.ScoreStep():
+            counts = np.zeros_like(counts)
+            results = _scores(plan, heads, table, place)
+        case _:
+            assert_never(plan.step)
+    return wire.HeadAnswer(
+        plan_id=plan.plan_id,
+        site=plan.site,
+        round=plan.round,
+        step=plan.step.kind,
+        train_counts=tuple(counts.tolist()),
+        results=tuple(results),
+        seconds=time.monotonic() - started,
+        arrays=arrays,
+    )
+
+
+# --- what came along ---------------------------------------------------------------------------
+
+
+def _view(plan: wire.HeadPlan, name: str, fourier: Fourier | None, table: Table) -> View:
+    arrays = below(f"view/{name}", plan.arrays)
+    if not arrays and fourier is None:
+        return identity(table.sides["train"].features_NF.shape[1])
+    return read_view(arrays, fourier)
+
+
+def _points(plan: wire.HeadPlan, name: str, width: int) -> Floats:
+    points_PC = plan.arrays.get(f"points/{name}")
+    shape = (width + 1, len(plan.study.classes))
+    if points_PC is None or points_PC.shape != shape or not np.all(np.isfinite(points_PC)):
+        raise WireError(f"found no points of {list(shape)} finite numbers for a head that is searched for")
+    return np.asarray(points_PC, np.float64)
+
+
+def _check_weights(weights_C: tuple[float, ...], study: StudyConfig) -> None:
+    if len(weights_C) != len(study.classes):
+        raise WireError(f"found weights of {len(weights_C)} classes, expected {len(study.classes)}")
+
+
+def _votes(heads: HeadsConfig, names: tuple[str, ...]) -> list[Vote]:
+    known = {head.title: head for head in heads.federated if isinstance(head, Vote)}
+    if strange := [name for name in names if name not in known]:
+        raise WireError(f"found a plan for {len(strange)} vote(s) that the study does not list")
+    return [known[name] for name in names]
+
+
+# --- fitting and scoring -----------------------------------------------------------------------
+
+
+def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place) -> list[HeadResult]:
+    test, classes = table.sides["test"], len(plan.study.classes)
+    if not len(test.labels_N):
+        test = _nothing(test, classes)
+    results = [scores.of_softmax(test.logits_NC, test.labels_N)]
+    if plan.site in plan.study.sites.train:
+        for config in heads.local:
+            title = f"local.{config.title}"
+            try:
+                found = _fit(config, table.sides["train"].features_NF, table, plan, place)
+            except Gone as gone:
+                results.append(_gone(title, gone))
+                continue
+            results.append(
+                scores.beside(title, found["probabilities"], test.logits_NC, test.labels_N, test.groups_N)
+            )
+    for form in plan.step.heads if isinstance(plan.step, wire.ScoreStep) else ():
+        head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
+        found_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
+        results.append(scores.beside(form.title, found_NC, test.logits_NC, test.labels_N, test.groups_N))
+    return results
+
+
+def _nothing(test: Features, num_classes: int) -> Features:
+    """No images, in shapes that can be counted."""
+    return Features(test.features_NF, np.zeros((0, num_classes)), np.zeros(0, np.int64), ())
+
+
+def _fit(
+    config: LocalHead | Vote, train_ND: Array, table: Table, plan: wire.HeadPlan, place: Place
+) -> Mapping[str, Array]:
+    train, study = table.sides["train"], plan.study
+    keep = None if isinstance(config, Vote) else place.folder / HEADS / f"local.{config.title}"
+    label = {
+        "title": f"local.{config.title}",
+        "study": study.name,
+        "study_fingerprint": study.fingerprint,
+        "classes": study.classes,
+        "layer": None if study.heads is None else study.heads.layer,
+        "weights_digest": table.weights_digest,
+        "num_features": train_ND.shape[1],
+    }
+    job = Job(
+        config=config,
+        num_classes=len(study.classes),
+        seed=seeds.derive(study.seed, plan.site, "heads", config.title) % 2**32,
+        threads=place.threads,
+        label=None if keep is None else label,
+    )
+    started = time.monotonic()
+    found = worker.run(
+        job, train_ND, train.labels_N, train.groups_N, table.sides["test"].features_NF,
+        state_dir=place.state_dir, keep=keep,
+    )  # fmt: skip
+    log.event(f"fitted {config.title} on {len(train_ND)} images in {time.monotonic() - started:.1f} s")
+    return found
+
+
+def _gone(title: str, gone: Gone) -> HeadResult:
+    log.warn(f"no head {title} here: {gone}")
+    return HeadResult(title=title, problem=gone.problem)
+
+
+# --- for `consilium-site predict` ---------------------------------------------------------------
+
+
+def keep_network(folder: Path, study: StudyConfig, weights: Mapping[str, Array], weights_digest: str) -> None:
+    """Keep study and weights beside the heads, so that they can be used here. Raises StorageError."""
+    write_atomically(folder / STUDY, to_yaml(study.model_dump(mode="json")))
+    save_file(folder / WEIGHTS, weights, {"sha256": weights_digest})

@@ -1,0 +1,130 @@
+"""Fits one head in a process of its own, so that it can be stopped.
+
+scikit-learn cannot be interrupted, and a support vector machine on a large site may take days. A process can:
+when its time is over it is ended, and the trainer, its network and its images stay where they are.
+The folder that the two share lies in the site's `state_dir` and is removed afterwards, for features are as
+private as images.
+
+    python -m client.heads.worker FOLDER    job.json, features.safetensors -> result.safetensors, head.skops
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, TypeAdapter
+
+from common.config.heads import HeadProblem, LocalHead, Vote
+from common.errors import StorageError
+from common.settings import Frozen
+from common.weights import Array, load_file, save_file
+
+
+class Job(Frozen):
+    """What a worker is to do."""
+
+    config: Annotated[LocalHead | Vote, Field(union_mode="left_to_right")]
+    num_classes: int
+    seed: int
+    threads: int
+    label: dict[str, Any] | None = None
+    """Fields of a HeadLabel: keep the head."""
+
+
+class Gone(Exception):
+    """There is no head; `problem` is what the server may be told."""
+
+    def __init__(self, problem: HeadProblem, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+def run(
+    job: Job,
+    train_ND: npt.NDArray[np.floating],
+    labels_N: npt.NDArray[np.int64],
+    groups_N: Sequence[str],
+    test_ND: npt.NDArray[np.floating],
+    *,
+    state_dir: Path,
+    keep: Path | None = None,
+) -> Mapping[str, Array]:
+    """Fit apart: a head's `probabilities` of the test rows, or a vote's `weights` and `bias`.
+
+    `keep` is where the head goes. Raises Gone if there is none, StorageError if the disk is full.
+    """
+    if len(np.unique(labels_N)) < 2:
+        raise Gone(
+            "one_class", f"{len(np.unique(labels_N))} class(es) among the training images, a head needs two"
+        )
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups_N))}
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=state_dir, prefix="head-") as scratch:
+        folder = Path(scratch)
+        groups = np.array([numbers[group] for group in groups_N], np.int64)
+        arrays = {"train": train_ND, "labels": labels_N, "groups": groups, "test": test_ND}
+        save_file(folder / "features.safetensors", arrays, {})
+        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        _work(folder, job)
+        if keep is not None:
+            _move(folder / "head", keep)
+        return load_file(folder / "result.safetensors")[0]
+
+
+def _work(folder: Path, job: Job) -> None:
+    home = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    threads = {
+        name: str(job.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "client.heads.worker", str(folder)],
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            timeout=job.config.time_limit_s,
+            capture_output=True,
+            text=True,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise Gone("too_slow", f"not fitted within {job.config.time_limit_s:g} s; it was given up") from late
+    if done.returncode != 0:
+        raise Gone("failed", f"the fit ended with {done.returncode}:\n{done.stderr[-4000:]}")
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for ending in (".skops", ".json"):
+            source.with_name(source.name + ending).replace(target.with_name(target.name + ending))
+    except OSError as error:
+        raise StorageError(f"a head could not be kept in {target.parent}: {error.strerror}") from error
+
+
+def main(folder: Path) -> None:
+    """The worker's side."""
+    from client.heads import sklearn_heads
+
+    job = TypeAdapter(Job).validate_json((folder / "job.json").read_bytes())
+    arrays, _ = load_file(folder / "features.safetensors")
+    train_ND, labels_N, config = arrays["train"], arrays["labels"], job.config
+    result: Mapping[str, Array]
+    if isinstance(config, Vote):
+        result = sklearn_heads.coefficients(config, train_ND, labels_N, job.num_classes, job.seed)
+    else:
+        pipeline = sklearn_heads.fit(
+            config, train_ND, labels_N, arrays["groups"].tolist(), seed=job.seed, threads=job.threads
+        )
+        result = {"probabilities": sklearn_heads.probabilities(pipeline, arrays["test"], job.num_classes)}
+        if job.label is not None:
+            sklearn_heads.save(folder / "head", pipeline, sklearn_heads.HeadLabel.model_validate(job.label))
+    save_file(folder / "result.safetensors", result, {})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,100 @@
+"""One image, opened: what can be told of it without looking at the others.
+
+Everything that a check asks is answered from one decoding, at the size that training keeps, so that the
+time it took is the time that training will need.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+
+import numpy as np
+from PIL import Image
+
+from client.data import duplicates
+from client.data.decoding import burned_in_text, decode, dicom
+from client.data.manifest import ImageRow
+from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Text: TypeAlias = Literal["none", "said", "suspected"]
+"""Whether text is burned in: nothing speaks for it, the file says so, or the picture looks like it."""
+
+_SMALL = 64
+_COLOURLESS = 8
+"""Most that channels of a grey picture differ; JPEG's own colours are no purer."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found. With a problem, the rest says nothing."""
+
+    row: ImageRow
+    problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    """Columns and rows of the whole image."""
+    kind: str = ""
+    """Channels and depth, e.g. `RGB`, `I;16`, `12-bit MONOCHROME2`."""
+    spread: float = 0.0
+    """Largest standard deviation of a channel, of 255."""
+    digest: str = ""
+    fingerprint: int = 0
+    text: Text = "none"
+    decode_s: float = 0.0
+
+
+def inspect(row: ImageRow, size: int) -> Seen:
+    """Open and decode one image, to a square of `size`."""
+    started = time.perf_counter()
+    try:
+        picture = decode.load(row.image, size)
+        square = decode.square(picture, size, "bilinear")
+        decode_s = time.perf_counter() - started
+        whole, kind, text = _told(row.image, picture)
+        digest = _digest(row.image, square)
+    except OSError as error:
+        return Seen(row, problem=f"cannot be read ({error.strerror or type(error).__name__})")
+    except BadImage as bad:
+        return Seen(row, problem=str(bad))
+    # From afar: a blank sensor's noise averages out.
+    small = np.asarray(Image.fromarray(square).resize((_SMALL, _SMALL), Image.Resampling.BOX))
+    if kind == "RGB" and int(np.ptp(small, axis=2).max()) <= _COLOURLESS:
+        kind = "RGB without colour"
+    spread = float(small.std(axis=(0, 1)).max())
+    return Seen(row, "", whole, kind, spread, digest, duplicates.fingerprint(small), text, decode_s)
+
+
+def _told(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, int], str, Text]:
+    """Size, channels and depth as they are stored, and whether text is burned in."""
+    match reference:
+        case PictureFile(path):
+            with Image.open(path, formats=decode.FORMATS) as image:
+                return image.size, image.mode, "none"
+        case DicomFrame(path):
+            header = dicom.read_header(path)
+            kind = f"{_attribute(header, 'BitsStored')}-bit {_attribute(header, 'PhotometricInterpretation')}"
+            if _attribute(header, "BurnedInAnnotation").upper() == "YES":
+                return picture.size, kind, "said"
+            return picture.size, kind, "suspected" if burned_in_text.looks_written_on(picture) else "none"
+        case NiftiSlice() | NpzEntry():
+            return picture.size, "", "none"
+        case _:
+            assert_never(reference)
+
+
+def _attribute(header: "Dataset", keyword: str) -> str:
+    try:
+        return str(header.get(keyword, "")).strip()
+    except (
+        Exception
+    ):  # pydicom converts values when they are asked for, and a broken one raises nearly anything
+        return ""
+
+
+def _digest(reference: ImageReference, square: decode.Pixels) -> str:
+    if isinstance(reference, PictureFile):
+        return hashlib.sha256(reference.path.read_bytes()).hexdigest()
+    return hashlib.sha256(square.tobytes()).hexdigest()  # a part of a file is compared by what it shows

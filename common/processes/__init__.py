@@ -1,0 +1,1 @@
+"""Processes of a federation on one machine: started, watched, restarted, ended."""

@@ -1,0 +1,258 @@
+"""Processes of a federation on this machine: started, watched, and all of them stopped.
+
+Output goes to one file a process. Whatever happens here, `stop` ends every process that was
+started, with all its children, and nothing else; if this process is killed by force, its
+watchdog does.
+"""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, TypeAlias
+
+from common.errors import LaunchError
+from common.processes import watchdog
+
+_LOOK_S = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Command: TypeAlias = Sequence[str | Path]
+Output: TypeAlias = IO[bytes] | int
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+        """As shells report it: 130 after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, a closed terminal and `kill` all raise Interrupted, once, so that cleaning up ends.
+
+    Only in the main thread, where Python delivers signals.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    former = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Processes:
+    """The processes that this launcher started, by name."""
+
+    logs: Path
+    env: Mapping[str, str]
+    scratch: tuple[Path, ...] = ()
+    """Folders that the watchdog removes if this process cannot."""
+    _started: dict[str, Command] = field(default_factory=dict)
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _watchdog: subprocess.Popen[bytes] | None = None
+    _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(self, name: str, command: Command) -> None:
+        """Start `command`; its output goes to logs/NAME.log."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._started[name] = command
+        with (self.logs / f"{name}.log").open("ab") as output:
+            self._running[name] = self._spawn(command, stdout=output, stderr=subprocess.STDOUT, name=name)
+
+    def restart(self, name: str) -> None:
+        """Start a process that has ended anew, and end whatever it left behind."""
+        self.end_family(name)
+        self.start(name, self._started[name])
+
+    def end(self, name: str) -> None:
+        """End one process by force, to start it anew."""
+        process = self._running[name]
+        process.kill()
+        process.wait()
+
+    def end_family(self, name: str) -> None:
+        """End the children of a process that has ended."""
+        assert self._running[name].poll() is not None, f"{name} is still running"
+        watchdog.end_family(self._mark, name)
+
+    def run(self, command: Command, deadline_s: float) -> str:
+        """Run a command to its end; returns what it printed. Raises LaunchError."""
+        return self.run_all([command], deadline_s)[0]
+
+    def run_all(self, commands: Sequence[Command], deadline_s: float) -> list[str]:
+        """Run commands side by side to their ends; returns what each printed. Raises LaunchError."""
+        end = time.monotonic() + deadline_s
+        started = [self._spawn(command, subprocess.PIPE, subprocess.PIPE) for command in commands]
+        self._commands += started
+        printed = []
+        for command, process in zip(commands, started, strict=True):
+            shown = " ".join(Path(str(part)).name for part in command[:3])
+            try:
+                out, err = process.communicate(timeout=max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired as error:
+                raise LaunchError(f"`{shown}` did not end within {deadline_s:.0f} s") from error
+            if process.returncode != 0:
+                told = (err or out).decode(errors="replace").strip()
+                raise LaunchError(f"`{shown}` ended with exit code {process.returncode}: {told}")
+            self._commands.remove(process)
+            printed.append(out.decode(errors="replace"))
+        return printed
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of the processes that have ended, by name."""
+        codes = {name: process.poll() for name, process in self._running.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    def require_alive(self) -> None:
+        """Raises LaunchError that names the first process that ended, with the end of its log."""
+        for name, code in self.ended().items():
+            raise LaunchError(f"{name} ended with exit code {code}. {self.tail(name)}")
+
+    def wait_until(
+        self,
+        ready: Callable[[], bool],
+        what: str,
+        deadline_s: float,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Return when `ready()`; raises LaunchError after `deadline_s` or if a process ends.
+
+        `check` replaces the demand that every process is alive.
+        """
+        end = time.monotonic() + deadline_s
+        while not ready():
+            (check or self.require_alive)()
+            if time.monotonic() > end:
+                raise LaunchError(f"{what} within {deadline_s:.0f} s; the logs in {self.logs} tell why")
+            time.sleep(_LOOK_S)
+
+    def tail(self, name: str, lines: int = 8) -> str:
+        """The end of a process's log, for a message."""
+        path = self.logs / f"{name}.log"
+        text = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return f"Its log {path} ends:\n" + "\n".join(f"    {line}" for line in text[-lines:])
+
+    def stop(self) -> None:
+        """End everything that was started, children included: asked first, after a grace by force."""
+        started = [*self._running.values(), *self._commands]
+        if started:
+            watchdog.end(
+                self._mark,
+                [process.pid for process in started],
+                lambda: all(process.poll() is not None for process in started),
+            )
+        for process in started:
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        self._running.clear()
+        self._commands.clear()
+        self._dismiss()
+
+    def _spawn(
+        self, command: Command, stdout: Output, stderr: Output, name: str = "command"
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={**self.env, watchdog.MARK: self._mark, watchdog.OWNER: f"{self._mark}/{name}"},
+            start_new_session=True,
+        )
+        if self._watchdog is None:
+            self._watchdog = _start_watchdog(self._mark, self.scratch)
+        self._tell(f"{process.pid}\n")
+        return process
+
+    def _tell(self, line: str) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # without a watchdog everything else still works
+                self._watchdog.stdin.write(line.encode())
+                self._watchdog.stdin.flush()
+
+    def _dismiss(self) -> None:
+        if self._watchdog is None:
+            return
+        self._tell("done\n")
+        with contextlib.suppress(BrokenPipeError):
+            self._watchdog.communicate()
+        self._watchdog = None
+
+
+def _start_watchdog(mark: str, scratch: Sequence[Path]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(watchdog.__file__), mark, *map(str, scratch)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nothing listens on now."""
+    with contextlib.ExitStack() as probes:
+        bound = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in bound:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in bound]
+
+
+def port_is_taken(port: int) -> bool:
+    """True if something listens on this port of loopback or the port cannot be bound."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def claim_port(port: int) -> socket.socket | None:
+    """Tell other launchers on this machine that `port` is about to be used; None if one said so before.
+
+    A SuperLink takes seconds to listen, so of two launchers that start together both would find
+    the port free. The claim is an abstract socket (unix(7)): no file, gone with its process.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        if sys.platform == "linux":
+            claim.bind(f"\0consilium-port-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
+
+
+def accepts_connections(port: int) -> bool:
+    """True if something listens on this port of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def flower_command(name: str) -> Path:
+    """The path of one of Flower's commands, installed beside this Python."""
+    return Path(sys.executable).parent / name

@@ -1,0 +1,128 @@
+"""Flower's SuperLink with a doorkeeper, who writes down whom it turns away.
+
+    python -m server.deployment.access_log RECORD flower-superlink's options
+
+Flower refuses a key that is not enrolled, a clock that is wrong, and a request without a signature; but
+its log names no address, and for a wrong clock nobody at all. Here every refusal leaves one line in
+RECORD: when, from which address, with which key, how far its clock is off, and why. `up` says it in
+its own log. The same caller is noted once a minute, and the file is started anew when it is large, so
+that knocking fills no disk.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
+from flwr.superlink import cli as flower_cli
+from flwr.superlink.cli import flower_superlink
+
+from common import keys
+from common.errors import ConfigError
+from common.wire import CHECK_HEADER
+from server.door_record import Refusal
+
+AGAIN_S = 60.0
+MOST_CALLERS, LARGEST = 1000, 2**20
+
+_FLEET, _ENTRIES = "/flwr.proto.Fleet/", ("ActivateNode", "RegisterNode")
+
+
+class Door(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Writes down every call of the Fleet API that is refused, and changes nothing."""
+
+    def __init__(self, record: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._record, self._clock = record, clock
+        self._noted: dict[tuple[str, str, str], float] = {}
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap the handler of one call."""
+        handler = continuation(handler_call_details)
+        if not handler_call_details.method.startswith(_FLEET) or handler.unary_unary is None:
+            return handler
+        metadata = dict(handler_call_details.invocation_metadata)
+        is_entry = handler_call_details.method.removeprefix(_FLEET) in _ENTRIES
+
+        def answer(request: Any, context: Any) -> Any:
+            try:
+                return handler.unary_unary(request, context)
+            except Exception as error:
+                with contextlib.suppress(Exception):  # whatever happens here must not open the door
+                    if is_entry or context.code() == grpc.StatusCode.UNAUTHENTICATED:
+                        # Flower's own errors repeat the whole key before they come to the point.
+                        said = str(error).rpartition("exception: ")[2] or _details(context)
+                        self.note(context.peer(), metadata, said)
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+    def note(self, peer: str, metadata: dict[str, Any], what: str) -> None:
+        """Write one line, unless the same was written a moment ago."""
+        address, fingerprint, now = host_of(peer), _fingerprint(metadata), self._clock()
+        who = (address, fingerprint, what[:200])
+        if now - self._noted.get(who, -AGAIN_S) < AGAIN_S:
+            return
+        if len(self._noted) >= MOST_CALLERS:
+            self._noted.clear()
+        self._noted[who] = now
+        refusal = Refusal(
+            time=datetime.now(UTC),
+            address=address,
+            fingerprint=fingerprint,
+            clock_s=_clock_s(metadata),
+            what=what[:200],
+            check=CHECK_HEADER in metadata,
+        )
+        too_large = self._record.exists() and self._record.stat().st_size > LARGEST
+        with self._record.open("w" if too_large else "a", encoding="utf-8") as file:
+            file.write(refusal.model_dump_json() + "\n")
+
+
+def host_of(peer: str) -> str:
+    """The address in gRPC's name of a caller: `ipv4:192.0.2.7:51234`, `ipv6:%5B2001:db8::7%5D:51234`."""
+    _, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") or rest
+
+
+def _fingerprint(metadata: dict[str, Any]) -> str:
+    try:
+        return keys.fingerprint(keys.from_flower(metadata[PUBLIC_KEY_HEADER]))
+    except (KeyError, ConfigError):
+        return ""
+
+
+def _clock_s(metadata: dict[str, Any]) -> float | None:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(metadata[TIMESTAMP_HEADER])).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _details(context: Any) -> str:
+    details = context.details()
+    return details.decode(errors="replace") if isinstance(details, bytes) else str(details)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the SuperLink with a door."""
+    record, sys.argv[1:] = Path(arguments[0]), list(arguments[1:])
+    module = sys.modules[f"{flower_cli.__name__}.flower_superlink"]
+    start = module._run_fleet_api_grpc_rere
+
+    def with_door(*, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
+        return start(interceptors=[Door(record), *(interceptors or [])], **rest)
+
+    module._run_fleet_api_grpc_rere = with_door  # type: ignore[attr-defined]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

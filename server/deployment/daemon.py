@@ -1,0 +1,237 @@
+"""`consilium-server up`: a server between institutions, for as long as it is wanted.
+
+It keeps a SuperLink alive, follows the keys that are enrolled and revoked, and runs the studies of
+its queue one after the other. What it is asked comes as files in its folder (`server/deployment/folder.py`), so that
+the only port which anybody reaches is the one for sites. A study that was running when everything
+was killed goes on when it is started again.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import keys, log
+from common.config import StudyConfig
+from common.errors import ConsiliumError, LaunchError
+from common.lock import held
+from common.processes.launcher import Command, Processes, flower_command
+from common.settings import load_settings
+from server.deployment import queue, site_keys
+from server.deployment.folder import ServerFolder
+from server.deployment.refusals import Refusals, sentence
+from server.deployment.study_runner import Outcome, follow, run_folder, set_aside, size, write_server_settings
+from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, environment
+from server.storage import checkpoint, requests, status
+
+_LOOK_S, _KEYS_S, _TRY_AGAIN_S = 0.1, 0.5, 10.0
+
+
+def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = False) -> Outcome:
+    """Run this server until it is stopped; with `once`, until no study waits any more.
+
+    `study` is asked for first, unless one of its name is to go on. Returns how the last study ended.
+    Raises LaunchError, and Interrupted when it is told to end.
+    """
+    (folder.root / "logs").mkdir(exist_ok=True)
+    with (
+        held(folder.lock, "consilium-server up"),
+        log.also_to(folder.root / "logs" / "up.log"),
+        _processes(folder) as processes,
+    ):
+        host = Host(
+            work=folder.work,
+            processes=processes,
+            fleet_port=folder.config.server.port,
+            fleet_host=folder.config.server.listen,
+            folder=folder,
+        )
+        host.start()
+        now = queue.running(folder)
+        if study is not None and (now is None or now.name != study.name):
+            queue.put(folder, study)
+        return host.serve(once=once)
+
+
+@contextmanager
+def _processes(folder: ServerFolder) -> Iterator[Processes]:
+    processes = Processes(folder.root / "logs", environment(folder.flwr_home, os.environ))
+    try:
+        yield processes
+    finally:
+        processes.stop()
+
+
+@dataclass(kw_only=True)
+class Host(Federation):
+    """A SuperLink for sites elsewhere, and the study that it runs, if any."""
+
+    folder: ServerFolder
+    _study: StudyConfig | None = None
+    _run_id: int | None = None
+    _looked_at_keys: float = 0.0
+    _refused: Refusals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._refused = Refusals(self.refusals)
+
+    def start(self) -> None:
+        """Start the SuperLink, and let the enrolled sites connect. Raises LaunchError."""
+        self.folder.ready.unlink(missing_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.work / "app", ignore_errors=True)  # of the version before
+        self.stage()
+        port, sites = self.fleet_port, site_keys.enrolled(self.folder)
+        log.event(f"starting the server on port {port} for {', '.join(sites) or 'no sites yet'}")
+        self.start_superlink(self.folder.identity)
+        self._wait_for_superlink()
+        self._follow_keys()
+        self.folder.ready.touch()
+        log.event("the server is ready; sites may connect")
+
+    def serve(self, *, once: bool) -> Outcome:
+        """Run what waits; without `once`, for ever. Raises LaunchError."""
+        last = Outcome(False, "no study was asked for")
+        while True:
+            entry = queue.running(self.folder) or next(iter(queue.waiting(self.folder)), None)
+            if entry is not None:
+                last = self._conduct(entry)
+                log.event(f"study {entry.name}: {'finished after ' if last.finished else ''}{last.reason}")
+            elif once:
+                return last
+            else:
+                self.look()
+                time.sleep(_LOOK_S)
+
+    # --- one study -----------------------------------------------------------------------
+
+    def _conduct(self, entry: queue.Entry) -> Outcome:
+        """Run one study to its end, whichever that is. Raises LaunchError if the server itself cannot go on."""
+        run_dir = self.folder.runs / entry.name
+        broken_off = entry.path.parent.name == "running"
+        if not broken_off:
+            if entry.is_new:
+                set_aside(run_dir)
+            entry = queue.begin(self.folder, entry)
+        try:
+            outcome = self._run_to_its_end(entry, run_dir)
+        except ConsiliumError as error:
+            if SUPERLINK in self._supervision.given_up:
+                raise
+            log.warn(f"study {entry.name} could not be run: {error}")
+            outcome = Outcome(False, str(error))
+        finally:
+            self._study, self._run_id = None, None
+        queue.end(entry)
+        return outcome
+
+    def _run_to_its_end(self, entry: queue.Entry, run_dir: Path) -> Outcome:
+        before = status.read_status(run_dir)
+        if before is not None and before.is_over and (entry.is_new or before.status == "finished"):
+            return Outcome(
+                before.status == "finished", before.reason
+            )  # killed between its end and its removal
+        with run_folder(run_dir, resume=True):  # nothing of another study is there
+            file = entry.path if entry.is_new else run_dir / "study.yaml"
+            self._study = load_settings(file, StudyConfig, "study")
+            if checkpoint.latest(run_dir) is not None:
+                log.event(f"study {entry.name} goes on from its last checkpoint")
+            shown = size(run_dir / "server.log")
+            self._require_sites(self._study)
+            requests.take_stop(run_dir)  # one that was meant for an earlier start
+            self.run_study()
+            return follow(self, run_dir, shown)
+
+    def _require_sites(self, study: StudyConfig) -> None:
+        """A site whose key was revoked since the study was asked for is missed like one that is away."""
+        self._follow_keys()
+        missing = sorted(set(study.sites.all) - self._nodes().keys())
+        if len(set(study.sites.train) - set(missing)) < study.sites.quorum:
+            raise LaunchError(
+                f"the study names {', '.join(missing)}, whose keys are not enrolled; `consilium-server enrol` "
+                "them, or leave them out of the study"
+            )
+        for site in missing:
+            log.warn(f"the key of {site} is not enrolled; the study goes on without it", site=site)
+
+    def run_study(self) -> None:
+        """Start the ServerApp with the sites as they are enrolled now. Raises LaunchError."""
+        assert self._study is not None
+        run_dir = self.folder.runs / self._study.name
+        settings = write_server_settings(
+            self._study, run_dir, self._nodes(), synthetic=self.folder.config.synthetic
+        )
+        self._run_id = self.run(settings)
+
+    # --- what the operator asks ----------------------------------------------------------
+
+    def look(self) -> bool:
+        """Bring back what died, and do what was asked. True if the study has to be run anew."""
+        anew = super().look()
+        if self.has_superlink and time.monotonic() - self._looked_at_keys > _KEYS_S:
+            try:
+                self._follow_keys()
+                self._tell_refusals()
+            except ConsiliumError as error:  # a file that is no key must not end a study
+                log.warn(f"{error}; it is tried again in {_TRY_AGAIN_S:.0f} s")
+                self._looked_at_keys = time.monotonic() + _TRY_AGAIN_S
+        if self._study is not None and requests.take_stop(self.folder.runs / self._study.name):
+            self._stop(self.folder.runs / self._study.name)
+            return False
+        return anew
+
+    def _stop(self, run_dir: Path) -> None:
+        """End the running study; what it has left stays, and it can be gone on with."""
+        before = status.read_status(run_dir)
+        if self._run_id is not None and self.has_superlink:
+            with suppress(LaunchError):  # it ended meanwhile
+                command: Command = [flower_command("flwr"), "stop", str(self._run_id), CONNECTION]
+                self.processes.run(command, START_S)
+        if before is not None and before.or_died().status == "running" and before.pid != os.getpid():
+            with suppress(ProcessLookupError):
+                os.kill(before.pid, signal.SIGKILL)
+        now = status.read_status(run_dir)
+        if now is not None and now.status != "finished":
+            last = checkpoint.latest(run_dir)
+            where = "before round 1" if last is None else f"after round {checkpoint.number_of(last)}"
+            status.set_status(run_dir, "stopped", f"stopped by the operator {where}")
+
+    def _tell_refusals(self) -> None:
+        if refusals := self._refused.new():
+            keys_of = site_keys.enrolled(self.folder).values()
+            sites = {key.fingerprint: key.site for key in keys_of}
+            gone = site_keys.revoked(self.folder)
+            for refusal in refusals:
+                tell = log.event if refusal.check else log.warn
+                tell(sentence(refusal, sites, gone), address=refusal.address, key=refusal.fingerprint)
+
+    def _nodes(self) -> dict[str, int]:
+        """Flower's nodes by site, of those that are enrolled."""
+        known = site_keys.nodes(self.folder.database)
+        wanted = site_keys.enrolled(self.folder)
+        return {site: known[key.pem].node_id for site, key in wanted.items() if key.pem in known}
+
+    def _follow_keys(self) -> None:
+        """Let the SuperLink know the keys that are enrolled, and no others. Raises LaunchError."""
+        self._looked_at_keys = time.monotonic()
+        wanted = site_keys.enrolled(self.folder)
+        known = site_keys.nodes(self.folder.database)
+        new = {site: key for site, key in wanted.items() if key.pem not in known}
+        if new:
+            self.register({site: key.path for site, key in new.items()})
+            for site, key in new.items():
+                log.event(f"{site} may connect, with the key {key.fingerprint}", site=site)
+        for pem in known.keys() - {key.pem for key in wanted.values()}:
+            node_id = known[pem].node_id
+            flwr = flower_command("flwr")
+            self.processes.run([flwr, "supernode", "unregister", str(node_id), CONNECTION], START_S)
+            log.warn(
+                f"a key was revoked, {keys.fingerprint(keys.from_flower(pem))}; whoever holds it is cut off"
+            )
+
+    def _enrol_anew(self) -> None:
+        self._follow_keys()

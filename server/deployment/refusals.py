@@ -1,0 +1,77 @@
+"""Who was turned away at the door, told so that an operator knows whom to call.
+
+The access log (`server/deployment/access_log.py`) writes addresses, fingerprints and Flower's words; here they become
+sentences
+with a site's name in them where the key is or was one's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from server.door_record import Refusal
+
+
+@dataclass
+class Refusals:
+    """Reads the door's record as it grows."""
+
+    path: Path
+    _read: int = 0
+
+    def __post_init__(self) -> None:
+        self._read = self.path.stat().st_size if self.path.exists() else 0
+
+    def new(self) -> list[Refusal]:
+        """Those since the last look."""
+        if not self.path.exists():
+            return []
+        size = self.path.stat().st_size
+        if size == self._read:
+            return []
+        start = self._read if size > self._read else 0  # the door starts a large file anew
+        with self.path.open("rb") as file:
+            file.seek(start)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read = start + len(whole) + len(end)
+        return [found for line in whole.splitlines() if (found := _parsed(line)) is not None]
+
+
+def _parsed(line: bytes) -> Refusal | None:
+    try:
+        return Refusal.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def sentence(refusal: Refusal, enrolled: Mapping[str, str], revoked: Mapping[str, str]) -> str:
+    """What happened, and whom it concerns; `enrolled` and `revoked` name sites by fingerprint."""
+    key, who = refusal.fingerprint, f"somebody at {refusal.address}"
+    if refusal.check:
+        known = enrolled.get(key) or (
+            f"{revoked[key]}, revoked" if key in revoked else f"no site's key, {key}"
+        )
+        return f"{who} checks the connection ({known})"
+    if not key:
+        return f"{who} called without a site's key, and was turned away"
+    if key in revoked:
+        return f"{who} has the key of {revoked[key]} that was revoked, {key}, and was turned away"
+    if key not in enrolled:
+        return f"{who} has a key that is not enrolled, {key}, and was turned away"
+    site, behind_s = enrolled[key], refusal.clock_s
+    if "timestamp" in refusal.what and behind_s is not None:
+        way = f"{behind_s:.0f} s behind" if behind_s > 0 else f"{-behind_s:.0f} s ahead of"
+        return (
+            f"{site} ({refusal.address}) was turned away: its clock is {way} this machine's; 5 s ahead and "
+            "300 s behind are allowed. One of the two has to be set"
+        )
+    if "No SuperNode found" in refusal.what:
+        return f"{site} ({refusal.address}) was turned away: its key was not enrolled yet"
+    if "could not be activated" in refusal.what:
+        return (
+            f"{site} ({refusal.address}) was turned away: a gateway with its key is connected already, or was until "
+            "less than a minute ago"
+        )
+    return f"{site} ({refusal.address}) was turned away: {refusal.what}"

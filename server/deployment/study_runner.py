@@ -1,0 +1,173 @@
+"""One study from its folder to its end, whatever federation carries it.
+
+Whoever starts a study, on one machine or between hospitals, does the same: an earlier run of the
+name is set aside, the server's log is shown as it grows, a server that crashed is run again from its
+last checkpoint as long as that helps, and the status says how it ended.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import log
+from common.config import StudyConfig
+from common.errors import LaunchError
+from common.processes.tail import Tail
+from common.settings import to_yaml
+from common.weights import write_atomically
+from server.deployment.superlink import Federation
+from server.storage import checkpoint, status
+
+MOST_CRASHES = 3
+"""Of the ServerApp, without a round in between."""
+
+_BEGIN_S, _LOOK_S = 300.0, 0.1
+_FULL_BYTES = 4 * 2**20
+"""Whatever failed with less than this left on the disk failed for want of room."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended."""
+
+    finished: bool
+    reason: str
+
+
+def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
+    """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end.
+
+    `shown` bytes of it are of an earlier start and not shown again.
+    """
+    show = Tail(run_dir / "server.log", shown)
+    begun_by, crashes = time.monotonic() + _BEGIN_S, _Crashes(run_dir)
+    while True:
+        show()
+        anew = federation.look()
+        now = status.read_status(run_dir)
+        if now is not None and federation.has_superlink and not anew:
+            now = now.or_died()
+            if now.is_over:
+                show()
+                return Outcome(now.status == "finished", now.reason)
+            crash = now.reason if now.status == "crashed" else None
+            if now.status == "starting" and time.monotonic() > begun_by:
+                logs = federation.work / "logs"
+                crash = f"it did not begin within {_BEGIN_S:.0f} s; the logs in {logs} tell why"
+            if crash is not None:
+                _require_room(run_dir, crash)
+                if crashes.is_hopeless():
+                    reason = (
+                        f"the server crashed {MOST_CRASHES + 1} times without a round in between: {crash}"
+                    )
+                    status.set_status(run_dir, "failed", reason)
+                    return Outcome(False, reason)
+                log.warn(f"the server crashed ({crash}); it goes on from the last checkpoint")
+                anew = True
+        if anew:
+            status.set_status(run_dir, "starting", "the server is started again")
+            _run_again(federation)
+            begun_by = time.monotonic() + _BEGIN_S
+        time.sleep(_LOOK_S)
+
+
+def _run_again(federation: Federation) -> None:
+    """Run the study once more. Raises LaunchError."""
+    try:
+        federation.run_study()
+    except LaunchError:
+        if federation.has_superlink:
+            raise
+        # It died under the command; when it is back, the study is run anew.
+
+
+def _require_room(run_dir: Path, crash: str) -> None:
+    """Raises LaunchError if the server died on a full disk, where a new one would die as well."""
+    if (reason := _room_reason(run_dir)) is not None:
+        log.warn(f"the server crashed ({crash})")
+        raise LaunchError(reason)
+
+
+def _room_reason(run_dir: Path) -> str | None:
+    """On a full disk each program fails in its own words, Flower's do not mention it; so ask the disk."""
+    free = shutil.disk_usage(run_dir).free
+    if free >= _FULL_BYTES:
+        return None
+    return (
+        f"files of the study could not be written: No space left on the disk of {run_dir} ({free // 1024} KiB). Free "
+        "some, then go on from the last checkpoint with `consilium-server resume`"
+    )
+
+
+@dataclass
+class _Crashes:
+    """Counts crashes of the server since it last finished a round."""
+
+    run_dir: Path
+    number: int = 0
+    last: Path | None = None
+
+    def is_hopeless(self) -> bool:
+        """Count one crash; True if there were too many."""
+        latest = checkpoint.latest(self.run_dir)
+        self.number = self.number + 1 if latest == self.last else 1
+        self.last = latest
+        return self.number > MOST_CRASHES
+
+
+def write_server_settings(
+    study: StudyConfig, run_dir: Path, node_ids: Mapping[str, int], *, synthetic: bool
+) -> Path:
+    """server.yaml and the study as run; returns the first."""
+    study_file, settings = run_dir / "study.yaml", run_dir / "server.yaml"
+    write_atomically(study_file, to_yaml(study.model_dump(mode="json")))
+    values = {
+        "study": str(study_file.resolve()),
+        "run_dir": str(run_dir.resolve()),
+        "node_ids": dict(node_ids),
+        "synthetic": synthetic,
+        "log": log.form(),
+    }
+    write_atomically(settings, to_yaml(values))
+    return settings
+
+
+@contextmanager
+def run_folder(run_dir: Path, *, resume: bool) -> Iterator[None]:
+    """The run's folder, with this launcher's own log and, whatever happens, a status that says how it ended."""
+    if not resume:
+        set_aside(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with log.also_to(run_dir / "launcher.log"):
+        status.set_status(run_dir, "starting", "the server and the sites are started")
+        try:
+            yield
+        except LaunchError as error:
+            reason = _room_reason(run_dir) or str(error)
+            status.set_status(run_dir, "failed", reason)
+            raise LaunchError(reason) from error
+        except KeyboardInterrupt:
+            if (now := status.read_status(run_dir)) is not None and not now.is_over:
+                status.set_status(
+                    run_dir, "crashed", "it was stopped; `consilium-server resume` goes on with it"
+                )
+            raise
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move an earlier run of this name away; a new run never writes over an old one."""
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return
+    number = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
+        number += 1
+    run_dir.rename(aside)
+    log.event(f"an earlier run was there; it is now {aside}")
+
+
+def size(path: Path) -> int:
+    """In bytes; 0 for a file that is not there."""
+    return path.stat().st_size if path.exists() else 0

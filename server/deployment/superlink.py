@@ -1,0 +1,235 @@
+"""Flower's SuperLink on this machine: started, enrolled at, given studies, and brought back.
+
+The SuperLink takes the ServerApp with it when it dies, so after its return the study is run anew,
+which goes on from the last checkpoint. Enrolled keys are in its database; if that is gone they
+are enrolled again. Sites reach its Fleet API; the Control and Runtime APIs, which can enrol keys
+and start runs, listen on loopback only.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import log
+from common.errors import LaunchError
+from common.processes.launcher import Command, Processes, accepts_connections, flower_command, free_ports
+from common.processes.restarts import MOST, Ended, Supervision
+from server.deployment import bundle
+from server.deployment.certificates import ServerIdentity
+
+CONNECTION = "consilium"
+SUPERLINK = "superlink"
+
+START_S = 300.0
+"""For a program of Flower to do one thing, on a very busy machine. One that dies is noticed at once."""
+
+WriteSettings = Callable[[Mapping[str, int]], Path]
+"""Writes server.yaml for these Flower nodes by site; returns it."""
+
+
+@dataclass(kw_only=True)
+class Federation:
+    """A SuperLink, and whatever is started beside it, under supervision."""
+
+    work: Path
+    """Where the SuperLink keeps its database, and where the app is staged."""
+    processes: Processes
+    fleet_port: int
+    fleet_host: str = "127.0.0.1"
+    """Address of this machine on which sites may connect."""
+    _supervision: Supervision = field(default_factory=Supervision)
+    _control_port: int = 0
+    _unknown: bool = False
+    """True while the SuperLink does not know the sites' keys, because its database was gone."""
+    _app: Path = Path()
+
+    # --- the first start -----------------------------------------------------------------
+
+    def start_superlink(self, identity: ServerIdentity) -> None:
+        """Start the SuperLink, without waiting for it."""
+        (self._control_port,) = free_ports(1)
+        _write_connection(Path(self.processes.env["FLWR_HOME"]), self._control_port, identity.ca)
+        self.processes.start(
+            SUPERLINK,
+            [
+                sys.executable, "-m", "server.deployment.access_log", self.refusals,
+                "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
+                "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
+                "--disable-runtime-dependency-installation", "--database", self._database,
+                "--host", "127.0.0.1", "--port", str(self._control_port),
+                "--fleet-api-address", _address(self.fleet_host, self.fleet_port),
+            ],
+        )  # fmt: skip
+
+    def stage(self) -> None:
+        """Make the app that gateways get, from the code that is installed here."""
+        self._app = bundle.stage(self.work / "app")
+
+    def register(self, keys: Mapping[str, Path]) -> dict[str, int]:
+        """Tell the SuperLink the public keys of sites; returns the Flower node that each now stands for.
+
+        Raises LaunchError.
+        """
+        flwr = flower_command("flwr")
+        commands: list[Command] = [
+            [flwr, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
+            for site, key in keys.items()
+        ]
+        answers = self.processes.run_all(
+            commands, START_S
+        )  # side by side: each spends seconds on its imports
+        return {site: _node_id(site, answer) for site, answer in zip(keys, answers, strict=True)}
+
+    def run(self, settings: Path) -> int:
+        """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError.
+
+        Returns Flower's number of the run.
+        """
+        printed = self.processes.run(
+            [
+                flower_command("flwr"), "run", str(self._app), CONNECTION,
+                "--run-config", f'server="{settings.resolve()}"', "--format", "json",
+            ],
+            deadline_s=START_S,
+        )  # fmt: skip
+        return _run_id(printed)
+
+    @property
+    def refusals(self) -> Path:
+        """Whom the SuperLink turned away: one `server.deployment.access_log.Refusal` a line."""
+        return self.work / "refused.jsonl"
+
+    @property
+    def _database(self) -> Path:
+        return self.work / "superlink.db"
+
+    def _wait_for_superlink(self) -> None:
+        self.processes.wait_until(
+            lambda: accepts_connections(self._control_port) and accepts_connections(self.fleet_port),
+            "the server did not start",
+            START_S,
+            self._require_superlink,
+        )
+
+    def _require_superlink(self) -> None:
+        if SUPERLINK in self.processes.ended():
+            raise LaunchError(f"the SuperLink did not start. {self.processes.tail(SUPERLINK)}")
+
+    # --- what differs between federations ------------------------------------------------
+
+    def run_study(self) -> None:
+        """Run the study that this federation is for. Raises LaunchError."""
+        raise NotImplementedError
+
+    def _enrol_anew(self) -> None:
+        """Tell a SuperLink whose database was gone the sites' keys. Raises LaunchError."""
+        raise NotImplementedError
+
+    def _lost(self, name: str) -> None:
+        """A process is given up. Raises LaunchError if nothing can go on without it."""
+        raise LaunchError(
+            f"{name} ended {MOST + 1} times and is given up; the study cannot go on without. "
+            f"{self.processes.tail(name)}"
+        )
+
+    # --- coming back ---------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """Start what has ended again, when it is time. True if the study has to be run anew.
+
+        Raises LaunchError if what was given up cannot be done without.
+        """
+        now = time.monotonic()
+        for ended in self._supervision.see(self.processes.ended(), now):
+            self._say(ended)
+            if ended.name == SUPERLINK:
+                self.processes.end_family(SUPERLINK)  # a ServerApp without its SuperLink waits for nothing
+            if ended.is_final:
+                self._lost(ended.name)
+        run_anew = False
+        for name in self._supervision.due(now):
+            if name not in self.processes.ended():
+                continue  # a gateway that was started with its new enrolment
+            if name == SUPERLINK:
+                run_anew = self._bring_superlink_back()
+            else:
+                self.processes.restart(name)
+        return run_anew
+
+    def _bring_superlink_back(self) -> bool:
+        """Start it and wait for it; False if it ended once more, which is for the next look."""
+        self._unknown |= not self._database.exists()
+        if self._unknown:  # one that ended in the middle of the enrolment left a database of half the keys
+            for file in self._database.parent.glob(f"{self._database.name}*"):
+                file.unlink()
+        self.processes.restart(SUPERLINK)
+        try:
+            self._wait_for_superlink()
+            if self._unknown:
+                log.warn("the SuperLink's database is gone; the sites' keys are enrolled again")
+                self._enrol_anew()
+                self._unknown = False
+        except LaunchError:
+            if self.has_superlink:
+                raise
+            return False
+        return True
+
+    @property
+    def has_superlink(self) -> bool:
+        """True while the SuperLink runs."""
+        return SUPERLINK not in self.processes.ended()
+
+    def _say(self, ended: Ended) -> None:
+        what = (
+            f"given up after {MOST} restarts; {self.processes.tail(ended.name)}"
+            if ended.is_final
+            else f"starting it again in {ended.pause_s:g} s (restart {ended.number} of at most {MOST})"
+        )
+        log.warn(f"{ended.name} {ended.how}; {what}", process=ended.name)
+
+
+def environment(flwr_home: Path, ours: Mapping[str, str]) -> dict[str, str]:
+    """What every process of the federation sees of this machine."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
+    return {
+        **ours,
+        "PATH": path,  # Flower starts its children by name
+        "FLWR_HOME": str(flwr_home.resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
+    }
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _node_id(site: str, answer: str) -> int:
+    try:
+        return int(json.loads(answer[answer.index("{") :])["node-id"])
+    except (ValueError, KeyError) as error:
+        told = " ".join(answer.split())  # Flower prints a page
+        raise LaunchError(f"Flower did not enrol the key of {site}: {told[:300]}") from error
+
+
+def _run_id(answer: str) -> int:
+    try:
+        return int(json.loads(answer[answer.index("{") :])["run-id"])
+    except (ValueError, KeyError, TypeError) as error:
+        told = " ".join(answer.split())
+        raise LaunchError(f"Flower did not start the study: {told[:300]}") from error
+
+
+def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
+    flwr_home.mkdir(parents=True, exist_ok=True)
+    (flwr_home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f'address = "127.0.0.1:{control_port}"\nroot-certificates = "{ca.resolve()}"\n',
+        encoding="utf-8",
+    )

@@ -1,0 +1,1 @@
+"""Before the first round: cohort, census of classes, overlap of images."""

@@ -1,0 +1,1 @@
+"""Federated classical heads, fitted from sums that sites send."""

@@ -1,0 +1,123 @@
+"""One step towards the heads: asked of some sites, and only answers that fit are believed.
+
+What a site sends here is added to the others' without a vote, so each array must have the shape that was
+asked for, be finite, and be of as many images as the site enrolled with. A site whose answer does not fit, who
+fails or says nothing is named and has no part in the step; the others go on.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from common import log, wire
+from common.config import StudyConfig
+from common.errors import UpdateRejected
+from common.heads import under
+from common.weights import Arrays, digest
+from server.enrolment.cohort import Cohort
+from server.rounds.sites import OURS, Deadline, Sites
+from server.state import RoundState
+
+Shapes: TypeAlias = Mapping[str, tuple[int | None, ...]]
+"""Of the arrays an answer must have, by name; None: any length."""
+
+
+@dataclass
+class HeadCalls:
+    """Asks the sites of one study about one set of weights."""
+
+    study: StudyConfig
+    sites: Sites
+    cohort: Cohort
+    state: RoundState
+    problems: dict[str, str] = field(default_factory=dict)
+    """By site: why it had no part in a step, the last one of each."""
+    num_messages: int = 0
+    _informed: set[str] = field(default_factory=set)
+    """Sites that have been sent the weights."""
+
+    @property
+    def round(self) -> int:
+        """After which the weights stood."""
+        return self.state.round - 1 if self.state.closing else self.state.round
+
+    def ask(
+        self,
+        asked: Collection[str],
+        step: wire.HeadStep,
+        arrays: Arrays,
+        admit: Callable[[str, wire.HeadAnswer], None],
+    ) -> dict[str, wire.HeadAnswer]:
+        """Admitted answers by site, in the order of names. `admit` raises UpdateRejected."""
+        self.num_messages += 1
+        weights_digest = digest(self.state.weights)
+        whole = {**under("weights", self.state.weights), **arrays}
+        work = f"{self.study.fingerprint} {self.round} {weights_digest} {step.model_dump_json()} {digest(arrays)}"
+        plans = {
+            site: wire.HeadPlan(
+                plan_id=hashlib.sha256(f"heads {work} {site}".encode()).hexdigest()[:32],
+                site=site,
+                study=self.study,
+                round=self.round,
+                weights_digest=weights_digest,
+                step=step,
+                arrays=arrays if site in self._informed else whole,
+            )
+            for site in sorted(asked)
+        }
+        found: dict[str, wire.HeadAnswer] = {}
+        for reply in self.sites.ask(plans, Deadline(self.study.deadlines.round_s)):
+            if reply.late or reply.site not in plans or reply.site in found:
+                continue
+            try:
+                found[reply.site] = _admitted(reply.answer, plans[reply.site], admit)
+            except UpdateRejected as rejection:
+                self._lacks(reply.site, step, str(rejection))
+            else:
+                self._informed.add(reply.site)
+                self.problems.pop(reply.site, None)
+        for site in sorted(plans.keys() - found.keys() - self.problems.keys()):
+            self._lacks(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
+        return {site: found[site] for site in sorted(found)}
+
+    def admit_training(self, shapes: Shapes) -> Callable[[str, wire.HeadAnswer], None]:
+        """Admits sums over training images in these shapes."""
+
+        def admit(site: str, answer: wire.HeadAnswer) -> None:
+            if answer.train_counts != self.cohort.enrolments[site].train_counts:
+                raise UpdateRejected("its sums are over other training images than it enrolled with")
+            for name, shape in shapes.items():
+                array = answer.arrays.get(name)
+                if array is None or not _fits(array.shape, shape):
+                    told = "missing" if array is None else f"of shape {list(array.shape)}"
+                    raise UpdateRejected(f"{name} is {told}, expected {list(shape)}")
+                if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
+                    raise UpdateRejected(f"{name} has entries that are not finite numbers")
+
+        return admit
+
+    def _lacks(self, site: str, step: wire.HeadStep, reason: str) -> None:
+        printable = "".join(character if character.isprintable() else "?" for character in reason[:1000])
+        self.problems[site] = f"{step.kind}: {printable}"
+        log.warn(f"heads  {site}: no part in {self.problems[site]}", site=site, outcome="failed")
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
+
+
+def _admitted(
+    answer: wire.Answer, plan: wire.HeadPlan, admit: Callable[[str, wire.HeadAnswer], None]
+) -> wire.HeadAnswer:
+    match answer:
+        case wire.Failure() as failure:
+            log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
+            raise UpdateRejected(f"{failure.told} ({failure.error}{log_of_site})")
+        case wire.HeadAnswer() if answer.plan_id == plan.plan_id and answer.step == plan.step.kind:
+            admit(plan.site, answer)
+            return answer
+        case _:
+            raise UpdateRejected("it answered another question")

@@ -1,0 +1,511 @@
+"""The story of a study's heads: sums, views, exact heads, searches, votes; then everyone scores them.
+
+It begins when the network's weights stand. Which messages are needed follows from what the study lists: sums
+per class are enough for a nearest mean and naive Bayes; discriminants and ridge add second moments, once;
+machines and logistic regression add one message a step of their search, all of them in the same messages.
+What is fitted is the same whatever order sites answer in.
+
+A head that cannot be had is named with its reason and the others go on. Too few sites that score end the
+study as failed: its weights and its report are written by then.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+import numpy as np
+
+from common import log, wire
+from common.config import StudyConfig
+from common.config.heads import (
+    SOFTMAX,
+    FederatedHead,
+    HeadsConfig,
+    Iterated,
+    Lda,
+    LinearSvm,
+    Logistic,
+    NaiveBayes,
+    NearestMean,
+    RffSvm,
+    Ridge,
+    Vote,
+)
+from common.errors import QuorumNotMet, UpdateRejected
+from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, square, under
+from common.heads.result import HeadResult
+from common.weights import Array
+from server.enrolment.cohort import Cohort
+from server.heads import solvers
+from server.heads.calls import HeadCalls
+from server.heads.lbfgs import Search
+from server.heads.record import HeadsRecord
+from server.heads.solvers import Statistics
+from server.rounds import participation
+from server.rounds.sites import Sites
+from server.state import RoundState
+
+_RAW = "raw"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The heads of one set of weights."""
+
+    record: HeadsRecord
+    heads: tuple[FittedHead, ...]
+
+
+def due(study: StudyConfig, state: RoundState) -> bool:
+    """Whether heads are fitted on the weights of this state."""
+    if study.heads is None:
+        return False
+    every = study.heads.every
+    # The last round's weights get their heads after the closing scores.
+    return state.closing or (every is not None and state.round % every == 0 and state.round < study.rounds)
+
+
+def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> Fitted:
+    """Fit and score every head of the study. Raises QuorumNotMet if too few sites score."""
+    assert study.heads is not None
+    calls = HeadCalls(study, sites, cohort, state)
+    aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
+    able = [site for site in study.sites.all if site in cohort.enrolments and site not in aside]
+    trainers = [site for site in able if site in study.sites.train]
+    log.event(f"heads on the weights after round {calls.round}: {', '.join(study.heads.titles)}")
+    fitting = _Fitting(study, study.heads, calls, trainers)
+    heads = tuple(fitting.run()) if study.heads.federated else ()
+    results = _scored(study, calls, able, heads)
+    num_scored = len(results.keys() & set(study.sites.train))
+    if num_scored < study.sites.quorum:
+        raise QuorumNotMet(
+            f"{num_scored} of {len(study.sites.train)} training sites scored the heads, {study.sites.quorum} are "
+            f"required ({'; '.join(f'{site}: {why}' for site, why in sorted(calls.problems.items()))}). "
+            "The weights are kept, and resume fits the heads again."
+        )
+    record = HeadsRecord(
+        round=calls.round,
+        results=results,
+        problems={**calls.problems},
+        lacking=fitting.lacking,
+        num_messages=calls.num_messages,
+        mib=sum(a.nbytes for head in heads for a in head.arrays().values()) / 2**20,
+    )
+    return Fitted(record, heads)
+
+
+# --- federated heads ---------------------------------------------------------------------------
+
+
+class _TooFewError(Exception):
+    """A head cannot be had; the text is for the report."""
+
+
+@dataclass
+class _Fitting:
+    """Fits the study's federated heads step by step."""
+
+    study: StudyConfig
+    heads: HeadsConfig
+    calls: HeadCalls
+    sites: Sequence[str]
+    """Training sites that have answered everything so far."""
+
+    def __post_init__(self) -> None:
+        self.lacking: dict[str, str] = {}
+        self.num_classes = len(self.study.classes)
+
+    def run(self) -> Iterator[FittedHead]:
+        """Every head that can be had; `lacking` says why the others cannot."""
+        try:
+            raw = self._statistics({_RAW: (None, self._request(_RAW, squares=True))})[_RAW]
+            views = self._views(raw)
+            sums = self._sums(raw, views)
+        except _TooFewError as few:
+            self.lacking = {f"federated.{head.title}": str(few) for head in self.heads.federated}
+            return
+        iterated = [head for head in self.heads.federated if isinstance(head, Iterated)]
+        found = self._searched(iterated, views, sums)
+        for head in self.heads.federated:
+            title = f"federated.{head.title}"
+            try:
+                yield self._head(head, title, views[head.title], sums.get(head.title), found)
+            except (_TooFewError, np.linalg.LinAlgError) as error:
+                self.lacking[title] = str(error)
+                log.warn(f"heads  no {title}: {error}")
+
+    # --- sums ------------------------------------------------------------------------------
+
+    def _request(
+        self,
+        name: str,
+        *,
+        weights_C: Floats | None = None,
+        fourier: Fourier | None = None,
+        squares: bool = False,
+        moments: Literal["none", "float32", "float64"] = "none",
+    ) -> wire.ViewRequest:
+        weights = np.ones(self.num_classes) if weights_C is None else weights_C
+        return wire.ViewRequest(
+            name=name,
+            fourier=fourier,
+            class_weights=tuple(weights.tolist()),
+            squares=squares,
+            moments=moments,
+        )
+
+    def _statistics(self, asked: Mapping[str, tuple[View | None, wire.ViewRequest]]) -> dict[str, Statistics]:
+        """Sums over all sites, by view. Raises _TooFewError."""
+        arrays: dict[str, Array] = {}
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        for name, (view, request) in asked.items():
+            width = None if view is None else view.width
+            arrays |= {} if view is None else under(f"view/{name}", view.arrays())
+            shapes[f"statistics/{name}/sums"] = (self.num_classes, width)
+            if request.squares:
+                shapes[f"statistics/{name}/squares"] = (self.num_classes, width)
+            if request.moments != "none" and width is not None:
+                shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
+        step = wire.StatisticsStep(views=tuple(request for _, request in asked.values()))
+        answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
+        self._go_on_with(answers)
+        answers = _of_one_width(answers, asked)
+        self._go_on_with(answers)
+        counts_C = np.sum([answer.train_counts for answer in answers.values()], axis=0)
+        return {
+            name: _added([answer.arrays for answer in answers.values()], request, counts_C)
+            for name, (_, request) in asked.items()
+        }
+
+    def _go_on_with(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
+        lost = [site for site in self.sites if site not in answers]
+        self.sites = [site for site in self.sites if site in answers]
+        if len(self.sites) < self.study.sites.quorum:
+            raise _TooFewError(
+                f"{len(self.sites)} training site(s) answered, {self.study.sites.quorum} are required"
+                + (f"; {', '.join(lost)} did not" if lost else "")
+            )
+
+    # --- views -----------------------------------------------------------------------------
+
+    def _views(self, raw: Statistics) -> dict[str, View]:
+        """By head: scaled and reduced as it asks for."""
+        plain = {True: solvers.scaled(raw), False: identity(raw.sums_CD.shape[1])}
+        reduced = {head.scale for head in self.heads.federated if head.pca is not None}
+        asked = {
+            f"pca.{scale}": (plain[scale], self._request(f"pca.{scale}", moments="float64"))
+            for scale in sorted(reduced)
+        }
+        spread = self._statistics(asked) if asked else {}
+        views = {}
+        for head in self.heads.federated:
+            view = plain[head.scale]
+            moments = spread.get(f"pca.{head.scale}")
+            if head.pca is not None and moments is not None:
+                view = solvers.principal(moments, view, head.pca)
+            if isinstance(head, RffSvm):
+                view = replace(view, fourier=self._fourier(head, raw, view, moments))
+            views[head.title] = view
+        return views
+
+    def _fourier(self, head: RffSvm, raw: Statistics, view: View, moments: Statistics | None) -> Fourier:
+        gamma = head.gamma
+        if gamma == "scale":
+            gamma = 1 / (view.width * solvers.variance(raw, view, moments))
+        return Fourier(seed=self.study.seed % 2**32, gamma=gamma, num_components=head.num_components)
+
+    def _sums(self, raw: Statistics, views: Mapping[str, View]) -> dict[str, Statistics]:
+        """By head: the sums that it is made of. Equal requests are asked for once."""
+        sums: dict[str, Statistics] = {}
+        asked: dict[str, tuple[View | None, wire.ViewRequest]] = {}
+        same: dict[str, str] = {}
+        for head in self.heads.federated:
+            view = views[head.title]
+            needs = _needs(head)
+            if needs is None:
+                continue
+            if needs == ("none", False) and view.components_FK is None:
+                sums[head.title] = solvers.moved(raw, view)
+                continue
+            moments, weighted = needs
+            request = self._request(
+                head.title,
+                weights_C=solvers.balanced(raw.counts_C) if weighted else None,
+                fourier=view.fourier,
+                squares=isinstance(head, NaiveBayes),
+                moments=moments,
+            )
+            key = f"{head.scale} {head.pca} {request.model_copy(update={'name': ''})}"
+            first = next((name for name, other in same.items() if other == key), head.title)
+            same[head.title] = key
+            if first == head.title:
+                asked[head.title] = (view, request)
+        if asked:
+            found = self._statistics(asked)
+            for title, key in same.items():
+                sums[title] = found[next(name for name in asked if same[name] == key)]
+        return sums
+
+    # --- heads -----------------------------------------------------------------------------
+
+    def _head(
+        self,
+        head: FederatedHead,
+        title: str,
+        view: View,
+        sums: Statistics | None,
+        found: Mapping[str, Floats | str],
+    ) -> FittedHead:
+        form: Form = "linear"
+        if isinstance(head, Vote):
+            form, parameters = "vote", self._voted(head, view)
+        else:
+            assert sums is not None
+            match head:
+                case NearestMean():
+                    parameters = solvers.nearest_mean(sums)
+                case NaiveBayes(priors=priors, smoothing=smoothing):
+                    form, parameters = "gaussian", solvers.naive_bayes(sums, priors, smoothing)
+                case Lda(priors=priors, shrinkage=shrinkage):
+                    parameters = solvers.lda(sums, priors, shrinkage)
+                case Ridge(alpha=alpha):
+                    parameters = solvers.ridge(sums, alpha)
+                case LinearSvm() | Logistic() | RffSvm():
+                    points_PC = found[head.title]
+                    if isinstance(points_PC, str):
+                        raise _TooFewError(points_PC)
+                    parameters = solvers.linear_from(sums, points_PC)
+                case _:
+                    assert_never(head)
+        return FittedHead(HeadForm(title=title, form=form, fourier=view.fourier), view, parameters)
+
+    def _voted(self, head: Vote, view: View) -> dict[str, Floats]:
+        name, width = head.title, view.width
+
+        def admit(site: str, answer: wire.HeadAnswer) -> None:
+            if answer.results:
+                raise UpdateRejected(
+                    f"its head for the vote {name} cannot be had: {answer.results[0].problem}"
+                )
+            shapes = {
+                f"coefficients/{name}/weights": (width, self.num_classes),
+                f"coefficients/{name}/bias": (self.num_classes,),
+            }
+            self.calls.admit_training(shapes)(site, answer)
+
+        step = wire.CoefficientsStep(votes=(name,))
+        answers = self.calls.ask(self.sites, step, under(f"view/{name}", view.arrays()), admit)
+        if not answers:
+            raise _TooFewError("no site has a head to vote with")
+        images_S = np.array([sum(answer.train_counts) for answer in answers.values()], np.float64)
+        of = [answer.arrays for answer in answers.values()]
+        return {
+            "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in of]).astype(np.float64),
+            "bias": np.stack([arrays[f"coefficients/{name}/bias"] for arrays in of]).astype(np.float64),
+            "shares": images_S / images_S.sum(),
+        }
+
+    # --- searches --------------------------------------------------------------------------
+
+    def _searched(
+        self, heads: Sequence[Iterated], views: Mapping[str, View], sums: Mapping[str, Statistics]
+    ) -> dict[str, Floats | str]:
+        """By head: where its search ended (D + 1, C), or why there is none."""
+        going = {head.title: _Searches.begin(head, sums[head.title]) for head in heads}
+        done: dict[str, _Searches] = {}
+        try:
+            while going:
+                going = self._advanced(going, views)
+                for title, searches in list(going.items()):
+                    if searches.finished:
+                        done[title] = going.pop(title)
+                        log.event(f"heads  federated.{title}: {done[title].summary}")
+        except _TooFewError as few:
+            return {
+                head.title: done[head.title].points_PC if head.title in done else str(few) for head in heads
+            }
+        return {title: searches.points_PC for title, searches in done.items()}
+
+    def _advanced(
+        self, going: Mapping[str, "_Searches"], views: Mapping[str, View]
+    ) -> dict[str, "_Searches"]:
+        arrays: dict[str, Array] = {}
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        for title, searches in going.items():
+            trial_PC = searches.trial_PC
+            arrays |= {f"points/{title}": trial_PC, **under(f"view/{title}", views[title].arrays())}
+            num_losses = self.num_classes if searches.per_class else 1
+            shapes |= {f"losses/{title}": (num_losses,), f"gradients/{title}": trial_PC.shape}
+        problems = tuple(
+            wire.Problem(
+                name=title,
+                loss="squared_hinge" if searches.per_class else "softmax",
+                fourier=views[title].fourier,
+                class_weights=tuple(searches.weights_C.tolist()),
+            )
+            for title, searches in going.items()
+        )
+        before = self.sites
+        step = wire.GradientsStep(problems=problems)
+        answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
+        self._go_on_with(answers)
+        if self.sites != before:  # the sums are of other images now: the searches forget what they heard
+            return {title: searches.anew() for title, searches in going.items()}
+        return {
+            title: searches.heard(
+                np.sum([answer.arrays[f"losses/{title}"] for answer in answers.values()], axis=0),
+                np.sum([answer.arrays[f"gradients/{title}"] for answer in answers.values()], axis=0),
+            )
+            for title, searches in going.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """One head's search: one for all classes, or one a class where the classes do not meet."""
+
+    head: Iterated
+    weights_C: Floats
+    shape: tuple[int, int]
+    each: tuple[Search, ...]
+    num_messages: int = 0
+
+    @classmethod
+    def begin(cls, head: Iterated, sums: Statistics) -> "_Searches":
+        width, classes = sums.sums_CD.shape[1] + 1, len(sums.counts_C)
+        assert sums.weights_C is not None
+        if isinstance(head, Logistic):
+            solve = solvers.bound(sums, head.c, 0.5, penalised_bias=False)
+
+            def solve_all(vector: Floats) -> Floats:
+                return solve(vector.reshape(width, classes)).ravel()
+
+            one = Search(solve_all, head.tolerance, np.zeros(width * classes))
+            return cls(head, sums.weights_C, (width, classes), (one,))
+        solve = solvers.bound(sums, head.c, 2.0, penalised_bias=True)
+        each = tuple(Search(solve, head.tolerance, np.zeros(width)) for _ in range(classes))
+        return cls(head, sums.weights_C, (width, classes), each)
+
+    @property
+    def per_class(self) -> bool:
+        return not isinstance(self.head, Logistic)
+
+    @property
+    def finished(self) -> bool:
+        return all(search.done for search in self.each) or self.num_messages >= self.head.most_messages
+
+    @property
+    def summary(self) -> str:
+        value = sum(search.value for search in self.each)
+        ended = "found" if all(search.done for search in self.each) else "NOT at its end; raise most_messages"
+        return f"{ended} after {self.num_messages} messages, objective {value:.6g}"
+
+    @property
+    def trial_PC(self) -> Floats:
+        return self._matrix([search.trial for search in self.each])
+
+    @property
+    def points_PC(self) -> Floats:
+        return self._matrix([search.point for search in self.each])
+
+    def _matrix(self, vectors: Sequence[Floats]) -> Floats:
+        return np.stack(vectors, axis=1) if self.per_class else vectors[0].reshape(self.shape)
+
+    def heard(self, losses: Floats, slopes_PC: Floats) -> "_Searches":
+        """After the sites' summed losses and gradients; the penalty is added here, once."""
+        c, trial_PC = self.head.c, self.trial_PC
+        penalised_PC = trial_PC.copy()
+        if not self.per_class:
+            penalised_PC[-1] = 0  # scikit-learn's logistic regression leaves the bias free
+        whole_PC = penalised_PC + c * slopes_PC
+        if self.per_class:
+            values = 0.5 * (penalised_PC**2).sum(axis=0) + c * losses
+            heard = [
+                s.heard(float(v), whole_PC[:, k])
+                for k, (s, v) in enumerate(zip(self.each, values, strict=True))
+            ]
+        else:
+            value = 0.5 * float((penalised_PC**2).sum()) + c * float(losses[0])
+            heard = [self.each[0].heard(value, whole_PC.ravel())]
+        return replace(self, each=tuple(heard), num_messages=self.num_messages + 1)
+
+    def anew(self) -> "_Searches":
+        return replace(self, each=tuple(s.anew() for s in self.each), num_messages=self.num_messages + 1)
+
+
+def _needs(head: FederatedHead) -> tuple[Literal["none", "float32", "float64"], bool] | None:
+    """Which second moments a head is made of, and whether images are weighted by class; None: none of the kind."""
+    match head:
+        case NearestMean() | NaiveBayes():
+            return "none", False
+        case Lda(priors=priors):
+            return "float64", priors == "equal"
+        case Ridge(class_weights=weights):
+            return "float64", weights == "balanced"
+        case LinearSvm() | Logistic() | RffSvm():
+            return "float32", head.class_weights == "balanced"
+        case Vote():
+            return None
+        case _:
+            assert_never(head)
+
+
+def _of_one_width(
+    answers: Mapping[str, wire.HeadAnswer], asked: Mapping[str, object]
+) -> dict[str, wire.HeadAnswer]:
+    """Answers whose features are as wide as those of most sites: nobody has said the width before."""
+    name = f"statistics/{next(iter(asked))}/sums"
+    widths = [answer.arrays[name].shape[1] for answer in answers.values()]
+    usual = max(sorted(set(widths)), key=widths.count)
+    return {site: answer for site, answer in answers.items() if answer.arrays[name].shape[1] == usual}
+
+
+def _added(parts: Sequence[Mapping[str, Array]], request: wire.ViewRequest, counts_C: Array) -> Statistics:
+    """The sites' sums, in the order of their names."""
+
+    def total(kind: str) -> Floats:
+        result: Floats = np.sum(
+            [np.asarray(p[f"statistics/{request.name}/{kind}"], np.float64) for p in parts], axis=0
+        )
+        return result
+
+    sums_CD = total("sums")
+    return Statistics(
+        counts_C,
+        sums_CD,
+        total("squares") if request.squares else None,
+        square(total("moments"), sums_CD.shape[1]) if request.moments != "none" else None,
+        np.asarray(request.class_weights),
+    )
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def _scored(
+    study: StudyConfig, calls: HeadCalls, able: Sequence[str], heads: Sequence[FittedHead]
+) -> dict[str, tuple[HeadResult, ...]]:
+    """Every site's results, in the order of site names."""
+    assert study.heads is not None
+    known = {SOFTMAX, *study.heads.titles}
+
+    def admit(site: str, answer: wire.HeadAnswer) -> None:
+        expected = list(calls.cohort.enrolments[site].test_counts)
+        for result in answer.results:
+            if result.title not in known:
+                raise UpdateRejected("it scored a head that the study does not list")
+            if result.score is not None and result.score.confusion_CC.sum(axis=1).tolist() != expected:
+                raise UpdateRejected(
+                    f"its score of {result.title} is over other test images than it enrolled with"
+                )
+            if result.paired is not None and result.paired.right_C4.sum(axis=1).tolist() != expected:
+                raise UpdateRejected(f"its comparison of {result.title} is over other test images")
+        if [result.title for result in answer.results].count(SOFTMAX) != 1:
+            raise UpdateRejected("it did not score the softmax once")
+
+    step = wire.ScoreStep(heads=tuple(head.form for head in heads))
+    arrays = {
+        name: a for head in heads for name, a in under(f"head/{head.form.title}", head.arrays()).items()
+    }
+    answers = calls.ask(able, step, arrays, admit)
+    return {site: answer.results for site, answer in answers.items()}

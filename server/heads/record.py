@@ -1,0 +1,188 @@
+"""What came of a study's heads: `heads.json` in its folder, and the heads themselves beside it.
+
+The figures are divided once from counts that add up: a pooled gain is that of all training sites' test images
+together, with an interval over all their groups. A head is kept as arrays with a label that says of which
+weights, layer and classes it is; nothing of it can run.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from common.config import StudyConfig
+from common.config.heads import SOFTMAX
+from common.errors import StorageError
+from common.heads import FittedHead
+from common.heads.result import HeadResult
+from common.metrics import figures
+from common.metrics.paired import gain
+from common.settings import to_yaml
+from common.weights import digest, save_file, write_atomically
+from server.state import RoundState
+
+FILE, FOLDER = "heads.json", "heads"
+POOLED = "pooled, training sites"
+
+
+@dataclass(frozen=True)
+class HeadsRecord:
+    """The heads of one set of weights, scored."""
+
+    round: int
+    """After which the weights stood."""
+    results: Mapping[str, tuple[HeadResult, ...]]
+    """By site."""
+    problems: Mapping[str, str]
+    """By site that had no part in a step: why."""
+    lacking: Mapping[str, str]
+    """By federated head that could not be had: why."""
+    num_messages: int
+    """To each site."""
+    mib: float = 0.0
+    """Of the federated heads, as sent to be scored."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head at one site. Shares; None where the counts cannot say."""
+
+    num_images: int
+    accuracy: float | None
+    balanced_accuracy: float | None
+    auroc: float | None
+    gain: float | None = None
+    """In balanced accuracy over the softmax on the same images; None for the softmax itself."""
+    gain_low: float | None = None
+    gain_high: float | None = None
+    mcnemar_p: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class HeadTable:
+    """Rows heads, columns sites, of the last weights that heads were fitted on."""
+
+    round: int
+    cells: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)
+    """By site, then by head."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    num_messages: int = 0
+
+
+def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]:
+    """Figures of every head at every site, and pooled over the sites that train if there are several."""
+    found = {
+        site: {result.title: _cell([result]) for result in results}
+        for site, results in record.results.items()
+    }
+    training = [site for site in study.sites.train if site in record.results]
+    if len(training) > 1:
+        by_title: dict[str, list[HeadResult]] = {}
+        for site in sorted(training):
+            for result in record.results[site]:
+                by_title.setdefault(result.title, []).append(result)
+        found[POOLED] = {
+            title: _cell(results)
+            for title, results in by_title.items()
+            if len(results) == len(training) and all(result.score is not None for result in results)
+        }
+    return found
+
+
+def _cell(results: Sequence[HeadResult]) -> Cell:
+    scores = [result.score for result in results if result.score is not None]
+    if len(scores) < len(results):
+        return Cell(0, None, None, None, problem=str(results[0].problem or "no score"))
+    f = figures(reduce(add, scores))
+    told = Cell(f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro))
+    pairs = [result.paired for result in results if result.paired is not None]
+    if len(pairs) < len(results) or f.num_images == 0:
+        return told
+    better = gain(reduce(add, pairs))
+    # One site's groups were drawn again there; over several sites the sums have to do.
+    low, high = results[0].interval if len(results) == 1 and results[0].interval else better.interval
+    return Cell(
+        told.num_images, told.accuracy, told.balanced_accuracy, told.auroc,
+        _known(better.balanced_accuracy), _known(low), _known(high), _known(better.mcnemar_p),
+    )  # fmt: skip
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- on disk ---------------------------------------------------------------------------------
+
+
+def keep(
+    run_dir: Path, record: HeadsRecord, heads: Sequence[FittedHead], study: StudyConfig, state: RoundState
+) -> None:
+    """Write `heads.json` and `heads/TITLE.safetensors`. Raises StorageError.
+
+    Heads of an earlier round are replaced, so what lies there is of the last weights.
+    """
+    folder = run_dir / FOLDER
+    for old in sorted(folder.glob("*.safetensors")):
+        old.unlink()
+    for head in heads:
+        label = {
+            "head": head.form.model_dump_json(),
+            "study": study.name,
+            "study_fingerprint": study.fingerprint,
+            "classes": json.dumps(study.classes),
+            "layer": json.dumps(None if study.heads is None else study.heads.layer),
+            "weights_sha256": digest(state.weights),
+            "round": str(record.round),
+        }
+        save_file(folder / f"{head.form.title}.safetensors", head.arrays(), label)
+    if heads and not (run_dir / "study.yaml").exists():
+        write_atomically(run_dir / "study.yaml", to_yaml(study.model_dump(mode="json")))
+    table = {
+        "round": record.round,
+        "cells": {s: {t: vars(c) for t, c in row.items()} for s, row in cells(record, study).items()},
+        "problems": dict(record.problems),
+        "lacking": dict(record.lacking),
+        "num_messages": record.num_messages,
+    }
+    earlier = [entry for entry in _entries(run_dir) if entry["round"] < record.round]
+    text = json.dumps([*earlier, table], indent=1, allow_nan=False)
+    write_atomically(run_dir / FILE, text.encode())
+
+
+def read(run_dir: Path) -> HeadTable | None:
+    """The last table on record, None if the study has no heads. Raises StorageError."""
+    entries = _entries(run_dir)
+    if not entries:
+        return None
+    try:
+        last = entries[-1]
+        rows = {s: {t: Cell(**c) for t, c in row.items()} for s, row in last["cells"].items()}
+        return HeadTable(**{**last, "cells": rows})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(
+            f"{run_dir / FILE} was written by another version ({type(error).__name__})"
+        ) from error
+
+
+def _entries(run_dir: Path) -> list[Any]:
+    path = run_dir / FILE
+    try:
+        found: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} is damaged ({type(error).__name__}); move it away") from error
+    return found
+
+
+# --- for the report ----------------------------------------------------------------------------
+
+
+def titles(table: HeadTable) -> list[str]:
+    """Heads in the order of the study, the softmax first."""
+    order = dict.fromkeys(title for row in table.cells.values() for title in row)
+    return [SOFTMAX, *(title for title in order if title != SOFTMAX), *table.lacking]

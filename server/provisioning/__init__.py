@@ -1,0 +1,1 @@
+"""Start-up kits for sites, and a federation in containers."""

@@ -1,0 +1,58 @@
+"""What a study leaves to be read: a line per round while it runs, a report when it is over.
+
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json` and the study alone, so it can be
+written again, or for a study that ended early. It is a folder of three files that refer to each other by name, and
+nothing is ever written outside that folder.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.config import StudyConfig
+from common.weights import write_atomically
+from server.enrolment import census, overlap
+from server.heads import record
+from server.report import plots
+from server.report.markdown import Outcome, markdown
+from server.state import RoundState
+from server.storage import history
+
+
+def append_round(run_dir: Path, state: RoundState, study: StudyConfig) -> None:
+    """Record one round in `rounds.jsonl`; recording it again replaces it. Raises StorageError."""
+    history.append_round(run_dir, state, study.sites.evaluate)
+
+
+def write_report(
+    run_dir: Path,
+    study: StudyConfig,
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    synthetic: bool = False,
+) -> Path:
+    """Write report.md, curves.png and confusion.png from what is on record; returns the first.
+
+    `synthetic` puts a banner on all three. Raises StorageError.
+    """
+    rounds = history.read_rounds(run_dir)
+    outcome = Outcome(
+        study,
+        rounds,
+        preprocessing,
+        synthetic,
+        census=census.load(run_dir),
+        overlap=overlap.load(run_dir),
+        heads=record.read(run_dir),
+    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    curves = plots.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)
+    write_atomically(run_dir / "curves.png", curves)
+    if (final := outcome.final) is not None and final.pooled is not None:
+        matrix = plots.confusion(
+            final.pooled, study.classes, run_dir, after_round=final.model_after_round, synthetic=synthetic
+        )
+        write_atomically(run_dir / "confusion.png", matrix)
+    path = run_dir / "report.md"
+    write_atomically(path, markdown(outcome).encode())
+    return path

@@ -1,0 +1,147 @@
+"""May this update touch the model? Asked of every answer, before anything is added up.
+
+One NaN, one broadcast shape or one inflated weight is enough to spoil a model for every
+hospital, so nothing that a site sends is trusted: it is compared with the plan that was sent
+and with what the site enrolled with. A refusal costs the site its vote, not the study its
+round, and says what was found and what was expected; whoever logs it adds the site's name.
+
+Most questions need the answer alone. Whether a delta is long for its round needs all of them,
+and is asked when everyone has answered, of all at once, so that the order does not matter.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from common.config import AdmissionConfig
+from common.errors import UpdateRejected
+from common.metrics import Score
+from common.weights import Arrays, Layout, mismatch
+from common.wire import RoundAnswer
+from server.aggregation.tally import LARGEST_SUMMAND, AdmittedUpdate
+
+LARGEST_NORM = 1e150
+"""Beyond it the squares that rules and bounds are made of are no finite numbers."""
+
+
+def admit(
+    answer: RoundAnswer,
+    *,
+    site: str,
+    plan_id: str,
+    round: int,  # noqa: A002  (the field's word)
+    layout: Layout,
+    train_count: int,
+    max_norm: float | None = None,
+) -> AdmittedUpdate:
+    """The update in `answer`. Raises UpdateRejected.
+
+    `site`, `plan_id` and `round` are those of the plan that was sent; `train_count` is the
+    number of training images the site enrolled with.
+    """
+    reason = (
+        _wrong_plan(answer, site, plan_id, round)
+        or _wrong_tensors(answer.delta, layout)
+        or _wrong_counts(answer, train_count)
+    )
+    if reason is not None:
+        raise UpdateRejected(reason)
+    update = AdmittedUpdate(site=site, num_examples=answer.num_examples, delta=answer.delta)
+    most = LARGEST_NORM if max_norm is None else min(max_norm, LARGEST_NORM)
+    if not update.norm <= most:
+        raise UpdateRejected(f"its norm is {update.norm:.4g}, expected at most {most:.4g}")
+    if update.norm * update.num_examples > LARGEST_SUMMAND:
+        raise UpdateRejected(
+            f"its norm {update.norm:.4g} times its {update.num_examples} examples is more than the running sum "
+            f"has room for, {LARGEST_SUMMAND:.4g}"
+        )
+    return update
+
+
+def too_long(norms: Mapping[str, float], config: AdmissionConfig) -> dict[str, str]:
+    """Why the updates of some sites are refused beside the others of their round, by site.
+
+    Each norm is held against the median of the *others'*: one that counted itself could not be
+    told from an honest one when two sites answer. All are judged before any is left out.
+    """
+    ratio = config.max_norm_ratio
+    if ratio is None or len(norms) < 2:
+        return {}
+    reasons = {}
+    for site, norm in sorted(norms.items()):
+        usual = statistics.median(other for name, other in norms.items() if name != site)
+        if norm > ratio * usual:
+            reasons[site] = (
+                f"its norm is {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
+                "round's other updates"
+            )
+    return reasons
+
+
+def admit_score(
+    answer: RoundAnswer,
+    *,
+    site: str,
+    plan_id: str,
+    round: int,  # noqa: A002
+    test_counts: Sequence[int],
+) -> Score:
+    """The score in `answer`. Raises UpdateRejected.
+
+    `test_counts` are the test images per class that the site enrolled with. A loss that is not
+    finite passes: it tells that the model diverged, which is the site's to report.
+    """
+    reason = _wrong_plan(answer, site, plan_id, round) or _wrong_score(answer.score, test_counts)
+    if reason is not None:
+        raise UpdateRejected(reason)
+    return answer.score
+
+
+def _wrong_plan(answer: RoundAnswer, site: str, plan_id: str, number: int) -> str | None:
+    if answer.site != site:
+        return f"it answers as {answer.site[:64]!r}, expected {site!r}"
+    if answer.plan_id != plan_id and answer.round < number:
+        return (
+            f"it repeats an answer of round {answer.round} (plan {answer.plan_id}), expected one to plan "
+            f"{plan_id} of round {number}"
+        )
+    if answer.plan_id != plan_id:
+        return f"it answers plan {answer.plan_id}, expected {plan_id}"
+    if answer.round != number:
+        return f"it is of round {answer.round}, expected round {number}"
+    return None
+
+
+def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
+    difference = mismatch(layout, delta)
+    if difference is not None:
+        return difference
+    for name in sorted(delta):
+        num_bad = delta[name].size - int(np.count_nonzero(np.isfinite(delta[name])))
+        if num_bad:
+            return (
+                f"{num_bad} of {delta[name].size} entries of {name} are not finite; "
+                "a smaller learning rate or clip_grad_norm may help"
+            )
+    return None
+
+
+def _wrong_score(score: Score, test_counts: Sequence[int]) -> str | None:
+    found = score.confusion_CC.sum(axis=1).tolist()
+    if len(found) != len(test_counts):
+        return f"its score is over {len(found)} classes, expected the study's {len(test_counts)}"
+    if found != list(test_counts):
+        return f"its score is over {found} images by class, expected {list(test_counts)} as enrolled"
+    return None
+
+
+def _wrong_counts(answer: RoundAnswer, train_count: int) -> str | None:
+    if not 1 <= answer.num_examples <= train_count:
+        return f"it claims {answer.num_examples} examples, expected 1 to {train_count} as enrolled"
+    if answer.num_steps < 1:
+        return f"it claims {answer.num_steps} steps, expected at least 1"
+    if answer.train_loss is None or not math.isfinite(answer.train_loss):
+        return f"its training loss is {answer.train_loss}, expected a finite number"
+    return None

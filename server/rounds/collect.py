@@ -1,0 +1,302 @@
+"""One round's call to the sites: who is asked, who answered, what the answers are worth.
+
+A call can be repeated: only sites that failed or said nothing are asked again, with the same
+plans, for a plan is answered by its id and what a site has trained it does not train twice.
+What has been admitted stays, so a repetition costs the others nothing.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from common import log, wire
+from common.config import StudyConfig
+from common.errors import UpdateRejected
+from common.metrics import Score
+from common.weights import digest, num_bytes
+from server import absence
+from server.aggregation import tally
+from server.aggregation.tally import AdmittedUpdate
+from server.enrolment.cohort import Cohort
+from server.rounds import admission, participation, stragglers
+from server.rounds.sites import OURS, Deadline, Reply, Sites
+from server.state import RoundState, SiteRound
+from server.storage.status import Asked, Progress
+
+Tell: TypeAlias = Callable[[Progress], None]
+"""Is told how far a round has come, whenever that changes."""
+
+
+class Call:
+    """What is known of round `state.round + 1` so far."""
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        cohort: Cohort,
+        state: RoundState,
+        *,
+        train: bool,
+        tell: Tell = lambda _: None,
+    ) -> None:
+        self._study, self._cohort, self._before, self._train = study, cohort, state, train
+        self.number = state.round + 1
+        self.attempts = 0
+        self.tally = tally.build_tally(
+            study.aggregation, side_by_side=study.admission.max_norm_ratio is not None
+        )
+        """The admitted updates; leave out `left_out` from it."""
+        self.left_out: set[str] = set()
+        """Sites whose update was admitted and then was too long beside the others."""
+        self._started = time.monotonic()
+        self._mib_down = num_bytes(state.weights) / 2**20
+        self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
+        self._plans = _plans(study, cohort, state, self._aside, train=train)
+        self._tell, self._since, self._deadline_s = tell, datetime.now(UTC), 0.0
+        self._norms: dict[str, float] = {}
+        self._scores: dict[str, Score] = {}
+        self._rows: dict[str, SiteRound] = {}
+        for site in sorted(self._aside & cohort.enrolments.keys()):
+            reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
+            self._rows[site] = SiteRound(site, "set_aside", reason)
+
+    # --- asking --------------------------------------------------------------------------
+
+    def ask(self, sites: Sites) -> None:
+        """Ask those that have not been heard, and wait for them as long as the study says."""
+        deadlines = self._study.deadlines
+        deadline = Deadline(deadlines.round_s if self._train else deadlines.evaluate_s)
+        full_s, started = deadline.seconds, time.monotonic()
+        plans = {site: self._plans[site] for site in self._plans if site in self.unheard}
+        for site in plans:
+            self._rows.pop(site, None)
+        self.attempts += 1
+        log.event(
+            f"round {self.number} of {self._study.rounds}: {self._mib_down:.1f} MiB of weights to {', '.join(plans)}"
+            if self._train
+            else f"closing: the final weights go to {', '.join(plans)} to be scored",
+            round=self.number,
+        )
+        self._since, self._deadline_s = datetime.now(UTC), full_s
+        self._tell_progress()
+        quorum_after_s = None
+        for reply in sites.ask(plans, deadline):
+            self._take(reply)
+            if quorum_after_s is None and self.num_answered >= self._study.sites.quorum:
+                quorum_after_s = time.monotonic() - started
+                deadline.seconds = stragglers.patience(
+                    deadlines.grace, quorum_after_s, self._before.answer_times, full_s
+                )
+        waited_s = deadline.seconds
+        for site in sorted(plans.keys() - self._rows.keys()):
+            self._enter(
+                SiteRound(
+                    site, "missing", f"no answer within {waited_s:.0f} s",
+                    mib_down=self._mib_down, answered_after_s=waited_s,
+                )
+            )  # fmt: skip
+        self._compare_norms()
+
+    def _take(self, reply: Reply) -> None:
+        site, number = reply.site, self.number
+        if reply.late:
+            of = f" to round {reply.answer.round}" if isinstance(reply.answer, wire.RoundAnswer) else ""
+            log.warn(
+                f"round {number}  {site}: a late answer{of} came and is dropped; nobody waits for it any more",
+                round=number, site=site, outcome="late",
+            )  # fmt: skip
+            return
+        if site in self._rows or site not in self._plans:
+            self._say_uncounted(site)
+            return
+        row = SiteRound(
+            site, "ok", answered_after_s=reply.after_s, mib_down=self._mib_down,
+            mib_up=num_bytes(wire.arrays_of(reply.answer)) / 2**20,
+        )  # fmt: skip
+        try:
+            update, score, row = _read(self._study, self._cohort, self._before, self._plans[site], reply, row)
+        except UpdateRejected as rejection:
+            row = replace(row, outcome="refused", reason=_printable(str(rejection)))
+        else:
+            if update is not None:
+                self._norms[site] = update.norm
+                self.tally.add(update)
+            if score is not None:
+                self._scores[site] = score
+        self._enter(row)
+
+    def _enter(self, row: SiteRound) -> None:
+        self._rows[row.site] = row
+        self._tell_progress()
+        _say(self.number, row, self._scores.get(row.site))
+
+    def _tell_progress(self) -> None:
+        sites = {site: Asked(outcome="awaited") for site in self._plans}
+        for row in self._rows.values():
+            after_s = row.answered_after_s if row.outcome not in ("missing", "set_aside") else None
+            sites[row.site] = Asked(outcome=row.outcome, after_s=after_s, reason=row.reason)
+        self._tell(
+            Progress(
+                round=self.number,
+                rounds=self._study.rounds,
+                closing=not self._train,
+                attempt=self.attempts,
+                since=self._since,
+                deadline_s=self._deadline_s,
+                sites={site: sites[site] for site in sorted(sites)},
+            )
+        )
+
+    def _say_uncounted(self, site: str) -> None:
+        """An answer that nobody asked for; that it came is kept in the row of the one that counts."""
+        reason = "a second answer was refused, the first one counts"
+        row = self._rows.get(site)
+        if row is not None and reason not in row.reason:
+            self._rows[site] = replace(row, reason="; ".join(filter(None, (row.reason, reason))))
+        told = reason if row is not None else "an answer was refused, it was not asked"
+        log.warn(
+            f"round {self.number}  {site}: {told}",
+            round=self.number, site=site, outcome="refused", reason=told,
+        )  # fmt: skip
+
+    def _compare_norms(self) -> None:
+        """Judge all admitted updates of the round beside each other."""
+        norms = {site: norm for site, norm in self._norms.items() if site not in self.left_out}
+        for site, reason in admission.too_long(norms, self._study.admission).items():
+            self.left_out.add(site)
+            self._scores.pop(site, None)
+            self._enter(replace(self._rows[site], outcome="refused", reason=reason))
+
+    # --- what came of it -----------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[SiteRound, ...]:
+        """What each site did, in the order of names."""
+        return tuple(self._rows[site] for site in sorted(self._rows))
+
+    @property
+    def num_answered(self) -> int:
+        """Training sites whose answer counts."""
+        return sum(self._rows[s].outcome == "ok" for s in self._study.sites.train if s in self._rows)
+
+    @property
+    def unheard(self) -> list[str]:
+        """Sites that a repetition would ask: a refused one would only repeat itself."""
+        silent = {"failed", "missing"}
+        return [site for site in self._plans if site not in self._rows or self._rows[site].outcome in silent]
+
+    @property
+    def after(self) -> RoundState:
+        """The next state, but for weights and optimizer."""
+        before = self._before
+        times = [row.answered_after_s for row in self.rows if row.outcome == "ok"]
+        return replace(
+            before,
+            round=self.number,
+            sites=self.rows,
+            scores={site: self._scores[site] for site in sorted(self._scores)},
+            seconds=time.monotonic() - self._started,
+            refusals=participation.counted(before.refusals, self.number, self.rows),
+            absences=absence.absences(before.absences, self.number, self.rows, datetime.now(UTC)),
+            answer_times=(*before.answer_times, *times)[-stragglers.MEMORY * len(self._plans) :],
+            attempts=self.attempts,
+        )
+
+
+def _plans(
+    study: StudyConfig, cohort: Cohort, state: RoundState, aside: frozenset[str], *, train: bool
+) -> Mapping[str, wire.RoundPlan]:
+    scores_now = not train or state.round % study.sites.evaluate_every == 0
+    # The same work has the same id, so that a server which was killed and asks again gets the answer
+    # that the site has at hand, or is about to have.
+    work = f"{study.fingerprint} {state.round + 1} {train} {digest(state.weights)}"
+    return {
+        site: wire.RoundPlan(
+            plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
+            site=site,
+            study=study,
+            round=state.round + 1,
+            train=train and site in study.sites.train,
+            notice=participation.notice(state.refusals.get(site), study.admission.set_aside_after),
+            weights=state.weights,
+        )
+        for site in cohort.enrolments
+        if site not in aside and (site in study.sites.train or scores_now)
+    }
+
+
+def _read(
+    study: StudyConfig,
+    cohort: Cohort,
+    state: RoundState,
+    plan: wire.RoundPlan,
+    reply: Reply,
+    row: SiteRound,
+) -> tuple[AdmittedUpdate | None, Score | None, SiteRound]:
+    """What one reply is worth. Raises UpdateRejected."""
+    match reply.answer:
+        case wire.Failure() as failure:
+            log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
+            reason = f"{failure.told} ({failure.error}{log_of_site})"
+            return None, None, replace(row, outcome="failed", reason=_printable(reason))
+        case wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
+            raise UpdateRejected(f"found an answer of kind {other.kind}, expected one to round {plan.round}")
+        case wire.RoundAnswer() as answer:
+            row = replace(
+                row,
+                num_examples=answer.num_examples,
+                num_steps=answer.num_steps,
+                train_loss=answer.train_loss,
+                train_s=answer.train_s,
+                evaluate_s=answer.evaluate_s,
+            )
+            score = admission.admit_score(
+                answer,
+                site=plan.site,
+                plan_id=plan.plan_id,
+                round=plan.round,
+                test_counts=cohort.enrolments[reply.site].test_counts,
+            )
+            if not plan.train:
+                return None, score, row
+            update = admission.admit(
+                answer,
+                site=plan.site,
+                plan_id=plan.plan_id,
+                round=plan.round,
+                layout=state.layout,
+                train_count=cohort.train_count(reply.site),
+                max_norm=study.admission.max_norm,
+            )
+            return update, score, replace(row, delta_norm=update.norm)
+
+
+def _printable(reason: str) -> str:
+    """A reason may quote a site, which could have chosen anything: no line breaks, no control codes."""
+    return "".join(character if character.isprintable() else "?" for character in reason[:1000])
+
+
+def _say(number: int, row: SiteRound, score: Score | None) -> None:
+    """One line a site and round, the moment it is known."""
+    after = f"after {row.answered_after_s:.1f} s"
+    if row.outcome != "ok":
+        log.warn(
+            f"round {number}  {row.site}: {row.outcome} {after}: {row.reason}",
+            round=number, site=row.site, outcome=row.outcome, reason=row.reason,
+        )  # fmt: skip
+        return
+    told = []
+    if row.train_loss is not None:
+        told.append(
+            f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
+            f"{row.mib_up:.1f} MiB back"
+        )
+    if score is not None and score.num_images:
+        told.append(f"scored {score.num_images}")
+    log.event(
+        f"round {number}  {row.site}: {'; '.join(told) or 'answered'} {after}",
+        round=number, site=row.site, outcome=row.outcome,
+    )  # fmt: skip

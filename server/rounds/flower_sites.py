@@ -1,0 +1,214 @@
+"""Plans go out, answers come back as they arrive, and no wait is without a deadline.
+
+Flower's own `send_and_receive` polls every 3 s and hands over all replies at the end; here
+each answer is yielded when it arrives, so the server's log shows a site the moment it is
+done. Sites are known by the name under which their key was enrolled, never by what they
+call themselves.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from common import log, wire
+from common.errors import WireError
+from server.rounds.sites import OURS, Deadline, Reply
+
+FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
+"""Between two looks for answers. Each look costs the SuperLink CPU that on a small machine the
+trainers lack, so the pause grows with the wait: an answer is seen at most 5 % late."""
+LATE_S = 60.0
+"""So long after a deadline an answer still arrives, to be named late. Not longer: until then a plan may
+also still reach a site that comes back, which then works for nothing."""
+_NODE_UNAVAILABLE = 5
+"""Flower's code for a site that stopped to show that it is there; it takes Flower up to 60 s to notice."""
+ONLINE_S = 10.0
+"""Between two looks at who is connected."""
+PROBE_S = 20.0
+"""After so long without an answer, a site is asked whether it is still at it. Flower hands a message to
+a gateway once: one that is killed and comes back has forgotten it, and nobody says so."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A plan on its way, until its answer has come or can come no more."""
+
+    plan: wire.Plan
+    expires: float
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The enrolled sites behind Flower's SuperLink."""
+
+    grid: Grid
+    node_ids: Mapping[str, int]
+    _sent: dict[str, _Sent] = field(default_factory=dict)
+    """By Flower's message id, those of former rounds included."""
+
+    def online(self) -> set[str]:
+        """Names of the enrolled sites that are connected now."""
+        connected = set(self.grid.get_node_ids())
+        return {site for site, node_id in self.node_ids.items() if node_id in connected}
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        """Send each site its plan and yield the replies in the order in which they come.
+
+        Ends when every site answered or the deadline has passed; who did not answer is for
+        the caller to name. Sites that get the same weights share one encoding of them.
+        """
+        started = time.monotonic()
+        yield from self._send(plans, deadline, started)
+        awaited = {plan.plan_id for plan in plans.values()}
+        awaited &= {sent.plan.plan_id for sent in self._sent.values()}  # without those that were not taken
+        watch, probes = _Watch(self, started), _Probes(self, started)
+        while awaited:
+            for message_id, sent in list(self._sent.items()):
+                answer = self._pull(message_id, sent.plan)
+                if answer is None:
+                    continue
+                del self._sent[message_id]
+                late = sent.plan.plan_id not in awaited
+                awaited.discard(sent.plan.plan_id)
+                yield Reply(sent.plan.site, answer, time.monotonic() - started, late)
+            waited = time.monotonic() - started
+            if not awaited or waited >= deadline.seconds:
+                break
+            silent = {site for site, plan in plans.items() if plan.plan_id in awaited}
+            watch.look(silent)
+            forgotten = probes.look(silent - watch.gone)
+            yield from self._send({site: plans[site] for site in forgotten}, deadline, started)
+            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline.seconds - waited))
+        for message_id, sent in list(self._sent.items()):
+            if sent.expires < time.monotonic():
+                del self._sent[message_id]
+
+    def _send(self, plans: Mapping[str, wire.Plan], deadline: Deadline, started: float) -> Iterator[Reply]:
+        """Push every plan; a site whose plan Flower does not take has failed at once."""
+        shared: dict[int, ArrayRecord] = {}
+        ttl = deadline.seconds + LATE_S
+        for site, plan in plans.items():
+            arrays = wire.arrays_of(plan)
+            if id(arrays) not in shared:
+                shared[id(arrays)] = wire.array_record(arrays)
+            message_id = self.push(site, wire.to_records(plan, shared[id(arrays)]), plan.plan_id, ttl)
+            if message_id:
+                self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
+            else:
+                reason = "Flower did not take the plan for this site; was its key revoked, or is the plan too large?"
+                yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
+
+    def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:
+        """Hand one message to Flower; returns its id, None if Flower did not take it.
+
+        One push a message: a batch would hold the weights once per site in one request.
+        """
+        message = Message(
+            content,
+            dst_node_id=self.node_ids[site],
+            message_type=MessageType.QUERY,
+            ttl=ttl,
+            group_id=group,
+        )
+        return next(iter(self.grid.push_messages([message])), None) or None
+
+    def _pull(self, message_id: str, plan: wire.Plan) -> wire.Answer | None:
+        """The site's answer, None if it has not come yet.
+
+        One pull a site: Flower reads all that it pulls before it hands over any, so one answer
+        that cannot be read would cost every site's.
+        """
+        try:
+            messages = list(self.grid.pull_messages([message_id]))
+        except Exception as error:  # whatever a site sends that Flower cannot read
+            log.logger.exception("the answer of %s cannot be read", plan.site)
+            return _failure(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
+        return _answer(messages[0], plan) if messages else None
+
+
+@dataclass
+class _Watch:
+    """Says when a site that is waited for loses its connection, and when it is back."""
+
+    fleet: Fleet
+    started: float
+    gone: set[str] = field(default_factory=set)
+    looked: float | None = None
+
+    def look(self, awaited: set[str]) -> None:
+        now = time.monotonic()
+        if self.looked is not None and now - self.looked < ONLINE_S:
+            return
+        self.looked = now
+        offline = awaited - self.fleet.online()
+        for site in sorted(offline - self.gone):
+            log.warn(f"{site} is not connected; its answer is awaited", site=site)
+        for site in sorted((self.gone - offline) & awaited):
+            log.event(f"{site} is connected again", site=site)
+        self.gone = offline
+
+
+@dataclass
+class _Probes:
+    """Finds sites that have forgotten their plan."""
+
+    fleet: Fleet
+    asked: float
+    """When the plans, or the last probes, were sent."""
+    out: dict[str, str] = field(default_factory=dict)
+    """Sites by the message id of their probe."""
+    idle: set[str] = field(default_factory=set)
+    """Sites that answered a probe; their plan's answer has one more look to come."""
+
+    def look(self, silent: set[str]) -> list[str]:
+        """Sites of `silent` that are done with what they were sent and have not answered it."""
+        forgotten = sorted(self.idle & silent)
+        for site in forgotten:
+            log.warn(
+                f"{site} has lost its plan, as a gateway does that was restarted; it is sent again", site=site
+            )
+        self.idle = set()
+        for message_id in list(self.out):
+            for message in self.fleet.grid.pull_messages([message_id]):
+                site = self.out.pop(message_id)
+                if not message.has_error():  # Flower's word for a site that is not there
+                    self.idle.add(site)
+        now = time.monotonic()
+        if now - self.asked >= PROBE_S:
+            self.asked = now
+            for site in sorted(silent - set(self.out.values())):
+                probe_id = self.fleet.push(site, wire.probe(), "probe", ttl=3600.0)
+                if probe_id:
+                    self.out[probe_id] = site
+        return forgotten
+
+
+def _without_arrays(plan: wire.Plan) -> wire.Plan:
+    """`plan` for the record: the weights of a former round are not kept for an answer that may come."""
+    return plan.model_copy(update={plan.ARRAYS: {}}) if plan.ARRAYS else plan
+
+
+def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
+    """What the site said; whatever is not an answer becomes a Failure of that site."""
+    if message.has_error():
+        code = message.error.code
+        said = f"the plan did not get through, Flower reports error {code}"
+        return _failure(
+            plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else said
+        )
+    try:
+        answer = wire.from_records(message.content)
+    except WireError as error:
+        return _failure(plan, "message", str(error))
+    if isinstance(answer, wire.Plan):
+        return _failure(plan, "message", "the site answered with a plan")
+    if answer.site != plan.site:
+        return _failure(plan, "message", f"the site answered as {answer.site!r}")
+    return answer
+
+
+def _failure(plan: wire.Plan, error: wire.ErrorKind, advice: str) -> wire.Failure:
+    return wire.Failure(plan_id=plan.plan_id, site=plan.site, error=error, case=OURS, advice=advice)

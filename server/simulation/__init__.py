@@ -1,0 +1,1 @@
+"""A federation on one machine, and grids of them."""

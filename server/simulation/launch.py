@@ -1,0 +1,129 @@
+"""A whole federation as processes on this machine.
+
+The same programs as between institutions: a SuperLink with TLS and site keys, and for each
+site a SuperNode and a trainer joined by a Unix socket. Only the addresses are loopback's and
+the keys are made on the way. So a demo, a simulation and an experiment exercise what
+hospitals run, and a figure from here is a figure of the real thing. Whatever dies while a study
+runs is started again, and the study goes on.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from common import log
+from common.config import StudyConfig
+from common.errors import LaunchError
+from common.lock import held
+from common.processes.launcher import Processes, claim_port, free_ports, port_is_taken
+from server.deployment.study_runner import Outcome, follow, run_folder, size, write_server_settings
+from server.deployment.superlink import environment
+from server.simulation.local_federation import LocalFederation
+
+FLEET_PORT = 9092
+"""Where sites connect; Flower's own default."""
+
+
+@dataclass(frozen=True)
+class LocalSite:
+    """One hospital on this machine: its name and its site.yaml, without a socket in it."""
+
+    name: str
+    settings: Path
+
+
+def run_local(
+    study: StudyConfig,
+    sites: list[LocalSite],
+    run_dir: Path,
+    *,
+    port: int | None = None,
+    synthetic: bool = False,
+    leave_out: Collection[str] = (),
+    resume: bool = False,
+) -> Outcome:
+    """Run `study` with these sites; returns when it finished or failed.
+
+    `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside.
+
+    Every process started here has ended on return, on an error and on Ctrl-C. `port` None
+    takes Flower's default port, or a free one if that is taken. Sites in `leave_out` are
+    enrolled but never start, to see what a study does without them. Raises LaunchError.
+    """
+    known = {site.name: site for site in sites}
+    if missing := sorted(set(study.sites.all) - known.keys()):
+        raise LaunchError(
+            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(known))}"
+        )
+    if strange := sorted(set(leave_out) - set(study.sites.all)):
+        raise LaunchError(f"{', '.join(strange)} cannot be left out: the study does not name it")
+    work = run_dir / "federation"
+    with (
+        held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
+        _claimed_port(port) as fleet_port,
+        run_folder(run_dir, resume=resume),
+        _work_folder(work),
+        _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
+        _started(work, sockets) as processes,
+    ):
+        told = size(run_dir / "server.log")
+        started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
+        federation = LocalFederation(
+            study=study,
+            sites=started,
+            work=work,
+            processes=processes,
+            fleet_port=fleet_port,
+            write_settings=partial(write_server_settings, study, run_dir, synthetic=synthetic),
+        )
+        federation.start()
+        return follow(federation, run_dir, told)
+
+
+@contextmanager
+def _claimed_port(wish: int | None) -> Iterator[int]:
+    """The port asked for, or the default, or a free one. Raises LaunchError."""
+    port = wish or FLEET_PORT
+    claim = None if port_is_taken(port) else claim_port(port)
+    if claim is not None:
+        with claim:
+            yield port
+        return
+    if wish is not None:
+        raise LaunchError(f"port {wish} is taken by another process; stop it or give another with --port")
+    (other,) = free_ports(1)
+    log.warn(f"port {port} is taken by another process; the server listens on {other} instead")
+    yield other
+
+
+@contextmanager
+def _work_folder(work: Path) -> Iterator[None]:
+    """Keys, logs and Flower's files of this launch; those of a run that broke off are of no use."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    yield
+
+
+@contextmanager
+def _sockets(names: Collection[str]) -> Iterator[dict[str, Path]]:
+    """Sockets by site, in a folder that only this user can enter, short enough for Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="consilium-"))
+    try:
+        yield {name: folder / f"{number}.sock" for number, name in enumerate(names)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _started(work: Path, sockets: Mapping[str, Path]) -> Iterator[Processes]:
+    scratch = tuple({socket.parent for socket in sockets.values()})
+    processes = Processes(work / "logs", environment(work / "flower", os.environ), scratch)
+    try:
+        yield processes
+    finally:
+        processes.stop()

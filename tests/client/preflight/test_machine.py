@@ -1,0 +1,50 @@
+"""What a machine brings: a device, room on the disk, memory."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.config import CacheConfig, FoldersData, SiteConfig
+from client.preflight import machine
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def site(tmp_path: Path, **changes: object) -> SiteConfig:
+    values = {
+        "name": "north", "data": FoldersData(root=tmp_path), "state_dir": tmp_path / "state",
+        "cache": CacheConfig(memory_mib=1, disk_mib=2048),
+    }  # fmt: skip
+    return SiteConfig.model_validate(values | changes)
+
+
+def ranks(made: SiteConfig) -> list[str]:
+    return [finding.rank for finding in machine.check(made)]
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "rank"), [(100_000, "fine"), (3_000, "fine"), (1_500, "look"), (500, "stops")]
+)
+def test_a_full_disk_stops_and_a_nearly_full_one_is_worth_a_look(
+    tmp_path, monkeypatch, free_mib, rank
+) -> None:
+    """2,048 MiB may be taken by decoded images; less than 1,024 is too little for anything."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, free_mib * 2**20))
+    assert ranks(site(tmp_path))[1] == rank
+
+
+def test_a_folder_that_cannot_be_written_stops(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    findings = list(machine.check(site(tmp_path, state_dir=tmp_path / "file" / "state")))
+    assert findings[1].rank == "stops"
+    assert "cannot be written" in findings[1].text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu_is_worth_a_look_unless_the_cpu_was_asked_for(tmp_path: Path) -> None:
+    assert ranks(site(tmp_path, device="auto"))[0] == "look"
+    assert ranks(site(tmp_path, device="cpu"))[0] == "fine"
+    assert ranks(site(tmp_path, device="cuda"))[0] == "stops"

@@ -1,0 +1,301 @@
+"""A bad update is refused with a sentence; a good one passes as it is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.config import AdmissionConfig, Mean, Median, TrimmedMean
+from common.errors import UpdateRejected
+from common.metrics import count, empty
+from common.weights import TensorSpec
+from common.wire import RoundAnswer
+from server.aggregation.tally import AdmittedUpdate, build_rule
+from server.rounds.admission import admit, admit_score, too_long
+
+LAYOUT = {
+    "stem.weight": TensorSpec(shape=(2, 3), dtype="float32"),
+    "head.bias": TensorSpec(shape=(3,), dtype="float64"),
+    "norm.running_var": TensorSpec(shape=(2,), dtype="float32", role="statistic"),
+}
+SCORE = count(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), loss_sum=1.0)
+EXPECTED = {"site": "north", "plan_id": "p7", "round": 3, "layout": LAYOUT, "train_count": 40}
+SCORED = {"site": "north", "plan_id": "p7", "round": 3, "test_counts": (2, 0)}
+
+
+def good(**changes) -> RoundAnswer:
+    fields = {
+        "plan_id": "p7",
+        "site": "north",
+        "round": 3,
+        "score": SCORE,
+        "num_examples": 40,
+        "num_steps": 2,
+        "train_loss": 0.5,
+        "train_s": 1.0,
+        "evaluate_s": 0.1,
+        "delta": delta_of(0),
+    }
+    return RoundAnswer(**(fields | changes))
+
+
+def delta(**changes):
+    return good().delta | changes
+
+
+def delta_of(seed: int):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=s.shape).astype(s.dtype) for name, s in LAYOUT.items()}
+
+
+def test_a_good_update_is_admitted_as_it_is():
+    answer = good()
+    update = admit(answer, **EXPECTED)
+    assert (update.site, update.num_examples) == ("north", 40)
+    assert update.delta is answer.delta
+
+
+def test_an_update_of_zeros_is_admitted():
+    zeros = {name: np.zeros(spec.shape, spec.dtype) for name, spec in LAYOUT.items()}
+    assert admit(good(delta=zeros, num_examples=1), **EXPECTED).num_examples == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"site": "south"}, "it answers as 'south', expected 'north'"),
+        ({"plan_id": "p6"}, "it answers plan p6, expected p7"),
+        (
+            {"plan_id": "p6", "round": 2},
+            "it repeats an answer of round 2 (plan p6), expected one to plan p7 of round 3",
+        ),
+        ({"round": 2}, "it is of round 2, expected round 3"),
+        ({"num_examples": 0}, "it claims 0 examples, expected 1 to 40 as enrolled"),
+        ({"num_examples": 10**12}, "it claims 1000000000000 examples, expected 1 to 40 as enrolled"),
+        ({"num_steps": 0}, "it claims 0 steps, expected at least 1"),
+        ({"train_loss": None}, "its training loss is None, expected a finite number"),
+        ({"train_loss": float("nan")}, "its training loss is nan, expected a finite number"),
+        ({"delta": {}}, "head.bias is missing"),
+        ({"delta": delta(tail=np.zeros(1))}, "tail is not part of the study"),
+        ({"delta": delta(**{"head.bias": np.zeros(1)})}, "head.bias is float64[1], expected float64[3]"),
+        (
+            {"delta": delta(**{"head.bias": np.zeros(3, np.float32)})},
+            "head.bias is float32[3], expected float64[3]",
+        ),
+        (
+            {"delta": delta(**{"head.bias": np.array([0.0, np.nan, -np.inf])})},
+            "2 of 3 entries of head.bias are not finite; a smaller learning rate or clip_grad_norm may help",
+        ),
+    ],
+)
+def test_a_refusal_says_what_was_found_and_what_was_expected(changes, sentence):
+    with pytest.raises(UpdateRejected) as caught:
+        admit(good(**changes), **EXPECTED)
+    assert str(caught.value) == sentence
+
+
+names = st.sampled_from(sorted(LAYOUT))
+not_finite = st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One thing about a valid update that is not as it should be."""
+
+    what: str
+    fields: dict
+
+    def answer(self) -> RoundAnswer:
+        return good(**self.fields)
+
+
+PLAIN = (
+    "site",
+    "plan",
+    "round",
+    "examples",
+    "steps",
+    "loss",
+    "less",
+    "more",
+    "name",
+    "shape",
+    "dtype",
+    "entry",
+)
+"""What no valid update can be."""
+HIDDEN = ("sign", "scale", "value")
+"""What could be a valid update, and must not do harm."""
+
+
+@st.composite
+def mutations(draw, kinds=PLAIN) -> Mutation:
+    what = draw(st.sampled_from(kinds))
+    arrays = delta()
+    name = draw(names)
+    match what:
+        case "site":
+            return Mutation(what, {"site": draw(st.text(max_size=64).filter(lambda t: t != "north"))})
+        case "plan":
+            return Mutation(
+                what, {"plan_id": draw(st.text(min_size=1, max_size=64).filter(lambda t: t != "p7"))}
+            )
+        case "round":
+            return Mutation(what, {"round": draw(st.integers().filter(lambda n: n != 3))})
+        case "examples":
+            return Mutation(what, {"num_examples": draw(st.just(0) | st.integers(41))})
+        case "steps":
+            return Mutation(what, {"num_steps": 0})
+        case "loss":
+            return Mutation(what, {"train_loss": draw(not_finite | st.none())})
+        case "less":
+            del arrays[name]
+        case "more":
+            arrays[draw(st.text(max_size=20).filter(lambda t: t not in LAYOUT))] = arrays[name]
+        case "name":
+            arrays[draw(st.text(max_size=20).filter(lambda t: t not in LAYOUT))] = arrays.pop(name)
+        case "shape":
+            shape = draw(
+                st.sampled_from([(), (1,), (2,), (3,), (6,), (2, 3), (3, 2), (1, 2, 3), (0,)]).filter(
+                    lambda shape: shape != LAYOUT[name].shape
+                )
+            )
+            arrays[name] = np.zeros(shape, LAYOUT[name].dtype)
+        case "dtype":
+            dtype = draw(
+                st.sampled_from(["float16", "float32", "float64", "int64", "uint8", "bool", ">f4"]).filter(
+                    lambda dtype: dtype != LAYOUT[name].dtype
+                )
+            )
+            arrays[name] = np.zeros(LAYOUT[name].shape, dtype)
+        case "sign":
+            arrays = {name: -array for name, array in arrays.items()}
+        case "scale":
+            factor = draw(st.floats(1e-3, 1e6))
+            arrays = {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
+        case "value":
+            place = draw(st.integers(0, arrays[name].size - 1))
+            width = 32 if arrays[name].dtype == np.float32 else 64
+            arrays[name].flat[place] = draw(st.floats(allow_nan=False, allow_infinity=False, width=width))
+        case _:
+            place = draw(st.integers(0, arrays[name].size - 1))
+            arrays[name].flat[place] = draw(not_finite)
+    return Mutation(what, {"delta": arrays})
+
+
+@given(mutations())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_any_single_mutation_of_a_good_update_is_refused(mutation):
+    with pytest.raises(UpdateRejected, match=r"."):
+        admit(mutation.answer(), **EXPECTED)
+
+
+HONEST = [AdmittedUpdate(site, 40, delta_of(seed)) for seed, site in enumerate("abcd", 1)]
+INSIDE = [TrimmedMean(trim=0.2), Median()]
+
+
+@given(mutations(PLAIN + HIDDEN))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_any_mutation_is_refused_or_leaves_robust_rules_among_the_honest_sites(mutation):
+    try:
+        bad = admit(mutation.answer(), **EXPECTED)
+    except UpdateRejected:
+        return
+    assert mutation.what in HIDDEN
+    for rule in INSIDE:
+        result = build_rule(rule)([*HONEST, bad])
+        for name, array in result.items():
+            entries_S = np.stack([update.delta[name] for update in HONEST])
+            assert (entries_S.min(axis=0) <= array).all(), rule.kind
+            assert (array <= entries_S.max(axis=0)).all(), rule.kind
+
+
+def test_the_mean_has_no_such_bound():
+    far = admit(good(delta=delta(**{"head.bias": np.full(3, 1e9)})), **EXPECTED)
+    # four sites within a few units and one at 1e9, all with 40 examples: about 1e9 / 5
+    assert build_rule(Mean())([*HONEST, far])["head.bias"] == pytest.approx(np.full(3, 2e8), rel=1e-6)
+
+
+def test_a_delta_longer_than_the_bound_is_refused():
+    # 6 entries of 2, 3 of 1, 2 of 3: sqrt(6*4 + 3*1 + 2*9) = sqrt(45) = 6.708
+    arrays = {"stem.weight": np.full((2, 3), 2, np.float32), "head.bias": np.ones(3)}
+    arrays["norm.running_var"] = np.full(2, 3, np.float32)
+    assert admit(good(delta=arrays), **EXPECTED, max_norm=6.71).norm == pytest.approx(45**0.5)
+    with pytest.raises(UpdateRejected, match=r"^its norm is 6\.708, expected at most 6\.7$"):
+        admit(good(delta=arrays), **EXPECTED, max_norm=6.7)
+
+
+@pytest.mark.parametrize("entry", [1e151, 1e300])
+def test_a_finite_delta_whose_squares_are_not_is_refused(entry):
+    with pytest.raises(UpdateRejected, match=r"expected at most 1e\+150$"):
+        admit(good(delta=delta(**{"head.bias": np.full(3, entry)})), **EXPECTED)
+
+
+def test_an_update_for_which_the_running_sum_has_no_room_is_refused():
+    arrays = {"stem.weight": np.zeros((2, 3), np.float32), "head.bias": np.array([1e12, 0, 0])}
+    arrays["norm.running_var"] = np.zeros(2, np.float32)
+    # 1e12 times the examples of `good` is more than 2**40 = 1.0995e12
+    with pytest.raises(
+        UpdateRejected, match=r"times its \d+ examples is more than the running sum has room for"
+    ):
+        admit(good(delta=arrays), **EXPECTED)
+
+
+def test_a_delta_much_longer_than_the_others_is_refused():
+    norms = dict(zip("abcd", (1.0, 2.0, 3.0, 25.0), strict=True))
+    # Beside d stand 1, 2 and 3 with median 2: 25 > 10 * 2. Beside a stand 2, 3, 25: 1 <= 10 * 3.
+    assert too_long(norms, AdmissionConfig(max_norm_ratio=10)) == {
+        "d": "its norm is 25, expected at most 10 times 2, the median of the round's other updates"
+    }
+    assert too_long(norms, AdmissionConfig(max_norm_ratio=12.5)) == {}  # 25 = 12.5 * 2
+
+
+def test_of_two_deltas_the_longer_one_is_held_against_the_other():
+    assert set(too_long({"a": 1.0, "b": 11.0}, AdmissionConfig(max_norm_ratio=10))) == {"b"}
+
+
+@pytest.mark.parametrize("norms", [(), (7.0,)])
+def test_a_delta_without_others_is_not_compared(norms):
+    assert (
+        too_long({f"s{number}": norm for number, norm in enumerate(norms)}, AdmissionConfig(max_norm_ratio=2))
+        == {}
+    )
+
+
+def test_norms_are_not_compared_unless_the_study_says_so():
+    assert too_long({"a": 1.0, "b": 1e9}, AdmissionConfig()) == {}
+
+
+@given(st.permutations([0.0, 0.5, 1.0, 3.0, 40.0]))
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_who_is_too_long_does_not_depend_on_who_answered_first(norms):
+    by_site = {f"site-{norm:g}": norm for norm in norms}
+    # Beside 3 stand 0, 0.5, 1, 40 with median 0.75: 3 <= 4 * 0.75. Beside 40 stand 0, 0.5, 1, 3: 40 > 3.
+    assert set(too_long(by_site, AdmissionConfig(max_norm_ratio=4))) == {"site-40"}
+
+
+def test_a_good_score_is_admitted_as_it_is():
+    assert admit_score(good(), **SCORED) is SCORE
+
+
+def test_a_score_of_no_images_fits_a_site_without_test_images():
+    assert admit_score(good(score=empty(2)), **(SCORED | {"test_counts": (0, 0)})).num_images == 0
+
+
+@pytest.mark.parametrize(
+    ("expected", "sentence"),
+    [
+        ({"plan_id": "p8"}, "it answers plan p7, expected p8"),
+        ({"round": 4}, "it is of round 3, expected round 4"),
+        ({"site": "south"}, "it answers as 'north', expected 'south'"),
+        ({"test_counts": (2, 0, 0)}, "its score is over 2 classes, expected the study's 3"),
+        ({"test_counts": (9, 0)}, "its score is over [2, 0] images by class, expected [9, 0] as enrolled"),
+        ({"test_counts": (1, 1)}, "its score is over [2, 0] images by class, expected [1, 1] as enrolled"),
+    ],
+)
+def test_a_score_of_other_images_or_classes_is_refused(expected, sentence):
+    with pytest.raises(UpdateRejected) as caught:
+        admit_score(good(), **(SCORED | expected))
+    assert str(caught.value) == sentence

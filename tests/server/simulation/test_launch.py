@@ -1,0 +1,504 @@
+"""A local federation before its first process: ports, folders, names."""
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from common import log
+from common.config import StudyConfig
+from common.errors import LaunchError
+from common.processes.launcher import Interrupted, Processes, claim_port
+from server.deployment import bundle, study_runner, superlink
+from server.simulation import launch
+from server.simulation.launch import LocalSite, run_local
+from server.simulation.local_federation import LocalFederation
+from server.storage import status
+
+MakeStudy = Callable[..., StudyConfig]
+
+
+@pytest.fixture(autouse=True)
+def _log_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    logging.getLogger("consilium").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+class StoppedShort(Exception):
+    """In place of the first process."""
+
+
+@pytest.fixture
+def started_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The port of each start; nothing is started."""
+    ports: list[int] = []
+
+    def start(federation: LocalFederation) -> None:
+        ports.append(federation.fleet_port)
+        raise StoppedShort
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    return ports
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> list[LocalSite]:
+    return [LocalSite(name, tmp_path / f"{name}.yaml") for name in ("north", "south")]
+
+
+def test_if_the_usual_port_is_taken_another_is_chosen_and_said(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, taken_port: int,
+    started_on: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(launch, "FLEET_PORT", taken_port)
+    with pytest.raises(StoppedShort):
+        run_local(make_study(), sites, tmp_path / "run")
+    (port,) = started_on
+    assert port != taken_port
+    assert f"port {taken_port} is taken by another process; the server listens on {port}" in caplog.text
+
+
+def test_a_port_that_another_launcher_is_about_to_use_counts_as_taken(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, taken_port: int,
+    started_on: list[int], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    free = taken_port + 1 if taken_port < 65535 else taken_port - 1
+    monkeypatch.setattr(launch, "FLEET_PORT", free)
+    claim = claim_port(free)
+    assert claim is not None
+    with claim, pytest.raises(StoppedShort):
+        run_local(make_study(), sites, tmp_path / "run")
+    assert started_on != [free]
+
+
+def test_a_port_that_was_asked_for_is_taken_or_nothing_starts(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, taken_port: int, started_on: list[int]
+) -> None:
+    with pytest.raises(LaunchError, match=f"port {taken_port} is taken.*--port"):
+        run_local(make_study(), sites, tmp_path / "run", port=taken_port)
+    assert started_on == []
+
+
+def test_a_refused_start_leaves_an_earlier_run_where_it_is(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, taken_port: int
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.safetensors").write_text("precious")
+    with pytest.raises(LaunchError):
+        run_local(make_study(), sites, tmp_path / "run", port=taken_port)
+    assert (tmp_path / "run" / "weights.safetensors").read_text() == "precious"
+
+
+def test_an_earlier_run_is_set_aside_and_never_written_over(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, started_on: list[int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    run = tmp_path / "runs" / "tiny"
+    for number in range(3):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "weights.safetensors").write_text(f"run {number}")
+        with pytest.raises(StoppedShort):
+            run_local(make_study(), sites, run)
+    kept = {
+        path.parent.name: path.read_text()
+        for path in sorted((tmp_path / "runs").glob("*/weights.safetensors"))
+    }
+    assert kept == {"tiny.1": "run 0", "tiny.2": "run 1", "tiny.3": "run 2"}
+    assert "an earlier run was there; it is now" in caplog.text
+
+
+def test_a_site_without_settings_is_named(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, started_on: list[int]
+) -> None:
+    study = make_study(sites={"train": ("north", "west"), "evaluate": ("unseen",)})
+    with pytest.raises(LaunchError, match="names unseen, west, but there are settings only for north, south"):
+        run_local(study, sites, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_site_of_the_study_can_be_left_out(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    with pytest.raises(LaunchError, match="west cannot be left out"):
+        run_local(make_study(), sites, tmp_path / "run", leave_out=["west"])
+
+
+def test_the_folder_of_the_sockets_is_this_users_only_and_goes_with_the_run(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Path] = {}
+
+    def start(federation: LocalFederation) -> None:
+        seen.update({name: socket for name, (_, socket) in federation.sites.items()})
+        folders = {socket.parent for socket in seen.values()}
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700]
+        raise StoppedShort
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(StoppedShort):
+        run_local(make_study(), sites, tmp_path / "run", port=None)
+    assert seen.keys() == {"north", "south"}
+    assert not any(socket.parent.exists() for socket in seen.values())
+
+
+def test_sites_with_long_names_that_begin_alike_have_sockets_of_their_own() -> None:
+    names = ["x" * 62 + end for end in "ab"]
+    with launch._sockets(names) as sockets:
+        assert len(set(sockets.values())) == 2
+        longest = max(len(str(socket)) for socket in sockets.values()) - len(tempfile.gettempdir())
+        assert longest < 40
+
+
+class Scripted:
+    """A federation whose looks, and whose server's status, follow a script."""
+
+    def __init__(self, run_dir: Path, looks: list[Callable[[], bool]], work: Path) -> None:
+        self.run_dir, self.looks, self.work = run_dir, iter(looks), work
+        self.has_superlink = True
+        self.num_runs = 0
+        self.refusals: list[bool] = []
+        """Runs that Flower does not take; True where the SuperLink ended under them."""
+
+    def look(self) -> bool:
+        self.has_superlink = True
+        return next(self.looks)()
+
+    def run_study(self) -> None:
+        self.num_runs += 1
+        if self.refusals:
+            self.has_superlink = not self.refusals.pop(0)
+            raise LaunchError("`flwr run app` ended with exit code 1")
+
+
+@pytest.fixture
+def say(tmp_path: Path) -> Callable[..., Callable[[], bool]]:
+    """`say("crashed", "why")`: a look during which the server's status becomes this."""
+
+    def make(stage: status.Stage | None, reason: str = "", *, anew: bool = False) -> Callable[[], bool]:
+        def look() -> bool:
+            if stage is not None:
+                status.set_status(tmp_path, stage, reason)
+            return anew
+
+        return look
+
+    return make
+
+
+def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[study_runner.Outcome, int]:
+    federation = Scripted(tmp_path, list(looks), tmp_path)
+    return study_runner.follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
+
+
+def test_a_study_is_followed_until_its_server_says_how_it_ended(tmp_path, say) -> None:
+    outcome, num_runs = followed(tmp_path, say(None), say("running"), say("finished", "3 rounds"))
+    assert (outcome.finished, outcome.reason, num_runs) == (True, "3 rounds", 0)
+
+
+def test_a_server_that_crashed_is_run_again_and_one_that_failed_is_not(tmp_path, say) -> None:
+    outcome, num_runs = followed(
+        tmp_path, say("running"), say("crashed", "a bug"), say("running"), say("failed", "no quorum")
+    )
+    assert (outcome.finished, outcome.reason, num_runs) == (False, "no quorum", 1)
+
+
+def test_a_server_that_crashes_again_and_again_fails_in_the_end(tmp_path, say) -> None:
+    outcome, num_runs = followed(tmp_path, *[say("crashed", "a bug")] * 4)
+    assert not outcome.finished
+    assert outcome.reason == "the server crashed 4 times without a round in between: a bug"
+    assert num_runs == 3
+    last = status.read_status(tmp_path)
+    assert last is not None
+    assert (last.status, last.reason) == ("failed", outcome.reason)
+
+
+def test_crashes_between_which_a_round_was_finished_are_forgiven(tmp_path, say) -> None:
+    (tmp_path / "checkpoints").mkdir()
+
+    def crash_after(number: int) -> Callable[[], bool]:
+        def look() -> bool:
+            (tmp_path / "checkpoints" / f"round-{number:04d}.safetensors").touch()
+            return say("crashed", "a bug")()
+
+        return look
+
+    outcome, num_runs = followed(tmp_path, *[crash_after(n) for n in range(9)], say("finished", "9 rounds"))
+    assert (outcome.finished, num_runs) == (True, 9)
+
+
+def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said_last(tmp_path, say) -> None:
+    outcome, num_runs = followed(
+        tmp_path, say("running"), say("crashed", "no SuperLink", anew=True), say("running"), say("finished")
+    )
+    assert (outcome.finished, num_runs) == (True, 1)
+
+
+def test_a_server_that_never_says_that_it_began_counts_as_crashed(tmp_path, say, monkeypatch) -> None:
+    monkeypatch.setattr(study_runner, "_BEGIN_S", 0.0)
+    outcome, num_runs = followed(tmp_path, say("starting"), *[say(None)] * 3)
+    assert not outcome.finished
+    assert "4 times without a round in between: it did not begin within 0 s; the logs in" in outcome.reason
+    assert num_runs == 3
+
+
+def test_while_the_server_is_started_again_the_status_says_so(tmp_path, say) -> None:
+    seen: list[status.Status | None] = []
+
+    def look() -> bool:
+        seen.append(status.read_status(tmp_path))
+        return say("finished", "3 rounds")()
+
+    followed(tmp_path, say("crashed", "a bug"), look)
+    assert [(now.status, now.reason) for now in seen if now] == [("starting", "the server is started again")]
+
+
+def test_a_superlink_that_dies_under_the_command_to_run_is_waited_for(tmp_path, say) -> None:
+    federation = Scripted(
+        tmp_path, [say("crashed", "a bug"), say(None), say(None, anew=True), say("finished")], tmp_path
+    )
+    federation.refusals = [True]
+    assert study_runner.follow(cast(LocalFederation, federation), tmp_path, 0).finished
+    assert federation.num_runs == 2
+
+
+def test_a_run_that_flower_does_not_take_ends_the_study(tmp_path, say) -> None:
+    federation = Scripted(tmp_path, [say("crashed", "a bug")], tmp_path)
+    federation.refusals = [False]
+    with pytest.raises(LaunchError, match="flwr run"):
+        study_runner.follow(cast(LocalFederation, federation), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("end", "stage", "reason"),
+    [
+        (LaunchError("north-trainer is given up"), "failed", "north-trainer is given up"),
+        (Interrupted(2), "crashed", "it was stopped; `consilium-server resume` goes on with it"),
+    ],
+    ids=["given up", "Ctrl-C"],
+)
+def test_however_a_launch_ends_the_status_says_why(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    end: BaseException, stage: str, reason: str,
+) -> None:  # fmt: skip
+    def start(_: LocalFederation) -> None:
+        now = status.read_status(tmp_path / "run")
+        assert now is not None
+        assert now.or_died().status == "starting"
+        raise end
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(type(end)):
+        run_local(make_study(), sites, tmp_path / "run")
+    now = status.read_status(tmp_path / "run")
+    assert now is not None
+    assert (now.status, now.reason) == (stage, reason)
+
+
+def test_a_study_that_finished_stays_finished_when_its_launcher_is_stopped(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: LocalFederation) -> None:
+        status.set_status(tmp_path / "run", "finished", "3 rounds")
+        raise Interrupted(2)
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(Interrupted):
+        run_local(make_study(), sites, tmp_path / "run")
+    now = status.read_status(tmp_path / "run")
+    assert now is not None
+    assert now.status == "finished"
+
+
+def test_what_a_launcher_says_is_in_the_runs_folder(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: LocalFederation) -> None:
+        log.warn("north-trainer was ended by SIGKILL")
+        raise StoppedShort
+
+    monkeypatch.setattr(LocalFederation, "start", start)
+    with pytest.raises(StoppedShort):
+        run_local(make_study(), sites, tmp_path / "run")
+    log.warn("after the run")
+    told = (tmp_path / "run" / "launcher.log").read_text().splitlines()
+    assert [line[10:] for line in told] == ["WARNING: north-trainer was ended by SIGKILL"]
+
+
+@pytest.fixture
+def federation(make_study: MakeStudy, tmp_path: Path) -> LocalFederation:
+    study = make_study(sites={"train": ("north", "south"), "evaluate": ("unseen",), "required": 1})
+    sites = {name: (tmp_path / f"{name}.yaml", tmp_path / f"{name}.sock") for name in study.sites.all}
+    processes = Processes(tmp_path / "logs", dict(os.environ))
+    return LocalFederation(
+        study=study, sites=sites, work=tmp_path, processes=processes, fleet_port=9092,
+        write_settings=lambda _: tmp_path / "server.yaml",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lost", "fatal"),
+    [
+        (["north-trainer"], False),
+        (["north-trainer", "north-gateway"], False),
+        (["unseen-trainer"], False),
+        (["north-trainer", "south-gateway"], True),
+        (["superlink"], True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_study_goes_on_without_what_was_given_up_as_long_as_there_are_enough(
+    federation: LocalFederation, lost: list[str], fatal: bool
+) -> None:
+    for name in lost:
+        federation._supervision._given_up.add(name)
+    if fatal:
+        with pytest.raises(LaunchError, match=f"{lost[-1]} ended 11 times and is given up"):
+            federation._lost(lost[-1])
+    else:
+        federation._lost(lost[-1])
+
+
+def test_a_trainer_that_dies_is_started_again_and_named(
+    federation: LocalFederation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("server.deployment.superlink.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    federation.processes.start("north-trainer", sleeper)
+    try:
+        federation.processes.end("north-trainer")
+        assert federation.look() is False
+        assert (
+            "north-trainer was ended by SIGKILL; starting it again in 1 s (restart 1 of at most 10)"
+            in caplog.text
+        )
+        clock[0] += 1
+        assert federation.look() is False
+        assert federation.processes.ended() == {}
+    finally:
+        federation.processes.stop()
+
+
+class Sleepers:
+    """A federation of processes that sleep, whose SuperLink dies, or not, each time it is waited for."""
+
+    def __init__(
+        self, federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, dies: list[bool]
+    ) -> None:
+        self.clock, self.dies, self.enrolled = 100.0, dies, 0
+        self.federation, self.processes = federation, federation.processes
+        federation._database.touch()
+        for name in [
+            "superlink",
+            *(f"{site}-{part}" for site in federation.sites for part in ("trainer", "gateway")),
+        ]:
+            self.processes.start(name, [sys.executable, "-c", "import time; time.sleep(600)"])
+        monkeypatch.setattr("server.deployment.superlink.time", SimpleNamespace(monotonic=lambda: self.clock))
+        monkeypatch.setattr(LocalFederation, "_wait_for_superlink", lambda _: self.wait())
+        monkeypatch.setattr(LocalFederation, "_enrol", lambda _: self.enrol())
+
+    def wait(self) -> None:
+        self.federation._database.touch()  # as the SuperLink does first
+        if self.dies.pop(0):
+            self.processes.end("superlink")
+            raise LaunchError("the SuperLink did not start")
+
+    def enrol(self) -> None:
+        self.enrolled += 1
+
+    def look(self, after_s: float = 0.0) -> bool:
+        self.clock += after_s
+        return self.federation.look()
+
+
+@pytest.fixture
+def sleepers(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[list[bool]], Sleepers]]:
+    yield lambda dies: Sleepers(federation, monkeypatch, dies)
+    federation.processes.stop()
+
+
+def test_a_superlink_with_its_database_comes_back_without_enrolling_anew(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.processes.end("superlink")
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (0, {})
+
+
+def test_a_superlink_that_dies_while_it_comes_back_is_started_once_more(sleepers) -> None:
+    all_of_it = sleepers([True, False])
+    all_of_it.processes.end("superlink")
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, False]
+    assert [all_of_it.look(), all_of_it.look(after_s=2)] == [False, True]
+
+
+def test_keys_are_enrolled_even_if_the_first_superlink_without_them_dies_before(sleepers) -> None:
+    all_of_it = sleepers([True, False])
+    all_of_it.federation._database.unlink()
+    all_of_it.processes.end("superlink")
+    all_of_it.look()
+    all_of_it.look(after_s=1)  # makes a database, and dies
+    all_of_it.look()
+    assert all_of_it.look(after_s=2)
+    assert all_of_it.enrolled == 1
+
+
+def test_gateways_that_died_with_a_forgetful_superlink_are_started_once(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.federation._database.unlink()
+    for name in ("superlink", "north-gateway", "unseen-gateway"):  # before and after it in the alphabet
+        all_of_it.processes.end(name)
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (1, {})
+
+
+def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepers) -> None:
+    all_of_it = sleepers([False])
+    all_of_it.federation._supervision._given_up.add("north-gateway")
+    all_of_it.federation._database.unlink()
+    for name in ("superlink", "north-gateway"):
+        all_of_it.processes.end(name)
+    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
+    assert all_of_it.processes.ended().keys() == {"north-gateway"}
+
+
+def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:
+    env = superlink.environment(
+        tmp_path / "runs" / "a" / "federation" / "flower", {"HOME": "/home/x", "PATH": "/bin"}
+    )
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert env["FLWR_HOME"] == str(tmp_path / "runs" / "a" / "federation" / "flower")
+    assert env["PATH"].endswith(":/bin")
+    assert env["HOME"] == "/home/x"
+
+
+def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
+    app = bundle.stage(tmp_path / "app")
+    assert {path.name for path in (app / "client").iterdir()} == {"__init__.py", "app.py", "link.py"}
+    assert {path.name for path in app.iterdir()} == {
+        "client",
+        "common",
+        "server",
+        "pyproject.toml",
+        "LICENSE",
+    }
+    assert not list(app.rglob("*.pyc"))
+    size = sum(path.stat().st_size for path in app.rglob("*") if path.is_file())
+    assert size < 10 * 2**20  # Flower's limit

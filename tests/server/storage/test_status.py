@@ -1,0 +1,90 @@
+import errno
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from server.storage.status import FILE, Progress, Status, read_status, set_progress, set_status
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_nothing_is_known_before_the_server_began(tmp_path: Path) -> None:
+    assert read_status(tmp_path) is None
+
+
+def test_a_status_is_read_as_it_was_set(tmp_path: Path) -> None:
+    set_status(tmp_path, "finished", "3 rounds")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.status, status.reason, status.is_over) == ("finished", "3 rounds", True)
+
+
+def test_a_running_study_whose_process_is_gone_has_crashed(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    running = read_status(tmp_path)
+    assert running is not None
+    assert running.or_died() == running  # this very process is alive
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / FILE).write_text(running.model_copy(update={"pid": ended.pid}).model_dump_json())
+    gone = read_status(tmp_path)
+    assert gone is not None
+    assert gone.or_died().status == "crashed"
+    assert "without a word" in gone.or_died().reason
+    assert not gone.or_died().is_over
+
+
+def test_another_process_with_the_servers_number_is_not_the_server(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    running = read_status(tmp_path)
+    assert running is not None
+    assert running.born is not None
+    assert running.model_copy(update={"born": running.born - 1}).or_died().status == "crashed"
+
+
+def test_a_finished_study_stays_finished_when_its_process_is_gone() -> None:
+    over = Status.model_validate({"status": "finished", "reason": "", "since": 0, "pid": 2**22 + 1})
+    assert over.or_died() == over
+
+
+def test_a_process_that_nobody_asked_after_is_dead_all_the_same(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    running = read_status(tmp_path)
+    assert running is not None
+    with subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout is not None
+        ended.stdout.read()  # it is over when its output is, and a zombie until it is waited for
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert running.model_copy(update={"pid": ended.pid}).or_died().status == "crashed"
+
+
+def test_a_full_disk_still_lets_a_status_through_but_no_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_status(tmp_path, "running", "study tiny, which will soon have no room on its disk")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    progress = Progress(round=1, rounds=2, closing=False, attempt=1, since=NOW, deadline_s=1, sites={})
+    set_progress(tmp_path, progress)
+    set_status(tmp_path, "failed", "no room")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.status, status.reason, status.progress) == ("failed", "no room", None)
+
+
+def test_what_was_said_of_a_round_stays_when_the_study_ends(tmp_path: Path) -> None:
+    set_status(tmp_path, "running", "study tiny")
+    progress = Progress(round=1, rounds=2, closing=False, attempt=1, since=NOW, deadline_s=1, sites={})
+    set_progress(tmp_path, progress)
+    set_status(tmp_path, "failed", "no quorum")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.progress == progress
