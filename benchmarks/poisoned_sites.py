@@ -29,6 +29,7 @@ from common.errors import QuorumNotMet
 from common.metrics import figures
 from common.metrics.pooling import total
 from common.weights import Arrays, norm
+from common.wire import codec
 from server.enrolment import cohort as enrolment
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
@@ -101,11 +102,11 @@ DEFENCES = {
 
 def poisoned(answer: Answer, attack: Attack, seed: int) -> Answer:
     def answer_poisoned(request: bytes) -> bytes:
-        reply = wire.from_bytes(answer(request))
+        reply = codec.from_bytes(answer(request))
         if not isinstance(reply, wire.RoundAnswer) or not reply.delta:
-            return wire.to_bytes(reply)
+            return codec.to_bytes(reply)
         rng = np.random.default_rng(seeds.derive(seed, "poison", reply.round))
-        return wire.to_bytes(reply.model_copy(update={"delta": attack(reply.delta, rng)}))
+        return codec.to_bytes(reply.model_copy(update={"delta": attack(reply.delta, rng)}))
 
     return answer_poisoned
 

@@ -26,13 +26,15 @@ from client.heads import features, steps
 from client.images import Preprocessing
 from client.model import build, parameters
 from client.training import evaluate, fit, losses, penalty, update
+from client.training.device import choose_device, device_name
 from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
-from common.errors import ConfigError, PolicyRefusal, SiteDataError, StorageError, WireError
+from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
 from common.heads import below
 from common.metrics import Score
 from common.weights import Array, Arrays, digest
+from common.wire import codec
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Trainer:
             plan_id = plan.plan_id
             if self._answered is None or self._answered.plan_id != plan_id:
                 answer = self._carry_out(plan, len(request))
-                reply = wire.to_bytes(answer)
+                reply = codec.to_bytes(answer)
                 policy.enforce_answer(answer, len(reply), self._site.policy)
                 self._answered = Answered(plan_id, reply, audit.sent(reply, answer))
             self._audit.append("sent", self._answered.noted)
@@ -105,19 +107,19 @@ class Trainer:
         """The message in `request`, which is noted before anything is done with it."""
         plan = None
         try:
-            plan = wire.from_bytes(request)
+            plan = codec.from_bytes(request)
         finally:
             self._audit.append("plan", audit.received(request, plan))
         return plan
 
     def _fail(self, error: Exception, plan_id: str) -> bytes:
         failure = failure_report.failure(error, plan_id, self._site.name)
-        reply = wire.to_bytes(failure)
+        reply = codec.to_bytes(failure)
         try:
             self._audit.append("refusal" if failure.error == "policy" else "failure", audit.failed(failure))
             self._audit.append("sent", audit.sent(reply, failure))
         except StorageError as unwritten:  # then it says nothing but that
-            return wire.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
+            return codec.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
 
     def _carry_out(self, plan: wire.Plan | wire.Answer, size: int) -> wire.Answer:
@@ -375,21 +377,3 @@ def _answer(
         evaluate_s=evaluate_s,
         delta=delta or {},
     )
-
-
-def choose_device(wish: str) -> torch.device:
-    """`auto`: the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
-    if wish == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wish)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device: found {wish!r}, but this process sees {torch.cuda.device_count()} CUDA device(s); "
-            "use `auto` or `cpu`, or give the process a GPU"
-        )
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """What the server's table calls it; no serial numbers."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

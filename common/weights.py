@@ -6,7 +6,6 @@ new arrays and leave their arguments alone.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from common.errors import StorageError, WireError
+from common.files import write_atomically
 from common.settings import Frozen
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -123,30 +123,6 @@ def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"{path} is not a whole safetensors file ({error}); fetch it again or give another"
-        ) from error
-
-
-def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write beside `path`, flush to disk, then rename. Raises StorageError.
-
-    What is `private` only its owner may read, from the first byte on.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            if private:
-                os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path.name} could not be written to {path.parent}: {error.strerror} "
-            f"({len(content) / 2**20:.1f} MiB needed); nothing written before is lost. "
-            "Free some space there or choose another folder."
         ) from error
 
 

@@ -16,19 +16,19 @@ from flwr.serverapp import Grid, ServerApp
 from common import lock, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
-from common.metrics import pooling
 from common.settings import load_settings
 from common.weights import load_file
 from server.config import ServerConfig
 from server.enrolment import census, overlap_check
 from server.enrolment import cohort as enrolment
 from server.heads import fit, record
+from server.report import census_table, terminal
 from server.report import write as report
 from server.rounds import selection
 from server.rounds.flower_sites import Fleet
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
-from server.state import RoundState
+from server.state import Cohort, RoundState
 from server.storage import checkpoint, requests
 from server.storage.status import set_progress, set_status
 
@@ -82,14 +82,14 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
     held = census.count(study, cohort.enrolments)
-    log.event(census.table(study, held))
+    log.event(census_table.table(study, held))
     census.save(config.run_dir, held)
     census.require_classes(study, held)
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
     tell = partial(set_progress, config.run_dir)
     for state in run_rounds(study, sites, cohort, start, readmit=readmit, tell=tell):
-        log.event(pooling.round_table(study, state, synthetic=config.synthetic), round=state.round)
+        log.event(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)
         if not state.closing:
@@ -108,7 +108,7 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
 
 
 def _fit_heads(
-    config: ServerConfig, study: StudyConfig, sites: Sites, cohort: enrolment.Cohort, state: RoundState
+    config: ServerConfig, study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState
 ) -> bool:
     """Fit, score and keep the study's heads, if they are due. Raises QuorumNotMet."""
     if not fit.due(study, state):
@@ -118,7 +118,7 @@ def _fit_heads(
     return True
 
 
-def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, enrolment.Cohort]:
+def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, Cohort]:
     """The state to go on from: the last checkpoint of this run, or the first weights."""
     last = checkpoint.latest(config.run_dir)
     if last is not None:

@@ -52,3 +52,12 @@ class FederationConfig(Frozen):
     """By the name that studies call them."""
     synthetic: bool = False
     """The images were generated; every output says so."""
+
+
+class Federation(Frozen):
+    """What `consilium-site simulate` says about the sites it wrote."""
+
+    synthetic: bool
+    classes: tuple[Name, ...]
+    sites: dict[Name, int]
+    """Images by site."""

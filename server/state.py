@@ -6,9 +6,12 @@ and resuming is starting from another state.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
+from common import wire
 from common.metrics import Score
+from common.settings import Frozen
 from common.weights import Array, Layout
 
 
@@ -100,3 +103,44 @@ class RoundState:
     """How often this round was asked for until it had a quorum."""
     closing: bool = False
     """The evaluation after the last round: `round` is one more than that of the weights."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The sites that take part, as they described themselves, and the weights to start from."""
+
+    enrolments: Mapping[str, wire.Enrolment]
+    """By site, in the order of names; `weights` are emptied."""
+    weights: Mapping[str, Array]
+
+    @property
+    def reference(self) -> wire.Enrolment:
+        """Any site's description of the model: they are all the same."""
+        return next(iter(self.enrolments.values()))
+
+    def train_count(self, site: str) -> int:
+        """Training images that the site enrolled with."""
+        return sum(self.enrolments[site].train_counts)
+
+
+class Asked(Frozen):
+    """What one site has done in the round that is going on."""
+
+    outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside"]
+    after_s: float | None = None
+    """In which it answered."""
+    reason: str = ""
+
+
+class Progress(Frozen):
+    """The round that is going on."""
+
+    round: int
+    rounds: int
+    closing: bool
+    attempt: int
+    since: datetime
+    """When its plans went out."""
+    deadline_s: float
+    """After which nobody is waited for."""
+    sites: dict[str, Asked]

@@ -18,6 +18,7 @@ from common import wire
 from common.config import OverlapConfig, StudyConfig
 from common.errors import ConfigError, QuorumNotMet, SiteDataError
 from common.weights import digest, load_file, norm, subtract
+from common.wire import codec
 from server.app import conduct
 from server.config import ServerConfig
 from server.enrolment import cohort as enrolment
@@ -57,8 +58,8 @@ def change_answers(answer: Answer, change: Callable[[wire.RoundAnswer], wire.Rou
     """A site that tampers with what it trained."""
 
     def tampered(request: bytes) -> bytes:
-        reply = wire.from_bytes(answer(request))
-        return wire.to_bytes(change(reply) if isinstance(reply, wire.RoundAnswer) and reply.delta else reply)
+        reply = codec.from_bytes(answer(request))
+        return codec.to_bytes(change(reply) if isinstance(reply, wire.RoundAnswer) and reply.delta else reply)
 
     return tampered
 
@@ -202,10 +203,10 @@ def test_a_site_that_built_other_weights_is_named_before_round_1(
     trainers: dict[str, Answer], make_study: MakeStudy
 ) -> None:
     def other(request: bytes) -> bytes:
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         assert isinstance(plan, wire.EnrolPlan)
         different = plan.model_copy(update={"study": plan.study.model_copy(update={"seed": 4})})
-        return trainers["south"](wire.to_bytes(different))
+        return trainers["south"](codec.to_bytes(different))
 
     with pytest.raises(QuorumNotMet, match="south: it built other first weights than north"):
         enrolment.enrol(make_study(), InProcessSites(trainers | {"south": other}), None)
@@ -215,9 +216,9 @@ def test_another_site_builds_the_first_weights_if_the_first_one_cannot(
     trainers: dict[str, Answer], make_study: MakeStudy
 ) -> None:
     def fails(request: bytes) -> bytes:
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         failure = wire.Failure(plan_id=plan.plan_id, site="north", error="internal", case="1", advice="-")
-        return wire.to_bytes(failure)
+        return codec.to_bytes(failure)
 
     study = make_study(sites={"train": ("north", "south"), "required": 1})
     cohort = enrolment.enrol(study, InProcessSites(trainers | {"north": fails}), None)
@@ -231,10 +232,10 @@ def test_a_site_whose_gateway_was_away_at_the_enrolment_is_asked_again(
     asked = []
 
     def away_at_first(request: bytes) -> bytes:
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         asked.append(plan)
         if len(asked) == 1:
-            return wire.to_bytes(
+            return codec.to_bytes(
                 wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
             )
         return trainers["south"](request)
@@ -251,9 +252,9 @@ def test_a_site_that_stays_away_is_asked_as_often_as_a_round_is_repeated(
     asked = []
 
     def away(request: bytes) -> bytes:
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         asked.append(plan)
-        return wire.to_bytes(
+        return codec.to_bytes(
             wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
         )
 
@@ -339,7 +340,7 @@ def test_a_resumed_study_equals_an_uninterrupted_one(
         trainers = {site.name: Trainer(site).answer for site in configs}
 
         def dies(request: bytes) -> bytes:
-            plan = wire.from_bytes(request)
+            plan = codec.from_bytes(request)
             where = f"round {plan.round}" if isinstance(plan, wire.RoundPlan) else "enrolment"
             answer = trainers["south"](request)  # the site has done its part when the server dies
             if where == kill:
@@ -511,7 +512,7 @@ def counting(answers: Mapping[str, Answer], sizes: list[int]) -> dict[str, Answe
 
     def counted(answer: Answer, request: bytes) -> bytes:
         reply = answer(request)
-        if isinstance(plan := wire.from_bytes(request), wire.RoundPlan) and plan.train:
+        if isinstance(plan := codec.from_bytes(request), wire.RoundPlan) and plan.train:
             sizes.append(len(reply))
         return reply
 
@@ -539,7 +540,7 @@ def test_a_clip_study_learns_and_begins_with_the_scores_of_a_clip_that_was_not_t
     plan = wire.RoundPlan(
         plan_id="p", site="north", study=study, round=1, train=True, weights=history[4].weights
     )
-    arrived = wire.from_records(wire.to_records(plan))
+    arrived = codec.from_records(codec.to_records(plan))
     assert isinstance(arrived, wire.RoundPlan)
     assert arrived.weights["head.logit_scale"].shape == ()
 

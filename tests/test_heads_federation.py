@@ -17,6 +17,7 @@ from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.heads.result import HeadResult
 from common.weights import digest, load_file
+from common.wire import codec
 from server.app import conduct
 from server.config import ServerConfig
 from server.enrolment import cohort as enrolment
@@ -147,10 +148,10 @@ def test_a_sum_that_does_not_fit_is_not_added(make_site: MakeSite, make_study: M
     trainers = {name: Trainer(make_site(name)).answer for name in ("north", "south")}
 
     def inflated(request: bytes) -> bytes:
-        reply = wire.from_bytes(trainers["south"](request))
+        reply = codec.from_bytes(trainers["south"](request))
         if isinstance(reply, wire.HeadAnswer) and reply.step == "statistics":
             reply = reply.model_copy(update={"train_counts": (800, 8, 8)})
-        return wire.to_bytes(reply)
+        return codec.to_bytes(reply)
 
     study = make_study(
         sites={"train": ("north", "south"), "required": 1}, heads={"federated": [{"kind": "nearest_mean"}]}

@@ -36,10 +36,10 @@ from common import wire
 from common.config import ClassifierConfig, FileWeights, StudyConfig
 from common.heads import FittedHead, Fourier, View, identity, softmax
 from common.weights import digest
-from server.enrolment.cohort import Cohort
+from common.wire import codec
 from server.heads import fit
 from server.rounds.sites import InProcessSites
-from server.state import RoundState
+from server.state import Cohort, RoundState
 
 MakeStudy = Callable[..., StudyConfig]
 Rows = npt.NDArray[np.floating[Any]]
@@ -86,11 +86,11 @@ class Pool:
         place = Place(state_dir, state_dir / "study", 1, None)
 
         def answer(request: bytes) -> bytes:
-            plan = wire.from_bytes(request)
+            plan = codec.from_bytes(request)
             assert isinstance(plan, wire.HeadPlan)
             reply = head_steps.carry_out(plan, table, place)
             self.crossed.append((plan, reply))
-            return wire.to_bytes(reply)
+            return codec.to_bytes(reply)
 
         return answer
 

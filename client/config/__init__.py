@@ -1,14 +1,11 @@
 """Settings of a site, which never leave it."""
 
-from client.config.site import (
+from client.config.data import (
     BrainMriData,
     BratsData,
-    ByImageSplit,
-    CacheConfig,
     Cell,
     Column,
     Columns,
-    ColumnSplit,
     CsvData,
     DataConfig,
     DicomColumns,
@@ -17,24 +14,33 @@ from client.config.site import (
     EverySlice,
     FedIsic2019Data,
     FoldersData,
-    GroupedSplit,
     Ham10000Data,
-    Hours,
     IsicData,
-    KFoldSplit,
     Mapped,
     MedMnistData,
     Modality,
     MostTumour,
-    NoSplit,
     Only,
+)
+from client.config.policy import (
+    Hours,
     Pattern,
     Patterns,
     PolicyConfig,
+)
+from client.config.site import (
+    CacheConfig,
     Settings,
     SiteConfig,
-    SplitConfig,
     load_site,
+)
+from client.config.split import (
+    ByImageSplit,
+    ColumnSplit,
+    GroupedSplit,
+    KFoldSplit,
+    NoSplit,
+    SplitConfig,
 )
 
 __all__ = [

@@ -40,7 +40,7 @@ from client.images import Preprocessing
 from common.config import Augmentation
 from common.errors import SiteDataError
 from common.log import event
-from common.summary import ImageSummary
+from common.wire import ImageSummary
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -23,7 +23,7 @@ from client.data.decoding import dicom, npz
 from client.data.decoding.decode import FORMATS
 from client.data.manifest import ImageRow
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
-from common.summary import ImageSummary, Sizes
+from common.wire import ImageSummary, Sizes
 
 STEP = 4
 """Every so many pixels, each way, count towards means and deviations."""

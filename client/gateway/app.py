@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from client.gateway.link import SocketLink
 from common import log, wire
 from common.errors import SiteFailure, WireError
+from common.wire import codec
 
 app = ClientApp()
 
@@ -29,16 +30,16 @@ _ADVICE: dict[wire.ErrorKind, str] = {
 def answer(message: Message, context: Context) -> Message:
     """Hand a plan to this site's trainer and its answer to the server."""
     log.start()
-    if wire.is_probe(message.content):
-        return Message(wire.probe(), reply_to=message)
+    if codec.is_probe(message.content):
+        return Message(codec.probe(), reply_to=message)
     try:
         link = SocketLink(Path(str(context.node_config["trainer"])))
-        reply = link.ask(wire.records_to_bytes(message.content), timeout_s=message.metadata.ttl)
-        return Message(wire.bytes_to_records(reply), reply_to=message)
+        reply = link.ask(codec.records_to_bytes(message.content), timeout_s=message.metadata.ttl)
+        return Message(codec.bytes_to_records(reply), reply_to=message)
     except Exception as error:  # Flower would send the text of anything that escapes to the server
         case, kind = uuid.uuid4().hex[:8], _kind(error)
         log.logger.exception("case %s", case)
-        return Message(wire.refuse(message.content, kind, case, _ADVICE[kind]), reply_to=message)
+        return Message(codec.refuse(message.content, kind, case, _ADVICE[kind]), reply_to=message)
 
 
 def _kind(error: Exception) -> wire.ErrorKind:

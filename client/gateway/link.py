@@ -17,7 +17,8 @@ from typing import Protocol
 import grpc
 
 from common.errors import SiteFailure, StorageError
-from common.wire import TRAINER_METHOD, TRAINER_SERVICE, chunks
+from common.wire import TRAINER_METHOD, TRAINER_SERVICE
+from common.wire.codec import chunks
 
 CONNECT_S = 60.0
 """A trainer that restarts is back by then, torch imported; one that is gone is named before the deadline."""

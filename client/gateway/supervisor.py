@@ -18,7 +18,8 @@ from pydantic import Field
 from common import keys, log
 from common.config import Name
 from common.errors import ConfigError
-from common.processes.launcher import Command, Processes, flower_command, free_ports
+from common.processes.launcher import Command, Processes, flower_command
+from common.processes.ports import free_ports
 from common.processes.restarts import Supervision
 from common.processes.tail import Tail
 from common.settings import Frozen, load_settings

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 _MOST_PENDING = 100
 """A server cannot fill the site's disk with questions."""

@@ -33,7 +33,7 @@ from client.data.references import BadImage
 from common import log, wire
 from common.config import StudyConfig
 from common.errors import PolicyRefusal, SiteDataError, StorageError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 FILE = "overlap.csv"
 """In `state_dir`: this site's images that a training site holds as well."""

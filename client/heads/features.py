@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from client.data.manifest import Side
 from client.data.store import ImageStore, identity
 from client.images import Images
-from client.model import features as encoder
+from client.model.clip import Clip
 from client.training.out_of_memory import is_out_of_memory, take_less
 from client.training.precision import Precision, autocast, weights_dtype
 from common import log
 from common.errors import ConfigError, ConsiliumError, StorageError
-from common.weights import digest, load_file, save_file, write_atomically
+from common.files import write_atomically
+from common.weights import digest, load_file, save_file
 
 _FORMAT = 1
 _KEPT = 2
@@ -185,7 +186,7 @@ def with_logits(model: nn.Module, images_BCHW: Tensor, layer: str | None = None)
     ConfigError if there is no such module, or if its output cannot be pooled.
     """
     if layer is None:
-        features_BF = encoder.features(model, images_BCHW)
+        features_BF = features(model, images_BCHW)
         classifier = model.get_classifier()  # type: ignore[operator]
         # timm's distilled models have two classifiers, and so need another pass.
         logits_BC = classifier(features_BF) if isinstance(classifier, nn.Module) else model(images_BCHW)
@@ -254,3 +255,12 @@ def _state_digest(model: nn.Module) -> str:
             if tensor.is_floating_point()
         }
     )
+
+
+def features(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """`features_BF` of normalised images, in the model's mode and number format; gradients flow."""
+    if isinstance(model, Clip):
+        return model.features(images_BCHW)
+    maps: Tensor = model.forward_features(images_BCHW)  # type: ignore[operator]
+    features_BF: Tensor = model.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+    return features_BF

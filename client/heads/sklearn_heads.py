@@ -41,9 +41,9 @@ from common.config.heads import (
     Vote,
 )
 from common.errors import SiteDataError
+from common.files import write_atomically
 from common.heads import ABSENT, Floats, softmax
 from common.settings import Frozen
-from common.weights import write_atomically
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 Rows: TypeAlias = npt.NDArray[np.floating]

@@ -22,10 +22,12 @@ from common import log, seeds, wire
 from common.config import StudyConfig
 from common.config.heads import HeadsConfig, LocalHead, Vote
 from common.errors import PolicyRefusal, WireError
+from common.files import write_atomically
 from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
 from common.heads.result import HeadResult
 from common.settings import to_yaml
-from common.weights import Array, digest, save_file, write_atomically
+from common.weights import Array, digest, save_file
+from common.wire import head_steps
 
 HEADS, STUDY, WEIGHTS = "heads", "study.yaml", "weights.safetensors"
 _MAPS_KEPT = 4
@@ -72,14 +74,14 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
     arrays: dict[str, Array] = {}
     results: list[HeadResult] = []
     match plan.step:
-        case wire.StatisticsStep(views=views):
+        case head_steps.StatisticsStep(views=views):
             for request in views:
                 _check_weights(request.class_weights, plan.study)
                 mapped_ND = table.mapped(_view(plan, request.name, request.fourier, table))
                 arrays |= under(
                     f"statistics/{request.name}", sums.statistics(mapped_ND, train.labels_N, request)
                 )
-        case wire.GradientsStep(problems=problems):
+        case head_steps.GradientsStep(problems=problems):
             for problem in problems:
                 _check_weights(problem.class_weights, plan.study)
                 mapped_ND = table.mapped(_view(plan, problem.name, problem.fourier, table))
@@ -88,7 +90,7 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
                     mapped_ND, train.labels_N, points_PC, problem, place.min_cell
                 )
                 arrays |= {f"losses/{problem.name}": losses, f"gradients/{problem.name}": slopes_PC}
-        case wire.CoefficientsStep(votes=votes):
+        case head_steps.CoefficientsStep(votes=votes):
             for config in _votes(heads, votes):
                 mapped_ND = table.mapped(_view(plan, config.title, None, table))
                 try:
@@ -97,7 +99,7 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
                     results.append(_gone(f"federated.{config.title}", gone))
                 else:
                     arrays |= under(f"coefficients/{config.title}", found)
-        case wire.ScoreStep():
+        case head_steps.ScoreStep():
             counts = np.zeros_like(counts)
             results = _scores(plan, heads, table, place)
         case _:
@@ -163,7 +165,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place)
             results.append(
                 scores.beside(title, found["probabilities"], test.logits_NC, test.labels_N, test.groups_N)
             )
-    for form in plan.step.heads if isinstance(plan.step, wire.ScoreStep) else ():
+    for form in plan.step.heads if isinstance(plan.step, head_steps.ScoreStep) else ():
         head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
         found_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
         results.append(scores.beside(form.title, found_NC, test.logits_NC, test.labels_N, test.groups_N))

@@ -16,8 +16,8 @@ import yaml
 from client.model import text
 from common.config import ClipConfig, HuggingFaceText, OpenClipText, SeedWeights, StudyConfig, prompts
 from common.errors import ConfigError
+from common.files import write_atomically
 from common.settings import to_yaml, validate_settings
-from common.weights import write_atomically
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from client.data.manifest import ImageRow, Manifest
 from client.data.references import BadImage
 from client.preflight.data import Report
 from client.preflight.findings import Finding, Rank
-from common.weights import write_atomically
+from common.files import write_atomically
 
 _SAMPLES, _MOST_SAMPLES = 16, 640
 """Per class, and in all."""

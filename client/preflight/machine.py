@@ -24,7 +24,7 @@ def check(site: SiteConfig) -> Iterator[Finding]:
 
 
 def _device(wish: str) -> Finding:
-    from client.trainer import choose_device, device_name
+    from client.training.device import choose_device, device_name
 
     try:
         device = choose_device(wish)

@@ -9,20 +9,20 @@ micro-batch at a time, so smaller ones change what it computes.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from client.images import Images
 from client.model.parameters import Parts, freeze, train_mode
+from client.training.batches import batch_size, class_weights, split, training_batches
 from client.training.losses import Loss, by_class
+from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import is_out_of_memory, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
-from common import config
 from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
@@ -109,12 +109,12 @@ def fit(
         device=device,
         seed=seed,
         labels_N=images.labels_N.to(device),
-        weights_C=_class_weights(images.labels_N, num_classes, local).to(device, dtype),
+        weights_C=class_weights(images.labels_N, num_classes, local).to(device, dtype),
         micro_batch_size=min(
-            local.micro_batch_size or HELD_IMAGES, _batch_size(num_images, local), HELD_IMAGES
+            local.micro_batch_size or HELD_IMAGES, batch_size(num_images, local), HELD_IMAGES
         ),
     )
-    batches = _batches(images.labels_N, local, seed)
+    batches = training_batches(images.labels_N, local, seed)
     loss_sum = weight_sum = 0.0
     num_seen = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -136,41 +136,6 @@ def fit(
 
 
 # --- which images, in which order ----------------------------------------------------------------
-
-
-def _batches(labels_N: Tensor, local: LocalConfig, seed: int) -> list[Tensor]:
-    """Indices of every step of this round; each pass over the images has its own order."""
-    size = _batch_size(len(labels_N), local)
-    batches: list[Tensor] = []
-    epoch = 0
-    while epoch < local.num_epochs if local.num_epochs else len(batches) < (local.steps or 0):
-        order = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        batches += _split(_pass(labels_N, local, order), size)
-        epoch += 1
-    return batches[: local.steps]
-
-
-def _pass(labels_N: Tensor, local: LocalConfig, order: torch.Generator) -> Tensor:
-    """Indices of one epoch; weighted, each class that is there has the same chance in every draw."""
-    if local.sampling == "shuffled":
-        return torch.randperm(len(labels_N), generator=order)
-    chances_N = 1 / torch.bincount(labels_N).to(torch.float64)[labels_N]
-    return torch.multinomial(chances_N, len(labels_N), replacement=True, generator=order)
-
-
-def _batch_size(num_images: int, local: LocalConfig) -> int:
-    return num_images if local.batch_size == "all" else min(local.batch_size, num_images)
-
-
-def _split(items: Tensor, size: int) -> list[Tensor]:
-    """Pieces of `size`, the last one smaller; one left over joins the piece before it.
-
-    Batch normalisation cannot train on one image, and a step on one is mostly noise.
-    """
-    pieces = [items[start : start + size] for start in range(0, len(items), size)]
-    if size > 1 and len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
 
 
 # --- one optimizer step --------------------------------------------------------------------------
@@ -243,9 +208,9 @@ class _Stepper:
         draws = None
         if self.local.augmentation != "none":
             draws = torch.Generator().manual_seed(derive(self.seed, "augmentation", step))
-        for held_B in _split(indices_B, HELD_IMAGES):
+        for held_B in split(indices_B, HELD_IMAGES):
             batch_BCHW = self.images.batch(held_B, draws)
-            for piece_B in _split(torch.arange(len(held_B)), self.micro_batch_size):
+            for piece_B in split(torch.arange(len(held_B)), self.micro_batch_size):
                 part_BCHW = batch_BCHW[piece_B[0] : piece_B[-1] + 1].to(self.device, self.weights_C.dtype)
                 if self.local.channels_last:
                     part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
@@ -267,22 +232,6 @@ class _Stepper:
         return False
 
 
-def _class_weights(labels_N: Tensor, num_classes: int, local: LocalConfig) -> Tensor:
-    """Weight per class. `balanced`: n / (classes present * images of the class).
-
-    Every class that is present weighs the same in sum, and an image weighs 1 in the mean. A
-    class without images gets 0; no label asks for it.
-    """
-    match local.class_weights:
-        case "none":
-            return torch.ones(num_classes)
-        case "balanced":
-            counts_C = torch.bincount(labels_N.cpu(), minlength=num_classes).double()
-            present_C = counts_C > 0
-            weights_C = counts_C.sum() / (present_C.sum() * counts_C.clamp(min=1))
-            return torch.where(present_C, weights_C, 0)
-
-
 def _diverged(what: str, step: int, lr: float) -> ConsiliumError:
     return ConsiliumError(
         f"training stopped at step {step + 1} of this round with learning rate {lr:g}: found {what} that "
@@ -291,38 +240,3 @@ def _diverged(what: str, step: int, lr: float) -> ConsiliumError:
 
 
 # --- optimizer and learning rate -----------------------------------------------------------------
-
-
-def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: config.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer with the study's settings. Weight decay applies to every parameter, norms and
-    biases too, as in the paper's script."""
-    match optimizer:
-        case config.Sgd(lr=lr, momentum=momentum, weight_decay=decay):
-            return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
-        case config.Adam(lr=lr, betas=betas, weight_decay=decay):
-            return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=decay)
-        case config.AdamW(lr=lr, betas=betas, weight_decay=decay):
-            return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
-        case config.Adagrad(lr=lr, weight_decay=decay):
-            return torch.optim.Adagrad(parameters, lr=lr, weight_decay=decay)
-        case config.Adadelta(lr=lr, weight_decay=decay):
-            return torch.optim.Adadelta(parameters, lr=lr, weight_decay=decay)
-        case config.RMSprop(lr=lr, momentum=momentum, weight_decay=decay):
-            return torch.optim.RMSprop(parameters, lr=lr, momentum=momentum, weight_decay=decay)
-        case _:
-            assert_never(optimizer)
-
-
-def lr_factor(schedule: config.Schedule, share: float) -> float:
-    """What the optimizer's `lr` is multiplied with after `share` of the whole study."""
-    rise = min(1.0, share / schedule.warmup) if schedule.warmup > 0 else 1.0
-    match schedule:
-        case config.Constant():
-            return rise
-        case config.Cosine(warmup=warmup, final=final):
-            fallen = max(0.0, share - warmup) / (1 - warmup) if warmup < 1 else 0.0
-            return rise * (final + (1 - final) * (1 + math.cos(math.pi * fallen)) / 2)
-        case config.Step(milestones=milestones, gamma=gamma):
-            return rise * gamma ** sum(share >= milestone for milestone in milestones)
-        case _:
-            assert_never(schedule)

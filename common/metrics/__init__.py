@@ -4,10 +4,12 @@ from common.metrics.counts import (
     NUM_BINS,
     NUM_CALIBRATION_BINS,
     Counts,
-    Figures,
     Score,
     count,
     empty,
+)
+from common.metrics.figures import (
+    Figures,
     figures,
 )
 

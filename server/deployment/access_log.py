@@ -26,7 +26,7 @@ from flwr.superlink.cli import flower_superlink
 from common import keys
 from common.errors import ConfigError
 from common.wire import CHECK_HEADER
-from server.door_record import Refusal
+from server.deployment.refusals import Refusal
 
 AGAIN_S = 60.0
 MOST_CALLERS, LARGEST = 1000, 2**20

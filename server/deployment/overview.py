@@ -13,9 +13,10 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.processes import watchdog
 from common.settings import Frozen
+from server.state import Asked, Progress
 from server.storage import checkpoint
 from server.storage.history import RoundRecord, read_rounds
-from server.storage.status import Asked, Progress, Stage, read_status
+from server.storage.status import Stage, read_status
 
 
 class SiteNow(Frozen):

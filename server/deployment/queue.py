@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.config import StudyConfig
 from common.errors import ConfigError
+from common.files import write_atomically
 from common.settings import to_yaml
-from common.weights import write_atomically
 from server.deployment.folder import ServerFolder
 from server.storage import checkpoint
 

@@ -1,17 +1,33 @@
-"""Who was turned away at the door, told so that an operator knows whom to call.
+"""Refused connections of sites, as sentences for the operator.
 
-The access log (`server/deployment/access_log.py`) writes addresses, fingerprints and Flower's words; here they become
-sentences
-with a site's name in them where the key is or was one's.
+The access log (`server/deployment/access_log.py`) writes addresses, fingerprints and Flower's words. Here they
+become sentences, with a site's name where the key is or was one of a site.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from server.door_record import Refusal
+from common.settings import Frozen
+
+
+class Refusal(Frozen):
+    """One line of the record."""
+
+    time: datetime
+    address: str
+    """Of the caller, without its port."""
+    fingerprint: str
+    """Of the key that it showed; empty if it showed none."""
+    clock_s: float | None
+    """How far its clock was behind this machine's; negative: ahead."""
+    what: str
+    """In Flower's words."""
+    check: bool = False
+    """It says that it only tries the connection: `consilium-site check-connection`."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from common import keys
 from common.errors import ConfigError, LaunchError
-from common.weights import write_atomically
+from common.files import write_atomically
 from server.deployment.folder import ServerFolder
 
 REVOKED = "revoked"

@@ -15,9 +15,9 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.files import write_atomically
 from common.processes.tail import Tail
 from common.settings import to_yaml
-from common.weights import write_atomically
 from server.deployment.superlink import Federation
 from server.storage import checkpoint, status
 

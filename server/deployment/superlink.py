@@ -16,7 +16,8 @@ from pathlib import Path
 
 from common import log
 from common.errors import LaunchError
-from common.processes.launcher import Command, Processes, accepts_connections, flower_command, free_ports
+from common.processes.launcher import Command, Processes, flower_command
+from common.processes.ports import accepts_connections, free_ports
 from common.processes.restarts import MOST, Ended, Supervision
 from server.deployment import bundle
 from server.deployment.certificates import ServerIdentity

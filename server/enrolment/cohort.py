@@ -9,33 +9,15 @@ no torch; a file at the server can take their place.
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.weights import Array, Arrays, digest, first_difference, mismatch
 from server.rounds.sites import OURS, Deadline, Sites
+from server.state import Cohort
 
 _LOOK_S, _REMIND_S = 0.5, 15.0
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """The sites that take part, as they described themselves, and the weights to start from."""
-
-    enrolments: Mapping[str, wire.Enrolment]
-    """By site, in the order of names; `weights` are emptied."""
-    weights: Mapping[str, Array]
-
-    @property
-    def reference(self) -> wire.Enrolment:
-        """Any site's description of the model: they are all the same."""
-        return next(iter(self.enrolments.values()))
-
-    def train_count(self, site: str) -> int:
-        """Training images that the site enrolled with."""
-        return sum(self.enrolments[site].train_counts)
 
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:

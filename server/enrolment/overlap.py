@@ -6,15 +6,15 @@ two training sites with the same image only weigh it twice, which is worth a war
 hashes (`similar`) may be chance and only warn. A site that cannot be compared proves nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 from common.config import StudyConfig
 from common.errors import StorageError
+from common.files import write_atomically
 from common.settings import Frozen
-from common.weights import write_atomically
 
 FILE = "overlap.json"
 
@@ -159,19 +159,3 @@ def load(run_dir: Path) -> Overlap | None:
         return Overlap.model_validate_json(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
-
-
-def paragraphs(study: StudyConfig, found: Overlap | None) -> Sequence[str]:
-    """For the report."""
-    if study.overlap is None or found is None:
-        unseen = ", ".join(study.sites.evaluate)
-        return [f"Nobody looked whether images of {unseen} are at a training site, too."] if unseen else []
-    counts = ", ".join(f"{site} {number}" for site, number in found.compared.items())
-    told = [
-        f"Images compared between sites by keyed hashes: {counts or 'none'}. Found are images with the same "
-        "pixels, and pictures with the same perceptual hash; a copy that was cropped or recoloured is not."
-    ]
-    wrong, look = problems(study, found), remarks(study, found)
-    if not wrong:
-        told.append(f"{proved(study, found)}.")
-    return [*told, *(f"**{sentence}.**" for sentence in wrong), *(f"{sentence}." for sentence in look)]

@@ -13,8 +13,8 @@ from common import log, wire
 from common.config import OverlapConfig, StudyConfig
 from common.errors import SiteDataError
 from server.enrolment import overlap
-from server.enrolment.cohort import Cohort
 from server.rounds.sites import OURS, Deadline, Reply, Sites
+from server.state import Cohort
 
 
 def compare(study: StudyConfig, sites: Sites, cohort: Cohort, run_dir: Path) -> None:

@@ -17,9 +17,9 @@ from common.config import StudyConfig
 from common.errors import UpdateRejected
 from common.heads import under
 from common.weights import Arrays, digest
-from server.enrolment.cohort import Cohort
+from common.wire import head_steps
 from server.rounds.sites import OURS, Deadline, Sites
-from server.state import RoundState
+from server.state import Cohort, RoundState
 
 Shapes: TypeAlias = Mapping[str, tuple[int | None, ...]]
 """Of the arrays an answer must have, by name; None: any length."""
@@ -47,7 +47,7 @@ class HeadCalls:
     def ask(
         self,
         asked: Collection[str],
-        step: wire.HeadStep,
+        step: head_steps.HeadStep,
         arrays: Arrays,
         admit: Callable[[str, wire.HeadAnswer], None],
     ) -> dict[str, wire.HeadAnswer]:
@@ -99,7 +99,7 @@ class HeadCalls:
 
         return admit
 
-    def _lacks(self, site: str, step: wire.HeadStep, reason: str) -> None:
+    def _lacks(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
         printable = "".join(character if character.isprintable() else "?" for character in reason[:1000])
         self.problems[site] = f"{step.kind}: {printable}"
         log.warn(f"heads  {site}: no part in {self.problems[site]}", site=site, outcome="failed")

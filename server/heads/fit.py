@@ -35,15 +35,15 @@ from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, square, under
 from common.heads.result import HeadResult
 from common.weights import Array
-from server.enrolment.cohort import Cohort
+from common.wire import head_steps
 from server.heads import solvers
 from server.heads.calls import HeadCalls
-from server.heads.lbfgs import Search
 from server.heads.record import HeadsRecord
+from server.heads.search import Searches
 from server.heads.solvers import Statistics
 from server.rounds import participation
 from server.rounds.sites import Sites
-from server.state import RoundState
+from server.state import Cohort, RoundState
 
 _RAW = "raw"
 
@@ -144,9 +144,9 @@ class _Fitting:
         fourier: Fourier | None = None,
         squares: bool = False,
         moments: Literal["none", "float32", "float64"] = "none",
-    ) -> wire.ViewRequest:
+    ) -> head_steps.ViewRequest:
         weights = np.ones(self.num_classes) if weights_C is None else weights_C
-        return wire.ViewRequest(
+        return head_steps.ViewRequest(
             name=name,
             fourier=fourier,
             class_weights=tuple(weights.tolist()),
@@ -154,7 +154,9 @@ class _Fitting:
             moments=moments,
         )
 
-    def _statistics(self, asked: Mapping[str, tuple[View | None, wire.ViewRequest]]) -> dict[str, Statistics]:
+    def _statistics(
+        self, asked: Mapping[str, tuple[View | None, head_steps.ViewRequest]]
+    ) -> dict[str, Statistics]:
         """Sums over all sites, by view. Raises _TooFewError."""
         arrays: dict[str, Array] = {}
         shapes: dict[str, tuple[int | None, ...]] = {}
@@ -166,7 +168,7 @@ class _Fitting:
                 shapes[f"statistics/{name}/squares"] = (self.num_classes, width)
             if request.moments != "none" and width is not None:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
-        step = wire.StatisticsStep(views=tuple(request for _, request in asked.values()))
+        step = head_steps.StatisticsStep(views=tuple(request for _, request in asked.values()))
         answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
         self._go_on_with(answers)
         answers = _of_one_width(answers, asked)
@@ -217,7 +219,7 @@ class _Fitting:
     def _sums(self, raw: Statistics, views: Mapping[str, View]) -> dict[str, Statistics]:
         """By head: the sums that it is made of. Equal requests are asked for once."""
         sums: dict[str, Statistics] = {}
-        asked: dict[str, tuple[View | None, wire.ViewRequest]] = {}
+        asked: dict[str, tuple[View | None, head_steps.ViewRequest]] = {}
         same: dict[str, str] = {}
         for head in self.heads.federated:
             view = views[head.title]
@@ -293,7 +295,7 @@ class _Fitting:
             }
             self.calls.admit_training(shapes)(site, answer)
 
-        step = wire.CoefficientsStep(votes=(name,))
+        step = head_steps.CoefficientsStep(votes=(name,))
         answers = self.calls.ask(self.sites, step, under(f"view/{name}", view.arrays()), admit)
         if not answers:
             raise _TooFewError("no site has a head to vote with")
@@ -311,8 +313,8 @@ class _Fitting:
         self, heads: Sequence[Iterated], views: Mapping[str, View], sums: Mapping[str, Statistics]
     ) -> dict[str, Floats | str]:
         """By head: where its search ended (D + 1, C), or why there is none."""
-        going = {head.title: _Searches.begin(head, sums[head.title]) for head in heads}
-        done: dict[str, _Searches] = {}
+        going = {head.title: Searches.begin(head, sums[head.title]) for head in heads}
+        done: dict[str, Searches] = {}
         try:
             while going:
                 going = self._advanced(going, views)
@@ -326,9 +328,7 @@ class _Fitting:
             }
         return {title: searches.points_PC for title, searches in done.items()}
 
-    def _advanced(
-        self, going: Mapping[str, "_Searches"], views: Mapping[str, View]
-    ) -> dict[str, "_Searches"]:
+    def _advanced(self, going: Mapping[str, "Searches"], views: Mapping[str, View]) -> dict[str, "Searches"]:
         arrays: dict[str, Array] = {}
         shapes: dict[str, tuple[int | None, ...]] = {}
         for title, searches in going.items():
@@ -337,7 +337,7 @@ class _Fitting:
             num_losses = self.num_classes if searches.per_class else 1
             shapes |= {f"losses/{title}": (num_losses,), f"gradients/{title}": trial_PC.shape}
         problems = tuple(
-            wire.Problem(
+            head_steps.Problem(
                 name=title,
                 loss="squared_hinge" if searches.per_class else "softmax",
                 fourier=views[title].fourier,
@@ -346,7 +346,7 @@ class _Fitting:
             for title, searches in going.items()
         )
         before = self.sites
-        step = wire.GradientsStep(problems=problems)
+        step = head_steps.GradientsStep(problems=problems)
         answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
         self._go_on_with(answers)
         if self.sites != before:  # the sums are of other images now: the searches forget what they heard
@@ -358,79 +358,6 @@ class _Fitting:
             )
             for title, searches in going.items()
         }
-
-
-@dataclass(frozen=True)
-class _Searches:
-    """One head's search: one for all classes, or one a class where the classes do not meet."""
-
-    head: Iterated
-    weights_C: Floats
-    shape: tuple[int, int]
-    each: tuple[Search, ...]
-    num_messages: int = 0
-
-    @classmethod
-    def begin(cls, head: Iterated, sums: Statistics) -> "_Searches":
-        width, classes = sums.sums_CD.shape[1] + 1, len(sums.counts_C)
-        assert sums.weights_C is not None
-        if isinstance(head, Logistic):
-            solve = solvers.bound(sums, head.c, 0.5, penalised_bias=False)
-
-            def solve_all(vector: Floats) -> Floats:
-                return solve(vector.reshape(width, classes)).ravel()
-
-            one = Search(solve_all, head.tolerance, np.zeros(width * classes))
-            return cls(head, sums.weights_C, (width, classes), (one,))
-        solve = solvers.bound(sums, head.c, 2.0, penalised_bias=True)
-        each = tuple(Search(solve, head.tolerance, np.zeros(width)) for _ in range(classes))
-        return cls(head, sums.weights_C, (width, classes), each)
-
-    @property
-    def per_class(self) -> bool:
-        return not isinstance(self.head, Logistic)
-
-    @property
-    def finished(self) -> bool:
-        return all(search.done for search in self.each) or self.num_messages >= self.head.most_messages
-
-    @property
-    def summary(self) -> str:
-        value = sum(search.value for search in self.each)
-        ended = "found" if all(search.done for search in self.each) else "NOT at its end; raise most_messages"
-        return f"{ended} after {self.num_messages} messages, objective {value:.6g}"
-
-    @property
-    def trial_PC(self) -> Floats:
-        return self._matrix([search.trial for search in self.each])
-
-    @property
-    def points_PC(self) -> Floats:
-        return self._matrix([search.point for search in self.each])
-
-    def _matrix(self, vectors: Sequence[Floats]) -> Floats:
-        return np.stack(vectors, axis=1) if self.per_class else vectors[0].reshape(self.shape)
-
-    def heard(self, losses: Floats, slopes_PC: Floats) -> "_Searches":
-        """After the sites' summed losses and gradients; the penalty is added here, once."""
-        c, trial_PC = self.head.c, self.trial_PC
-        penalised_PC = trial_PC.copy()
-        if not self.per_class:
-            penalised_PC[-1] = 0  # scikit-learn's logistic regression leaves the bias free
-        whole_PC = penalised_PC + c * slopes_PC
-        if self.per_class:
-            values = 0.5 * (penalised_PC**2).sum(axis=0) + c * losses
-            heard = [
-                s.heard(float(v), whole_PC[:, k])
-                for k, (s, v) in enumerate(zip(self.each, values, strict=True))
-            ]
-        else:
-            value = 0.5 * float((penalised_PC**2).sum()) + c * float(losses[0])
-            heard = [self.each[0].heard(value, whole_PC.ravel())]
-        return replace(self, each=tuple(heard), num_messages=self.num_messages + 1)
-
-    def anew(self) -> "_Searches":
-        return replace(self, each=tuple(s.anew() for s in self.each), num_messages=self.num_messages + 1)
 
 
 def _needs(head: FederatedHead) -> tuple[Literal["none", "float32", "float64"], bool] | None:
@@ -460,7 +387,9 @@ def _of_one_width(
     return {site: answer for site, answer in answers.items() if answer.arrays[name].shape[1] == usual}
 
 
-def _added(parts: Sequence[Mapping[str, Array]], request: wire.ViewRequest, counts_C: Array) -> Statistics:
+def _added(
+    parts: Sequence[Mapping[str, Array]], request: head_steps.ViewRequest, counts_C: Array
+) -> Statistics:
     """The sites' sums, in the order of their names."""
 
     def total(kind: str) -> Floats:
@@ -503,7 +432,7 @@ def _scored(
         if [result.title for result in answer.results].count(SOFTMAX) != 1:
             raise UpdateRejected("it did not score the softmax once")
 
-    step = wire.ScoreStep(heads=tuple(head.form for head in heads))
+    step = head_steps.ScoreStep(heads=tuple(head.form for head in heads))
     arrays = {
         name: a for head in heads for name, a in under(f"head/{head.form.title}", head.arrays()).items()
     }

@@ -17,12 +17,13 @@ from typing import Any
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.errors import StorageError
+from common.files import write_atomically
 from common.heads import FittedHead
 from common.heads.result import HeadResult
 from common.metrics import figures
 from common.metrics.paired import gain
 from common.settings import to_yaml
-from common.weights import digest, save_file, write_atomically
+from common.weights import digest, save_file
 from server.state import RoundState
 
 FILE, FOLDER = "heads.json", "heads"

@@ -18,13 +18,13 @@ import yaml
 from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConfigError
+from common.files import write_atomically
 from common.settings import load_settings, to_yaml, validate_settings
-from common.weights import write_atomically
 from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import certificates
 
 if TYPE_CHECKING:
-    from server.simulation.simulate import Federation
+    from server.config import Federation
 
 HOST = "server"
 """The server's name on the sites' networks: its service in docker-compose.yml."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from common.config import StudyConfig
-from common.weights import write_atomically
+from common.files import write_atomically
 from server.enrolment import census, overlap
 from server.heads import record
 from server.report import plots
-from server.report.markdown import Outcome, markdown
+from server.report.markdown import markdown
+from server.report.outcome import Outcome
 from server.state import RoundState
 from server.storage import history
 

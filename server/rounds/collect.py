@@ -17,14 +17,11 @@ from common.config import StudyConfig
 from common.errors import UpdateRejected
 from common.metrics import Score
 from common.weights import digest, num_bytes
-from server import absence
 from server.aggregation import tally
 from server.aggregation.tally import AdmittedUpdate
-from server.enrolment.cohort import Cohort
 from server.rounds import admission, participation, stragglers
 from server.rounds.sites import OURS, Deadline, Reply, Sites
-from server.state import RoundState, SiteRound
-from server.storage.status import Asked, Progress
+from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 
 Tell: TypeAlias = Callable[[Progress], None]
 """Is told how far a round has come, whenever that changes."""
@@ -200,7 +197,7 @@ class Call:
             scores={site: self._scores[site] for site in sorted(self._scores)},
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
-            absences=absence.absences(before.absences, self.number, self.rows, datetime.now(UTC)),
+            absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),
             answer_times=(*before.answer_times, *times)[-stragglers.MEMORY * len(self._plans) :],
             attempts=self.attempts,
         )

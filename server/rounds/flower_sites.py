@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from common import log, wire
 from common.errors import WireError
+from common.wire import codec
 from server.rounds.sites import OURS, Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
@@ -93,8 +94,8 @@ class Fleet:
         for site, plan in plans.items():
             arrays = wire.arrays_of(plan)
             if id(arrays) not in shared:
-                shared[id(arrays)] = wire.array_record(arrays)
-            message_id = self.push(site, wire.to_records(plan, shared[id(arrays)]), plan.plan_id, ttl)
+                shared[id(arrays)] = codec.array_record(arrays)
+            message_id = self.push(site, codec.to_records(plan, shared[id(arrays)]), plan.plan_id, ttl)
             if message_id:
                 self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
             else:
@@ -180,7 +181,7 @@ class _Probes:
         if now - self.asked >= PROBE_S:
             self.asked = now
             for site in sorted(silent - set(self.out.values())):
-                probe_id = self.fleet.push(site, wire.probe(), "probe", ttl=3600.0)
+                probe_id = self.fleet.push(site, codec.probe(), "probe", ttl=3600.0)
                 if probe_id:
                     self.out[probe_id] = site
         return forgotten
@@ -200,7 +201,7 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
             plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else said
         )
     try:
-        answer = wire.from_records(message.content)
+        answer = codec.from_records(message.content)
     except WireError as error:
         return _failure(plan, "message", str(error))
     if isinstance(answer, wire.Plan):

@@ -16,13 +16,11 @@ from dataclasses import replace
 from common import log
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
-from server import absence
 from server.aggregation import server_optimizer
-from server.enrolment.cohort import Cohort
 from server.rounds import participation, selection
 from server.rounds.collect import Call, Tell
 from server.rounds.sites import Sites
-from server.state import RoundState
+from server.state import Cohort, RoundState
 
 _LOOK_S = 2.0
 
@@ -98,7 +96,7 @@ def _hear(
             return after, call
         lacking = (
             f"round {call.number} has {call.num_answered} usable answers of training sites, {study.sites.quorum} "
-            f"are required ({absence.lacking(call.rows, after.absences)})"
+            f"are required ({participation.lacking(call.rows, after.absences)})"
         )
         if not set(call.unheard) & set(study.sites.train) or call.attempts > study.deadlines.repeats:
             tried = f" after {call.attempts} attempts" if call.attempts > 1 else ""

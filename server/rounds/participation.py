@@ -11,9 +11,10 @@ All of it follows from the state of the last round, so a resumed study goes on a
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from common.wire import LONGEST_NOTICE
-from server.state import Refusals, RoundState, SiteRound
+from server.state import Absence, Refusals, RoundState, SiteRound
 
 
 def counted(before: Mapping[str, Refusals], number: int, rows: Iterable[SiteRound]) -> dict[str, Refusals]:
@@ -59,3 +60,25 @@ def notice(refused: Refusals | None, limit: int | None) -> str | None:
         # Said before it happens: a site that is set aside gets no plan that could say it.
         text = f"at {limit} in a row this site is set aside; {text}"
     return text[:LONGEST_NOTICE]
+
+
+def absences(
+    before: Mapping[str, Absence], number: int, rows: Iterable[SiteRound], now: datetime
+) -> dict[str, Absence]:
+    """Absences by site after round `number`; an answer that counts ends one."""
+    after = dict(before)
+    for row in rows:
+        if row.outcome == "ok":
+            after.pop(row.site, None)
+        elif row.site not in after:
+            after[row.site] = Absence(number, f"{now:%Y-%m-%d %H:%M} UTC")
+    return {site: after[site] for site in sorted(after)}
+
+
+def lacking(rows: Iterable[SiteRound], absent: Mapping[str, Absence]) -> str:
+    """Who gave nothing, since when and why, for the sentence a failed study ends with."""
+    return "; ".join(
+        f"{row.site} since round {absent[row.site].round} ({absent[row.site].since}): {row.reason}"
+        for row in rows
+        if row.outcome != "ok"
+    )

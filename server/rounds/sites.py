@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common import wire
+from common.wire import codec
 
 OURS = "server"
 """The case of a failure that the server itself noticed: no log of a site has its story."""
@@ -64,7 +65,7 @@ class InProcessSites:
         """Every site in turn; nothing can be late in one process."""
         for site, plan in plans.items():
             started = time.monotonic()
-            answer = wire.from_bytes(self.trainers[site](wire.to_bytes(plan)))
+            answer = codec.from_bytes(self.trainers[site](codec.to_bytes(plan)))
             if isinstance(answer, wire.Plan):
                 raise TypeError(f"{site} answered with a plan")
             yield Reply(site, answer, time.monotonic() - started)

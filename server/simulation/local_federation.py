@@ -13,7 +13,8 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.keys import make_site_key
-from common.processes.launcher import Command, flower_command, free_ports
+from common.processes.launcher import Command, flower_command
+from common.processes.ports import free_ports
 from common.processes.restarts import sites_of
 from server.deployment import certificates
 from server.deployment.superlink import SUPERLINK, Federation, WriteSettings

@@ -4,23 +4,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import Name, StudyConfig
+from common.config import StudyConfig
 from common.errors import ConfigError
-from common.settings import Frozen, load_settings, validate_settings
-from server.config import ServerConfig
+from common.settings import load_settings, validate_settings
+from server.config import Federation, ServerConfig
 from server.deployment.study_runner import Outcome
 from server.report import write
 from server.simulation.launch import LocalSite, run_local
 from server.storage import checkpoint
-
-
-class Federation(Frozen):
-    """What `consilium-site simulate` says about the sites it wrote."""
-
-    synthetic: bool
-    classes: tuple[Name, ...]
-    sites: dict[Name, int]
-    """Images by site."""
 
 
 @dataclass(frozen=True)

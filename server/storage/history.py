@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from common.errors import StorageError
+from common.files import write_atomically
 from common.metrics import Figures, Score, figures
 from common.metrics.pooling import interval, total
-from common.weights import write_atomically
 from server.state import Best, RoundState, SiteRound
 
 FILE = "rounds.jsonl"

@@ -6,7 +6,7 @@ One file a wish, so that a wish is there whole or not at all, and nothing needs 
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 _FOLDER, _READMIT, _STOP = "wishes", "readmit-", "stop"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from common.errors import StorageError
+from common.files import write_atomically
 from common.settings import Frozen
-from common.weights import write_atomically
+from server.state import Progress
 
 FILE = "status.json"
 
@@ -21,29 +22,6 @@ FILE = "status.json"
 Stage: TypeAlias = Literal["starting", "running", "crashed", "stopped", "failed", "finished"]
 """`starting`: the launcher starts the server, for the first time or again. `crashed`: something that nobody
 foresaw; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it."""
-
-
-class Asked(Frozen):
-    """What one site has done in the round that is going on."""
-
-    outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside"]
-    after_s: float | None = None
-    """In which it answered."""
-    reason: str = ""
-
-
-class Progress(Frozen):
-    """The round that is going on."""
-
-    round: int
-    rounds: int
-    closing: bool
-    attempt: int
-    since: datetime
-    """When its plans went out."""
-    deadline_s: float
-    """After which nobody is waited for."""
-    sites: dict[str, Asked]
 
 
 class Status(Frozen):

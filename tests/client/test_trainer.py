@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 
 from client.config import CsvData, FoldersData, NoSplit, PolicyConfig, SiteConfig
-from client.trainer import Trainer, choose_device
+from client.trainer import Trainer
 from client.training import fit
+from client.training.device import choose_device
 from client.training.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
-from common.summary import Sizes
 from common.weights import digest
+from common.wire import Sizes, codec
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -35,22 +36,22 @@ def _log_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def enrol(study: StudyConfig, site: str = "north", plan_id: str = "e", **changes: Any) -> bytes:
     plan = wire.EnrolPlan(plan_id=plan_id, site=site, study=study, want_weights=True)
-    return wire.to_bytes(plan.model_copy(update=changes))
+    return codec.to_bytes(plan.model_copy(update=changes))
 
 
 def enrolled(trainer: Trainer, study: StudyConfig, site: str = "north") -> wire.Enrolment:
-    answer = wire.from_bytes(trainer.answer(enrol(study, site)))
+    answer = codec.from_bytes(trainer.answer(enrol(study, site)))
     assert isinstance(answer, wire.Enrolment), answer
     return answer
 
 
 def round_plan(study: StudyConfig, weights: object, **changes: Any) -> bytes:
     plan = wire.RoundPlan(plan_id="r", site="north", study=study, round=1, train=True, weights=weights)
-    return wire.to_bytes(plan.model_copy(update=changes))
+    return codec.to_bytes(plan.model_copy(update=changes))
 
 
 def failure(data: bytes) -> wire.Failure:
-    answer = wire.from_bytes(data)
+    answer = codec.from_bytes(data)
     assert isinstance(answer, wire.Failure), answer
     return answer
 
@@ -92,7 +93,7 @@ def test_an_enrolment_tells_sizes_that_enough_patients_share_and_the_mean_colour
 
 def test_weights_are_sent_only_if_they_are_asked_for(make_site: MakeSite, make_study: MakeStudy) -> None:
     reply = Trainer(make_site("north")).answer(enrol(make_study(), want_weights=False))
-    answer = wire.from_bytes(reply)
+    answer = codec.from_bytes(reply)
     assert isinstance(answer, wire.Enrolment)
     assert answer.weights == {}
     assert len(reply) < 100_000
@@ -109,7 +110,7 @@ def test_the_same_plan_twice_trains_once(
     first, again = trainer.answer(plan), trainer.answer(plan)
     assert first == again
     assert len(calls) == 1
-    trainer.answer(round_plan(study, wire.arrays_of(wire.from_bytes(plan)), plan_id="another"))
+    trainer.answer(round_plan(study, wire.arrays_of(codec.from_bytes(plan)), plan_id="another"))
     assert len(calls) == 2
 
 
@@ -121,7 +122,7 @@ def test_a_plan_that_failed_may_be_tried_again(
     with monkeypatch.context() as broken:
         broken.setattr(fit, "fit", lambda *_, **__: (_ for _ in ()).throw(OSError("disk")))
         assert failure(trainer.answer(plan)).error == "internal"
-    assert isinstance(wire.from_bytes(trainer.answer(plan)), wire.RoundAnswer)
+    assert isinstance(codec.from_bytes(trainer.answer(plan)), wire.RoundAnswer)
 
 
 # --- what it refuses -------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_a_plan_for_another_site_is_refused(make_site: MakeSite, make_study: Mak
 
 def test_an_answer_is_no_plan(make_site: MakeSite) -> None:
     sent = wire.Failure(plan_id="1", site="north", error="internal", case="1", advice="-")
-    assert failure(Trainer(make_site("north")).answer(wire.to_bytes(sent))).error == "policy"
+    assert failure(Trainer(make_site("north")).answer(codec.to_bytes(sent))).error == "policy"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,8 @@ def test_an_answer_is_no_plan(make_site: MakeSite) -> None:
         b"\0" * 8,
         b"GET / HTTP/1.1\r\n\r\n",
         b"\xff" * 4096,
-        wire.join("{}", {}),
-        wire.join("[" * 5000, {}),
+        codec.join("{}", {}),
+        codec.join("[" * 5000, {}),
     ],
     ids=["empty", "zeros", "http", "ones", "no schema", "deep"],
 )
@@ -157,9 +158,9 @@ def test_bytes_that_are_no_plan_are_answered_with_a_failure(make_site: MakeSite,
 
 
 def test_a_message_of_another_version_is_named_as_such(make_site: MakeSite, make_study: MakeStudy) -> None:
-    header, arrays = wire.split(enrol(make_study()))
-    newer = json.dumps(json.loads(header) | {"schema": wire.SCHEMA + 1})
-    assert failure(Trainer(make_site("north")).answer(wire.join(newer, arrays))).error == "message"
+    header, arrays = codec.split(enrol(make_study()))
+    newer = json.dumps(json.loads(header) | {"schema": codec.SCHEMA + 1})
+    assert failure(Trainer(make_site("north")).answer(codec.join(newer, arrays))).error == "message"
 
 
 @pytest.mark.parametrize(
@@ -182,10 +183,10 @@ def test_weights_that_are_not_numbers_are_answered_not_crashed_on(
     study, trainer = make_study(), Trainer(make_site("north"))
     weights = enrolled(trainer, study).weights
     poisoned = {name: np.full_like(array, np.nan) for name, array in weights.items()}
-    answer = wire.from_bytes(trainer.answer(round_plan(study, poisoned)))
+    answer = codec.from_bytes(trainer.answer(round_plan(study, poisoned)))
     assert isinstance(answer, wire.Failure), answer
     assert answer.error == "weights"
-    healthy = wire.from_bytes(trainer.answer(round_plan(study, weights, plan_id="next")))
+    healthy = codec.from_bytes(trainer.answer(round_plan(study, weights, plan_id="next")))
     assert isinstance(healthy, wire.RoundAnswer)
     assert all(np.isfinite(array).all() for array in healthy.delta.values())
 
@@ -327,7 +328,7 @@ def test_of_a_data_set_named_like_a_patient_nothing_leaves_and_the_sites_log_tel
     assert_nothing_of_the_patient_in(reply, tmp_path)
     answer = failure(reply)
     assert answer.error == "data"
-    assert set(json.loads(wire.split(reply)[0])) == EXPECTED_FAILURE
+    assert set(json.loads(codec.split(reply)[0])) == EXPECTED_FAILURE
     assert PATIENT in caplog.text
     assert answer.case in caplog.text
 
@@ -392,10 +393,10 @@ def test_a_healthy_site_named_like_a_patient_sends_nothing_of_it_either(
     site = SiteConfig(name="north", data=data, state_dir=tmp_path / "state", device="cpu", threads=1)
     study, trainer = make_study(), Trainer(site)
     reply = trainer.answer(enrol(study))
-    answer = wire.from_bytes(reply)
+    answer = codec.from_bytes(reply)
     assert isinstance(answer, wire.Enrolment)
     for data_out in (reply, trainer.answer(round_plan(study, answer.weights))):
-        assert_nothing_of_the_patient_in(wire.split(data_out)[0].encode(), tmp_path)
+        assert_nothing_of_the_patient_in(codec.split(data_out)[0].encode(), tmp_path)
 
 
 # --- device and state ------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from client.config import PolicyConfig, SiteConfig
 from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
+from common.wire import codec
 
 FORBIDDEN = (
     "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "pty.",
@@ -99,7 +100,7 @@ def plan_header() -> dict[str, Any]:
     """A whole plan, new each time: one that was answered before is answered from memory."""
     study = StudyConfig.model_validate(STUDY).model_dump(mode="json")
     plan = {
-        "schema": wire.SCHEMA,
+        "schema": codec.SCHEMA,
         "kind": "enrol",
         "plan_id": f"p{next(IDS)}",
         "site": "north",
@@ -112,7 +113,7 @@ def plan_header() -> dict[str, Any]:
 def trainer(make_site: Callable[..., SiteConfig]) -> Trainer:
     """One that allows every study; asked once, so that everything is imported that ever will be."""
     made = Trainer(make_site("north", per_class=6))
-    answer = wire.from_bytes(made.answer(wire.join(json.dumps(plan_header()), {})))
+    answer = codec.from_bytes(made.answer(codec.join(json.dumps(plan_header()), {})))
     assert isinstance(answer, wire.Enrolment), answer
     return made
 
@@ -121,7 +122,7 @@ def ask(trainer: Trainer, request: bytes) -> wire.Answer:
     with WATCH.over(trainer._site.state_dir):
         reply = trainer.answer(request)
     assert WATCH.seen == []
-    answer = wire.from_bytes(reply)
+    answer = codec.from_bytes(reply)
     assert isinstance(answer, wire.Enrolment | wire.RoundAnswer | wire.Failure)
     return answer
 
@@ -142,7 +143,7 @@ def test_bytes_are_refused(trainer: Trainer, data: bytes) -> None:
 @QUICK
 @given(value=JSON, arrays=st.dictionaries(WICKED, st.just(np.zeros(2, np.float32)), max_size=2))
 def test_json_that_is_no_plan_is_refused(trainer: Trainer, value: Any, arrays: dict[str, Any]) -> None:
-    assert isinstance(ask(trainer, wire.join(json.dumps(value), arrays)), wire.Failure)
+    assert isinstance(ask(trainer, codec.join(json.dumps(value), arrays)), wire.Failure)
 
 
 @QUICK
@@ -157,7 +158,7 @@ def test_a_plan_with_one_field_replaced_does_no_more_than_a_plan(
         "local": header["study"]["local"], "sites": header["study"]["sites"],
     }[place]  # fmt: skip
     target[data.draw(st.sampled_from(sorted(target)) | WICKED)] = data.draw(JSON)
-    ask(trainer, wire.join(json.dumps(header), {}))
+    ask(trainer, codec.join(json.dumps(header), {}))
 
 
 @QUICK
@@ -181,7 +182,7 @@ def test_a_name_that_means_something_to_a_program_is_only_a_name(
             study["classes"] = [wicked, "pale"]
         case _:
             study["local"][field] = wicked
-    answer = ask(trainer, wire.join(json.dumps(header), {}))
+    answer = ask(trainer, codec.join(json.dumps(header), {}))
     assert field == "name" or isinstance(answer, wire.Failure)  # a study may be called torch.hub
 
 
@@ -192,7 +193,7 @@ def test_a_plan_outside_the_policy_is_refused_with_a_reason_before_anything_is_b
     trainer = Trainer(make_site("north", per_class=6, policy=policy))
     monkeypatch.setattr("client.model.build.of_study", lambda *_: pytest.fail("it was built"))
     monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
-    answer = ask(trainer, wire.join(json.dumps(plan_header()), {}))
+    answer = ask(trainer, codec.join(json.dumps(plan_header()), {}))
     assert isinstance(answer, wire.Failure)
     assert answer.error == "policy"
     assert "studies: the study is 'tiny'" in answer.reason  # the server is told what was asked,

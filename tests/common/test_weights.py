@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import weights
+from common import files, weights
 from common.errors import StorageError, WireError
 from common.weights import TensorSpec
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_not_whole_is_named(tmp_path, arrays, damage):
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, call):
     path = tmp_path / "round.bin"
-    weights.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeyp
         case _:
             monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StorageError, match=r"round.bin could not be written .* No space left on device"):
-        weights.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

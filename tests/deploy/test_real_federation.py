@@ -23,7 +23,8 @@ from benchmarks.faults.held import FREE, Gate
 from benchmarks.faults.launch import Plan
 from benchmarks.faults.world import ENV, ROOT, START_S, soon
 from common.keys import make_site_key
-from common.processes.launcher import flower_command, free_ports
+from common.processes.launcher import flower_command
+from common.processes.ports import free_ports
 from common.weights import digest, load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

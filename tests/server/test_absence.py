@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from server.absence import absences, lacking
+from server.rounds.participation import absences, lacking
 from server.state import Absence, SiteRound
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

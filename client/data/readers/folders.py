@@ -4,7 +4,8 @@ Files that are no images (a README, a thumbnail database) are passed over, folde
 class folder are searched, and names that start with a dot do not count.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from client.config import FoldersData
@@ -50,3 +51,31 @@ def images_in(folder: Path) -> list[Path]:
 def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+
+class NamedImages:
+    """The image files under some folders."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise SiteDataError(
+                    f"{folder} is not a folder; point data.images at the folder of the images"
+                )
+        self._folders = tuple(folders)
+
+    def find(self, name: str) -> Path | None:
+        """The file of this name, or None. `ISIC_1` finds `ISIC_1.jpg` and ISIC 2019's `ISIC_1_downsampled.jpg`."""
+        for stem in (name, f"{name}_downsampled", name.removesuffix("_downsampled")):
+            if stem in self._by_stem:
+                return self._by_stem[stem]
+        return None
+
+    @property
+    def told(self) -> str:
+        """The folders, for a message."""
+        return ", ".join(map(str, self._folders))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, Path]:
+        return {path.stem: path for folder in reversed(self._folders) for path in reversed(images_in(folder))}

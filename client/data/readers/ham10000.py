@@ -10,7 +10,7 @@ doi:10.7910/DVN/DBW86T; CC BY-NC 4.0.
 
 from client.config import Ham10000Data
 from client.data.manifest import ImageRow
-from client.data.named_images import NamedImages
+from client.data.readers.folders import NamedImages
 from client.data.readers.table import Table, read_table, require_columns, with_values
 from client.data.references import PictureFile
 from common.errors import SiteDataError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from client.data.manifest import ImageRow
 from client.data.readers.table import read_table, require_columns
-from common.weights import write_atomically
+from common.files import write_atomically
 
 COLUMNS = ("image", "label", "patient", "lesion", "group", "acquisition", "split")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from client.config import FedIsic2019Data, IsicData
 from client.data.manifest import ImageRow
-from client.data.named_images import NamedImages
+from client.data.readers.folders import NamedImages
 from client.data.readers.table import Table, read_table, require_columns, with_values
 from client.data.references import PictureFile
 

@@ -32,7 +32,7 @@ from client.data.simulation.site_files import POOLED
 from client.data.splitting.split import split
 from common import log
 from common.errors import ConfigError, SiteDataError
-from common.weights import write_atomically
+from common.files import write_atomically
 
 PICTURE = "classes.png"
 

@@ -14,8 +14,8 @@ from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
 from common.errors import SiteDataError, StorageError
+from common.files import write_atomically
 from common.settings import to_yaml
-from common.weights import write_atomically
 
 OVERLAP_SECRET = Path("overlap.secret")
 """Beside the YAMLs, which name it relative to themselves."""

@@ -18,8 +18,8 @@ from client.config import SplitConfig
 from client.data.manifest import ImageRow, Manifest, Side
 from client.data.splitting.split import split, torn_groups
 from common.errors import SiteDataError
+from common.files import write_atomically
 from common.log import event, warn
-from common.weights import write_atomically
 
 
 def kept(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:

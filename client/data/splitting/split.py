@@ -18,8 +18,8 @@ from client.data.manifest import SIDES, ImageRow, Manifest, Side, places, refuse
 from client.data.readers.table import read_table
 from client.data.splitting.stratify import deal
 from common.errors import SiteDataError
+from common.files import write_atomically
 from common.log import event, warn
-from common.weights import write_atomically
 
 
 def split(manifest: Manifest, config: SplitConfig) -> Manifest:

@@ -20,7 +20,7 @@ from common.config import StudyConfig
 from common.heads.result import HeadResult
 from common.metrics import Score, empty
 from common.metrics.paired import Paired
-from common.summary import ImageSummary, Sizes
+from common.wire import ImageSummary, Sizes, codec
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -74,30 +74,30 @@ def test_a_plan_reaches_the_trainer_and_its_answer_the_server_both_unchanged(
 
     def answer(request: bytes) -> bytes:
         seen.append(request)
-        return wire.to_bytes(said)
+        return codec.to_bytes(said)
 
     with trainer(answer, tmp_path / "t.sock") as socket:
-        reply = app.answer(message(wire.to_records(plan)), context(socket))
-    header, arrays = wire.split(seen[0])
-    expected_header, expected = wire.split(wire.to_bytes(plan))
+        reply = app.answer(message(codec.to_records(plan)), context(socket))
+    header, arrays = codec.split(seen[0])
+    expected_header, expected = codec.split(codec.to_bytes(plan))
     assert header == expected_header
     assert {name: (a.shape, a.tobytes()) for name, a in arrays.items()} == {
         name: (a.shape, a.tobytes()) for name, a in expected.items()
     }
-    answered = wire.from_records(reply.content)
+    answered = codec.from_records(reply.content)
     assert isinstance(answered, wire.RoundAnswer)
-    assert wire.to_bytes(answered) == wire.to_bytes(said)
+    assert codec.to_bytes(answered) == codec.to_bytes(said)
     assert reply.metadata.reply_to_message_id == "m1"
 
 
 def test_records_are_forwarded_unread_even_if_no_plan_says_such_a_thing(tmp_path: Path) -> None:
     """A gateway of an older version must pass on what only server and trainer understand."""
-    content = wire.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+    content = codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
     content["consilium"] = ConfigRecord({"header": '{"schema": 99, "kind": "new"}'})
     seen: list[str] = []
 
     def answer(request: bytes) -> bytes:
-        seen.append(wire.split(request)[0])
+        seen.append(codec.split(request)[0])
         return request
 
     with trainer(answer, tmp_path / "t.sock") as socket:
@@ -107,15 +107,15 @@ def test_records_are_forwarded_unread_even_if_no_plan_says_such_a_thing(tmp_path
 
 
 def test_a_probe_is_answered_by_the_gateway_alone() -> None:
-    reply = app.answer(message(wire.probe()), context(None))
-    assert wire.is_probe(reply.content)
-    assert not wire.is_probe(
-        wire.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+    reply = app.answer(message(codec.probe()), context(None))
+    assert codec.is_probe(reply.content)
+    assert not codec.is_probe(
+        codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
     )
 
 
 def failure(reply: Message) -> wire.Failure:
-    answer = wire.from_records(reply.content)
+    answer = codec.from_records(reply.content)
     assert isinstance(answer, wire.Failure), answer
     return answer
 
@@ -124,7 +124,7 @@ def test_a_trainer_that_does_not_answer_is_named_without_a_path(
     plan: wire.RoundPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     socket = tmp_path / "MUELLER.sock"
-    answer = failure(app.answer(message(wire.to_records(plan), ttl=0.3), context(socket)))
+    answer = failure(app.answer(message(codec.to_records(plan), ttl=0.3), context(socket)))
     assert (answer.error, answer.plan_id, answer.site) == ("unreachable", "p1", "north")
     assert "MUELLER" not in answer.model_dump_json()
     assert str(tmp_path) not in answer.model_dump_json()
@@ -133,19 +133,19 @@ def test_a_trainer_that_does_not_answer_is_named_without_a_path(
 
 def test_a_trainer_that_answers_nonsense_is_another_version(plan: wire.RoundPlan, tmp_path: Path) -> None:
     with trainer(lambda _: b"MUELLER", tmp_path / "t.sock") as socket:
-        answer = failure(app.answer(message(wire.to_records(plan)), context(socket)))
+        answer = failure(app.answer(message(codec.to_records(plan)), context(socket)))
     assert answer.error == "message"
     assert "MUELLER" not in answer.model_dump_json()
 
 
 def test_a_gateway_without_the_address_of_its_trainer_says_that_it_failed(plan: wire.RoundPlan) -> None:
-    assert failure(app.answer(message(wire.to_records(plan)), context(None))).error == "internal"
+    assert failure(app.answer(message(codec.to_records(plan)), context(None))).error == "internal"
 
 
 def test_a_path_too_long_for_a_socket_is_told_in_the_gateways_log_only(
     plan: wire.RoundPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reply = app.answer(message(wire.to_records(plan)), context(tmp_path / ("MUELLER" * 20)))
+    reply = app.answer(message(codec.to_records(plan)), context(tmp_path / ("MUELLER" * 20)))
     assert failure(reply).error == "unreachable"
     assert "MUELLER" not in failure(reply).model_dump_json()
     assert "give a shorter one" in caplog.text

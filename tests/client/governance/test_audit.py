@@ -21,6 +21,7 @@ from common import wire
 from common.errors import StorageError
 from common.metrics import count
 from common.weights import TensorSpec
+from common.wire import codec
 
 MOMENT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ZEROS = "0" * 64
@@ -321,7 +322,7 @@ NAMES = sha256(b"a\nb")
 def test_a_plan_is_noted_with_its_study_size_and_hashes(make_study: Any) -> None:
     study = make_study()
     plan = wire.RoundPlan(plan_id="p", site="north", study=study, round=4, train=True, weights=ARRAYS)
-    data = wire.to_bytes(plan)
+    data = codec.to_bytes(plan)
     assert received(data, plan) == {
         "plan_id": "p", "kind": "round", "tensors": 2, "tensor_names": NAMES, "study": "tiny",
         "fingerprint": study.fingerprint, "round": 4, "train": True, "bytes": len(data), "sha256": sha256(data),

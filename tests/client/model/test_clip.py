@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+from client.heads.features import features
 from client.model import encoders, text
 from client.model.build import build
 from client.model.clip import LARGEST_LOG_SCALE, ClipHead
 from client.model.encoders import PAPER_ENCODERS
-from client.model.features import features
 from client.model.parameters import partition
 from client.training import losses
 from client.training.fit import Progress, fit

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from client.heads.features import features
 from client.model.build import build
-from client.model.features import features
 from common.config import ClassifierConfig, ClipConfig, RandomText
 
 ENCODERS = ("test_convnext", "test_efficientnet", "test_vit", "mobilenetv2_100")

@@ -19,7 +19,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_sig
 from client.gateway import supervisor
 from client.preflight import connection
 from common import keys
-from common.processes.launcher import free_ports
+from common.processes.ports import free_ports
 from common.wire import CHECK_HEADER
 
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from client.model.build import build
 from client.model.parameters import Parts, frozen_digest, partition, shared_arrays
-from client.training.fit import Progress, _batches, build_optimizer, fit, lr_factor
+from client.training.batches import training_batches
+from client.training.fit import Progress, fit
+from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import TooLittleMemory
 from client.training.penalty import build_penalty
 from common.config import (
@@ -568,10 +570,12 @@ def test_weighted_sampling_draws_rare_classes_as_often_as_common_ones():
     # 990 images of one class and 10 of the other: a shuffled epoch has 10 of the rare one, a weighted one
     # about 500 (its standard deviation is 16).
     labels_N = torch.tensor([0] * 990 + [1] * 10)
-    drawn = torch.cat(_batches(labels_N, LocalConfig(epochs=1, batch_size=50, sampling="weighted"), seed=0))
+    drawn = torch.cat(
+        training_batches(labels_N, LocalConfig(epochs=1, batch_size=50, sampling="weighted"), seed=0)
+    )
     assert len(drawn) == 1000
     assert 420 < int(labels_N[drawn].sum()) < 580
-    shuffled = torch.cat(_batches(labels_N, LocalConfig(epochs=1, batch_size=50), seed=0))
+    shuffled = torch.cat(training_batches(labels_N, LocalConfig(epochs=1, batch_size=50), seed=0))
     assert sorted(shuffled.tolist()) == list(range(1000))
 
 

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from common import config
-from common.config import ClassifierConfig, ClipConfig, LocalConfig, SitesConfig, StudyConfig, prompts
+from common.config import (
+    ClassifierConfig,
+    ClipConfig,
+    LocalConfig,
+    SitesConfig,
+    StudyConfig,
+    aggregation,
+    prompts,
+    training,
+)
 from common.errors import ConfigError
 from common.settings import load_settings, parse_settings
 
@@ -135,7 +143,7 @@ def test_five_sites_can_have_any_rule_and_it_is_part_of_the_study(rule):
 
 
 def test_a_study_takes_the_weighted_mean_of_all_norms_and_sets_nobody_aside_unless_it_says_so():
-    assert study().aggregation == config.Mean(norm_clip=None)
+    assert study().aggregation == aggregation.Mean(norm_clip=None)
     assert set(study().admission.model_dump().values()) == {None}
 
 
@@ -153,11 +161,11 @@ def test_a_site_trains_one_epoch_unless_epochs_or_steps_are_given():
 
 
 def test_optimizers_start_from_the_settings_of_the_papers_script():
-    assert config.Sgd().model_dump() == {"kind": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+    assert training.Sgd().model_dump() == {"kind": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
     adam = {"kind": "adam", "lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.02}
-    assert config.Adam().model_dump() == adam
-    assert config.AdamW().model_dump() == adam | {"kind": "adamw", "weight_decay": 0.01}
-    assert config.Adadelta().model_dump() == {"kind": "adadelta", "lr": 1e-3, "weight_decay": 5e-4}
+    assert training.Adam().model_dump() == adam
+    assert training.AdamW().model_dump() == adam | {"kind": "adamw", "weight_decay": 0.01}
+    assert training.Adadelta().model_dump() == {"kind": "adadelta", "lr": 1e-3, "weight_decay": 5e-4}
 
 
 def test_a_study_names_no_path_of_anybody():

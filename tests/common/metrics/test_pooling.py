@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import QuorumNotMet
 from common.metrics import count, empty, figures
-from common.metrics.pooling import interval, per_site, pooled, round_table, table, total
+from common.metrics.pooling import interval, per_site, pooled, total
+from server.report.terminal import round_table, table
 from server.state import RoundState, SiteRound
 
 

@@ -14,15 +14,8 @@ import pytest
 from common.errors import LaunchError
 from common.processes import launcher as processes
 from common.processes import watchdog
-from common.processes.launcher import (
-    Interrupted,
-    Processes,
-    accepts_connections,
-    claim_port,
-    free_ports,
-    interruptible,
-    port_is_taken,
-)
+from common.processes.launcher import Interrupted, Processes, interruptible
+from common.processes.ports import accepts_connections, claim_port, free_ports, port_is_taken
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ from common.errors import WireError
 from common.heads.result import HeadResult
 from common.metrics import count
 from common.metrics.paired import pair
-from common.summary import ImageSummary, Sizes
 from common.weights import TensorSpec, digest
+from common.wire import ImageSummary, Sizes, codec, head_steps
 
 STUDY = StudyConfig(
     name="demo",
@@ -98,8 +98,8 @@ MESSAGES = {
         study=STUDY,
         round=3,
         weights_digest="ab",
-        step=wire.GradientsStep(
-            problems=(wire.Problem(name="svm", loss="squared_hinge", class_weights=(0.1, 1.9)),)
+        step=head_steps.GradientsStep(
+            problems=(head_steps.Problem(name="svm", loss="squared_hinge", class_weights=(0.1, 1.9)),)
         ),
         arrays=ARRAYS,
     ),
@@ -174,42 +174,42 @@ def assert_same(found, expected) -> None:
 
 @every_message
 def test_a_message_survives_bytes(message):
-    assert_same(wire.from_bytes(wire.to_bytes(message)), message)
+    assert_same(codec.from_bytes(codec.to_bytes(message)), message)
 
 
 @every_message
 def test_a_message_survives_flower_records(message):
-    assert_same(wire.from_records(wire.to_records(message)), message)
+    assert_same(codec.from_records(codec.to_records(message)), message)
 
 
 @every_message
 def test_the_gateway_turns_one_form_into_the_other_and_back(message):
-    as_bytes = wire.records_to_bytes(wire.to_records(message))
-    assert_same(wire.from_bytes(as_bytes), message)
-    assert_same(wire.from_records(wire.bytes_to_records(as_bytes)), message)
+    as_bytes = codec.records_to_bytes(codec.to_records(message))
+    assert_same(codec.from_bytes(as_bytes), message)
+    assert_same(codec.from_records(codec.bytes_to_records(as_bytes)), message)
 
 
 def test_arrays_are_encoded_once_for_all_sites():
-    shared = wire.array_record(ARRAYS)
-    records = wire.to_records(MESSAGES["round plan"], shared)
-    assert_same(wire.from_records(records), MESSAGES["round plan"])
+    shared = codec.array_record(ARRAYS)
+    records = codec.to_records(MESSAGES["round plan"], shared)
+    assert_same(codec.from_records(records), MESSAGES["round plan"])
     assert records.array_records["arrays"] is shared
 
 
-@pytest.mark.parametrize("size", [0, 1, wire.CHUNK_BYTES, wire.CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, codec.CHUNK_BYTES, codec.CHUNK_BYTES + 1])
 def test_chunks_join_to_what_they_were(size):
     data = bytes(size)
-    pieces = list(wire.chunks(data))
+    pieces = list(codec.chunks(data))
     assert b"".join(pieces) == data
-    assert all(0 < len(piece) <= wire.CHUNK_BYTES for piece in pieces)
+    assert all(0 < len(piece) <= codec.CHUNK_BYTES for piece in pieces)
 
 
 def header_of(message) -> dict:
-    return json.loads(wire.split(wire.to_bytes(message))[0])
+    return json.loads(codec.split(codec.to_bytes(message))[0])
 
 
 def altered(message, **changes) -> bytes:
-    return wire.join(json.dumps(header_of(message) | changes), wire.arrays_of(message))
+    return codec.join(json.dumps(header_of(message) | changes), wire.arrays_of(message))
 
 
 SECRET = "patient_Meier_1961.jpg"
@@ -218,13 +218,13 @@ SECRET = "patient_Meier_1961.jpg"
 @every_message
 def test_another_schema_number_is_refused(message):
     with pytest.raises(WireError, match="install the same version on both sides"):
-        wire.from_bytes(altered(message, schema=wire.SCHEMA + 1))
+        codec.from_bytes(altered(message, schema=codec.SCHEMA + 1))
 
 
 @every_message
 def test_a_field_too_many_is_refused(message):
     with pytest.raises(WireError, match=r"breaks its schema .*note: extra_forbidden"):
-        wire.from_bytes(altered(message, note=SECRET))
+        codec.from_bytes(altered(message, note=SECRET))
 
 
 @every_message
@@ -233,7 +233,7 @@ def test_a_missing_field_is_refused(message, field):
     header = header_of(message)
     del header[field]
     with pytest.raises(WireError):
-        wire.from_bytes(wire.join(json.dumps(header), wire.arrays_of(message)))
+        codec.from_bytes(codec.join(json.dumps(header), wire.arrays_of(message)))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_refusal_repeats_no_value_of_the_message(name, changes):
     if name == "answer" and "score" in changes:
         changes = {"score": header_of(MESSAGES[name])["score"] | {"loss_sum": SECRET}}
     with pytest.raises(WireError) as caught:
-        wire.from_bytes(altered(MESSAGES[name], **changes))
+        codec.from_bytes(altered(MESSAGES[name], **changes))
     assert SECRET not in str(caught.value)
 
 
@@ -281,30 +281,30 @@ def test_a_refusal_repeats_no_value_of_the_message(name, changes):
 def test_a_summary_of_images_that_cannot_be_is_refused(images):
     known = header_of(MESSAGES["enrolment with a summary"])["images"]
     with pytest.raises(WireError, match=r"breaks its schema \(enrolment\.images"):
-        wire.from_bytes(altered(MESSAGES["enrolment with a summary"], images=known | images))
+        codec.from_bytes(altered(MESSAGES["enrolment with a summary"], images=known | images))
 
 
 @pytest.mark.parametrize("notice", ["x" * 2001, "one line\nERROR another", "\x1b[2J"])
 def test_a_notice_is_one_line_of_a_log(notice):
     with pytest.raises(WireError, match="notice: string_"):
-        wire.from_bytes(wire.to_bytes(MESSAGES["round plan"].model_copy(update={"notice": notice})))
+        codec.from_bytes(codec.to_bytes(MESSAGES["round plan"].model_copy(update={"notice": notice})))
 
 
 def test_tensors_where_none_belong_are_refused():
     header = json.dumps(header_of(MESSAGES["failure"]))
     with pytest.raises(WireError, match="tensors in a message"):
-        wire.from_bytes(wire.join(header, {"w": np.zeros(1)}))
+        codec.from_bytes(codec.join(header, {"w": np.zeros(1)}))
 
 
 def test_tensors_cannot_be_smuggled_in_as_json():
-    message = wire.from_bytes(altered(MESSAGES["answer with a loss that is not finite"], delta={"w": [1.0]}))
+    message = codec.from_bytes(altered(MESSAGES["answer with a loss that is not finite"], delta={"w": [1.0]}))
     assert message.delta == {}
 
 
 @pytest.mark.parametrize("header", ["", "null", "3", "[]", '"text"', "{", "[" * 100_000, '{"schema": 1}'])
 def test_a_header_that_is_no_header_is_refused(header):
     with pytest.raises(WireError):
-        wire.from_bytes(wire.join(header, {}))
+        codec.from_bytes(codec.join(header, {}))
 
 
 @pytest.mark.parametrize(
@@ -321,9 +321,9 @@ def test_a_header_that_is_no_header_is_refused(header):
 )
 def test_flower_records_that_are_no_message_are_refused(records):
     with pytest.raises(WireError):
-        wire.from_records(records)
+        codec.from_records(records)
     with pytest.raises(WireError):
-        wire.from_bytes(wire.records_to_bytes(records))
+        codec.from_bytes(codec.records_to_bytes(records))
 
 
 def packed(data: bytes, name: str = "safetensors") -> ArrayRecord:
@@ -343,10 +343,10 @@ def npz(array) -> bytes:
         packed(b"garbage" * 9),
         packed(pickle.dumps([1.0])),
         packed(npz(np.zeros(1))),
-        packed(wire.join("{}", {"w": np.zeros(9)})[:-8]),
-        packed(wire.join("{}", {"w": np.zeros(9)}), name="weights"),
+        packed(codec.join("{}", {"w": np.zeros(9)})[:-8]),
+        packed(codec.join("{}", {"w": np.zeros(9)}), name="weights"),
         ArrayRecord({"w": Array(np.zeros(1, np.float32))}),
-        ArrayRecord({**packed(wire.join("{}", {})), "w": Array(np.zeros(1, np.float32))}),
+        ArrayRecord({**packed(codec.join("{}", {})), "w": Array(np.zeros(1, np.float32))}),
     ],
     ids=[
         "empty",
@@ -362,20 +362,20 @@ def npz(array) -> bytes:
 def test_flower_arrays_that_are_no_arrays_are_refused(record):
     records = RecordDict({"consilium": ConfigRecord({"header": "{}"}), "arrays": record})
     with pytest.raises(WireError):
-        wire.from_records(records)
+        codec.from_records(records)
     with pytest.raises(WireError):
-        wire.from_bytes(wire.records_to_bytes(records))
+        codec.from_bytes(codec.records_to_bytes(records))
 
 
 def test_all_tensors_of_a_message_travel_as_one_object_of_flower():
     many = {f"layer{number}.weight": np.full(3, number, np.float32) for number in range(300)}
-    assert len(wire.array_record(many)) == 1
-    assert len(wire.array_record({})) == 0
+    assert len(codec.array_record(many)) == 1
+    assert len(codec.array_record({})) == 0
 
 
 def test_the_gateways_own_answer_names_the_plan_it_could_not_pass_on():
-    records = wire.refuse(wire.to_records(MESSAGES["round plan"]), "unreachable", "1a2b", "start it")
-    failure = wire.from_records(records)
+    records = codec.refuse(codec.to_records(MESSAGES["round plan"]), "unreachable", "1a2b", "start it")
+    failure = codec.from_records(records)
     assert isinstance(failure, wire.Failure)
     assert (failure.plan_id, failure.site, failure.error) == ("p2", "north", "unreachable")
 
@@ -390,7 +390,7 @@ json_values = st.recursive(
 def accepts_or_refuses(data: bytes) -> None:
     """Only WireError may come out of bytes that anybody can send."""
     try:
-        message = wire.from_bytes(data)
+        message = codec.from_bytes(data)
     except WireError:
         return
     assert isinstance(message, wire.Message)
@@ -402,7 +402,7 @@ def test_any_bytes_are_a_message_or_a_wire_error(data):
     accepts_or_refuses(data)
 
 
-VALID = {name: wire.to_bytes(message) for name, message in MESSAGES.items()}
+VALID = {name: codec.to_bytes(message) for name, message in MESSAGES.items()}
 
 
 @given(st.sampled_from(sorted(VALID)), st.data())
@@ -424,11 +424,11 @@ HEADERS = {name: header_of(message) for name, message in MESSAGES.items()}
 def test_a_message_with_any_field_replaced_is_a_message_or_a_wire_error(name, data):
     header = dict(HEADERS[name])
     header[data.draw(st.sampled_from(sorted(header)))] = data.draw(json_values)
-    accepts_or_refuses(wire.join(json.dumps(header), {}))
+    accepts_or_refuses(codec.join(json.dumps(header), {}))
 
 
 @given(json_values)
 @settings(derandomize=True, deadline=None)
 def test_any_json_as_a_header_is_a_wire_error(value):
     with pytest.raises(WireError):
-        wire.from_bytes(wire.join(json.dumps(value), {}))
+        codec.from_bytes(codec.join(json.dumps(value), {}))

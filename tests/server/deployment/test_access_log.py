@@ -11,8 +11,7 @@ from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
 from common import keys
 from common.wire import CHECK_HEADER
 from server.deployment import access_log
-from server.deployment.refusals import Refusals, sentence
-from server.door_record import Refusal
+from server.deployment.refusals import Refusal, Refusals, sentence
 
 
 @pytest.fixture

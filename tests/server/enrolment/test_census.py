@@ -7,10 +7,11 @@ import pytest
 
 from common import wire
 from common.errors import ConfigError, StorageError
-from common.summary import ImageSummary, Sizes
+from common.wire import ImageSummary, Sizes
 from server.enrolment import census
-from server.report import write
-from server.report.markdown import Outcome, markdown
+from server.report import census_table, write
+from server.report.markdown import markdown
+from server.report.outcome import Outcome
 
 LOOKS = ImageSummary(
     sizes=Sizes(width=(600, 1024), height=(450, 768)), mean=(0.761, 0.5, 0.25), std=(0.1, 0.2, 0.3)
@@ -43,7 +44,7 @@ def held(study) -> census.Census:
 
 
 def test_the_table_has_a_row_a_site_a_column_a_class_and_the_sums(study, held):
-    head, body, foot = census.cells(study, held)
+    head, body, foot = census_table.cells(study, held)
     assert head == ["site", "bkl", "mel", "nv", "all", "pixels", "mean", "deviation"]
     looks = ["0.76 0.50 0.25", "0.10 0.20 0.30"]
     assert body == [
@@ -56,8 +57,8 @@ def test_the_table_has_a_row_a_site_a_column_a_class_and_the_sums(study, held):
 
 
 def test_every_row_of_the_terminals_table_is_of_one_width(study, held):
-    title, *lines, notes = census.table(study, held).splitlines()
-    assert (title, notes) == ("what the sites hold", census.NOTES)
+    title, *lines, notes = census_table.table(study, held).splitlines()
+    assert (title, notes) == ("what the sites hold", census_table.NOTES)
     assert len({line.index("/") for line in lines if "/" in line}) == 1
 
 

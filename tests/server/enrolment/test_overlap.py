@@ -6,6 +6,7 @@ from common.config import OverlapConfig
 from common.errors import StorageError
 from server.enrolment import overlap
 from server.enrolment.overlap import Hashes, Pair
+from server.report import overlap_text
 
 COMPARING = {"overlap": OverlapConfig()}
 
@@ -97,8 +98,8 @@ def test_the_outcome_is_on_record(comparing, tmp_path):
 def test_the_report_says_what_was_proved_and_what_was_not(comparing):
     none = judged(comparing, {"north": hashes("a"), "unseen": hashes("b")})
     proved = "2 images of 2 sites were compared: none that unseen scores is at a training site."
-    assert proved in overlap.paragraphs(comparing, none)
+    assert proved in overlap_text.paragraphs(comparing, none)
     some = judged(comparing, {"north": hashes("a"), "unseen": hashes("a")})
-    told = overlap.paragraphs(comparing, some)
+    told = overlap_text.paragraphs(comparing, some)
     assert "**unseen shares 1 image with the training site north.**" in told
     assert not [line for line in told if "none that unseen scores" in line]

@@ -14,7 +14,8 @@ import pytest
 from common.errors import StorageError
 from common.metrics import empty, figures
 from common.metrics.pooling import interval, pooled
-from server.report.markdown import Outcome, markdown
+from server.report.markdown import markdown
+from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.report.write import append_round, write_report
 from server.state import RoundState, SiteRound

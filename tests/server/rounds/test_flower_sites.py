@@ -12,6 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import wire
 from common.config import StudyConfig
 from common.metrics import empty
+from common.wire import codec
 from server.rounds import flower_sites
 from server.rounds.flower_sites import LATE_S, Fleet
 from server.rounds.sites import Deadline
@@ -104,13 +105,13 @@ def plans(make_study: Callable[..., StudyConfig]) -> dict[str, wire.Plan]:
 
 def answers_as(**changes: Any) -> Callable[[Message], Message]:
     def reply(message: Message) -> Message:
-        plan = wire.from_records(message.content)
+        plan = codec.from_records(message.content)
         assert isinstance(plan, wire.RoundPlan)
         answer = wire.RoundAnswer(
             plan_id=plan.plan_id, site=plan.site, round=1, score=empty(3), num_examples=4, num_steps=1,
             train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta={"w": np.ones(4, np.float32)},
         )  # fmt: skip
-        return Message(wire.to_records(answer.model_copy(update=changes)), reply_to=message)
+        return Message(codec.to_records(answer.model_copy(update=changes)), reply_to=message)
 
     return reply
 
@@ -159,7 +160,7 @@ def test_every_site_gets_its_own_plan_on_its_own_node(
     fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     list(fleet.ask(plans, Deadline(1)))
-    got = {message.metadata.dst_node_id: wire.from_records(message.content) for message in grid.sent}
+    got = {message.metadata.dst_node_id: codec.from_records(message.content) for message in grid.sent}
     assert {node: plan.site for node, plan in got.items()} == {11: "north", 22: "south", 33: "east"}
     assert grid.batches == [1, 1, 1]
 
@@ -168,7 +169,7 @@ def test_the_same_weights_are_encoded_once_for_all_sites(
     fleet: Fleet, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
-    encode = wire.array_record
+    encode = codec.array_record
     monkeypatch.setattr(wire, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1])
     list(fleet.ask(plans, Deadline(1)))
     assert len(encoded) == 1
@@ -324,8 +325,8 @@ class Forgetful(Grid):
         for message in self.sent:
             if message.metadata.message_id not in wanted or self.clock.now < self.restarts_at:
                 continue
-            if wire.is_probe(message.content):
-                yield Message(wire.probe(), reply_to=message)
+            if codec.is_probe(message.content):
+                yield Message(codec.probe(), reply_to=message)
             elif self.answers_plans or int(message.metadata.message_id[1:]) > 0:  # the first one is lost
                 yield answers_as()(message)
 
@@ -336,7 +337,7 @@ def test_a_gateway_that_lost_its_plan_is_found_by_a_probe_and_gets_the_plan_agai
     grid = Forgetful(clock)
     (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert isinstance(reply.answer, wire.RoundAnswer)
-    kinds = ["probe" if wire.is_probe(message.content) else "plan" for message in grid.sent]
+    kinds = ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent]
     assert kinds == ["plan", "probe", "plan"]
     # asked after 20 s, and each look is at most 2 s after the one before
     assert flower_sites.PROBE_S <= reply.after_s <= flower_sites.PROBE_S + 4 * flower_sites.LONGEST_POLL_S
@@ -349,7 +350,7 @@ def test_a_site_that_is_at_work_answers_no_probe_and_gets_its_plan_once(
     grid.restarts_at, grid.answers_plans = 1300.0, True  # it trains for 300 s, then answers both
     (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert reply.after_s == pytest.approx(300, abs=2 * flower_sites.LONGEST_POLL_S)
-    assert ["probe" if wire.is_probe(message.content) else "plan" for message in grid.sent] == [
+    assert ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent] == [
         "plan",
         "probe",
     ]

@@ -13,12 +13,12 @@ from common.config import AdmissionConfig
 from common.errors import QuorumNotMet
 from common.metrics import count
 from common.weights import TensorSpec, digest
-from server.enrolment.cohort import Cohort
+from common.wire import codec
 from server.rounds import collect
 from server.rounds.loop import run_rounds
 from server.rounds.participation import notice, readmitted
 from server.rounds.sites import Deadline, InProcessSites, Reply
-from server.state import Best, Refusals, RoundState
+from server.state import Best, Cohort, Refusals, RoundState
 from server.storage import checkpoint, history
 
 LAYOUT = {"w": TensorSpec(shape=(2,), dtype="float64")}
@@ -40,10 +40,10 @@ class Site:
         self.plans: list[wire.RoundPlan] = []
 
     def __call__(self, request: bytes) -> bytes:
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         assert isinstance(plan, wire.RoundPlan)
         self.plans.append(plan)
-        return wire.to_bytes(self.answer(plan))
+        return codec.to_bytes(self.answer(plan))
 
     def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
         return wire.RoundAnswer(
@@ -259,10 +259,10 @@ class Flaky(Site):
     def __call__(self, request: bytes) -> bytes:
         if len(self.plans) >= self.num_failures:
             return super().__call__(request)
-        plan = wire.from_bytes(request)
+        plan = codec.from_bytes(request)
         assert isinstance(plan, wire.RoundPlan)
         self.plans.append(plan)
-        return wire.to_bytes(
+        return codec.to_bytes(
             wire.Failure(
                 plan_id=plan.plan_id, site=plan.site, error="memory", case="1a2b", advice="no memory"
             )

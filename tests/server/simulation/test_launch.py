@@ -15,7 +15,8 @@ import pytest
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
-from common.processes.launcher import Interrupted, Processes, claim_port
+from common.processes.launcher import Interrupted, Processes
+from common.processes.ports import claim_port
 from server.deployment import bundle, study_runner, superlink
 from server.simulation import launch
 from server.simulation.launch import LocalSite, run_local

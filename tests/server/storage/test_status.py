@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.storage.status import FILE, Progress, Status, read_status, set_progress, set_status
+from server.state import Progress
+from server.storage.status import FILE, Status, read_status, set_progress, set_status
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -1,0 +1,201 @@
+"""Settings of a site's images: which files, which labels, which groups."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, StringConstraints
+
+from common.config import Name
+from common.settings import Frozen
+
+Column = Annotated[str, StringConstraints(min_length=1)]
+"""A column of a csv, spelled as in its first line."""
+
+
+Cell = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""A value in a csv; YAML reads a bare 3 as a number."""
+
+
+class Columns(Frozen):
+    """Which column of labels.csv holds what."""
+
+    image: Column = "file"
+    """Image file, relative to `images`."""
+    label: Column = "label"
+    """Class name, spelled as in the study."""
+    patient: Column | None = None
+    lesion: Column | None = None
+    """Images of one patient or one lesion are never on both sides of a split; name both where both are known."""
+    group: Column | None = None
+    """The same for whatever else must not be torn apart, or where it is not said which of the two it is."""
+    acquisition: Column | None = None
+    """Device, clinic or collection that an image is from."""
+    split: Column | None = None
+    """`train` or `test`, for `split: {kind: column}`."""
+
+
+class Only(Frozen):
+    """Takes some rows of a csv that several sites share."""
+
+    column: Column
+    values: Annotated[tuple[Cell, ...], Field(min_length=1)]
+
+
+class Mapped(Frozen):
+    """Base of all data: how its class names become the study's, and which images are taken."""
+
+    take: Path | None = None
+    """A csv that `consilium-site partition` wrote: only its images are taken, on the sides it says."""
+    label_map: dict[Cell, Name | None] = {}  # noqa: RUF012  (pydantic copies it)
+    """Study class by the name that the data has, e.g. `{melanoma: mel, naevus: nv}`; several may become
+    one, and null leaves images of a class out. A name that is not here stays as it is."""
+    unknown_labels: Literal["error", "drop"] = "error"
+    """What becomes of images whose class is not in the study: all are named, or left out with a count."""
+
+
+class CsvData(Mapped):
+    """One line per image in a csv."""
+
+    kind: Literal["csv"] = "csv"
+    labels: Path
+    images: Path | None = None
+    """Folder that image files are relative to; None: the folder of `labels`."""
+    columns: Columns = Columns()
+    only: Only | None = None
+
+    @property
+    def image_folder(self) -> Path:
+        """Folder that image files are relative to."""
+        return self.labels.parent if self.images is None else self.images
+
+
+class FoldersData(Mapped):
+    """One folder per class, or `train` and `test` folders that hold one folder per class."""
+
+    kind: Literal["folders"] = "folders"
+    root: Path
+
+
+class Ham10000Data(Mapped):
+    """HAM10000 as it is downloaded; classes akiec, bcc, bkl, df, mel, nv, vasc."""
+
+    kind: Literal["ham10000"] = "ham10000"
+    metadata: Path
+    """HAM10000_metadata.csv."""
+    images: tuple[Path, ...] = ()
+    """The folders of part 1 and part 2; none: wherever they lie beside the metadata."""
+    sources: tuple[Cell, ...] = ()
+    """Only images of these sources (column `dataset`): vidir_molemax, vidir_modern, rosendahl, vienna_dias."""
+
+
+class IsicData(Mapped):
+    """An ISIC challenge; classes MEL, NV, BCC, AKIEC (2018) or AK (2019), BKL, DF, VASC, and in 2019 SCC, UNK."""
+
+    kind: Literal["isic2018", "isic2019"]
+    ground_truth: Path
+    """The table with a column per class."""
+    images: Path
+    metadata: Path | None = None
+    """The table with the lesion of each image; without it, images of one lesion may be torn apart."""
+
+
+class FedIsic2019Data(Mapped):
+    """One centre of Fed-ISIC2019, on ISIC 2019's images; classes as there."""
+
+    kind: Literal["fed_isic2019"] = "fed_isic2019"
+    split_file: Path
+    """FLamby's train_test_split."""
+    center: Annotated[int, Field(ge=0, le=5)]
+    images: Path
+    metadata: Path | None = None
+    """ISIC 2019's, for the lesion of each image."""
+
+
+class MostTumour(Frozen):
+    """The slices of each patient that show most tumour."""
+
+    kind: Literal["most_tumour"] = "most_tumour"
+    count: Annotated[int, Field(ge=1, le=155)] = 5
+
+
+class EverySlice(Frozen):
+    """Every so many axial slices, where they show brain."""
+
+    kind: Literal["every"] = "every"
+    step: Annotated[int, Field(ge=1, le=155)]
+
+
+Modality = Literal["t1", "t1ce", "t2", "flair"]
+
+
+class BratsData(Mapped):
+    """BraTS 2018 to 2020 as slices; classes HGG, LGG."""
+
+    kind: Literal["brats"] = "brats"
+    root: Path
+    """The folder with HGG and LGG (2018, 2019), or with name_mapping.csv (2020)."""
+    channels: tuple[Modality, Modality, Modality] = ("t1ce", "t2", "flair")
+    """Three of the four volumes, as red, green and blue: encoders take three."""
+    slices: Annotated[MostTumour | EverySlice, Field(discriminator="kind")] = MostTumour()
+
+
+class BrainMriData(Mapped):
+    """Brain-tumour MRI folders; classes glioma, meningioma, notumor, pituitary."""
+
+    kind: Literal["brain_mri"] = "brain_mri"
+    root: Path
+    """The folder with Training and Testing, or with one folder per class."""
+
+
+class DicomWindow(Frozen):
+    """Values that become black to white, in the modality's unit (Hounsfield for CT)."""
+
+    centre: float
+    width: Annotated[float, Field(ge=1)]
+
+
+class DicomColumns(Frozen):
+    """Which column of the csv holds what."""
+
+    key: Column | None = None
+    """What `match` names; None: a column of that name."""
+    label: Column = "label"
+    split: Column | None = None
+    """`train` or `test`, for `split: {kind: column}`."""
+
+
+class DicomData(Mapped):
+    """DICOM files anywhere under a folder, labelled by a csv."""
+
+    kind: Literal["dicom"] = "dicom"
+    root: Path
+    labels: Path
+    match: Literal["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "SOPInstanceUID"
+    """What a line of the csv speaks of."""
+    columns: DicomColumns = DicomColumns()
+    window: DicomWindow | None = None
+    """None: the file's own, or else the 1st to the 99th percentile of each frame."""
+    frames: Literal["all", "middle"] = "all"
+    """Which images of a file with several."""
+
+
+class MedMnistData(Mapped):
+    """A MedMNIST archive of flat images, any size; classes 0, 1, ..., which `label_map` may name."""
+
+    kind: Literal["medmnist"] = "medmnist"
+    archive: Path
+    """NAME.npz."""
+
+
+DataConfig: TypeAlias = Annotated[
+    CsvData
+    | FoldersData
+    | Ham10000Data
+    | IsicData
+    | FedIsic2019Data
+    | BratsData
+    | BrainMriData
+    | DicomData
+    | MedMnistData,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,95 @@
+"""Settings of a site's policy: what it allows, how much, and at what hours."""
+
+import re
+from datetime import time
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
+
+from common.settings import Frozen
+
+Pattern = Annotated[str, StringConstraints(min_length=1)]
+"""A name, in which `*` stands for any text: `isic-*`."""
+
+
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1)]
+
+
+_CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})\s*")
+
+
+class Hours(Frozen):
+    """A part of the day, written "19:00-07:00"; it may reach past midnight."""
+
+    opens: time
+    closes: time
+    """The first minute in which no plan is taken any more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        match = _CLOCK.fullmatch(value) if isinstance(value, str) else None
+        try:
+            opens, closes = (time(int(h) % 24, int(m)) for h, m in (match.group(1, 2), match.group(3, 4)))  # type: ignore[union-attr]
+        except (AttributeError, ValueError):
+            raise ValueError(f'found {value!r}, expected two times of day like "19:00-07:00"') from None
+        if opens == closes:
+            raise ValueError(
+                f"{value!r} opens and closes at the same time; leave hours out to allow any time"
+            )
+        return {"opens": opens, "closes": closes}
+
+    @model_serializer
+    def _write(self) -> str:
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
+
+
+class PolicyConfig(Frozen):
+    """What this hospital agreed to. A rule that is left out allows everything.
+
+    Names are compared as the study spells them, capitals included.
+    """
+
+    studies: Patterns | None = None
+    """Names of studies that may run here."""
+    encoders: Patterns | None = None
+    """Encoders that may be trained here."""
+    max_epochs_per_round: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training images in one round; steps count as steps x batch / images."""
+    max_rounds_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Rounds of training, of all studies together, from midnight to midnight."""
+    min_train_images: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training images with which this site trains."""
+    min_class_images: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training images of each class that has any."""
+    min_cell: Annotated[int, Field(ge=2)] | None = None
+    """Fewest groups (patients or lesions; images where no group is known) that may be counted. A class
+    with fewer on one side of the split is left out there: neither counted nor trained on nor scored."""
+    scores: bool = True
+    """False: the model is not scored on this site's images and no test image is counted."""
+    overlap: bool = True
+    """False: a study that compares images between sites is refused; `overlap_secret` alone lets none."""
+    tensors: Patterns | None = None
+    """Tensors that may leave, by name. A study that trains others is refused."""
+    heads: tuple[Pattern, ...] | None = None
+    """Classical heads that may be fitted on this site's features, as `local.svm_rbf` or `federated.lda`; an
+    empty list allows none. A study that lists others gets no heads from this site."""
+    max_mib_down: Annotated[float, Field(gt=0)] | None = None
+    """Largest plan in MiB (2**20 bytes); a round has one."""
+    max_mib_up: Annotated[float, Field(gt=0)] | None = None
+    """Largest answer."""
+    hours: Hours | None = None
+    """When plans are taken. One that was taken in time is finished, however long it takes."""
+    timezone: str | None = None
+    """Of `hours` and of a day, e.g. `Europe/Berlin`; None: the trainer's own, which is UTC in most containers."""
+    ask: bool = False
+    """A study waits until a person at this site has approved it."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str | None) -> str | None:
+        try:
+            return None if timezone is None else ZoneInfo(timezone).key
+        except (OSError, ValueError, KeyError):
+            raise ValueError(f"found {timezone!r}, expected a name such as Europe/Berlin or UTC") from None

@@ -1,0 +1,59 @@
+"""Batches of one local training: order, size, class weights."""
+
+import torch
+from torch import Tensor
+
+from common.config import LocalConfig
+from common.seeds import derive
+
+
+def training_batches(labels_N: Tensor, local: LocalConfig, seed: int) -> list[Tensor]:
+    """Indices of every step of this round; each pass over the images has its own order."""
+    size = batch_size(len(labels_N), local)
+    batches: list[Tensor] = []
+    epoch = 0
+    while epoch < local.num_epochs if local.num_epochs else len(batches) < (local.steps or 0):
+        order = torch.Generator().manual_seed(derive(seed, "order", epoch))
+        batches += split(_pass(labels_N, local, order), size)
+        epoch += 1
+    return batches[: local.steps]
+
+
+def _pass(labels_N: Tensor, local: LocalConfig, order: torch.Generator) -> Tensor:
+    """Indices of one epoch; weighted, each class that is there has the same chance in every draw."""
+    if local.sampling == "shuffled":
+        return torch.randperm(len(labels_N), generator=order)
+    chances_N = 1 / torch.bincount(labels_N).to(torch.float64)[labels_N]
+    return torch.multinomial(chances_N, len(labels_N), replacement=True, generator=order)
+
+
+def batch_size(num_images: int, local: LocalConfig) -> int:
+    """Images per optimizer step: all of them, or at most what the site holds."""
+    return num_images if local.batch_size == "all" else min(local.batch_size, num_images)
+
+
+def split(items: Tensor, size: int) -> list[Tensor]:
+    """Pieces of `size`, the last one smaller; one left over joins the piece before it.
+
+    Batch normalisation cannot train on one image, and a step on one is mostly noise.
+    """
+    pieces = [items[start : start + size] for start in range(0, len(items), size)]
+    if size > 1 and len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
+
+
+def class_weights(labels_N: Tensor, num_classes: int, local: LocalConfig) -> Tensor:
+    """Weight per class. `balanced`: n / (classes present * images of the class).
+
+    Every class that is present weighs the same in sum, and an image weighs 1 in the mean. A
+    class without images gets 0; no label asks for it.
+    """
+    match local.class_weights:
+        case "none":
+            return torch.ones(num_classes)
+        case "balanced":
+            counts_C = torch.bincount(labels_N.cpu(), minlength=num_classes).double()
+            present_C = counts_C > 0
+            weights_C = counts_C.sum() / (present_C.sum() * counts_C.clamp(min=1))
+            return torch.where(present_C, weights_C, 0)

@@ -1,0 +1,47 @@
+"""Local optimizers and learning-rate schedules."""
+
+import math
+from collections.abc import Iterable
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from common.config import training
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], optimizer: training.Optimizer
+) -> torch.optim.Optimizer:
+    """The optimizer with the study's settings. Weight decay applies to every parameter, norms and
+    biases too, as in the paper's script."""
+    match optimizer:
+        case training.Sgd(lr=lr, momentum=momentum, weight_decay=decay):
+            return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
+        case training.Adam(lr=lr, betas=betas, weight_decay=decay):
+            return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=decay)
+        case training.AdamW(lr=lr, betas=betas, weight_decay=decay):
+            return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
+        case training.Adagrad(lr=lr, weight_decay=decay):
+            return torch.optim.Adagrad(parameters, lr=lr, weight_decay=decay)
+        case training.Adadelta(lr=lr, weight_decay=decay):
+            return torch.optim.Adadelta(parameters, lr=lr, weight_decay=decay)
+        case training.RMSprop(lr=lr, momentum=momentum, weight_decay=decay):
+            return torch.optim.RMSprop(parameters, lr=lr, momentum=momentum, weight_decay=decay)
+        case _:
+            assert_never(optimizer)
+
+
+def lr_factor(schedule: training.Schedule, share: float) -> float:
+    """What the optimizer's `lr` is multiplied with after `share` of the whole study."""
+    rise = min(1.0, share / schedule.warmup) if schedule.warmup > 0 else 1.0
+    match schedule:
+        case training.Constant():
+            return rise
+        case training.Cosine(warmup=warmup, final=final):
+            fallen = max(0.0, share - warmup) / (1 - warmup) if warmup < 1 else 0.0
+            return rise * (final + (1 - final) * (1 + math.cos(math.pi * fallen)) / 2)
+        case training.Step(milestones=milestones, gamma=gamma):
+            return rise * gamma ** sum(share >= milestone for milestone in milestones)
+        case _:
+            assert_never(schedule)

@@ -1,0 +1,175 @@
+"""Settings of the server's side of a round: algorithm, aggregation rule, admission."""
+
+from typing import Annotated, Literal, TypeAlias, assert_never
+
+from pydantic import Field
+
+from common.config.types import Decay, Positive
+from common.settings import Frozen
+
+
+class FedAvg(Frozen):
+    """The mean of the sites' deltas, weighted by examples (McMahan et al. 2017, arXiv:1602.05629)."""
+
+    kind: Literal["fedavg"] = "fedavg"
+
+
+class FedProx(Frozen):
+    """FedAvg whose sites are pulled towards what they received (Li et al. 2020, arXiv:1812.06127)."""
+
+    kind: Literal["fedprox"] = "fedprox"
+    mu: Annotated[float, Field(ge=0)] = 0.01
+    squared: bool = True
+    """True: mu/2 * ||w - w_t||**2, the paper's term. False: mu/2 * ||w - w_t||."""
+
+
+class FedAvgM(Frozen):
+    """FedAvg with server momentum (Hsu et al. 2019, arXiv:1909.06335)."""
+
+    kind: Literal["fedavgm"] = "fedavgm"
+    server_lr: Positive = 1.0
+    momentum: Decay = 0.9
+
+
+class FedAdam(Frozen):
+    """Adam on the server (Reddi et al. 2021, arXiv:2003.00295, algorithm 2)."""
+
+    kind: Literal["fedadam"] = "fedadam"
+    server_lr: Positive = 0.1
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    tau: Positive = 1e-3
+
+
+class FedYogi(Frozen):
+    """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
+
+    kind: Literal["fedyogi"] = "fedyogi"
+    server_lr: Positive = 0.01
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    tau: Positive = 1e-3
+
+
+class FedAdagrad(Frozen):
+    """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
+
+    kind: Literal["fedadagrad"] = "fedadagrad"
+    server_lr: Positive = 0.1
+    beta1: Decay = 0.0
+    tau: Positive = 1e-3
+
+
+Algorithm: TypeAlias = Annotated[
+    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | FedAdagrad, Field(discriminator="kind")
+]
+
+
+class Clipped(Frozen):
+    """Base of every rule."""
+
+    norm_clip: Positive | None = None
+    """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this
+    one (Sun et al. 2019, arXiv:1911.07963). Bounds what one site can do, finds nobody."""
+
+
+class Mean(Clipped):
+    """The mean weighted by examples; the only rule that never has to see the updates side by side."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class TrimmedMean(Clipped):
+    """Per-coordinate mean without the extremes (Yin et al. 2018, arXiv:1803.01498, definition 2).
+
+    Counts of examples are ignored: they are the sites' own word.
+    """
+
+    kind: Literal["trimmed_mean"] = "trimmed_mean"
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    """Share of sites dropped at each end, rounded down to whole sites."""
+
+    def num_dropped(self, num_sites: int) -> int:
+        """Sites dropped at each end of `num_sites`; at least one is always left."""
+        # The small addend undoes binary rounding: 0.29 * 100 is 28.999999999999996.
+        return min(int(self.trim * num_sites + 1e-9), (num_sites - 1) // 2)
+
+
+class Median(Clipped):
+    """Per-coordinate median (Yin et al. 2018, definition 1). Counts of examples are ignored."""
+
+    kind: Literal["median"] = "median"
+
+
+class Krum(Clipped):
+    """The one delta that is closest to its nearest others (Blanchard et al. 2017, arXiv:1703.02757).
+
+    Counts of examples are ignored.
+    """
+
+    kind: Literal["krum"] = "krum"
+    num_byzantine: Annotated[int, Field(ge=1)] = 1
+    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+
+
+class MultiKrum(Clipped):
+    """The mean of the deltas that Krum scores best. Counts of examples are ignored."""
+
+    kind: Literal["multi_krum"] = "multi_krum"
+    num_byzantine: Annotated[int, Field(ge=1)] = 1
+    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+    num_selected: Annotated[int, Field(ge=1)]
+    """Deltas that are averaged; 1 is Krum."""
+
+
+class GeometricMedian(Clipped):
+    """The point with the least weighted sum of distances to the deltas (Pillutla et al. 2022,
+    arXiv:1912.13445). Weighted by examples, as in the paper: sites that hold more than half of all
+    examples decide alone.
+    """
+
+    kind: Literal["geometric_median"] = "geometric_median"
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Most steps of the smoothed Weiszfeld algorithm; it stops earlier when nothing moves."""
+    smoothing: Positive = 1e-6
+    """Distances below this one count as this one."""
+
+
+Aggregation: TypeAlias = Annotated[
+    Mean | TrimmedMean | Median | Krum | MultiKrum | GeometricMedian, Field(discriminator="kind")
+]
+
+
+class AdmissionConfig(Frozen):
+    """How large an update may be, and how often a site may send one that is refused."""
+
+    max_norm: Positive | None = None
+    """Largest Euclidean norm of a delta, over all its tensors."""
+    max_norm_ratio: Annotated[float, Field(gt=1)] | None = None
+    """Largest norm of a delta, as a multiple of the median norm of the round's other deltas."""
+    set_aside_after: Annotated[int, Field(ge=1)] | None = None
+    """A site refused in so many answers in a row gets no more plans; None: it always gets another."""
+
+
+def wrong_rule(rule: Aggregation, quorum: int) -> str | None:
+    """Why a rule cannot do its work on the updates of the smallest round, or None."""
+    match rule:
+        case Mean():
+            return None
+        case TrimmedMean(trim=trim):
+            dropped = rule.num_dropped(quorum)
+            least = f"; it takes at least 1/{quorum}" if quorum > 2 else ""
+            return None if dropped else f"trim={trim:g} drops 0 of {quorum} site(s) at each end{least}"
+        case Median() | GeometricMedian():
+            return f"kind={rule.kind} needs 3 sites to outvote one, found {quorum}" if quorum < 3 else None
+        case Krum(num_byzantine=bad) | MultiKrum(num_byzantine=bad):
+            if quorum < 2 * bad + 3:
+                return f"num_byzantine={bad} needs 2 * {bad} + 3 = {2 * bad + 3} sites, found {quorum}"
+            if isinstance(rule, MultiKrum) and rule.num_selected > quorum - bad:
+                return (
+                    f"num_selected={rule.num_selected} of {quorum} takes in one of {bad} bad site(s) for "
+                    f"certain; at most {quorum} - {bad} = {quorum - bad} can be good"
+                )
+            return None
+        case _:
+            assert_never(rule)

@@ -1,0 +1,229 @@
+"""Settings of the model: encoder, first weights, what is tuned, classifier or CLIP."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+
+from common.config import prompts
+from common.config.types import Decay, Name, Positive
+from common.settings import Frozen
+
+
+class SeedWeights(Frozen):
+    """Start from random weights, the same at every site."""
+
+    kind: Literal["seed"] = "seed"
+
+
+class FileWeights(Frozen):
+    """Start from a safetensors file with timm's key names that every site holds."""
+
+    kind: Literal["file"] = "file"
+    name: Name
+    """File name inside each site's `weights_dir`."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Checksum of the file; a site with another file refuses."""
+
+
+class HubWeights(Frozen):
+    """Start from timm's or open_clip's hub weights; each site needs the internet or a filled cache."""
+
+    kind: Literal["hub"] = "hub"
+    tag: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Which of several: open_clip needs it (`laion2b_s34b_b79k`), timm takes it within the encoder's name."""
+
+
+StartWeights: TypeAlias = Annotated[SeedWeights | FileWeights | HubWeights, Field(discriminator="kind")]
+
+
+class LastBlocks(Frozen):
+    """Train the head and the last `last_blocks` groups of layers, as timm groups them."""
+
+    last_blocks: Annotated[int, Field(ge=1)]
+
+
+class LinearProbe(Frozen):
+    """Train the head only, on the features of an encoder that nobody changes."""
+
+    kind: Literal["linear_probe"] = "linear_probe"
+
+
+class BitFit(Frozen):
+    """Train the head and every bias (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+
+    kind: Literal["bitfit"] = "bitfit"
+
+
+class Lora(Frozen):
+    """Train the head and a low-rank product beside chosen layers (Hu et al. 2022, arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=512)] = 8
+    alpha: Positive = 16
+    """The product is added alpha / rank times."""
+    dropout: Decay = 0.0
+    layers: Literal["attention", "linear", "all"] = "linear"
+    """`attention`: the linear layers of attention. `linear`: every linear layer below the head. `all`:
+    convolutions as well, but for grouped ones."""
+
+
+class Bottleneck(Frozen):
+    """Train the head and a small network before it, mixed with what it reads (CLIP-Adapter, Gao et al. 2021,
+    arXiv:2110.04544, eq. 4): ratio * relu(W2 relu(W1 f)) + (1 - ratio) * f.
+    """
+
+    kind: Literal["adapter"] = "adapter"
+    reduction: Annotated[int, Field(ge=1)] = 4
+    """The network's middle is so many times narrower than the features."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
+Tuning: TypeAlias = Annotated[LinearProbe | BitFit | Lora | Bottleneck, Field(discriminator="kind")]
+
+
+class ImageSide(Frozen):
+    """What every kind of model has: an encoder of images, and which of its weights are trained."""
+
+    encoder: Annotated[str, StringConstraints(min_length=1)]
+    """A name of the paper (`convnext_t`, `swin_v2_b`, ...) or any timm name."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Pixels a side; None takes the size the encoder was made for."""
+    weights: StartWeights = SeedWeights()
+    trainable: Literal["all", "head"] | LastBlocks = "all"
+    batch_norm: Literal["aggregate", "local"] = "aggregate"
+    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623)."""
+    tuning: Tuning | None = None
+    """Train and send a small part of the encoder, instead of what `trainable` says. Running means and variances
+    of batch normalisation then stay as they came."""
+
+    @model_validator(mode="after")
+    def _one_says_what_is_trained(self) -> Self:
+        if self.tuning is not None and self.trainable != "all":
+            raise ValueError(
+                f"tuning.kind={self.tuning.kind} and trainable both say what is trained; remove trainable"
+            )
+        return self
+
+
+class ClassifierConfig(ImageSide):
+    """One image classifier: a timm encoder with a linear head."""
+
+    kind: Literal["classifier"] = "classifier"
+
+
+def _has_a_place(template: str) -> str:
+    if prompts.PLACE not in template:
+        raise ValueError(
+            f"found {template!r} without {prompts.PLACE}, so every class would read the same; "
+            "write it where the class's name belongs"
+        )
+    return template
+
+
+Template = Annotated[str, AfterValidator(_has_a_place)]
+
+
+class TextSide(Frozen):
+    """What every text tower has."""
+
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a picture of a {class}",)
+    """Of several, the mean of the normalised vectors is taken, as CLIP does."""
+    trainable: bool = False
+    """False: classes are embedded once, with `consilium-site embed-prompts`, and no site needs the tower.
+    True: every site builds the tower, trains it and sends it like any other weights."""
+
+
+class OpenClipText(TextSide):
+    """The text tower of a CLIP that open_clip knows; with `weights.kind: seed` it is a random one."""
+
+    kind: Literal["open_clip"] = "open_clip"
+    architecture: Annotated[str, StringConstraints(min_length=1)]
+    """A name of open_clip's: `RN50`, `ViT-B-32`, `ViT-B-16`, ..."""
+    weights: StartWeights
+    """A file holds the whole CLIP, as open_clip saves it."""
+
+
+class HuggingFaceText(TextSide):
+    """A Hugging Face text model, read through open_clip."""
+
+    kind: Literal["hugging_face"] = "hugging_face"
+    weights: Annotated[FileWeights | HubWeights, Field(discriminator="kind")]
+    """`file`: `name` is a folder in `weights_dir` with config.json, the tokenizer's files and model.safetensors,
+    whose checksum `sha256` is. `hub`: `tag` is the model's name there."""
+    pooling: Literal["mean", "max", "cls"] = "mean"
+    context_length: Annotated[int, Field(ge=8, le=512)] = 77
+    """Tokens of a prompt that are read."""
+
+    @model_validator(mode="after")
+    def _hub_has_a_name(self) -> Self:
+        if isinstance(self.weights, HubWeights) and self.weights.tag is None:
+            raise ValueError("weights.kind=hub needs weights.tag, the name of the model on the hub")
+        return self
+
+
+class RandomText(Frozen):
+    """No text tower: a random direction per class, from the study's seed. To compare with."""
+
+    kind: Literal["random"] = "random"
+    width: Annotated[int, Field(ge=2, le=4096)] = 512
+
+
+Text: TypeAlias = Annotated[OpenClipText | HuggingFaceText | RandomText, Field(discriminator="kind")]
+
+
+class ClassVectors(Frozen):
+    """What a text tower said of the study's classes; written by `consilium-site embed-prompts`."""
+
+    asked: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Hash of the tower and the prompts."""
+    float32: str
+    """Base64 of classes x width numbers; every class's vector has length 1."""
+
+
+class ClipConfig(ImageSide):
+    """CLIP with another image encoder: images and classes meet in the text tower's space (Radford et al. 2021,
+    arXiv:2103.00020), and an image is of the class whose vector it is closest to.
+    """
+
+    kind: Literal["clip"] = "clip"
+    library: Literal["timm", "open_clip"] = "timm"
+    """`timm`: `encoder` with a learned linear projection to the text's width. `open_clip`: CLIP's own image
+    tower of that name (`RN50`, `ViT-B-32`, ...) with its own projection and preprocessing."""
+    text: Text
+    vectors: ClassVectors | None = None
+    loss: Literal["class", "contrastive", "supervised_contrastive"] = "class"
+    """`class`: cross-entropy over the cosines with every class. `contrastive`: each image with its own text
+    among those of the batch, as the paper's lab has it; images of one class are each other's negatives.
+    `supervised_contrastive`: those are positives (SINCERE, Feeney and Hughes 2023, arXiv:2309.14277)."""
+    temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.07
+    """To start from; learned, and never below 0.01."""
+
+    @model_validator(mode="after")
+    def _vectors_are_of_a_frozen_tower(self) -> Self:
+        if self.vectors is not None and (isinstance(self.text, RandomText) or self.text.trainable):
+            raise ValueError("vectors are for a text tower that is not trained; remove vectors")
+        return self
+
+    @model_validator(mode="after")
+    def _hub_weights_have_a_tag(self) -> Self:
+        needs = [
+            name
+            for name, weights in (
+                ("weights", self.weights if self.library == "open_clip" else None),
+                ("text.weights", self.text.weights if isinstance(self.text, OpenClipText) else None),
+            )
+            if isinstance(weights, HubWeights) and weights.tag is None
+        ]
+        if needs:
+            raise ValueError(f"{' and '.join(needs)}: open_clip has several of each; add `tag`")
+        return self
+
+
+def _classifier_unless_said(model: Any) -> Any:
+    return {"kind": "classifier", **model} if isinstance(model, Mapping) and "kind" not in model else model
+
+
+ModelConfig: TypeAlias = Annotated[
+    ClassifierConfig | ClipConfig, Field(discriminator="kind"), BeforeValidator(_classifier_unless_said)
+]

@@ -1,0 +1,151 @@
+"""Settings of local training: optimizer, schedule, batches, augmentation."""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from common.config.types import Decay, Positive, Share
+from common.settings import Frozen
+
+
+class Sgd(Frozen):
+    """The paper's SGD."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: Positive = 0.01
+    momentum: Decay = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+
+
+class Adam(Frozen):
+    """The paper's Adam."""
+
+    kind: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+
+
+class AdamW(Frozen):
+    """The paper's AdamW."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+class Adagrad(Frozen):
+    """The paper does not give its Adagrad settings; these are torch's."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    lr: Positive = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Adadelta(Frozen):
+    """The paper's Adadelta."""
+
+    kind: Literal["adadelta"] = "adadelta"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+
+
+class RMSprop(Frozen):
+    """Not among the paper's; torch's settings."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    lr: Positive = 1e-3
+    momentum: Decay = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+Optimizer: TypeAlias = Annotated[
+    Sgd | Adam | AdamW | Adagrad | Adadelta | RMSprop, Field(discriminator="kind")
+]
+
+
+class Constant(Frozen):
+    """The same learning rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+    warmup: Share = 0.0
+    """Share of the whole study over which the learning rate rises linearly from 0."""
+
+
+class Cosine(Frozen):
+    """Half a cosine over the study (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup: Share = 0.0
+    final: Share = 0.0
+    """Learning rate at the end of the study, as a share of the optimizer's `lr`."""
+
+
+class Step(Frozen):
+    """Falls at milestones."""
+
+    kind: Literal["step"] = "step"
+    warmup: Share = 0.0
+    milestones: tuple[Share, ...] = (0.5, 0.75)
+    """Shares of the whole study after which the learning rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="kind")]
+
+
+Augmentation: TypeAlias = Literal["none", "paper", "dermoscopy", "mri"]
+
+
+class LocalConfig(Frozen):
+    """What a site does between receiving weights and answering."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the site's images per round; 1 if neither this nor `steps` is given."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps per round, instead of `epochs`."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
+    """Images per optimizer step; `all` takes every image of the site in one step."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Images on the device at once; gradients add up to `batch_size`. None: the whole batch."""
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Constant()
+    """The learning rate over the whole study, not over one round."""
+    clip_grad_norm: Positive | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: inverse class frequency, from the site's own counts."""
+    sampling: Literal["shuffled", "weighted"] = "shuffled"
+    """`shuffled`: each image once an epoch. `weighted`: as many draws an epoch, each class equally likely,
+    so that images of rare classes come several times and some of common ones not at all."""
+    augmentation: Augmentation = "paper"
+    """`paper`: random crop from 256/224 of the image size, horizontal flip. `dermoscopy`: any rotation, both
+    flips, scale, colour. `mri`: small rotations, horizontal flip, scale, brightness and contrast."""
+    precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
+    channels_last: bool = True
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs={self.epochs} and steps={self.steps} contradict each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _rare_classes_count_once(self) -> Self:
+        if self.sampling == "weighted" and self.class_weights == "balanced":
+            raise ValueError(
+                "sampling=weighted and class_weights=balanced both make up for rare classes; keep one"
+            )
+        if self.sampling == "weighted" and self.batch_size == "all":
+            raise ValueError(
+                "sampling=weighted draws images, batch_size=all takes each once; set a batch size, or class_weights"
+            )
+        return self
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs per round, or None if `steps` counts."""
+        return self.epochs if self.steps is not None or self.epochs is not None else 1

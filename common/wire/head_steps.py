@@ -1,0 +1,69 @@
+"""Steps of fitting federated heads, as plans name them."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from common.config import Name
+from common.heads import Fourier, HeadForm
+from common.settings import Frozen
+
+
+class ViewRequest(Frozen):
+    """Sums that are wanted of the training features on one view (`common/heads/fitted.py`)."""
+
+    name: Name
+    """Its arrays are `view/NAME/shift`, `scale` and, if it has them, `components`."""
+    fourier: Fourier | None = None
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...]
+    """Of an image in the second moments, by class."""
+    squares: bool = False
+    moments: Literal["none", "float32", "float64"] = "none"
+    """Second moments; float32 where they only steer a search."""
+
+
+class StatisticsStep(Frozen):
+    """Send sums over the training images: per class and, where wanted, second moments."""
+
+    kind: Literal["statistics"] = "statistics"
+    views: tuple[ViewRequest, ...]
+    """None: the features as they are, sums and squares."""
+
+
+class Problem(Frozen):
+    """One head that is fitted in several messages."""
+
+    name: Name
+    """Its view is `view/NAME/...`, and `points/NAME` (D + 1, C) is where it is to be evaluated; the last
+    row is the bias."""
+    loss: Literal["squared_hinge", "softmax"]
+    fourier: Fourier | None = None
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...]
+
+
+class GradientsStep(Frozen):
+    """Send losses and gradients at these points, summed over the training images."""
+
+    kind: Literal["gradients"] = "gradients"
+    problems: Annotated[tuple[Problem, ...], Field(min_length=1)]
+
+
+class CoefficientsStep(Frozen):
+    """Fit these linear heads of the study's votes on the training images and send their coefficients."""
+
+    kind: Literal["coefficients"] = "coefficients"
+    votes: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of votes in the study; the view of each is `view/NAME/...`."""
+
+
+class ScoreStep(Frozen):
+    """Fit the study's local heads; score them, these heads and the softmax on the test images."""
+
+    kind: Literal["score"] = "score"
+    heads: tuple[HeadForm, ...]
+    """Arrays of each are `head/TITLE/...`."""
+
+
+HeadStep: TypeAlias = Annotated[
+    StatisticsStep | GradientsStep | CoefficientsStep | ScoreStep, Field(discriminator="kind")
+]

@@ -1,0 +1,86 @@
+"""The comparison of a grid's studies: table, CSV and picture."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import write_atomically
+from server.config import Federation
+from server.report import plots
+from server.storage.history import RoundRecord
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished or failed run."""
+
+    variant: str
+    seed: int
+    rounds: tuple[RoundRecord, ...]
+    failure: str | None
+
+
+def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:
+    """One table and one picture over all runs."""
+    table = [figures_of(row) for row in rows]
+    columns = list(dict.fromkeys(name for line in table for name in line))
+    banner = (
+        ["**SYNTHETIC images: the figures say nothing about medicine.**", ""] if federation.synthetic else []
+    )
+    lines = [
+        *banner,
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_cell(line.get(column, "")) for column in columns) + " |" for line in table),
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomically(folder / "comparison.md", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "comparison.csv", text.getvalue().encode())
+    curves = {
+        f"{row.variant}, seed {row.seed}": [
+            (record.model_after_round, record.pooled.figures.balanced_accuracy)
+            for record in row.rounds
+            # only rounds in which every site scored: a mean over fewer images is another figure
+            if record.pooled is not None and record.scored.keys() == row.rounds[-1].scored.keys()
+        ]
+        for row in rows
+    }
+    picture = plots.comparison(curves, folder, synthetic=federation.synthetic)
+    write_atomically(folder / "comparison.png", picture)
+
+
+def _cell(text: str) -> str:
+    """`text` within a table: a failure may quote the lines of a log."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def figures_of(row: Row) -> dict[str, str]:
+    """One line of the table: the final weights, pooled and balanced accuracy by site."""
+    line = {"variant": row.variant, "seed": str(row.seed)}
+    if row.failure is not None or not row.rounds or row.rounds[-1].pooled is None:
+        return line | {"outcome": f"failed: {row.failure or 'no scores'}"}
+    last = row.rounds[-1]
+    pooled = row.rounds[-1].pooled.figures
+    return (
+        line
+        | {
+            "outcome": "finished",
+            "rounds": str(last.model_after_round),
+            "balanced accuracy": f"{pooled.balanced_accuracy:.3f}",
+            "weighted F1": f"{pooled.f1_weighted:.3f}",
+            "accuracy": f"{pooled.accuracy:.3f}",
+            "AUROC": f"{pooled.auroc_macro:.3f}",
+            "AVG of ACC BACC PRE REC F1": f"{pooled.avg_acc_bacc_pre_rec_f1:.3f}",
+            "AVG with AUROC": f"{pooled.avg_acc_bacc_pre_rec_f1_auroc:.3f}",
+        }
+        | {
+            f"balanced accuracy {site}": f"{scored.figures.balanced_accuracy:.3f}"
+            for site, scored in last.scored.items()
+            if scored.figures.num_images
+        }
+        | {"minutes": f"{sum(record.seconds for record in row.rounds) / 60:.1f}"}
+    )

@@ -1,0 +1,40 @@
+"""Numbers, lists and tables as Markdown text."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names joined by commas and a last `and`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun, plural unless it is 1."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share in percent with one decimal; a dash if it is not a number."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def decimal(value: float) -> str:
+    """Three decimals; a dash if it is not finite."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def escaped(text: str) -> str:
+    """Text that cannot break out of its table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int | None = None) -> str:
+    """A Markdown table; the last `right` columns are to the right, all but the first by default."""
+    num_right = len(head) - 1 if right is None else right
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    rule = [":---"] * (len(head) - num_right) + ["---:"] * num_right
+    return "\n".join([line(head), line(rule), *map(line, rows)])
