@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
+
 PACKAGES = ("common", "client", "server")
 FLWR = {
     "common/wire/messages.py",
@@ -152,7 +153,7 @@ def test_a_process_without_images_starts_without_torch(start):
 
 
 def test_matplotlib_waits_until_a_picture_is_drawn():
-    code = "import sys, server.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, server.report.write; sys.exit('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -40,6 +40,7 @@ from common.wire import codec
 from server.heads import fit
 from server.rounds.sites import InProcessSites
 from server.state import Cohort, RoundState
+from tests.places import SHARED
 
 MakeStudy = Callable[..., StudyConfig]
 Rows = npt.NDArray[np.floating[Any]]
@@ -373,8 +374,6 @@ def test_each_head_sends_what_the_page_says(make_study, tmp_path):
 
 
 # --- on real images ------------------------------------------------------------------------------
-
-SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from common.config import StudyConfig
 from common.settings import load_settings
 from server.config import FederationConfig
 from server.simulation.grid import Grid, studies
+from tests.places import CONFIGS
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))  # those of other programs end in .yml
 
 

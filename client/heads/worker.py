@@ -78,7 +78,7 @@ def run(
 
 
 def _work(folder: Path, job: Job) -> None:
-    home = str(Path(__file__).parents[1])
+    home = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     threads = {
         name: str(job.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -29,7 +29,7 @@ publisher = "consilium"
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
-clientapp = "client.app:app"
+clientapp = "client.gateway.app:app"
 
 [tool.flwr.app.config]
 server = ""

@@ -27,7 +27,7 @@ def test_a_lock_is_free_again_after_its_holder(tmp_path):
 
 def test_a_holder_that_was_killed_holds_nothing(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from server.lock import held\n"
+        "import sys, time; from pathlib import Path; from common.lock import held\n"
         "with held(Path(sys.argv[1]), 'a server'): print(flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE) as holder:

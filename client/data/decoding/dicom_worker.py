@@ -29,7 +29,7 @@ MOST_MIB = 2048
 """Address space of a process that decodes; some 300 MiB of it are libraries."""
 DEADLINE_S = 60.0
 _IDLE_S = 20.0
-_PROGRAM = "from client.data import apart; apart.serve()"
+_PROGRAM = "from client.data.decoding import dicom_worker; dicom_worker.serve()"
 _SIZE = struct.Struct("<Q")
 _HEAD = 2**16
 """Bytes that a request, or an answer without its values, may have."""

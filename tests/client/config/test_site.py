@@ -4,8 +4,9 @@ import pytest
 
 from client.config import CacheConfig, CsvData, FoldersData, NoSplit, SiteConfig, load_site
 from common.errors import ConfigError
+from tests.places import CONFIGS
 
-EXAMPLE = Path(__file__).parents[2] / "configs" / "site" / "example.yaml"
+EXAMPLE = CONFIGS / "site" / "example.yaml"
 
 
 def written(folder: Path, text: str) -> Path:

@@ -37,8 +37,8 @@ from client.data.decoding.decode import decode
 from client.data.readers import read as readers
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 from common.errors import SiteDataError
+from tests.places import DATA
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 often = settings(
     max_examples=int(os.environ.get("FUZZ", "25")), derandomize="FUZZ" not in os.environ, deadline=None,
@@ -141,11 +141,11 @@ def test_a_folder_with_a_damaged_dicom_is_read_or_refused(damage, tmp_path):
     read_or_refused(DicomData(root=tmp_path, labels=tmp_path / "labels.csv"))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real samples lie in ../shared/data, which is not here")
+@pytest.mark.skipif(not DATA.exists(), reason="the real samples lie in ../shared/data, which is not here")
 @often
 @given(damage=damage(), number=st.integers(0, 15))
 def test_damaged_real_samples_are_usable_or_refused(damage, number, tmp_path):
-    with tarfile.open(SHARED / "dicom_nifti_samples.tar") as archive:
+    with tarfile.open(DATA / "dicom_nifti_samples.tar") as archive:
         files = sorted((file for file in archive.getmembers() if file.isfile()), key=lambda file: file.name)
         file = archive.extractfile(files[number % len(files)])
         assert file is not None

@@ -15,8 +15,8 @@ import pytest
 
 from client.data import image_cache
 from common.errors import StorageError
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[3]
 SHAPE = (70, 2, 2, 3)  # two portions of what is verified together, 64 and 6
 LARGE = 2**20
 IMAGES = np.arange(70 * 12, dtype=np.int64).astype(np.uint8).reshape(SHAPE)

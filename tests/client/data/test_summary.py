@@ -11,8 +11,7 @@ from PIL import Image
 from client.data.manifest import ImageRow
 from client.data.references import DicomFrame, NiftiSlice, NpzEntry, PictureFile
 from client.data.summary import STEP, channel_figures, size, sizes, summary
-
-SAMPLES = Path(__file__).parents[3].parent / "shared" / "data"
+from tests.places import DATA
 
 
 def rows(folder: Path, *images: tuple[str, int, int]) -> list[ImageRow]:
@@ -88,11 +87,11 @@ def test_slices_and_entries_of_archives_have_the_size_in_which_they_are_shown(tm
     assert size(NiftiSlice((path, path, path), 0)) == (16, 12)
 
 
-@pytest.mark.skipif(not (SAMPLES / "dicom_nifti_samples.tar").exists(), reason="needs the shared samples")
+@pytest.mark.skipif(not (DATA / "dicom_nifti_samples.tar").exists(), reason="needs the shared samples")
 def test_a_dicom_has_the_size_of_its_header(tmp_path: Path) -> None:
     import tarfile
 
-    with tarfile.open(SAMPLES / "dicom_nifti_samples.tar") as archive:
+    with tarfile.open(DATA / "dicom_nifti_samples.tar") as archive:
         name = next(name for name in sorted(archive.getnames()) if name.endswith("CT_small.dcm"))
         archive.extract(name, tmp_path, filter="data")
     assert size(DicomFrame(tmp_path / name, 0)) == (128, 128)

@@ -21,6 +21,7 @@ from common.heads.result import HeadResult
 from common.metrics import Score, empty
 from common.metrics.paired import Paired
 from common.wire import ImageSummary, Sizes, codec
+from tests.places import ROOT
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -156,17 +157,18 @@ import sys
 from pathlib import Path
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from client import app, link
+from client.gateway import app, link
 from common import wire
+from common.wire import codec
 
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 socket = Path(sys.argv[1])
 server = link.serve(lambda request: request, socket)
-sent = wire.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+sent = codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
 message = Message(sent, dst_node_id=7, message_type=MessageType.QUERY, ttl=60.0)
 message.metadata.__dict__["_message_id"] = "m1"
 context = Context(1, 7, {"trainer": str(socket)}, RecordDict(), {})
-reply = wire.from_records(app.app(message, context).content)
+reply = codec.from_records(app.app(message, context).content)
 server.stop(None).wait()
 assert reply.error == "data", reply
 heavy = {"torch", "timm", "PIL", "sklearn", "client.trainer", "client.config"} & sys.modules.keys()
@@ -177,7 +179,7 @@ sys.exit(f"loaded {heavy}" if heavy else 0)
 def test_a_gateway_answers_as_flowers_app_without_loading_torch_or_the_trainer(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ANSWERS_WITHOUT_TORCH, str(tmp_path / "t.sock")],
-        cwd=Path(__file__).parents[2], timeout=120, capture_output=True, text=True, check=False,
+        cwd=ROOT, timeout=120, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

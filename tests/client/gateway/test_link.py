@@ -96,7 +96,7 @@ def test_a_trainer_that_takes_too_long_is_given_up(socket: Path) -> None:
 _DIES = """
 import os, sys
 from pathlib import Path
-from client.link import serve
+from client.gateway.link import serve
 serve(lambda _: os._exit(9), Path(sys.argv[1])).wait_for_termination()
 """
 

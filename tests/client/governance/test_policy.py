@@ -31,6 +31,7 @@ from common.config import LocalConfig, StudyConfig
 from common.errors import ConfigError, PolicyRefusal
 from common.metrics import count, empty
 from common.weights import TensorSpec
+from tests.places import CONFIGS
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -359,6 +360,6 @@ def test_all_mistakes_of_a_policy_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_the_shipped_example_names_every_rule_and_survives_being_written() -> None:
-    example = load_site(Path(__file__).parents[2] / "configs" / "site" / "example.yaml")
+    example = load_site(CONFIGS / "site" / "example.yaml")
     assert example.policy.model_fields_set == set(PolicyConfig.model_fields)
     assert SiteConfig.model_validate(example.model_dump(mode="json")) == example

@@ -1,7 +1,6 @@
 """The study: its defaults, its rules, and every study that is shipped."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from common.config import (
 )
 from common.errors import ConfigError
 from common.settings import load_settings, parse_settings
+from tests.places import CONFIGS
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").rglob("*.yaml"))
+SHIPPED = sorted((CONFIGS / "study").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -14,8 +14,7 @@ from common.errors import ConfigError
 from server.deployment import certificates, site_keys
 from server.deployment.folder import open_folder
 from server.provisioning import startup_kit
-
-CONFIGS = Path(__file__).parents[2] / "configs"
+from tests.places import CONFIGS
 
 
 def write(path: Path, sites: list[str], hosts: list[str]) -> Path:

@@ -20,8 +20,8 @@ from server.report.plots import SYNTHETIC
 from server.report.write import append_round, write_report
 from server.state import RoundState, SiteRound
 from server.storage import history
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -281,7 +281,7 @@ def test_nothing_is_written_outside_the_folder_of_the_run(finished, study, tmp_p
     (finished / "study.json").write_text(study.model_dump_json())
     code = (
         "import sys; from pathlib import Path; from common.config import StudyConfig; "
-        "from server.report import write_report; run = Path(sys.argv[1]); "
+        "from server.report.write import write_report; run = Path(sys.argv[1]); "
         "write_report(run, StudyConfig.model_validate_json((run / 'study.json').read_text()))"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPL", "TMP"))}

@@ -12,9 +12,9 @@ from client.data.references import BadImage
 PROGRAM = """
 import os, threading
 import numpy as np
-from client.data import apart
-apart._decode = lambda path, number: {what}
-apart.serve()
+from client.data.decoding import dicom_worker
+dicom_worker._decode = lambda path, number: {what}
+dicom_worker.serve()
 """
 MIB = 2**20
 

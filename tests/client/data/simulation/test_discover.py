@@ -7,6 +7,7 @@ import pytest
 from client.config import ColumnSplit, CsvData, FoldersData, GroupedSplit
 from client.data.simulation.discover import discover
 from common.errors import SiteDataError
+from tests.places import ROOT
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -105,5 +106,5 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_finding_a_federation_needs_no_torch():
-    code = "import sys, client.data.discover; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    code = "import sys, client.data.simulation.discover; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

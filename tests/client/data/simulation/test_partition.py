@@ -27,7 +27,7 @@ from client.data.simulation.partition import (
 )
 from client.data.splitting.split import split
 from common.errors import SiteDataError
-from tests.client.data.test_dicom import dicom
+from tests.client.data.readers.test_dicom import dicom
 
 
 def lesions(counts: dict[str, int], images_each: int = 1) -> list[Piece]:

@@ -15,8 +15,8 @@ from client.data.decoding.decode import decode
 from client.data.readers import read
 from client.data.references import BadImage, NiftiSlice
 from common.errors import SiteDataError
+from tests.places import DATA
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 TURNED = np.diag([-1.0, -1, 1, 1])  # as in BraTS: X to the left, Y to the back
 
 
@@ -235,9 +235,9 @@ def test_channels_of_different_sizes_are_refused(tmp_path):
 # --- the real samples ------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real samples lie in ../shared/data, which is not here")
+@pytest.mark.skipif(not DATA.exists(), reason="the real samples lie in ../shared/data, which is not here")
 def test_every_real_sample_is_read_or_refused_with_a_sentence(tmp_path):
-    with tarfile.open(SHARED / "dicom_nifti_samples.tar") as archive:
+    with tarfile.open(DATA / "dicom_nifti_samples.tar") as archive:
         archive.extractall(tmp_path, filter="data")
     found: dict[str, object] = {}
     for path in sorted([*tmp_path.rglob("*.nii"), *tmp_path.rglob("*.nii.gz")]):

@@ -17,7 +17,8 @@ import pydicom
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-ROOT = Path(__file__).parents[3]
+from tests.places import ROOT
+
 SAMPLE = Path(pydicom.__file__).parent / "data" / "test_files" / "MR_small.dcm"
 MUCH, LITTLE_MIB = 2**26, 40
 """64 MiB are in each file; a process that unpacked one would grow by more than that."""
@@ -26,19 +27,21 @@ LOOK = """
 import json, resource, sys
 from pathlib import Path
 from client.config import MedMnistData
-from client.data import pixels, readers, references
+from client.data import references
+from client.data.decoding.decode import decode
+from client.data.readers.read import read
 from common.errors import SiteDataError
 
 def look(path):
     try:
         if path.suffix == ".npz":
-            readers.read(MedMnistData(archive=path), ("0", "1"))
+            read(MedMnistData(archive=path), ("0", "1"))
         elif path.suffix == ".gz":
-            pixels.decode(references.NiftiSlice((path, path, path), 0), 16, "bilinear")
+            decode(references.NiftiSlice((path, path, path), 0), 16, "bilinear")
         elif path.suffix == ".dcm":
-            pixels.decode(references.DicomFrame(path, 0), 16, "bilinear")
+            decode(references.DicomFrame(path, 0), 16, "bilinear")
         else:
-            pixels.decode(references.PictureFile(path), 16, "bilinear")
+            decode(references.PictureFile(path), 16, "bilinear")
     except (references.BadImage, SiteDataError) as refused:
         return str(refused)
 

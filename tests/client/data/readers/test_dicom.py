@@ -21,11 +21,11 @@ from client.data.decoding.decode import decode
 from client.data.readers import read
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
+from tests.places import DATA
 
 # A test's own filters replace the ones that dicom_pixels sets for pydicom.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 RAMP = np.repeat(np.arange(16, dtype=np.uint16)[None] * 100, 16, axis=0)  # 0 to 1500 from left to right
 
 
@@ -299,9 +299,9 @@ SAMPLES = {
 }
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real samples lie in ../shared/data, which is not here")
+@pytest.mark.skipif(not DATA.exists(), reason="the real samples lie in ../shared/data, which is not here")
 def test_every_real_sample_is_read_or_refused_with_a_sentence(tmp_path):
-    with tarfile.open(SHARED / "dicom_nifti_samples.tar") as archive:
+    with tarfile.open(DATA / "dicom_nifti_samples.tar") as archive:
         archive.extractall(tmp_path, filter="data")
     found: dict[str, object] = {}
     whole: dict[str, list[np.ndarray]] = {}

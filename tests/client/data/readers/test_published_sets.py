@@ -13,10 +13,10 @@ from client.data.simulation import partition_data
 from client.data.simulation.partition import ByAcquisition
 from client.data.splitting import split
 from common.errors import SiteDataError
+from tests.places import DATA
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 real = pytest.mark.skipif(
-    not SHARED.exists(), reason="the real tables lie in ../shared/data, which is not here"
+    not DATA.exists(), reason="the real tables lie in ../shared/data, which is not here"
 )
 
 
@@ -178,7 +178,7 @@ SITES = {
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("isic")
-    with tarfile.open(SHARED / "isic2019-metadata.tar") as archive:
+    with tarfile.open(DATA / "isic2019-metadata.tar") as archive:
         archive.extractall(folder, filter="data")
     return next(folder.rglob("ISIC_2019_Training_GroundTruth.csv")).parent
 
