@@ -43,10 +43,11 @@ test: install ## every test this machine can run
 test-quick: install ## tests of milliseconds: no federation of real processes, no container, no large encoder
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not docker'
 
-lint: install ## ruff and mypy --strict
+lint: install ## ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 docs: install ## build the documentation into docs/_build; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

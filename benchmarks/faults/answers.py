@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from common import wire
+from common.wire import codec
 
 Header: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, Any]
@@ -89,6 +89,6 @@ BAD: dict[str, BadAnswer] = {
 
 def spoiled(answer: bytes, name: str) -> bytes:
     """`answer` made bad in the way that `name` names."""
-    header, tensors = wire.split(answer)
+    header, tensors = codec.split(answer)
     fields, changed = BAD[name].spoil(json.loads(header), dict(tensors))
-    return wire.join(json.dumps(fields), changed)
+    return codec.join(json.dumps(fields), changed)

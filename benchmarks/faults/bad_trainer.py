@@ -14,9 +14,10 @@ import torch
 
 from benchmarks.faults.answers import BAD, spoiled
 from benchmarks.faults.held import round_of
-from client import fit, link
 from client.config import load_site
+from client.gateway import link
 from client.trainer import Trainer
+from client.training import fit
 from common import log
 
 NONSENSE, REPLAY, MEMORY = "nonsense", "replay", "out of memory"

@@ -75,9 +75,9 @@ def gated(answer: Callable[..., bytes], gate: Gate) -> Callable[..., bytes]:
 
 def round_of(request: bytes) -> int:
     """The round that a plan is for; 0 for another question."""
-    from common import wire
+    from common.wire import codec
 
-    fields = json.loads(wire.split(request)[0])
+    fields = json.loads(codec.split(request)[0])
     return int(fields["round"]) if fields["kind"] == "round" else 0
 
 

@@ -29,8 +29,8 @@ from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.error import ApiErrorCode
 
-from client.findings import Finding
-from client.gateway import GatewayConfig, require_files
+from client.gateway.supervisor import GatewayConfig, require_files
+from client.preflight.findings import Finding
 from common import keys, release
 from common.errors import ConfigError
 from common.wire import CHECK_HEADER

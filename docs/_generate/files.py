@@ -7,11 +7,11 @@ leave a file out.
 from dataclasses import dataclass
 
 from client.config import SiteConfig
-from client.gateway import GatewayConfig
+from client.gateway.supervisor import GatewayConfig
 from common.config import StudyConfig
 from common.settings import Frozen
 from server.config import FederationConfig, ServerConfig
-from server.experiments import Grid
+from server.simulation.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import server
 from common import release
 from common.errors import LaunchError
 
-_GATEWAY_FILES = ("__init__.py", "app.py", "link.py")
+_GATEWAY_FILES = ("__init__.py", "gateway/__init__.py", "gateway/app.py", "gateway/link.py")
 
 _PYPROJECT = """\
 [project]
@@ -45,10 +45,10 @@ def stage(folder: Path) -> Path:
         shutil.copytree(
             home, folder / home.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
         )
-    gateway = folder / "client"
-    gateway.mkdir(parents=True, exist_ok=True)
     for name in _GATEWAY_FILES:
-        shutil.copy(_client_folder() / name, gateway / name)
+        staged = folder / "client" / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_client_folder() / name, staged)
     project = _PYPROJECT.format(name=release.DISTRIBUTION, version=release.version(), flwr=version("flwr"))
     (folder / "pyproject.toml").write_text(project, encoding="utf-8")
     (folder / "LICENSE").write_text(_LICENSE, encoding="utf-8")

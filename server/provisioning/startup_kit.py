@@ -18,8 +18,8 @@ from pathlib import Path
 from cryptography import x509
 
 from common import release
+from common.files import write_atomically
 from common.settings import load_settings
-from common.weights import write_atomically
 from server.config import FederationConfig
 from server.deployment import certificates, site_keys
 from server.deployment.folder import ServerFolder

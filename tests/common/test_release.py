@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common import release
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # By a bare name, with or without quotes or an extra. A path (`./dist/...`) or `.` is fine.
 BY_NAME = re.compile(r"pip install\s[^\n]*?(?<![\w./@-])consilium|\bconsilium\[", re.IGNORECASE)

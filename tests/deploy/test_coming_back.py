@@ -7,7 +7,7 @@ import pytest
 from benchmarks.faults import studies
 from benchmarks.faults.launch import Plan
 from benchmarks.faults.world import Launch, World, soon
-from server import overview
+from server.deployment import overview
 from tests.deploy.faults import assert_as_expected
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

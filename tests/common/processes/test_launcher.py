@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import ROOT
-
 from common.errors import LaunchError
 from common.processes import launcher as processes
 from common.processes import watchdog
 from common.processes.launcher import Interrupted, Processes, interruptible
 from common.processes.ports import accepts_connections, claim_port, free_ports, port_is_taken
+from tests.places import ROOT
 
 # A program with a child in its group and one that left it, as Flower starts them.
 PARENT = """

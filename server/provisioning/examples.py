@@ -10,7 +10,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from common.weights import write_atomically
+from common.files import write_atomically
 
 FOLDERS = ("study", "site", "monitoring")
 """Folders of `configs` that an operator needs beside federation.yaml."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from server import bundle
+from server.deployment import bundle
+from tests.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "what-leaves.md"
+PAGE = ROOT / "docs" / "what-leaves.md"
 
 
 def listed() -> set[str]:
