@@ -129,7 +129,7 @@ def test_an_example_federation_becomes_start_up_kits(run: Run, tmp_path: Path) -
 
 
 def test_the_flower_app_is_made_from_the_wheel(run: Run, tmp_path: Path) -> None:
-    code = "from pathlib import Path; from server import bundle; bundle.stage(Path('app'))"
+    code = "from pathlib import Path; from server.deployment import bundle; bundle.stage(Path('app'))"
     run("python", "-c", code, folder=tmp_path)
     project = (tmp_path / "app" / "pyproject.toml").read_text()
     assert f'version = "{release.version()}"' in project
