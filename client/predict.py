@@ -18,15 +18,15 @@ from PIL.Image import Image as Picture
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from client import features, heads
-from client.data import dicom_pixels, pixels
+from client.data.decoding import decode, dicom
 from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
+from client.heads import features, sklearn_heads
 from client.images import Preprocessing
-from client.model import build, parts
-from client.precision import weights_dtype
+from client.model import build, parameters
+from client.training.precision import weights_dtype
 from common.config import StudyConfig
+from common.config.heads import SOFTMAX
 from common.errors import ConfigError, SiteDataError
-from common.head_config import SOFTMAX
 from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
 from common.settings import load_settings
 from common.weights import digest, load_file
@@ -43,8 +43,8 @@ class LocalOne:
     pipeline: Pipeline
     num_classes: int
 
-    def probabilities(self, features_NF: heads.Rows) -> Floats:
-        return heads.probabilities(self.pipeline, features_NF, self.num_classes)
+    def probabilities(self, features_NF: sklearn_heads.Rows) -> Floats:
+        return sklearn_heads.probabilities(self.pipeline, features_NF, self.num_classes)
 
 
 Applied: TypeAlias = FittedHead | LocalOne | None
@@ -63,7 +63,7 @@ class Predictor:
     study: StudyConfig
     device: torch.device
 
-    def probabilities(self, squares: Sequence[pixels.Pixels]) -> Floats:
+    def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
         """(N, C) of decoded squares. Raises ConsiliumError if the weights give no numbers."""
         found = Squares(squares, self.preprocessing)
         features_NF, logits_NC = features.extract(
@@ -75,7 +75,7 @@ class Predictor:
 class Squares:
     """Decoded images as `client.images.Images` describes them; of no known class."""
 
-    def __init__(self, squares: Sequence[pixels.Pixels], preprocessing: Preprocessing) -> None:
+    def __init__(self, squares: Sequence[decode.Pixels], preprocessing: Preprocessing) -> None:
         self._squares_NRRC = torch.from_numpy(np.stack(squares))
         self._preprocessing = preprocessing
 
@@ -105,7 +105,7 @@ def load(folder: Path, title: str, weights_dir: Path | None, device: torch.devic
     path = folder / "weights.safetensors"
     arrays, about = load_file(path)
     built = build.of_study(study, weights_dir)
-    chosen = parts.partition(built.model, study.model)
+    chosen = parameters.partition(built.model, study.model)
     shared = {name: array for name, array in arrays.items() if name in chosen.shared}
     local = {name: array for name, array in arrays.items() if name in chosen.local}
     found = digest(shared)
@@ -118,8 +118,8 @@ def load(folder: Path, title: str, weights_dir: Path | None, device: torch.devic
             f"{path} lacks the layers that stay at each site (model.batch_norm is local); name the study's folder "
             "in the site's own state_dir"
         )
-    parts.load_shared(built.model, chosen, shared)
-    parts.load_local(built.model, chosen, local)
+    parameters.load_shared(built.model, chosen, shared)
+    parameters.load_local(built.model, chosen, local)
     head = None if title == SOFTMAX else _head(folder / "heads", title, study, found)
     model = built.model.to(device, weights_dtype(study.local.precision)).eval()
     if study.local.channels_last:
@@ -140,7 +140,7 @@ def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> 
         _check(title, classes, made_of, study, weights_digest)
         return read_head(form, arrays, len(classes))
     if (folder / f"{title}.skops").is_file():
-        pipeline, about = heads.load(folder / title)
+        pipeline, about = sklearn_heads.load(folder / title)
         _check(title, about.classes, about.weights_digest, study, weights_digest)
         return LocalOne(pipeline, len(about.classes))
     known = sorted(
@@ -201,7 +201,7 @@ def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Problem]:
         yield path, PictureFile(path)
         return
     try:
-        num_frames = dicom_pixels.num_frames(dicom_pixels.read_header(path))
+        num_frames = dicom.num_frames(dicom.read_header(path))
     except BadImage as bad:
         yield Problem(path, str(bad))
         return
@@ -223,7 +223,7 @@ class Classified:
 
 def classify(predictor: Predictor, images: Iterable[Path | Picture]) -> Iterator[Classified | Problem]:
     """Classes of images in files, folders and memory, in order; a problem comes before the batch it fell out of."""
-    waiting: list[tuple[Path | None, int, pixels.Pixels]] = []
+    waiting: list[tuple[Path | None, int, decode.Pixels]] = []
     for square in _squares(predictor.preprocessing, images):
         if isinstance(square, Problem):
             yield square
@@ -238,12 +238,12 @@ def classify(predictor: Predictor, images: Iterable[Path | Picture]) -> Iterator
 
 def _squares(
     preprocessing: Preprocessing, images: Iterable[Path | Picture]
-) -> Iterator[tuple[Path | None, int, pixels.Pixels] | Problem]:
+) -> Iterator[tuple[Path | None, int, decode.Pixels] | Problem]:
     size, interpolation = preprocessing.stored_size, preprocessing.interpolation
     for number, image in enumerate(images, start=1):
         if isinstance(image, Picture):
             try:
-                yield None, 1, pixels.square_of(image, size, interpolation)
+                yield None, 1, decode.square_of(image, size, interpolation)
             except BadImage as bad:
                 yield Problem(Path(f"image {number}"), str(bad))
             continue
@@ -254,13 +254,13 @@ def _squares(
             path, where = reference
             frame = where.frame + 1 if isinstance(where, DicomFrame) else 1
             try:
-                yield path, frame, pixels.decode(where, size, interpolation)
+                yield path, frame, decode.decode(where, size, interpolation)
             except BadImage as bad:
                 yield Problem(path, str(bad))
 
 
 def _classes(
-    predictor: Predictor, batch: Sequence[tuple[Path | None, int, pixels.Pixels]]
+    predictor: Predictor, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
 ) -> Iterator[Classified]:
     probabilities_NC = predictor.probabilities([square for _, _, square in batch])
     for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):

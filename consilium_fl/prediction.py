@@ -11,9 +11,9 @@ from PIL.Image import Image
 
 from client import predict
 from client.predict import Problem as Unreadable
-from client.trainer import choose_device
+from client.training.device import choose_device
+from common.config.heads import SOFTMAX
 from common.errors import SiteDataError
-from common.head_config import SOFTMAX
 from consilium_fl.records import Prediction, Records
 
 if TYPE_CHECKING:

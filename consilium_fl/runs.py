@@ -16,8 +16,9 @@ from common.metrics import Figures
 from common.settings import load_settings
 from consilium_fl.extras import missing
 from consilium_fl.records import ClassScore, HeadScore, Records, RoundRecord, Scope, ScoreRecord
-from server import head_record, history, status
 from server.config import ServerConfig
+from server.heads import record
+from server.storage import history, status
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Run:
 
         Raises StorageError if heads.json is damaged.
         """
-        table = head_record.read(self.folder)
+        table = record.read(self.folder)
         if table is None:
             return Records()
         return Records(
@@ -157,11 +158,11 @@ class Run:
 
         Raises StorageError if a record is damaged, ModuleNotFoundError without matplotlib.
         """
-        from server import report
+        from server.report import write
 
         synthetic = self.synthetic
         try:
-            return report.write_report(self.folder, self.study, synthetic=synthetic)
+            return write.write_report(self.folder, self.study, synthetic=synthetic)
         except ModuleNotFoundError as error:
             raise missing("write_report", error) from error
 

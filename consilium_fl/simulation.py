@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from common.config import StudyConfig
 from consilium_fl.runs import Run
-from server import experiments, simulation
+from server.simulation import grid as experiments
+from server.simulation import simulate as simulation
 
 Where: TypeAlias = str | PathLike[str]
 

@@ -19,6 +19,7 @@ class Row:
     seed: int
     rounds: tuple[RoundRecord, ...]
     failure: str | None
+    run_dir: Path
 
 
 def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:

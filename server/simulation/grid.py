@@ -5,10 +5,7 @@ and nothing else, every variant is tested on the same images (the sites' own spl
 run that did not finish is a row that says so, never a gap.
 """
 
-import csv
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +15,9 @@ from common import log
 from common.config import Name, StudyConfig
 from common.errors import LaunchError
 from common.settings import Frozen, load_settings, validate_settings
-from common.weights import write_atomically
-from server.report import plots
-from server.simulation.simulate import Federation, load_federation, run_study
-from server.storage.history import RoundRecord, read_rounds
+from server.report.comparison import Row, write_comparison
+from server.simulation.simulate import load_federation, run_study
+from server.storage.history import read_rounds
 
 
 class Grid(Frozen):
@@ -35,17 +31,6 @@ class Grid(Frozen):
     a `kind` replaces the base's whole."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Every variant is run once with each."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One finished or failed run."""
-
-    variant: str
-    seed: int
-    rounds: tuple[RoundRecord, ...]
-    failure: str | None
-    run_dir: Path
 
 
 def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:
@@ -96,71 +81,6 @@ def run_variants(
         rows.append(Row(variant, seed, read_rounds(run_dir) if run_dir.exists() else (), failure, run_dir))
     write_comparison(folder, rows, federation)
     return folder, tuple(rows)
-
-
-def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:
-    """One table and one picture over all runs."""
-    table = [figures_of(row) for row in rows]
-    columns = list(dict.fromkeys(name for line in table for name in line))
-    banner = (
-        ["**SYNTHETIC images: the figures say nothing about medicine.**", ""] if federation.synthetic else []
-    )
-    lines = [
-        *banner,
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(_cell(line.get(column, "")) for column in columns) + " |" for line in table),
-    ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomically(folder / "comparison.md", ("\n".join(lines) + "\n").encode())
-    write_atomically(folder / "comparison.csv", text.getvalue().encode())
-    curves = {
-        f"{row.variant}, seed {row.seed}": [
-            (record.model_after_round, record.pooled.figures.balanced_accuracy)
-            for record in row.rounds
-            # only rounds in which every site scored: a mean over fewer images is another figure
-            if record.pooled is not None and record.scored.keys() == row.rounds[-1].scored.keys()
-        ]
-        for row in rows
-    }
-    picture = plots.comparison(curves, folder, synthetic=federation.synthetic)
-    write_atomically(folder / "comparison.png", picture)
-
-
-def _cell(text: str) -> str:
-    """`text` within a table: a failure may quote the lines of a log."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def figures_of(row: Row) -> dict[str, str]:
-    """One line of the table: the final weights, pooled and balanced accuracy by site."""
-    line = {"variant": row.variant, "seed": str(row.seed)}
-    if row.failure is not None or not row.rounds or row.rounds[-1].pooled is None:
-        return line | {"outcome": f"failed: {row.failure or 'no scores'}"}
-    last = row.rounds[-1]
-    pooled = row.rounds[-1].pooled.figures
-    return (
-        line
-        | {
-            "outcome": "finished",
-            "rounds": str(last.model_after_round),
-            "balanced accuracy": f"{pooled.balanced_accuracy:.3f}",
-            "weighted F1": f"{pooled.f1_weighted:.3f}",
-            "accuracy": f"{pooled.accuracy:.3f}",
-            "AUROC": f"{pooled.auroc_macro:.3f}",
-            "AVG of ACC BACC PRE REC F1": f"{pooled.avg_acc_bacc_pre_rec_f1:.3f}",
-            "AVG with AUROC": f"{pooled.avg_acc_bacc_pre_rec_f1_auroc:.3f}",
-        }
-        | {
-            f"balanced accuracy {site}": f"{scored.figures.balanced_accuracy:.3f}"
-            for site, scored in last.scored.items()
-            if scored.figures.num_images
-        }
-        | {"minutes": f"{sum(record.seconds for record in row.rounds) / 60:.1f}"}
-    )
 
 
 def _has_finished(run_dir: Path, study: StudyConfig) -> bool:

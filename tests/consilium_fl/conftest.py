@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from client import head_worker
 from client.config import SiteConfig
+from client.heads import worker
 from client.trainer import Trainer
 from common.config import StudyConfig
 from common.settings import to_yaml
 from server.app import conduct
 from server.config import ServerConfig
-from server.sites import InProcessSites
+from server.rounds.sites import InProcessSites
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -35,7 +35,7 @@ def run_dir(
     if kept.exists():
         shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     else:
-        monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
+        monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
         _run(make_site, make_study, tmp_path)
         shutil.copytree(tmp_path, kept)
     return tmp_path / "run"

@@ -11,7 +11,8 @@ from client.cli.main import main as site_main
 from common.config import StudyConfig
 from common.errors import ConfigError
 from consilium_fl import Run, compare, read_study, resume, simulate
-from server import experiments, simulation
+from server.simulation import grid as experiments
+from server.simulation import simulate as simulation
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,12 +12,14 @@ import yaml
 from common.config import AdamW, Sgd, StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
-from server import experiments, report
-from server.experiments import Grid, Row, figures_of, run_variants, studies, write_comparison
-from server.follow import Outcome
-from server.history import read_rounds
-from server.simulation import Federation
+from server.config import Federation
+from server.deployment.study_runner import Outcome
+from server.report import write
+from server.report.comparison import Row, figures_of, write_comparison
+from server.simulation import grid as experiments
+from server.simulation.grid import Grid, run_variants, studies
 from server.state import RoundState
+from server.storage.history import read_rounds
 
 BASE: dict[str, Any] = {
     "classes": ["bkl", "mel", "nv"],
@@ -90,7 +92,7 @@ def leave_a_run(run_dir: Path, study: StudyConfig, last_round: int) -> None:
             round=number, weights={}, layout={}, preprocessing={}, seconds=30.0, closing=number > study.rounds,
             scores={"north": score([0, 0, 1, 2], [0, 1, 1, 2]), "south": score([2, 2], [2, 0])},
         )  # fmt: skip
-        report.append_round(run_dir, state, study)
+        write.append_round(run_dir, state, study)
 
 
 @pytest.fixture
