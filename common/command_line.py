@@ -24,7 +24,7 @@ from typer.models import ArgumentInfo
 
 from common import log, terminal
 from common.errors import ConsiliumError
-from common.processes import Interrupted
+from common.processes.launcher import Interrupted
 
 if TYPE_CHECKING:
     from types import ModuleType

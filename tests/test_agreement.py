@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 
-from client import approval, fit
-from client.audit import FILE, verify
 from client.cli.main import main
 from client.config import FoldersData, PolicyConfig, SiteConfig
+from client.governance import approval
+from client.governance.audit import FILE, verify
 from client.model import build
 from client.trainer import Trainer
+from client.training import fit
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.weights import digest
-from server import enrolment
-from server.rounds import run_rounds
-from server.sites import InProcessSites
+from common.wire import codec
+from server.enrolment import cohort as enrolment
+from server.rounds.loop import run_rounds
+from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 MakeSite = Callable[..., SiteConfig]
@@ -51,22 +53,22 @@ def agreed(**rules: Any) -> PolicyConfig:
 
 
 def enrol_plan(study: StudyConfig, plan_id: str = "e") -> bytes:
-    return wire.to_bytes(wire.EnrolPlan(plan_id=plan_id, site="north", study=study, want_weights=True))
+    return codec.to_bytes(wire.EnrolPlan(plan_id=plan_id, site="north", study=study, want_weights=True))
 
 
 def round_plan(study: StudyConfig, weights: object, plan_id: str) -> bytes:
     plan = wire.RoundPlan(plan_id=plan_id, site="north", study=study, round=1, train=True, weights=weights)
-    return wire.to_bytes(plan)
+    return codec.to_bytes(plan)
 
 
 def enrolled(trainer: Trainer, study: StudyConfig) -> wire.Enrolment:
-    answer = wire.from_bytes(trainer.answer(enrol_plan(study)))
+    answer = codec.from_bytes(trainer.answer(enrol_plan(study)))
     assert isinstance(answer, wire.Enrolment), answer
     return answer
 
 
 def failure(data: bytes) -> wire.Failure:
-    answer = wire.from_bytes(data)
+    answer = codec.from_bytes(data)
     assert isinstance(answer, wire.Failure), answer
     return answer
 
@@ -122,7 +124,7 @@ def test_outside_its_hours_a_site_takes_no_plan_but_repeats_what_it_said(
     )
     clock[0] = NOON.replace(hour=19)
     said = trainer.answer(enrol_plan(alone))
-    assert isinstance(wire.from_bytes(said), wire.Enrolment)
+    assert isinstance(codec.from_bytes(said), wire.Enrolment)
     clock[0] = NOON + timedelta(days=1)
     assert trainer.answer(enrol_plan(alone)) == said
     assert failure(trainer.answer(enrol_plan(alone, plan_id="another"))).error == "policy"
@@ -147,7 +149,7 @@ def test_the_rounds_of_a_day_are_counted_over_restarts_until_midnight(
 
     def ask(plan_id: str) -> wire.Plan | wire.Answer:
         trainer = Trainer(site, lambda: clock[0])  # a new process for every plan
-        return wire.from_bytes(trainer.answer(round_plan(alone, weights, plan_id)))
+        return codec.from_bytes(trainer.answer(round_plan(alone, weights, plan_id)))
 
     weights = enrolled(Trainer(site, lambda: clock[0]), alone).weights
     assert isinstance(ask("1"), wire.RoundAnswer)
@@ -278,7 +280,7 @@ def test_a_whole_study_leaves_a_log_of_exactly_what_came_and_left(
         assert [line["event"] for line in lines] == ["plan", "sent"] * 4
         for (request, reply), plan, sent in zip(messages, lines[::2], lines[1::2], strict=True):
             for data, line in ((request, plan), (reply, sent)):
-                message = wire.from_bytes(data)
+                message = codec.from_bytes(data)
                 names = "\n".join(sorted(wire.arrays_of(message)))
                 assert line["bytes"] == len(data)
                 assert line["sha256"] == hashlib.sha256(data).hexdigest()
@@ -326,7 +328,7 @@ def test_what_cannot_be_noted_does_not_leave_and_is_not_computed_twice(
         assert failure(reply).error == "storage"
         assert len(reply) < 1000
         assert failure(trainer.answer(plan)).error == "storage"
-    assert isinstance(wire.from_bytes(trainer.answer(plan)), wire.RoundAnswer)
+    assert isinstance(codec.from_bytes(trainer.answer(plan)), wire.RoundAnswer)
     assert len(fits) == 1
     assert verify(site.state_dir / FILE).problem is None
 
@@ -368,7 +370,7 @@ def test_no_patient_is_in_the_log(make_site: MakeSite, alone: StudyConfig, tmp_p
     )
     weights = enrolled(Trainer(site), alone).weights
     assert isinstance(
-        wire.from_bytes(Trainer(site).answer(round_plan(alone, weights, "r"))), wire.RoundAnswer
+        codec.from_bytes(Trainer(site).answer(round_plan(alone, weights, "r"))), wire.RoundAnswer
     )
     victim = next((tmp_path / PATIENT).rglob("*.png"))
     victim.write_bytes(b"not an image")

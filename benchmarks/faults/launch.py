@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from common.processes import Command, free_ports
+from common.processes.launcher import Command
+from common.processes.ports import free_ports
 from common.settings import Frozen
-from server import federation, local, provision
 from server.cli.main import main as server_main
+from server.deployment import certificates
+from server.simulation import launch, local_federation
 
 
 class Link(Frozen):
@@ -40,7 +42,7 @@ class Plan(Frozen):
 def main(arguments: Sequence[str]) -> int:
     plan = Plan.model_validate_json(Path(arguments[0]).read_text())
 
-    class Faulty(federation.LocalFederation):
+    class Faulty(local_federation.LocalFederation):
         def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:
             if name in plan.trainers:
                 script = plan.trainers[name]
@@ -69,10 +71,10 @@ def main(arguments: Sequence[str]) -> int:
                 command[:1] = clock
             return command
 
-    local.LocalFederation = Faulty  # type: ignore[misc]
+    launch.LocalFederation = Faulty  # type: ignore[misc]
     if plan.expired:
         # A minute and a half, from five minutes ago: certificates begin a little early.
-        provision.make_server_identity = partial(provision.make_server_identity, valid_days=0.001)  # type: ignore[arg-type]
+        certificates.make_server_identity = partial(certificates.make_server_identity, valid_days=0.001)  # type: ignore[arg-type]
     return server_main(arguments[1:])
 
 

@@ -24,8 +24,8 @@ from common.command_line import command
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from client.data.partition import Partition
-    from client.findings import Finding, Rank
+    from client.data.simulation.partition import Partition
+    from client.preflight.findings import Finding, Rank
     from common.config import StudyConfig
 
 By: TypeAlias = Literal["acquisition", "iid", "dirichlet", "quantity", "class"]
@@ -102,9 +102,10 @@ def _check(
     Reads every image, trains nothing, sends nothing. Each finding has a rank: it stops the study, is worth a
     look, or is fine. Exit code 1 if one of them keeps this site out of a study.
     """
-    from client import check, machine
     from client.config import load_site
-    from client.findings import ranked
+    from client.preflight import data as check
+    from client.preflight import machine
+    from client.preflight.findings import ranked
 
     site = load_site(settings)
     chosen = _study(study)
@@ -116,17 +117,17 @@ def _check(
     report = replace(data, findings=ranked([*machine.check(site), *data.findings]))
     code = _print_findings(report.findings, site.name)
     if html is not None:
-        from client import check_page
+        from client.preflight import html_page
 
-        check_page.write(report, html, datetime.now().astimezone())
+        html_page.write(report, html, datetime.now().astimezone())
         print(f"{html} shows images of this site: it is for you alone, and stays here")
     return code
 
 
 def _stored_side(study: "StudyConfig") -> int:
     """Pixels a side that are kept of an image."""
-    from client.check import USUAL_SIDE
-    from client.model.backbones import preprocessing
+    from client.model.encoders import preprocessing
+    from client.preflight.data import USUAL_SIDE
     from common.config import ClipConfig
 
     match study.model:
@@ -143,15 +144,16 @@ def _check_connection(settings: GatewayFile) -> int:
     Changes nothing at the server, and may run while the gateway is connected. Each finding has a rank: it stops
     the study, is worth a look, or is fine. Exit code 1 if one of them keeps this site out.
     """
-    from client import connection, gateway
+    from client.gateway import supervisor
+    from client.preflight import connection
 
-    config = gateway.load_gateway(settings)
+    config = supervisor.load_gateway(settings)
     return _print_findings(connection.check(config), config.site)
 
 
 def _print_findings(findings: Iterable["Finding"], name: str) -> int:
     """Print each finding as it comes; the exit code says whether any stops the site."""
-    from client.findings import HEADINGS, may_take_part
+    from client.preflight.findings import HEADINGS, may_take_part
 
     seen = []
     for finding in findings:
@@ -198,7 +200,7 @@ def _split(
     Draws a stratified test set in which no group is divided. So every study on these images is tested on the
     same ones.
     """
-    from client.data.split import write_split
+    from client.data.splitting.split import write_split
 
     write_split(labels, out, label=label, group=group, strata=strata or [], test_share=test, seed=seed)
     log.event(f"wrote {out} with a column `split`")
@@ -234,25 +236,25 @@ def _simulate(
     Writes one YAML per site and federation.yaml to OUT, for `consilium-server simulate`. Without --data, synthetic
     images are drawn first.
     """
-    from client.data import discover, simulated
+    from client.data.simulation import discover, site_files
 
     synthetic = data is None
     if data is None:
-        from client.data.synthetic import SITES, generate, site_names
+        from client.data.simulation.synthetic import SITES, generate, site_names
 
         data = out / "synthetic-images"
         names = SITES if containers is None else site_names(containers)
         generate(data, sites=names, images_per_site=images, seed=seed)
         log.event(f"drew SYNTHETIC images, {images} per site on average, to {data}")
     sites = discover.discover(data)
-    simulated.write_sites(
+    site_files.write_sites(
         sites,
         out,
         synthetic=synthetic,
         weights=weights,
         threads=threads,
         seed=seed,
-        pooled=simulated.pooled_site(sites) if pooled else None,
+        pooled=site_files.pooled_site(sites) if pooled else None,
         containers=containers,
     )
     return 0
@@ -301,14 +303,14 @@ def _partition(
     Images of one patient or lesion stay together. Writes to OUT, for `consilium-server simulate`: one YAML per
     site, federation.yaml, the list of each site's images and a picture of the classes.
     """
-    from client.data import partitioned, simulated, site_counts
+    from client.data.simulation import partition_data, site_counts, site_files
 
     how, title = _how(_Wanted(by, sites, alpha, column))
-    whole = partitioned.source(data, seed, column)
+    whole = partition_data.source(data, seed, column)
     chosen = _study(study)
-    parts = partitioned.partition(whole, how, seed, None if chosen is None else chosen.classes)
-    written, all_images = partitioned.write(parts, whole, out, title)
-    simulated.write_sites(
+    parts = partition_data.partition(whole, how, seed, None if chosen is None else chosen.classes)
+    written, all_images = partition_data.write(parts, whole, out, title)
+    site_files.write_sites(
         written,
         out,
         synthetic=False,
@@ -332,7 +334,7 @@ class _Wanted:
 
 def _how(wanted: _Wanted) -> tuple["Partition", str]:
     """How images are shared out, and the title of a picture of it. Raises ConfigError."""
-    from client.data import partition
+    from client.data.simulation import partition
 
     by, num_sites, alpha = wanted.by, wanted.num_sites, wanted.alpha
     needs = {"iid": ("--sites",), "dirichlet": ("--sites", "--alpha"), "quantity": ("--sites", "--alpha")}

@@ -35,8 +35,8 @@ def _pending(settings: SiteFile) -> int:
 
     Their plans were refused because the policy says `ask: true`.
     """
-    from client import approval
     from client.config import load_site
+    from client.governance import approval
 
     waiting = approval.pending(load_site(settings).state_dir)
     if waiting and terminal.is_terminal():
@@ -58,9 +58,9 @@ def _approve(
 
     From then on the trainer takes the plans of exactly this study. A changed study has to be approved again.
     """
-    from client import approval
-    from client.audit import Audit
     from client.config import load_site
+    from client.governance import approval
+    from client.governance.audit import Audit
 
     state_dir, by = load_site(settings).state_dir, _user()
     meant = approval.find(state_dir, study)
@@ -93,8 +93,8 @@ def _audit(
     Without --verify, shows the log. With --verify, checks that no line was changed, removed or inserted, and
     prints the last line's hash. Note that hash down somewhere else.
     """
-    from client import audit
     from client.config import load_site
+    from client.governance import audit
 
     if expect is not None and not verify:
         raise ConfigError("--expect is for checking; add --verify")

@@ -70,8 +70,8 @@ def _predict(
     and skipped; the exit code is 1 then. For research; not a medical device.
     """
     from client import predict
-    from client.trainer import choose_device
-    from common.weights import write_atomically
+    from client.training.device import choose_device
+    from common.files import write_atomically
 
     predictor = predict.load(study, head, weights, choose_device(device))
     if out is None:
@@ -97,7 +97,7 @@ def _merge(
 
     The file has the encoder's own layers and names, for use outside of Consilium.
     """
-    from client.merge import merge_run
+    from client.model.merge import merge_run
 
     log.event(f"wrote {merge_run(run_dir, out, weights)} tensors to {out}")
     return 0
@@ -117,7 +117,7 @@ def _embed_prompts(
 
     For studies with `model.kind: clip`. The new file has one vector per class, so no site needs the text tower.
     """
-    from client.prompts import embed_file
+    from client.model.embed_prompts import embed_file
 
     for embedded in embed_file(study, out, weights):
         print(embedded.describe())

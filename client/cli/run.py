@@ -65,8 +65,8 @@ def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = No
 
     Listens on a Unix socket for plans from this site's gateway and answers them.
     """
-    from client import link
     from client.config import load_site
+    from client.gateway import link
     from client.trainer import Trainer
 
     site = load_site(settings)
@@ -95,15 +95,15 @@ def _gateway(settings: GatewayFile, socket: TrainerSocket = None, until: Until =
     Connects out to the server and passes plans on to the trainer's socket. It is started again when it dies.
     It sees no image and needs no torch.
     """
-    from client import gateway
-    from common.processes import Interrupted, interruptible
+    from client.gateway import supervisor
+    from common.processes.launcher import Interrupted, interruptible
 
-    config = gateway.load_gateway(settings)
+    config = supervisor.load_gateway(settings)
     if socket is not None:
         config = config.model_copy(update={"socket": socket.absolute()})
     try:
         with interruptible():
-            gateway.run(config, until)
+            supervisor.run(config, until)
     except Interrupted:
         pass
     log.event(f"{config.site}: the gateway has ended")
@@ -115,11 +115,11 @@ def _status(settings: SiteFile, socket: TrainerSocket = None) -> int:
 
     Reads the audit log and asks the trainer's socket. Nothing else is asked.
     """
-    from client import site_status
     from client.config import load_site
+    from client.governance import status
 
     site = load_site(settings)
-    text = site_status.tell(site.name, site.state_dir, socket or site.socket)
+    text = status.tell(site.name, site.state_dir, socket or site.socket)
     first, newline, rest = text.partition("\n")
     terminal.print_styled(first, "bold red" if "NOT running" in first else "bold")
     if newline:

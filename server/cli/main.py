@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from common import command_line
-from common.processes import interruptible
+from common.processes.launcher import interruptible
 from server.cli import operate, provision, simulate
 
 NAME = "consilium-server"

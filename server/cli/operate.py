@@ -15,14 +15,14 @@ import typer
 from common import log
 from common.command_line import command
 from common.errors import ConfigError, ConsiliumError, LaunchError
-from common.processes import Interrupted
-from common.tail import Tail
+from common.processes.launcher import Interrupted
+from common.processes.tail import Tail
 from server.cli.options import SERVER, STUDIES, RunDir, ServerDir, SiteName, StudyFile
 
 if TYPE_CHECKING:
     from common.config import StudyConfig
-    from server import queue
-    from server.folder import ServerFolder
+    from server.deployment import queue
+    from server.deployment.folder import ServerFolder
 
 _POLL_S, _WAIT_S = 0.2, 120.0
 
@@ -112,9 +112,9 @@ def _up(
     resumes at the next start.
     """
     from common.config import StudyConfig
+    from common.files import write_atomically
     from common.settings import load_settings
-    from common.weights import write_atomically
-    from server.folder import open_folder
+    from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
 
@@ -137,10 +137,10 @@ def _up(
 
 def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> bool:
     """Run the server until it ends; True if its last study finished."""
-    from server import host
+    from server.deployment import daemon
 
     try:
-        return host.up(folder, study=study, once=exit_when_done).finished
+        return daemon.up(folder, study=study, once=exit_when_done).finished
     except Interrupted:
         if exit_when_done:
             raise
@@ -150,9 +150,9 @@ def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_don
 
 def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
     try:
-        from server import monitoring
+        from server.deployment import prometheus
 
-        monitoring.serve(folder, host, port)
+        prometheus.serve(folder, host, port)
     except ImportError as error:
         raise LaunchError(
             "--metrics-port needs the package prometheus-client; install Consilium with its extra `server`"
@@ -177,12 +177,12 @@ def _run(
     """
     from common.config import StudyConfig
     from common.settings import load_settings
-    from server import enrolled, queue
-    from server.folder import open_folder
+    from server.deployment import queue, site_keys
+    from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
     study = load_settings(study_file, StudyConfig, "study")
-    if missing := sorted(set(study.sites.all) - enrolled.enrolled(folder).keys()):
+    if missing := sorted(set(study.sites.all) - site_keys.enrolled(folder).keys()):
         raise ConfigError(
             f"the study names {', '.join(missing)}, whose keys are not enrolled; `consilium-server enrol` "
             "them, or leave them out of the study"
@@ -194,7 +194,7 @@ def _run(
 
 def resume(folder: "ServerFolder", name: str) -> int:
     """Put a study that broke off or was stopped back into the queue. Raises ConfigError."""
-    from server import queue
+    from server.deployment import queue
 
     queue.put_back(folder, name)
     _print_queued(folder, name)
@@ -202,7 +202,7 @@ def resume(folder: "ServerFolder", name: str) -> int:
 
 
 def _print_queued(folder: "ServerFolder", name: str) -> None:
-    from server import queue
+    from server.deployment import queue
 
     ahead = len(queue.waiting(folder)) - 1 + (queue.running(folder) is not None)
     turn = "it is next" if ahead <= 0 else f"{ahead} before it"
@@ -212,7 +212,7 @@ def _print_queued(folder: "ServerFolder", name: str) -> None:
 
 def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
     """Show the log of a study until it is over; the exit code says whether it finished."""
-    from server import status
+    from server.storage import status
 
     run_dir, place = folder.runs / entry.name, folder.root / "running" / entry.path.name
     show, up_by = Tail(run_dir / "server.log"), time.monotonic() + _WAIT_S
@@ -246,15 +246,15 @@ def _enrol(
 
     If the server does not run, from its next start.
     """
-    from server import enrolled
-    from server.folder import open_folder
+    from server.deployment import site_keys
+    from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
-    key = enrolled.enrol(folder, site, public_key)
+    key = site_keys.enrol(folder, site, public_key)
     print(f"{site} may connect, with the key\n  {key.fingerprint}")
     print("Compare it with what the site reads out: `consilium-site key` printed it there.")
     _wait_until(
-        folder, lambda: key.pem in enrolled.nodes(folder.database), "the server has not taken the key"
+        folder, lambda: key.pem in site_keys.nodes(folder.database), "the server has not taken the key"
     )
     return 0
 
@@ -264,12 +264,12 @@ def _revoke(directory: ServerDir, site: SiteName) -> int:
 
     It needs a new key to come back.
     """
-    from server import enrolled
-    from server.folder import open_folder
+    from server.deployment import site_keys
+    from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
-    key = enrolled.revoke(folder, site)
-    _wait_until(folder, lambda: key.pem not in enrolled.nodes(folder.database), f"{site} is not cut off")
+    key = site_keys.revoke(folder, site)
+    _wait_until(folder, lambda: key.pem not in site_keys.nodes(folder.database), f"{site} is not cut off")
     print(f"{site} is cut off; its key {key.fingerprint} is never accepted again")
     return 0
 
@@ -286,8 +286,8 @@ def _wait_until(folder: "ServerFolder", done: Callable[[], bool], not_done: str)
 def _sites(directory: ServerDir) -> int:
     """List the sites: key, enrolled since, online, last seen."""
     from server.cli import tables
-    from server.folder import open_folder
-    from server.server_overview import read_sites
+    from server.deployment.folder import open_folder
+    from server.deployment.server_overview import read_sites
 
     tables.print_sites(read_sites(open_folder(directory)))
     return 0
@@ -305,9 +305,9 @@ def _status(
     With `consilium-server --json status` as JSON. Exit code 1 if the study failed, its server is gone, or the
     server is not up.
     """
-    from server import overview, server_overview
     from server.cli import tables
-    from server.folder import open_folder
+    from server.deployment import overview, server_overview
+    from server.deployment.folder import open_folder
 
     if (run_dir / "federation.yaml").exists():
         server = server_overview.read_server(open_folder(run_dir))
@@ -329,9 +329,9 @@ def _readmit(run_dir: RunDir, site: SiteName) -> int:
 
     A study that is running need not be stopped.
     """
-    from server import wishes
+    from server.storage import requests
 
-    wishes.ask_to_readmit(run_dir, site)
+    requests.ask_to_readmit(run_dir, site)
     print(f"{site} gets a plan again in the next round of {run_dir.name}")
     return 0
 
@@ -345,8 +345,8 @@ def _logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the study is over.")] = False,
 ) -> int:
     """Show the log of a study's server."""
-    from server import queue
-    from server.folder import open_folder
+    from server.deployment import queue
+    from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
     name = study or _latest(folder)
@@ -359,7 +359,7 @@ def _logs(
 
 
 def _latest(folder: "ServerFolder") -> str:
-    from server import queue
+    from server.deployment import queue
 
     if (name := queue.latest(folder)) is None:
         raise ConfigError(f"no study has run in {folder.root} yet")
@@ -368,8 +368,9 @@ def _latest(folder: "ServerFolder") -> str:
 
 def _stop(directory: ServerDir) -> int:
     """Stop the study that runs; `resume` goes on with it."""
-    from server import queue, wishes
-    from server.folder import open_folder
+    from server.deployment import queue
+    from server.deployment.folder import open_folder
+    from server.storage import requests
 
     folder = open_folder(directory)
     now = queue.running(folder)
@@ -379,7 +380,7 @@ def _stop(directory: ServerDir) -> int:
         raise ConfigError(
             f"no server runs here, so nothing runs; study {now.name} goes on at the next `consilium-server up`"
         )
-    wishes.ask_to_stop(folder.runs / now.name)
+    requests.ask_to_stop(folder.runs / now.name)
     _wait_until(folder, lambda: not now.path.exists(), f"study {now.name} has not stopped")
     print(f"study {now.name} is stopped; `consilium-server resume {folder.root} {now.name}` goes on with it")
     return 0

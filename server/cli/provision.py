@@ -63,7 +63,7 @@ def _provision(
     Makes the CA and the server's certificate, and one start-up kit per site. Run it again after a change of
     FEDERATION.yaml: what has not changed stays as it is.
     """
-    from server import examples, kits
+    from server.provisioning import examples, startup_kit
 
     if example and federation is not None:
         raise ConfigError("--example makes a FEDERATION.yaml; leave one of the two out")
@@ -74,7 +74,9 @@ def _provision(
         raise ConfigError(
             "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
         )
-    for line in examples.write_examples(out) if federation is None else kits.provision(federation, out):
+    for line in (
+        examples.write_examples(out) if federation is None else startup_kit.provision(federation, out)
+    ):
         print(line)
     return 0
 
@@ -92,7 +94,7 @@ def _compose(
 
     Write it to docker-compose.override.yml, which `docker compose` reads beside docker-compose.yml.
     """
-    from server import containers
+    from server.provisioning import compose
 
     try:
         text = file.read_text(encoding="utf-8")
@@ -100,7 +102,7 @@ def _compose(
         raise ConfigError(
             f"{file} cannot be read: {error.strerror}; run this beside docker-compose.yml, or give --file"
         ) from error
-    print(containers.override(text, sites, gpus), end="")
+    print(compose.override(text, sites, gpus), end="")
     return 0
 
 
@@ -127,7 +129,7 @@ def _containers(
 
     Makes a new CA, the server's certificate and each site's key. Earlier keys are replaced; earlier runs are kept.
     """
-    from server import containers
+    from server.provisioning import compose
 
-    containers.set_up(sites, study, server, keys, over)
+    compose.set_up(sites, study, server, keys, over)
     return 0

@@ -69,9 +69,9 @@ def _simulate(
     Starts a server, and for every site of the study a gateway and a trainer. They connect on loopback with TLS and
     site keys. Runs the study and stops all of them. Exit code 0 only if the study finished.
     """
-    from server import simulation
+    from server.simulation import simulate
 
-    outcome = simulation.simulate(study, sites, runs, port=port, adopt=adopt, leave_out=leave_out or [])
+    outcome = simulate.simulate(study, sites, runs, port=port, adopt=adopt, leave_out=leave_out or [])
     print(outcome.summary)
     return 0 if outcome.finished else 1
 
@@ -98,16 +98,16 @@ def _resume(
     """
     if study is not None:
         from server.cli import operate
-        from server.folder import open_folder
+        from server.deployment.folder import open_folder
 
         return operate.resume(open_folder(run_dir), study)
     if sites is None:
         raise ConfigError(
             "give the name of the study with a server's folder, or --sites with the run of a simulation"
         )
-    from server import simulation
+    from server.simulation import simulate
 
-    outcome = simulation.resume(run_dir, sites, port=port)
+    outcome = simulate.resume(run_dir, sites, port=port)
     print(outcome.summary)
     return 0 if outcome.finished else 1
 
@@ -128,14 +128,14 @@ def _compare(
     Runs every variant of GRID.yaml that has not finished yet, one after the other. Writes comparison.md, .csv and
     .png. Exit code 0 only if all finished.
     """
-    from server import experiments
+    from server.simulation import grid as experiments
 
     return 0 if experiments.run_grid(grid, sites, runs, tuple(only or ())) else 1
 
 
 def _report(run_dir: RunDir) -> int:
     """Write the report of a run again."""
-    from server import simulation
+    from server.simulation import simulate
 
-    print(f"wrote {simulation.rewrite_report(run_dir)}")
+    print(f"wrote {simulate.rewrite_report(run_dir)}")
     return 0

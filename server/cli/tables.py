@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from common import terminal
-from server.overview import Overview, describe_run, describe_site, heading, span, totals
-from server.server_overview import ServerNow, SiteOfServer, describe_server
+from server.deployment.overview import Overview, describe_run, describe_site, heading, span, totals
+from server.deployment.server_overview import ServerNow, SiteOfServer, describe_server
 
 _STYLES = {
     "ok": "green",

@@ -15,7 +15,8 @@ import server
 from common import release
 from common.errors import LaunchError
 
-_GATEWAY_FILES = ("__init__.py", "gateway/__init__.py", "gateway/app.py", "gateway/link.py")
+GATEWAY_FILES = ("__init__.py", "gateway/__init__.py", "gateway/app.py", "gateway/link.py")
+"""Files of `client/` that run in a gateway."""
 
 _PYPROJECT = """\
 [project]
@@ -45,7 +46,7 @@ def stage(folder: Path) -> Path:
         shutil.copytree(
             home, folder / home.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for name in _GATEWAY_FILES:
+    for name in GATEWAY_FILES:
         staged = folder / "client" / name
         staged.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_client_folder() / name, staged)

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import head_worker
 from client.cli.main import main
 from client.config import SiteConfig
+from client.heads import worker
 from client.trainer import Trainer
 from common.config import StudyConfig
 from common.weights import load_file, save_file
 from server.app import conduct
 from server.config import ServerConfig
-from server.sites import InProcessSites
+from server.rounds.sites import InProcessSites
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -29,7 +29,7 @@ DICOMS = Path(__file__).parents[3] / "shared" / "data" / "dicom_nifti_samples.ta
 def run(make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished study of one site, with a head of either kind."""
     monkeypatch.setattr("common.log.start", lambda *_: None)
-    monkeypatch.setattr(head_worker, "_work", lambda folder, _: head_worker.main(folder))
+    monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
     study = make_study(
         sites={"train": ("north",)},
         rounds=1,

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from client import gateway
 from client.cli.main import main
+from client.gateway import supervisor
 from common import keys
 from common.errors import ConfigError
-from common.supervision import Supervision
-
-ROOT = Path(__file__).parents[2]
+from common.processes.restarts import Supervision
+from tests.places import ROOT
 
 
 @pytest.fixture
@@ -28,8 +27,8 @@ def kit(tmp_path: Path) -> Path:
 
 def test_paths_count_from_the_kits_folder(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLWR_HOME", raising=False)
-    config = gateway.load_gateway(kit)
-    assert config == gateway.load_gateway(kit / "gateway.yaml")
+    config = supervisor.load_gateway(kit)
+    assert config == supervisor.load_gateway(kit / "gateway.yaml")
     assert (config.ca, config.key, config.socket) == (
         kit / "ca.pem",
         kit / "site.key",
@@ -40,7 +39,7 @@ def test_paths_count_from_the_kits_folder(kit: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_container_says_where_flower_may_write(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", "/tmp/flower")
-    assert gateway.load_gateway(kit).flwr_home == Path("/tmp/flower")
+    assert supervisor.load_gateway(kit).flwr_home == Path("/tmp/flower")
 
 
 @pytest.mark.parametrize(
@@ -54,13 +53,13 @@ def test_a_container_says_where_flower_may_write(kit: Path, monkeypatch: pytest.
 def test_what_is_missing_is_named_before_anything_starts(kit: Path, spoil, complaint: str) -> None:
     spoil(kit)
     with pytest.raises(ConfigError, match=complaint):
-        gateway.run(gateway.load_gateway(kit))
+        supervisor.run(supervisor.load_gateway(kit))
 
 
 def test_a_server_without_a_port_is_refused(kit: Path) -> None:
     (kit / "gateway.yaml").write_text("site: north\nserver: c.example\n")
     with pytest.raises(ConfigError, match="server: "):
-        gateway.load_gateway(kit)
+        supervisor.load_gateway(kit)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +78,11 @@ def test_a_server_without_a_port_is_refused(kit: Path) -> None:
     ],
 )
 def test_flowers_words_are_put_into_plain_ones(said: str, means: str) -> None:
-    assert means in gateway.reason(said, "SHA256:x")
+    assert means in supervisor.reason(said, "SHA256:x")
 
 
 def test_an_end_that_nobody_knows_is_not_explained() -> None:
-    assert gateway.reason("Traceback ...", "SHA256:x") == ""
+    assert supervisor.reason("Traceback ...", "SHA256:x") == ""
 
 
 def test_a_gateway_is_never_given_up() -> None:
@@ -113,8 +112,8 @@ def test_it_starts_its_supernode_again_and_ends_it_on_sigterm(kit: Path, tmp_pat
     """Flower's SuperNode is a program that sleeps, here."""
     started = tmp_path / "pids"
     code = (
-        "import sys\nfrom client import gateway\nfrom client.cli.main import main\n"
-        f"gateway.command = lambda config: [sys.executable, '-c', {SUPERNODE.format(log=str(started))!r}]\n"
+        "import sys\nfrom client.gateway import supervisor\nfrom client.cli.main import main\n"
+        f"supervisor.command = lambda config: [sys.executable, '-c', {SUPERNODE.format(log=str(started))!r}]\n"
         f"sys.exit(main(['gateway', {str(kit)!r}]))"
     )
     env = os.environ | {"FLWR_HOME": str(tmp_path / "h")}

@@ -8,12 +8,11 @@ import pytest
 import yaml
 
 from client.cli.main import main
-from client.prompts import embed_file
-from common import prompts
-from common.config import ClipConfig, StudyConfig
+from client.model.embed_prompts import embed_file
+from common.config import ClipConfig, StudyConfig, prompts
 from common.errors import ConfigError
 from common.settings import load_settings
-from server.experiments import Grid, studies
+from server.simulation.grid import Grid, studies
 
 TINY = {
     "embed_dim": 16,

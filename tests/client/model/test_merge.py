@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from client.cli.main import main
-from client.model import build, parts
+from client.model import build, parameters
 from common.settings import to_yaml
 from common.weights import save_file
 
@@ -19,7 +19,7 @@ def run_of(folder, study, change):
         for name, parameter in model.named_parameters():
             if change in name:
                 parameter.normal_(std=0.1, generator=draws)
-    arrays = parts.shared_arrays(model, parts.partition(model, study.model))
+    arrays = parameters.shared_arrays(model, parameters.partition(model, study.model))
     save_file(folder / "weights.safetensors", arrays, {"study": study.name})
     return model
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from tests.client.data.test_dicom import dicom
 
-from client import check_page
-from client.check import Report, check
 from client.cli.main import main
 from client.config import load_site
-from client.data import burned_in, readers
-from client.data.frozen_split import kept
-from client.findings import Finding
-from tests.client.data.test_dicom import dicom
+from client.data.decoding import burned_in_text
+from client.data.readers import read
+from client.data.splitting.kept_split import kept
+from client.preflight import html_page
+from client.preflight.data import Report, check
+from client.preflight.findings import Finding
 
 CLASSES = ("df", "mel", "nv")
 
@@ -354,7 +355,7 @@ def test_the_study_says_how_large_images_are_kept(site: Site, capsys: pytest.Cap
 
 def test_a_split_that_was_drawn_before_is_the_one_that_is_checked(site: Site) -> None:
     before = load_site(site.write())
-    drawn = kept(readers.read(before.data, CLASSES[1:]), before.split, before.state_dir)
+    drawn = kept(read.read(before.data, CLASSES[1:]), before.split, before.state_dir)
     for number in range(30):
         site.add(f"late{number}.png", "mel", f"N{number}", seed=200 + number)
     report = site.report()
@@ -381,8 +382,8 @@ def written_on(text: str, height: int) -> np.ndarray:
 
 @pytest.mark.parametrize("height", [10, 14, 24])
 def test_writing_in_a_picture_is_suspected_and_noise_is_not(height: int) -> None:
-    assert burned_in.looks_written_on(Image.fromarray(written_on("DOE^JANE 12.03.1961", height)))
-    assert not burned_in.looks_written_on(Image.fromarray(written_on("", height)))
+    assert burned_in_text.looks_written_on(Image.fromarray(written_on("DOE^JANE 12.03.1961", height)))
+    assert not burned_in_text.looks_written_on(Image.fromarray(written_on("", height)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -432,7 +433,7 @@ def test_the_command_says_whether_the_site_may_take_part(
 
 
 def test_the_page_shows_every_finding_and_class_and_fetches_nothing(spoiled: Report) -> None:
-    page = check_page.page(spoiled, datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+    page = html_page.page(spoiled, datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
     assert "02 January 2026, 03:04" in page
     for name in CLASSES:
         assert f"<td>{name}</td>" in page
@@ -447,6 +448,6 @@ def test_the_page_shows_every_finding_and_class_and_fetches_nothing(spoiled: Rep
 
 def test_names_in_the_page_are_text_whatever_they_are(site: Site) -> None:
     site.add("<script>&.png", "mel", "L<i>", seed=1)
-    page = check_page.page(site.report(), datetime.now(UTC))
+    page = html_page.page(site.report(), datetime.now(UTC))
     assert "<script" not in page
     assert "&lt;script&gt;&amp;.png" in page

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from server import experiments, simulation
 from server.cli.main import main
-from server.simulation import Finished
+from server.simulation import grid
+from server.simulation import simulate as simulation
+from server.simulation.simulate import Finished
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_list_of_sites_or_variants_ends_at_the_next_option(monkeypatch: pytest
         return True
 
     monkeypatch.setattr(simulation, "simulate", simulate)
-    monkeypatch.setattr(experiments, "run_grid", run_grid)
+    monkeypatch.setattr(grid, "run_grid", run_grid)
     assert main(["simulate", "s.yaml", "--leave-out", "north", "south", "--sites", "d"]) == 0
     assert main(["compare", "--sites", "d", "--only", "a", "b", "--", "grid.yaml"]) == 0
     assert asked == [["north", "south"], ("a", "b")]

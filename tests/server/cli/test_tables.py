@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from server.cli import tables
-from server.overview import Overview, SiteNow
-from server.server_overview import ServerNow, SiteOfServer
+from server.deployment.overview import Overview, SiteNow
+from server.deployment.server_overview import ServerNow, SiteOfServer
 
 LONG_AGO = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SITES = (

@@ -10,24 +10,26 @@ import yaml
 from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
-from common.processes import Processes
-from server import enrolled, host, kits, queue, server_overview, status, wishes
+from common.lock import held
+from common.processes.launcher import Processes
 from server.cli import main, operate
-from server.folder import ServerFolder, open_folder
-from server.follow import Outcome
-from server.host import Host
-from server.lock import held
-from server.superlink import SUPERLINK
+from server.deployment import daemon, queue, server_overview, site_keys
+from server.deployment.daemon import Host
+from server.deployment.folder import ServerFolder, open_folder
+from server.deployment.study_runner import Outcome
+from server.deployment.superlink import SUPERLINK
+from server.provisioning import startup_kit
+from server.storage import requests, status
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ServerFolder:
     about = {"name": "f", "server": {"hosts": ["s.example"]}, "sites": {"north": {}, "south": {}}}
     (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
-    list(kits.provision(tmp_path / "federation.yaml", tmp_path / "server"))
+    list(startup_kit.provision(tmp_path / "federation.yaml", tmp_path / "server"))
     made = open_folder(tmp_path / "server")
     for site in ("north", "south"):
-        enrolled.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
+        site_keys.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
     return made
 
 
@@ -42,21 +44,21 @@ class Told:
 
     def __init__(self, folder: ServerFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.commands, self.ends, self.ran = folder, [], {}, []
-        self.known: dict[bytes, enrolled.Node] = {}
+        self.known: dict[bytes, site_keys.Node] = {}
         processes = Processes(folder.root / "logs", dict(os.environ))
         self.host = Host(work=folder.work, processes=processes, fleet_port=9092, folder=folder)
-        monkeypatch.setattr(enrolled, "nodes", lambda _: dict(self.known))
+        monkeypatch.setattr(site_keys, "nodes", lambda _: dict(self.known))
         monkeypatch.setattr(Host, "register", lambda _, new: self.register(new))
         monkeypatch.setattr(Processes, "run", lambda _, command, deadline_s: self.flwr(command))
         monkeypatch.setattr(Host, "run", lambda _, settings: self.run(settings))
-        monkeypatch.setattr(host, "follow", lambda host, run_dir, shown: self.follow(run_dir))
+        monkeypatch.setattr(daemon, "follow", lambda host, run_dir, shown: self.follow(run_dir))
 
     def register(self, new: dict[str, Path]) -> None:
         for site, path in new.items():
             self.commands.append(f"register {site}")
-            now = enrolled.datetime.now(enrolled.UTC)
-            key = enrolled.read_key(path, site)
-            self.known[key.pem] = enrolled.Node(len(self.commands), now, True, now)
+            now = site_keys.datetime.now(site_keys.UTC)
+            key = site_keys.read_key(path, site)
+            self.known[key.pem] = site_keys.Node(len(self.commands), now, True, now)
 
     def flwr(self, command: list[str]) -> str:
         words = [str(word) for word in command[1:]]
@@ -75,7 +77,7 @@ class Told:
         if isinstance(end, BaseException):
             raise end
         if end == "stop":
-            wishes.ask_to_stop(run_dir)
+            requests.ask_to_stop(run_dir)
             self.host.look()
             now = status.read_status(run_dir)
             assert now is not None
@@ -165,9 +167,9 @@ def test_a_stopped_study_is_told_to_flower_and_can_go_on(told: Told, folder, nam
 
 def test_a_revoked_key_is_taken_from_flower_and_a_new_one_told(told: Told, folder, tmp_path, caplog) -> None:
     told.host._follow_keys()
-    enrolled.revoke(folder, "south")
+    site_keys.revoke(folder, "south")
     told.host._follow_keys()
-    enrolled.enrol(folder, "south", keys.make_site_key(tmp_path / "new", "site").public)
+    site_keys.enrol(folder, "south", keys.make_site_key(tmp_path / "new", "site").public)
     told.host._follow_keys()
     assert told.commands == ["register north", "register south", "supernode unregister 2", "register south"]
     assert len(told.known) == 2
@@ -187,11 +189,11 @@ def test_a_file_that_is_no_key_is_told_and_ends_nothing(told: Told, folder, monk
 def test_a_study_goes_on_without_a_revoked_site_as_long_as_there_are_enough(
     told: Told, folder, named
 ) -> None:
-    enrolled.revoke(folder, "south")
+    site_keys.revoke(folder, "south")
     queue.put(folder, named("a"))
     assert told.host.serve(once=True).finished
     assert told.ran == [("a", ["north"])]
-    enrolled.revoke(folder, "north")
+    site_keys.revoke(folder, "north")
     queue.put(folder, named("b"))
     outcome = told.host.serve(once=True)
     assert not outcome.finished
@@ -202,7 +204,7 @@ def test_one_server_runs_on_a_folder(folder: ServerFolder) -> None:
     with held(folder.lock, "another"):
         assert folder.is_up
         with pytest.raises(LaunchError, match="in use by another"):
-            host.up(folder, once=True)
+            daemon.up(folder, once=True)
     assert not folder.is_up
 
 
@@ -227,7 +229,7 @@ def command(folder: ServerFolder, monkeypatch: pytest.MonkeyPatch, capsys) -> Ca
 
 
 def test_a_study_of_a_site_without_a_key_is_not_taken(command, folder, named, tmp_path) -> None:
-    enrolled.revoke(folder, "south")
+    site_keys.revoke(folder, "south")
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
     code, said = command("run", tmp_path / "s.yaml")
     assert code == 1
@@ -261,9 +263,9 @@ def test_who_waits_for_a_study_is_told_that_no_server_runs(
 
 
 def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:
-    enrolled.revoke(folder, "south")
+    site_keys.revoke(folder, "south")
     code, said = command("sites")
-    key = enrolled.enrolled(folder)["north"].fingerprint
+    key = site_keys.enrolled(folder)["north"].fingerprint
     assert code == 0
     assert said.splitlines() == [
         f"north: offline, never seen, not yet known to the server, key {key}",

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from common import watchdog
 from common.errors import ConfigError
-from server import checkpoint, history, overview
+from common.processes import watchdog
 from server.cli.main import main
-from server.status import Asked, Progress, set_progress, set_status
+from server.deployment import overview
+from server.state import Asked, Progress
+from server.storage import checkpoint, history
+from server.storage.status import set_progress, set_status
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

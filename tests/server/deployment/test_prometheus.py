@@ -14,12 +14,14 @@ from common import keys
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.metrics import count
-from common.processes import free_ports
-from server import enrolled, kits, monitoring, queue, report
+from common.processes.ports import free_ports
 from server.cli import operate
-from server.folder import ServerFolder, open_folder
-from server.state import RoundState, SiteRound
-from server.status import Progress, set_progress, set_status
+from server.deployment import prometheus, queue, site_keys
+from server.deployment.folder import ServerFolder, open_folder
+from server.provisioning import startup_kit
+from server.report import write
+from server.state import Progress, RoundState, SiteRound
+from server.storage.status import set_progress, set_status
 
 MONITORING = Path(__file__).parents[2] / "configs" / "monitoring"
 GIVEN_BY_PROMETHEUS = {"up"}
@@ -30,10 +32,10 @@ def folder(tmp_path: Path, study: StudyConfig) -> ServerFolder:
     """Two sites, of which one has answered in round 1; each scored four images."""
     about = {"name": "f", "server": {"hosts": ["s.example"]}, "sites": {"north": {}, "south": {}}}
     (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
-    list(kits.provision(tmp_path / "federation.yaml", tmp_path))
+    list(startup_kit.provision(tmp_path / "federation.yaml", tmp_path))
     made = open_folder(tmp_path)
     for site in ("north", "south"):
-        enrolled.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
+        site_keys.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
     queue.put(made, study.model_copy(update={"name": "later"}))
     run_dir = made.runs / "demo"
     run_dir.mkdir(parents=True)
@@ -53,14 +55,14 @@ def folder(tmp_path: Path, study: StudyConfig) -> ServerFolder:
         SiteRound("south", "missing", reason="no answer", mib_down=2.0),
     )  # fmt: skip
     state = RoundState(1, {}, {}, {}, sites=rows, scores={"north": score}, seconds=5.0)
-    report.append_round(run_dir, state, study)
+    write.append_round(run_dir, state, study)
     return made
 
 
 @pytest.fixture
 def told(folder: ServerFolder) -> str:
     registry = CollectorRegistry()
-    registry.register(monitoring.FolderCollector(folder))
+    registry.register(prometheus.FolderCollector(folder))
     return generate_latest(registry).decode()
 
 
@@ -138,13 +140,13 @@ def test_a_server_without_any_run_tells_of_its_sites(folder: ServerFolder) -> No
     for path in sorted((folder.runs / "demo").rglob("*"), reverse=True):
         path.unlink()
     registry = CollectorRegistry()
-    registry.register(monitoring.FolderCollector(folder))
+    registry.register(prometheus.FolderCollector(folder))
     assert 'consilium_site_online{site="south"} 0.0' in generate_latest(registry).decode()
 
 
 def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: ServerFolder) -> None:
     (port,) = free_ports(1)
-    stop = monitoring.serve(folder, "localhost", port)
+    stop = prometheus.serve(folder, "localhost", port)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert 'consilium_round{study="demo"} 2.0' in answer.read().decode()

@@ -8,14 +8,16 @@ import yaml
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.settings import load_settings, to_yaml
-from server import containers, host
 from server.cli.main import main
-from server.enrolled import enrolled
-from server.folder import open_folder
-from server.follow import Outcome
-from server.simulation import Federation
+from server.config import Federation
+from server.deployment import daemon
+from server.deployment.folder import open_folder
+from server.deployment.site_keys import enrolled
+from server.deployment.study_runner import Outcome
+from server.provisioning import compose as containers
+from tests.places import ROOT
 
-COMPOSE = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
 STUDY = {
     "name": "tiny",
     "classes": ["mel", "nv"],
@@ -128,7 +130,7 @@ def test_a_study_that_is_over_is_not_run_again(
         asked.append(study)
         return outcome
 
-    monkeypatch.setattr(host, "up", up)
+    monkeypatch.setattr(daemon, "up", up)
     command = ["up", str(made / "server"), "--study", str(made / "server" / "study.yaml")]
     command += ["--exit-when-done", "--over", str(made / "over")]
     assert main(command) == 0
@@ -143,7 +145,7 @@ def test_a_server_that_cannot_start_says_so_to_those_who_wait(
     def up(_folder: object, *, study: StudyConfig | None, once: bool) -> Outcome:
         raise LaunchError("the port is taken")
 
-    monkeypatch.setattr(host, "up", up)
+    monkeypatch.setattr(daemon, "up", up)
     assert main(["up", str(made / "server"), "--exit-when-done", "--over", str(made / "over")]) == 0
     assert (made / "over").read_text() == "failed: the port is taken\n"
 

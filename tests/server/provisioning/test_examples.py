@@ -6,15 +6,14 @@ import pytest
 
 from common.config import StudyConfig
 from common.settings import load_settings
-from server import examples, kits
 from server.cli.main import main
-
-CONFIGS = Path(__file__).parents[2] / "configs"
+from server.provisioning import examples, startup_kit
+from tests.places import CONFIGS
 
 
 def test_the_example_federation_can_be_provisioned_at_once(tmp_path: Path) -> None:
     list(examples.write_examples(tmp_path / "skin"))
-    list(kits.provision(tmp_path / "skin" / "federation.yaml", tmp_path / "skin"))
+    list(startup_kit.provision(tmp_path / "skin" / "federation.yaml", tmp_path / "skin"))
     assert {path.name for path in (tmp_path / "skin" / "kits").iterdir()} == {"north.zip", "south.zip"}
 
 

@@ -492,7 +492,8 @@ def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -
 
 def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
     app = bundle.stage(tmp_path / "app")
-    assert {path.name for path in (app / "client").iterdir()} == {"__init__.py", "app.py", "link.py"}
+    gateway = {path.relative_to(app).as_posix() for path in (app / "client").rglob("*.py")}
+    assert gateway == {f"client/{name}" for name in bundle.GATEWAY_FILES}
     assert {path.name for path in app.iterdir()} == {
         "client",
         "common",

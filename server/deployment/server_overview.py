@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.settings import Frozen
-from server import enrolled, overview, queue
-from server.folder import ServerFolder
+from server.deployment import overview, queue, site_keys
+from server.deployment.folder import ServerFolder
 
 
 class ServerNow(Frozen):
@@ -26,7 +26,7 @@ class ServerNow(Frozen):
 
 def read_server(folder: ServerFolder) -> ServerNow:
     """The server of this folder, now."""
-    keys, known, up = enrolled.enrolled(folder), enrolled.nodes(folder.database), folder.is_up
+    keys, known, up = site_keys.enrolled(folder), site_keys.nodes(folder.database), folder.is_up
     name = queue.latest(folder)
     return ServerNow(
         federation=folder.config.name,
@@ -68,7 +68,7 @@ class SiteOfServer:
 
 def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
     """Every site that the federation names or that has a key, by name."""
-    keys, known, up = enrolled.enrolled(folder), enrolled.nodes(folder.database), folder.is_up
+    keys, known, up = site_keys.enrolled(folder), site_keys.nodes(folder.database), folder.is_up
     sites = []
     for name in sorted({*folder.config.sites, *keys}):
         key, about = keys.get(name), folder.config.sites.get(name)
