@@ -14,7 +14,7 @@ import typer
 
 from common import command_line
 from common.errors import ConfigError
-from common.processes import Interrupted
+from common.processes.launcher import Interrupted
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from tests.client.data.test_dicom import dicom
 
 from client.cli.main import main
 from client.config import load_site
@@ -23,6 +22,7 @@ from client.data.splitting.kept_split import kept
 from client.preflight import html_page
 from client.preflight.data import Report, check
 from client.preflight.findings import Finding
+from tests.client.data.readers.test_dicom import dicom
 
 CLASSES = ("df", "mel", "nv")
 

@@ -22,8 +22,9 @@ from server.provisioning import startup_kit
 from server.report import write
 from server.state import Progress, RoundState, SiteRound
 from server.storage.status import set_progress, set_status
+from tests.places import ROOT
 
-MONITORING = Path(__file__).parents[2] / "configs" / "monitoring"
+MONITORING = ROOT / "configs" / "monitoring"
 GIVEN_BY_PROMETHEUS = {"up"}
 
 
