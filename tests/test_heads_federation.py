@@ -46,6 +46,7 @@ def fitted(study: StudyConfig, trainers: Mapping[str, Answer]) -> fit.Fitted:
     return fit.fit(study, sites, cohort, state)
 
 
+@pytest.mark.slow
 def test_a_study_with_heads_ends_with_a_table_of_heads_and_sites(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def results(found: fit.Fitted, site: str) -> dict[str, HeadResult]:
     return {result.title: result for result in found.record.results[site]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_a_head_that_one_site_cannot_fit_is_named_and_the_others_go_on(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path

@@ -40,6 +40,7 @@ def test_simulations_load_no_part_of_the_client() -> None:
     assert not {"client", "torch"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_a_predictor_loads_no_part_of_the_server() -> None:
     assert "server" not in heavy_modules("import consilium_fl; consilium_fl.load_predictor").split()
 
