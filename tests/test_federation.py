@@ -424,6 +424,7 @@ def test_a_study_with_a_class_that_no_site_has_fails_before_round_1(
     assert not (tmp_path / "run/rounds.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_same_picture_under_another_name_at_an_unseen_site_stops_the_study_and_its_people_find_it(
     make_site: MakeSite,
     make_study: MakeStudy,
@@ -523,6 +524,7 @@ GENTLE = {"batch_size": 8, "augmentation": "none", "optimizer": {"kind": "adamw"
 """Whatever images the split gives a site: it follows from their paths, which differ with every run of the tests."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["class", "supervised_contrastive"])
 def test_a_clip_study_learns_and_begins_with_the_scores_of_a_clip_that_was_not_trained(
     trainers: dict[str, Answer], make_study: MakeStudy, loss: str

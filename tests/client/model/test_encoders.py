@@ -88,6 +88,7 @@ def test_the_study_may_choose_another_image_size():
     assert preprocessing(ClassifierConfig(encoder="swin_v2_t", image_size=96)).image_size == 96
 
 
+@pytest.mark.slow
 def test_a_size_that_an_encoder_cannot_take_brings_up_those_that_it_can():
     with pytest.raises(ConfigError, match=r"test_vit cannot take 100 pixels a side; it can take 32, 64, 96,"):
         architecture(ClassifierConfig(encoder="test_vit", image_size=100), num_classes=7, device="meta")

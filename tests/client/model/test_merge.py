@@ -1,5 +1,6 @@
 """The whole model of a run, for use outside."""
 
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ def run_of(folder, study, change):
     return model
 
 
+@pytest.mark.slow
 def test_a_lora_run_becomes_a_model_that_timm_loads(tmp_path, make_study):
     tuning = {"kind": "lora", "rank": 2, "layers": "all"}
     study = make_study(model={"encoder": "test_convnext", "image_size": 32, "tuning": tuning})

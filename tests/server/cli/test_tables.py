@@ -2,7 +2,7 @@
 
 import io
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,9 +11,11 @@ from server.deployment.overview import Overview, SiteNow
 from server.deployment.server_overview import ServerNow, SiteOfServer
 
 LONG_AGO = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+NOW = datetime.now(UTC) + timedelta(days=1)
+"""Printed as "now", however long after the import of this file a test runs."""
 SITES = (
     SiteOfServer("east", "", None, None, online=False, seen=None),
-    SiteOfServer("north", "North Hospital", "ab:cd", LONG_AGO, online=True, seen=datetime.now(UTC)),
+    SiteOfServer("north", "North Hospital", "ab:cd", LONG_AGO, online=True, seen=NOW),
     SiteOfServer("south", "", "ef:01", None, online=False, seen=None),
 )
 RUN = Overview(

@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
+import pytest
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
@@ -144,6 +145,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_and_take_no_memory(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "ordinary.png")
     for name, (make, _) in BOMBS.items():
