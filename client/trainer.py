@@ -38,7 +38,7 @@ from common.wire import codec
 
 
 @dataclass(frozen=True)
-class Bench:
+class StudySetup:
     """One study set up at this site: a model, its images and what is shared of it."""
 
     study: StudyConfig
@@ -72,9 +72,9 @@ class Trainer:
         self._clock = clock
         self._audit = audit.Audit(site.state_dir, clock)
         self._device = choose_device(site.device)
-        self._bench: Bench | None = None
+        self._bench: StudySetup | None = None
         self._answered: Answered | None = None
-        self._shown: tuple[Bench, tuple[image_hashes.Shown, ...]] | None = None
+        self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
         self._table: steps.Table | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
@@ -149,7 +149,7 @@ class Trainer:
             case _:
                 assert_never(plan)
 
-    def _ready(self, plan: wire.Plan, size: int) -> Bench:
+    def _ready(self, plan: wire.Plan, size: int) -> StudySetup:
         """The bench for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
         rules, study = self._site.policy, plan.study
         now = self._clock().astimezone(ZoneInfo(rules.timezone) if rules.timezone else None)
@@ -171,7 +171,7 @@ class Trainer:
         policy.enforce(plan, rules, replace(facts, setup=setup))
         return bench
 
-    def _enrol(self, plan: wire.EnrolPlan, bench: Bench) -> wire.Enrolment:
+    def _enrol(self, plan: wire.EnrolPlan, bench: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
             bench.state.forget()
         train, test = bench.store.class_counts("train"), bench.store.class_counts("test")
@@ -191,7 +191,7 @@ class Trainer:
             weights=self._first_weights(bench) if plan.want_weights else {},
         )
 
-    def _first_weights(self, bench: Bench) -> dict[str, Array]:
+    def _first_weights(self, bench: StudySetup) -> dict[str, Array]:
         """Built anew: the warm model may have been trained since, by this very study's former run."""
         study = bench.study
         model = build.of_study(study, self._site.weights_dir).model
@@ -199,7 +199,7 @@ class Trainer:
             model = model.double()
         return parameters.shared_arrays(model, bench.parts)
 
-    def _compare(self, plan: wire.OverlapPlan, bench: Bench) -> wire.OverlapAnswer:
+    def _compare(self, plan: wire.OverlapPlan, bench: StudySetup) -> wire.OverlapAnswer:
         study = plan.study
         key = image_hashes.key(self._site.overlap_secret, study)
         images = self._shown[1] if self._shown is not None and self._shown[0] is bench else None
@@ -219,7 +219,7 @@ class Trainer:
             log.event(f"{len(images)} images are compared with other sites', as keyed hashes")
         return image_hashes.answer(plan, key, images)
 
-    def _round(self, plan: wire.RoundPlan, bench: Bench) -> wire.RoundAnswer:
+    def _round(self, plan: wire.RoundPlan, bench: StudySetup) -> wire.RoundAnswer:
         study = plan.study
         if plan.notice is not None:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
@@ -262,7 +262,7 @@ class Trainer:
         )
         return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
 
-    def _heads(self, plan: wire.HeadPlan, bench: Bench) -> wire.HeadAnswer:
+    def _heads(self, plan: wire.HeadPlan, bench: StudySetup) -> wire.HeadAnswer:
         """One step towards classical heads; the features of these weights are computed once."""
         layer = None if plan.study.heads is None else plan.study.heads.layer
         weights = below("weights", plan.arrays)
@@ -286,7 +286,9 @@ class Trainer:
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
         return answer
 
-    def _features(self, plan: wire.HeadPlan, bench: Bench, weights: Arrays, layer: str | None) -> steps.Table:
+    def _features(
+        self, plan: wire.HeadPlan, bench: StudySetup, weights: Arrays, layer: str | None
+    ) -> steps.Table:
         cache = features.Cache(bench.state.folder / "features")
         key = f"{plan.weights_digest} {layer}"
         if weights:
@@ -311,14 +313,14 @@ class Trainer:
             )
         return steps.Table(plan.weights_digest, features.sides(bench.store, *found))
 
-    def _whole(self, bench: Bench) -> dict[str, Array]:
+    def _whole(self, bench: StudySetup) -> dict[str, Array]:
         """What travels and what stays here of the network."""
         return {
             **parameters.shared_arrays(bench.model, bench.parts),
             **parameters.local_arrays(bench.model, bench.parts),
         }
 
-    def _set_up(self, study: StudyConfig) -> Bench:
+    def _set_up(self, study: StudyConfig) -> StudySetup:
         """The bench of this study, warm if it is the one in use."""
         if self._bench is not None and self._bench.study == study:
             return self._bench
@@ -343,7 +345,7 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)
         if study.local.precision == "float64":
             model = model.double()
-        self._bench = Bench(
+        self._bench = StudySetup(
             study=study,
             model=model,
             preprocessing=built.preprocessing,

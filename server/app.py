@@ -25,7 +25,7 @@ from server.heads import fit, record
 from server.report import census_table, terminal
 from server.report import write as report
 from server.rounds import selection
-from server.rounds.flower_sites import Fleet
+from server.rounds.flower_sites import FlowerSites
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
@@ -42,7 +42,7 @@ OLD_SELF_S = 20.0
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run the study that the operator's server.yaml names."""
     config = load_settings(Path(str(context.run_config["server"])), ServerConfig, "server")
-    conduct(config, Fleet(grid, config.node_ids))
+    conduct(config, FlowerSites(grid, config.node_ids))
 
 
 def conduct(config: ServerConfig, sites: Sites) -> None:

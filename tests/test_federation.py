@@ -22,8 +22,9 @@ from common.wire import codec
 from server.app import conduct
 from server.config import ServerConfig
 from server.enrolment import cohort as enrolment
+from server.rounds.failures import NOTICED_BY_SERVER
 from server.rounds.loop import run_rounds
-from server.rounds.sites import OURS, Deadline, InProcessSites, Reply
+from server.rounds.sites import Deadline, InProcessSites, Reply
 from server.state import RoundState
 
 Answer = Callable[[bytes], bytes]
@@ -236,7 +237,13 @@ def test_a_site_whose_gateway_was_away_at_the_enrolment_is_asked_again(
         asked.append(plan)
         if len(asked) == 1:
             return codec.to_bytes(
-                wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
+                wire.Failure(
+                    plan_id=plan.plan_id,
+                    site="south",
+                    error="unreachable",
+                    case=NOTICED_BY_SERVER,
+                    advice="-",
+                )
             )
         return trainers["south"](request)
 
@@ -255,7 +262,9 @@ def test_a_site_that_stays_away_is_asked_as_often_as_a_round_is_repeated(
         plan = codec.from_bytes(request)
         asked.append(plan)
         return codec.to_bytes(
-            wire.Failure(plan_id=plan.plan_id, site="south", error="unreachable", case=OURS, advice="-")
+            wire.Failure(
+                plan_id=plan.plan_id, site="south", error="unreachable", case=NOTICED_BY_SERVER, advice="-"
+            )
         )
 
     study = make_study(deadlines={"repeats": 2, "repeat_after_s": 0})

@@ -17,7 +17,7 @@ import numpy as np
 from client.data.manifest import Side
 from client.heads import scores, sums, worker
 from client.heads.features import Features
-from client.heads.worker import Gone, Job
+from client.heads.worker import HeadUnavailable, Job
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.config.heads import HeadsConfig, LocalHead, Vote
@@ -95,7 +95,7 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
                 mapped_ND = table.mapped(_view(plan, config.title, None, table))
                 try:
                     found = _fit(config, mapped_ND, table, plan, place)
-                except Gone as gone:
+                except HeadUnavailable as gone:
                     results.append(_gone(f"federated.{config.title}", gone))
                 else:
                     arrays |= under(f"coefficients/{config.title}", found)
@@ -159,7 +159,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place)
             title = f"local.{config.title}"
             try:
                 found = _fit(config, table.sides["train"].features_NF, table, plan, place)
-            except Gone as gone:
+            except HeadUnavailable as gone:
                 results.append(_gone(title, gone))
                 continue
             results.append(
@@ -207,7 +207,7 @@ def _fit(
     return found
 
 
-def _gone(title: str, gone: Gone) -> HeadResult:
+def _gone(title: str, gone: HeadUnavailable) -> HeadResult:
     log.warn(f"no head {title} here: {gone}")
     return HeadResult(title=title, problem=gone.problem)
 

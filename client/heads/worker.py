@@ -37,7 +37,7 @@ class Job(Frozen):
     """Fields of a HeadLabel: keep the head."""
 
 
-class Gone(Exception):
+class HeadUnavailable(Exception):
     """There is no head; `problem` is what the server may be told."""
 
     def __init__(self, problem: HeadProblem, message: str) -> None:
@@ -57,10 +57,10 @@ def run(
 ) -> Mapping[str, Array]:
     """Fit apart: a head's `probabilities` of the test rows, or a vote's `weights` and `bias`.
 
-    `keep` is where the head goes. Raises Gone if there is none, StorageError if the disk is full.
+    `keep` is where the head goes. Raises HeadUnavailable if there is none, StorageError if the disk is full.
     """
     if len(np.unique(labels_N)) < 2:
-        raise Gone(
+        raise HeadUnavailable(
             "one_class", f"{len(np.unique(labels_N))} class(es) among the training images, a head needs two"
         )
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups_N))}
@@ -92,9 +92,11 @@ def _work(folder: Path, job: Job) -> None:
             text=True,
         )
     except subprocess.TimeoutExpired as late:
-        raise Gone("too_slow", f"not fitted within {job.config.time_limit_s:g} s; it was given up") from late
+        raise HeadUnavailable(
+            "too_slow", f"not fitted within {job.config.time_limit_s:g} s; it was given up"
+        ) from late
     if done.returncode != 0:
-        raise Gone("failed", f"the fit ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        raise HeadUnavailable("failed", f"the fit ended with {done.returncode}:\n{done.stderr[-4000:]}")
 
 
 def _move(source: Path, target: Path) -> None:

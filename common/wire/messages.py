@@ -212,7 +212,7 @@ class Failure(Message):
     """From a site whose policy refuses the plan: the rules by name and the study's own values."""
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """Advice and reason as one sentence."""
         return f"{self.advice}: {self.reason}" if self.reason else self.advice
 
@@ -234,15 +234,6 @@ class OverlapAnswer(Message):
 
 
 Answer: TypeAlias = Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
-
-
-# --- safetensors bytes: gateway and trainer --------------------------------------------------
-
-
-# --- Flower records: server and gateway ------------------------------------------------------
-
-
-# --- shared by both --------------------------------------------------------------------------
 
 
 def arrays_of(message: Plan | Answer) -> Arrays:

@@ -14,7 +14,8 @@ from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.weights import Array, Arrays, digest, first_difference, mismatch
-from server.rounds.sites import OURS, Deadline, Sites
+from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence
+from server.rounds.sites import Deadline, Sites
 from server.state import Cohort
 
 _LOOK_S, _REMIND_S = 0.5, 15.0
@@ -135,9 +136,8 @@ def _ask(
                     test_counts=list(map(str, enrolment.test_counts)),
                 )
             case wire.Failure() as failure:
-                log_of_site = "" if failure.case == OURS else f" (case {failure.case} in its log)"
-                refused[reply.site] = f"{failure.error}: {failure.told}{log_of_site}"
-                if failure.error == "unreachable" and failure.case == OURS:
+                refused[reply.site] = failure_sentence(failure)
+                if failure.error == "unreachable" and failure.case == NOTICED_BY_SERVER:
                     lost.append(reply.site)
             case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer():
                 refused[reply.site] = "message: it answered another question"

@@ -13,7 +13,8 @@ from common import log, wire
 from common.config import OverlapConfig, StudyConfig
 from common.errors import SiteDataError
 from server.enrolment import overlap
-from server.rounds.sites import OURS, Deadline, Reply, Sites
+from server.rounds.failures import failure_sentence
+from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Cohort
 
 
@@ -90,8 +91,7 @@ def _ask(
             case wire.OverlapAnswer() as said if said.plan_id == plans[reply.site].plan_id:
                 found[reply.site] = overlap.Hashes(said.check, frozenset(said.same), frozenset(said.similar))
             case wire.Failure() as failure:
-                log_of_site = "" if failure.case == OURS else f" (case {failure.case} in its log)"
-                refused[reply.site] = f"{failure.error}: {failure.told}{log_of_site}"
+                refused[reply.site] = failure_sentence(failure)
             case _:
                 refused[reply.site] = "it answered another question"
     for site in plans.keys() - found.keys() - refused.keys():

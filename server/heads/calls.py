@@ -18,7 +18,8 @@ from common.errors import UpdateRejected
 from common.heads import under
 from common.weights import Arrays, digest
 from common.wire import head_steps
-from server.rounds.sites import OURS, Deadline, Sites
+from server.rounds.failures import failure_sentence, printable
+from server.rounds.sites import Deadline, Sites
 from server.state import Cohort, RoundState
 
 Shapes: TypeAlias = Mapping[str, tuple[int | None, ...]]
@@ -100,8 +101,7 @@ class HeadCalls:
         return admit
 
     def _lacks(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
-        printable = "".join(character if character.isprintable() else "?" for character in reason[:1000])
-        self.problems[site] = f"{step.kind}: {printable}"
+        self.problems[site] = f"{step.kind}: {printable(reason)}"
         log.warn(f"heads  {site}: no part in {self.problems[site]}", site=site, outcome="failed")
 
 
@@ -114,8 +114,7 @@ def _admitted(
 ) -> wire.HeadAnswer:
     match answer:
         case wire.Failure() as failure:
-            log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
-            raise UpdateRejected(f"{failure.told} ({failure.error}{log_of_site})")
+            raise UpdateRejected(failure_sentence(failure))
         case wire.HeadAnswer() if answer.plan_id == plan.plan_id and answer.step == plan.step.kind:
             admit(plan.site, answer)
             return answer

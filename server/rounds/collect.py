@@ -20,14 +20,15 @@ from common.weights import digest, num_bytes
 from server.aggregation import tally
 from server.aggregation.tally import AdmittedUpdate
 from server.rounds import admission, participation, stragglers
-from server.rounds.sites import OURS, Deadline, Reply, Sites
+from server.rounds.failures import failure_sentence, printable
+from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 
-Tell: TypeAlias = Callable[[Progress], None]
+ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Is told how far a round has come, whenever that changes."""
 
 
-class Call:
+class RoundCollector:
     """What is known of round `state.round + 1` so far."""
 
     def __init__(
@@ -37,7 +38,7 @@ class Call:
         state: RoundState,
         *,
         train: bool,
-        tell: Tell = lambda _: None,
+        tell: ProgressCallback = lambda _: None,
     ) -> None:
         self._study, self._cohort, self._before, self._train = study, cohort, state, train
         self.number = state.round + 1
@@ -116,7 +117,7 @@ class Call:
         try:
             update, score, row = _read(self._study, self._cohort, self._before, self._plans[site], reply, row)
         except UpdateRejected as rejection:
-            row = replace(row, outcome="refused", reason=_printable(str(rejection)))
+            row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
             if update is not None:
                 self._norms[site] = update.norm
@@ -236,9 +237,7 @@ def _read(
     """What one reply is worth. Raises UpdateRejected."""
     match reply.answer:
         case wire.Failure() as failure:
-            log_of_site = "" if failure.case == OURS else f", case {failure.case} in its log"
-            reason = f"{failure.told} ({failure.error}{log_of_site})"
-            return None, None, replace(row, outcome="failed", reason=_printable(reason))
+            return None, None, replace(row, outcome="failed", reason=failure_sentence(failure))
         case wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
             raise UpdateRejected(f"found an answer of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
@@ -269,11 +268,6 @@ def _read(
                 max_norm=study.admission.max_norm,
             )
             return update, score, replace(row, delta_norm=update.norm)
-
-
-def _printable(reason: str) -> str:
-    """A reason may quote a site, which could have chosen anything: no line breaks, no control codes."""
-    return "".join(character if character.isprintable() else "?" for character in reason[:1000])
 
 
 def _say(number: int, row: SiteRound, score: Score | None) -> None:

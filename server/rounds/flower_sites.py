@@ -16,7 +16,8 @@ from flwr.serverapp import Grid
 from common import log, wire
 from common.errors import WireError
 from common.wire import codec
-from server.rounds.sites import OURS, Deadline, Reply
+from server.rounds.failures import NOTICED_BY_SERVER
+from server.rounds.sites import Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Between two looks for answers. Each look costs the SuperLink CPU that on a small machine the
@@ -42,7 +43,7 @@ class _Sent:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FlowerSites:
     """The enrolled sites behind Flower's SuperLink."""
 
     grid: Grid
@@ -134,7 +135,7 @@ class Fleet:
 class _Watch:
     """Says when a site that is waited for loses its connection, and when it is back."""
 
-    fleet: Fleet
+    fleet: FlowerSites
     started: float
     gone: set[str] = field(default_factory=set)
     looked: float | None = None
@@ -156,7 +157,7 @@ class _Watch:
 class _Probes:
     """Finds sites that have forgotten their plan."""
 
-    fleet: Fleet
+    fleet: FlowerSites
     asked: float
     """When the plans, or the last probes, were sent."""
     out: dict[str, str] = field(default_factory=dict)
@@ -212,4 +213,6 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
 
 
 def _failure(plan: wire.Plan, error: wire.ErrorKind, advice: str) -> wire.Failure:
-    return wire.Failure(plan_id=plan.plan_id, site=plan.site, error=error, case=OURS, advice=advice)
+    return wire.Failure(
+        plan_id=plan.plan_id, site=plan.site, error=error, case=NOTICED_BY_SERVER, advice=advice
+    )

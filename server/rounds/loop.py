@@ -18,7 +18,7 @@ from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from server.aggregation import server_optimizer
 from server.rounds import participation, selection
-from server.rounds.collect import Call, Tell
+from server.rounds.collect import ProgressCallback, RoundCollector
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
 
@@ -37,7 +37,7 @@ def run_rounds(
     start: RoundState,
     *,
     readmit: Callable[[], Collection[str]] = nobody,
-    tell: Tell = lambda _: None,
+    tell: ProgressCallback = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[RoundState]:
     """States after round start.round+1, ..., study.rounds, then the closing evaluation.
@@ -80,14 +80,14 @@ def _hear(
     state: RoundState,
     *,
     train: bool,
-    tell: Tell,
+    tell: ProgressCallback,
     pause: Callable[[float], None],
-) -> tuple[RoundState, Call]:
+) -> tuple[RoundState, RoundCollector]:
     """The next state, but for weights and optimizer, and the call that led to it.
 
     Repeated without a quorum as often as the study allows. Raises QuorumNotMet.
     """
-    call = Call(study, cohort, state, train=train, tell=tell)
+    call = RoundCollector(study, cohort, state, train=train, tell=tell)
     while True:
         call.ask(sites)
         after = call.after
@@ -110,7 +110,9 @@ def _hear(
         _wait_for_a_quorum(study, sites, call, pause)
 
 
-def _wait_for_a_quorum(study: StudyConfig, sites: Sites, call: Call, pause: Callable[[float], None]) -> None:
+def _wait_for_a_quorum(
+    study: StudyConfig, sites: Sites, call: RoundCollector, pause: Callable[[float], None]
+) -> None:
     """Wait until enough of those who lacked are connected: to ask nobody is no repetition."""
     trainers, waited_s = set(call.unheard) & set(study.sites.train), 0.0
     while call.num_answered + len(trainers & sites.online()) < study.sites.quorum:

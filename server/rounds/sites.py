@@ -1,7 +1,7 @@
 """The one seam between the rounds and what carries them.
 
 The rounds see sites by name that are asked and reply. Behind the seam is Flower in a real
-federation (`gather.Fleet`) and plain function calls in a simulated one, so the story of a
+federation (`gather.FlowerSites`) and plain function calls in a simulated one, so the story of a
 study is tested without processes.
 """
 
@@ -12,9 +12,6 @@ from typing import Protocol
 
 from common import wire
 from common.wire import codec
-
-OURS = "server"
-"""The case of a failure that the server itself noticed: no log of a site has its story."""
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,9 @@ def test_a_sites_key_is_made_once_and_renewed_when_asked(tmp_path: Path, capsys)
     assert keys.fingerprint_of_private(kit / "site.key") != first
 
 
-@pytest.mark.parametrize("module", ["client.gateway.supervisor", "client.preflight.connection", "client.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["client.gateway.supervisor", "client.preflight.connection", "client.cli.main"]
+)
 def test_a_gateways_image_has_neither_torch_nor_pillow(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'PIL', 'pandas'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -28,7 +28,11 @@ class Call:
     """One call of the Fleet API that comes to the door from 192.0.2.7."""
 
     def __init__(self, *metadata: tuple[str, object], said: str = "") -> None:
-        self.method, self.invocation_metadata, self.said = "/flwr.proto.Fleet/ActivateNode", metadata, said
+        self.method, self.invocation_metadata, self.said = (
+            "/flwr.proto.FlowerSites/ActivateNode",
+            metadata,
+            said,
+        )
 
     def peer(self) -> str:
         return "ipv4:192.0.2.7:51234"
@@ -77,8 +81,8 @@ def test_who_is_let_in_leaves_nothing(record: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "said", "noted"),
     [
-        ("/flwr.proto.Fleet/PullMessages", "Invalid node ID", True),  # a key that was revoked
-        ("/flwr.proto.Fleet/PushMessages", "", False),  # a study that is over
+        ("/flwr.proto.FlowerSites/PullMessages", "Invalid node ID", True),  # a key that was revoked
+        ("/flwr.proto.FlowerSites/PushMessages", "", False),  # a study that is over
         ("/grpc.health.v1.Health/Check", "Invalid node ID", False),
     ],
 )

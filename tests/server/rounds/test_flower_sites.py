@@ -14,7 +14,7 @@ from common.config import StudyConfig
 from common.metrics import empty
 from common.wire import codec
 from server.rounds import flower_sites
-from server.rounds.flower_sites import LATE_S, Fleet
+from server.rounds.flower_sites import LATE_S, FlowerSites
 from server.rounds.sites import Deadline
 
 NODES = {"north": 11, "south": 22, "east": 33}
@@ -87,8 +87,8 @@ def grid(clock: Clock) -> Grid:
 
 
 @pytest.fixture
-def fleet(grid: Grid) -> Fleet:
-    return Fleet(grid, NODES)  # type: ignore[arg-type]
+def fleet(grid: Grid) -> FlowerSites:
+    return FlowerSites(grid, NODES)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def answers_as(**changes: Any) -> Callable[[Message], Message]:
 
 
 def test_answers_are_handed_over_in_the_order_in_which_they_come(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     grid.answer("north", after_s=30.0)
     grid.answer("south", after_s=10.0)
@@ -131,7 +131,7 @@ def test_answers_are_handed_over_in_the_order_in_which_they_come(
 
 
 def test_an_answer_is_handed_over_before_the_next_one_is_there(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
 ) -> None:
     grid.answer("north", after_s=0.0)
     grid.answer("south", after_s=50.0)
@@ -141,7 +141,7 @@ def test_an_answer_is_handed_over_before_the_next_one_is_there(
 
 
 def test_the_deadline_ends_the_wait_for_a_site_that_says_nothing(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
 ) -> None:
     grid.answer("north", after_s=1.0)
     grid.answer("south", after_s=61.0)
@@ -150,14 +150,14 @@ def test_the_deadline_ends_the_wait_for_a_site_that_says_nothing(
 
 
 def test_the_deadline_travels_with_the_plan_and_leaves_room_for_a_late_answer(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     list(fleet.ask(plans, Deadline(2)))
     assert {message.metadata.ttl for message in grid.sent} == {2 + LATE_S}
 
 
 def test_every_site_gets_its_own_plan_on_its_own_node(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     list(fleet.ask(plans, Deadline(1)))
     got = {message.metadata.dst_node_id: codec.from_records(message.content) for message in grid.sent}
@@ -166,7 +166,7 @@ def test_every_site_gets_its_own_plan_on_its_own_node(
 
 
 def test_the_same_weights_are_encoded_once_for_all_sites(
-    fleet: Fleet, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
+    fleet: FlowerSites, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
     encode = codec.array_record
@@ -175,12 +175,12 @@ def test_the_same_weights_are_encoded_once_for_all_sites(
     assert len(encoded) == 1
 
 
-def answer_of(fleet: Fleet, plans: dict[str, wire.Plan], site: str) -> wire.Answer:
+def answer_of(fleet: FlowerSites, plans: dict[str, wire.Plan], site: str) -> wire.Answer:
     return next(reply.answer for reply in fleet.ask(plans, Deadline(5)) if reply.site == site)
 
 
 def test_a_site_is_who_its_key_says_and_not_who_it_claims_to_be(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     grid.answer("south", 0.0, answers_as(site="north"))
     (reply,) = fleet.ask(plans, Deadline(1))
@@ -191,7 +191,7 @@ def test_a_site_is_who_its_key_says_and_not_who_it_claims_to_be(
 
 
 def test_an_error_of_flower_is_a_site_that_cannot_be_reached(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     secret = "/data/MUELLER.jpg"  # Flower puts the text of an exception in here
     grid.answer("south", 0.0, lambda message: Message(Error(code=3, reason=secret), reply_to=message))
@@ -212,7 +212,7 @@ def echo(message: Message) -> Message:
 
 @pytest.mark.parametrize("reply", [garbage, echo], ids=["garbage", "its own plan"])
 def test_what_is_no_answer_is_a_failure_of_that_site_only(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan], reply: Callable[[Message], Message]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan], reply: Callable[[Message], Message]
 ) -> None:
     grid.answer("north", 0.0)
     grid.answer("south", 0.0, reply)
@@ -223,7 +223,7 @@ def test_what_is_no_answer_is_a_failure_of_that_site_only(
 
 
 def test_an_answer_that_flower_itself_cannot_read_costs_one_site_and_not_the_study(
-    fleet: Fleet, grid: Grid, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     def breaks(message: Message) -> Message:
         raise ValueError("not an object of Flower's")
@@ -238,7 +238,7 @@ def test_an_answer_that_flower_itself_cannot_read_costs_one_site_and_not_the_stu
 
 @pytest.mark.parametrize("how", ["no id", "nothing"])
 def test_a_plan_that_flower_does_not_take_is_told_at_once(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan],
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan],
     monkeypatch: pytest.MonkeyPatch, how: str,
 ) -> None:  # fmt: skip
     if how == "no id":
@@ -250,13 +250,13 @@ def test_a_plan_that_flower_does_not_take_is_told_at_once(
     assert clock.now == 1000.0
 
 
-def test_only_enrolled_sites_are_online_whoever_else_is_connected(fleet: Fleet, grid: Grid) -> None:
+def test_only_enrolled_sites_are_online_whoever_else_is_connected(fleet: FlowerSites, grid: Grid) -> None:
     grid.connected = {11, 33, 99}
     assert fleet.online() == {"north", "east"}
 
 
 def test_an_answer_after_the_deadline_is_handed_over_as_late_with_the_next_round(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
 ) -> None:
     for site, after_s in (("north", 1.0), ("east", 1.0), ("south", 65.0)):
         grid.answer(site, after_s)
@@ -270,7 +270,7 @@ def test_an_answer_after_the_deadline_is_handed_over_as_late_with_the_next_round
 
 
 def test_a_plan_that_is_sent_again_is_answered_by_whichever_answer_comes(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan]
 ) -> None:
     south = {"south": plans["south"]}
     assert list(fleet.ask(south, Deadline(60))) == []
@@ -281,7 +281,9 @@ def test_a_plan_that_is_sent_again_is_answered_by_whichever_answer_comes(
     assert reply.answer.plan_id == "plan-south"
 
 
-def test_what_can_come_no_more_is_forgotten(fleet: Fleet, clock: Clock, plans: dict[str, wire.Plan]) -> None:
+def test_what_can_come_no_more_is_forgotten(
+    fleet: FlowerSites, clock: Clock, plans: dict[str, wire.Plan]
+) -> None:
     list(fleet.ask({"south": plans["south"]}, Deadline(60)))
     assert len(fleet._sent) == 1
     clock.now += LATE_S + 1
@@ -289,13 +291,15 @@ def test_what_can_come_no_more_is_forgotten(fleet: Fleet, clock: Clock, plans: d
     assert [sent.plan.site for sent in fleet._sent.values()] == ["north"]
 
 
-def test_the_weights_of_a_plan_on_its_way_are_not_kept(fleet: Fleet, plans: dict[str, wire.Plan]) -> None:
+def test_the_weights_of_a_plan_on_its_way_are_not_kept(
+    fleet: FlowerSites, plans: dict[str, wire.Plan]
+) -> None:
     list(fleet.ask(plans, Deadline(1)))
     assert {len(wire.arrays_of(sent.plan)) for sent in fleet._sent.values()} == {0}
 
 
 def test_a_site_that_loses_its_connection_is_named_while_it_is_waited_for(
-    fleet: Fleet, grid: Grid, clock: Clock, plans: dict[str, wire.Plan], caplog: pytest.LogCaptureFixture,
+    fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
@@ -335,7 +339,7 @@ def test_a_gateway_that_lost_its_plan_is_found_by_a_probe_and_gets_the_plan_agai
     clock: Clock, plans: dict[str, wire.Plan]
 ) -> None:
     grid = Forgetful(clock)
-    (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
+    (reply,) = FlowerSites(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert isinstance(reply.answer, wire.RoundAnswer)
     kinds = ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent]
     assert kinds == ["plan", "probe", "plan"]
@@ -348,7 +352,7 @@ def test_a_site_that_is_at_work_answers_no_probe_and_gets_its_plan_once(
 ) -> None:
     grid = Forgetful(clock)
     grid.restarts_at, grid.answers_plans = 1300.0, True  # it trains for 300 s, then answers both
-    (reply,) = Fleet(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
+    (reply,) = FlowerSites(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert reply.after_s == pytest.approx(300, abs=2 * flower_sites.LONGEST_POLL_S)
     assert ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent] == [
         "plan",

@@ -337,14 +337,14 @@ def test_a_repetition_waits_until_enough_sites_are_connected_again(make_three, c
 
 
 def test_a_repetition_waits_no_longer_than_a_round(make_three):
-    class Gone(InProcessSites):
+    class HeadUnavailable(InProcessSites):
         def online(self) -> set[str]:
             return {"north", "west"}
 
     sites, pauses = three() | {"south": Flaky(2.0, num_failures=9)}, []
     study = all_three(make_three, round_s=5)
     with pytest.raises(QuorumNotMet, match="after 2 attempts"):
-        list(run_rounds(study, Gone(sites), cohort(sites), START, pause=pauses.append))
+        list(run_rounds(study, HeadUnavailable(sites), cohort(sites), START, pause=pauses.append))
     assert pauses == [7, 2, 2, 2]
 
 

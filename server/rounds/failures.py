@@ -1,0 +1,24 @@
+"""Failures of sites as sentences for the log, the report and the last line of a failed study.
+
+One form for every message that a site may fail to answer, so that an operator reads the same words at the
+enrolment, in a round and while heads are fitted.
+"""
+
+from common import wire
+
+NOTICED_BY_SERVER = "server"
+"""The case of a failure that the server itself noticed: no site's log has an entry for it."""
+LONGEST_REASON = 1000
+"""Characters of a reason that are kept."""
+
+
+def failure_sentence(failure: wire.Failure) -> str:
+    """Advice, reason and kind of a failure, and under which case the site's own log describes it."""
+    noticed_here = failure.case == NOTICED_BY_SERVER
+    case = "" if noticed_here else f", case {failure.case} in its log"
+    return printable(f"{failure.message} ({failure.error}{case})")
+
+
+def printable(text: str) -> str:
+    """The first `LONGEST_REASON` characters; what a terminal would act on becomes `?`."""
+    return "".join(character if character.isprintable() else "?" for character in text[:LONGEST_REASON])
