@@ -15,19 +15,14 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 import torch
-from torch import nn
 
 from client.config import SiteConfig
-from client.data.readers import read
-from client.data.splitting import kept_split
-from client.data.store import ImageStore
 from client.governance import approval, audit, failure_report, image_hashes, policy
 from client.heads import features, steps
-from client.images import Preprocessing
-from client.model import build, parameters
+from client.model import parameters
+from client.study_setup import StudySetup, first_weights, set_up
 from client.training import evaluate, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
-from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
@@ -35,23 +30,6 @@ from common.heads import below
 from common.metrics import Score
 from common.weights import Array, Arrays, digest
 from common.wire import codec
-
-
-@dataclass(frozen=True)
-class StudySetup:
-    """One study set up at this site: a model, its images and what is shared of it."""
-
-    study: StudyConfig
-    model: nn.Module
-    preprocessing: Preprocessing
-    parts: parameters.Parts
-    store: ImageStore
-    state: SiteState
-    first_local: Arrays
-    """Layers that stay at the site, as built, before any round."""
-    weights_digest: str
-    """Of the shared tensors as built, before any round."""
-    frozen_digest: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +50,7 @@ class Trainer:
         self._clock = clock
         self._audit = audit.Audit(site.state_dir, clock)
         self._device = choose_device(site.device)
-        self._bench: StudySetup | None = None
+        self._setup: StudySetup | None = None
         self._answered: Answered | None = None
         self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
         self._table: steps.Table | None = None
@@ -150,7 +128,7 @@ class Trainer:
                 assert_never(plan)
 
     def _ready(self, plan: wire.Plan, size: int) -> StudySetup:
-        """The bench for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
+        """The setup for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
         rules, study = self._site.policy, plan.study
         now = self._clock().astimezone(ZoneInfo(rules.timezone) if rules.timezone else None)
         approved = not rules.ask or approval.is_approved(self._site.state_dir, study)
@@ -162,52 +140,42 @@ class Trainer:
         )
         policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
-            image_hashes.key(
-                self._site.overlap_secret, study
-            )  # a site that will refuse to compare says so at once
-        bench = self._set_up(study)
-        train_counts = bench.store.class_counts("train")
-        setup = policy.Setup(train_counts, parameters.layout(bench.model, bench.parts))
-        policy.enforce(plan, rules, replace(facts, setup=setup))
-        return bench
+            image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
+        setup = self._set_up(study)
+        train_counts = setup.store.class_counts("train")
+        built = policy.BuiltStudy(train_counts, parameters.layout(setup.model, setup.parts))
+        policy.enforce(plan, rules, replace(facts, built=built))
+        return setup
 
-    def _enrol(self, plan: wire.EnrolPlan, bench: StudySetup) -> wire.Enrolment:
+    def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
-            bench.state.forget()
-        train, test = bench.store.class_counts("train"), bench.store.class_counts("test")
+            setup.state.forget()
+        train, test = setup.store.class_counts("train"), setup.store.class_counts("test")
         log.event(f"enrolled in study {plan.study.name}: {sum(train)} training, {sum(test)} test images")
         return wire.Enrolment(
             plan_id=plan.plan_id,
             site=plan.site,
-            layout=parameters.layout(bench.model, bench.parts),
-            weights_digest=bench.weights_digest,
-            frozen_digest=bench.frozen_digest,
-            preprocessing=bench.preprocessing.model_dump(mode="json"),
+            layout=parameters.layout(setup.model, setup.parts),
+            weights_digest=setup.weights_digest,
+            frozen_digest=setup.frozen_digest,
+            preprocessing=setup.preprocessing.model_dump(mode="json"),
             train_counts=train,
             test_counts=test,
             withheld=policy.withholds(self._site.policy),
             device=device_name(self._device),
-            images=bench.store.summary(self._site.policy.min_cell),
-            weights=self._first_weights(bench) if plan.want_weights else {},
+            images=setup.store.summary(self._site.policy.min_cell),
+            weights=first_weights(setup, self._site) if plan.want_weights else {},
         )
 
-    def _first_weights(self, bench: StudySetup) -> dict[str, Array]:
-        """Built anew: the warm model may have been trained since, by this very study's former run."""
-        study = bench.study
-        model = build.of_study(study, self._site.weights_dir).model
-        if study.local.precision == "float64":
-            model = model.double()
-        return parameters.shared_arrays(model, bench.parts)
-
-    def _compare(self, plan: wire.OverlapPlan, bench: StudySetup) -> wire.OverlapAnswer:
+    def _compare(self, plan: wire.OverlapPlan, setup: StudySetup) -> wire.OverlapAnswer:
         study = plan.study
         key = image_hashes.key(self._site.overlap_secret, study)
-        images = self._shown[1] if self._shown is not None and self._shown[0] is bench else None
+        images = self._shown[1] if self._shown is not None and self._shown[0] is setup else None
         if images is None:
             trains = plan.site in study.sites.train
-            rows = bench.store.manifest.rows if trains else bench.store.manifest.on("test")
+            rows = setup.store.manifest.rows if trains else setup.store.manifest.on("test")
             images = image_hashes.shown(rows, self._site.threads)
-            self._shown = bench, images
+            self._shown = setup, images
         found = image_hashes.list_shared(self._site.state_dir, key, images, plan.shared)
         if found:
             told = ", ".join(f"{number} {match}" for match, number in found.items())
@@ -219,19 +187,19 @@ class Trainer:
             log.event(f"{len(images)} images are compared with other sites', as keyed hashes")
         return image_hashes.answer(plan, key, images)
 
-    def _round(self, plan: wire.RoundPlan, bench: StudySetup) -> wire.RoundAnswer:
+    def _round(self, plan: wire.RoundPlan, setup: StudySetup) -> wire.RoundAnswer:
         study = plan.study
         if plan.notice is not None:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
-        parameters.load_shared(bench.model, bench.parts, plan.weights)
+        parameters.load_shared(setup.model, setup.parts, plan.weights)
         parameters.load_local(
-            bench.model, bench.parts, bench.state.local_arrays(before_round=plan.round) or bench.first_local
+            setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
         )
 
         started = time.monotonic()
         score = evaluate.evaluate(
-            bench.model,
-            bench.store.images("test", augmentation="none"),
+            setup.model,
+            setup.store.images("test", augmentation="none"),
             num_classes=len(study.classes),
             device=self._device,
             precision=study.local.precision,
@@ -242,27 +210,27 @@ class Trainer:
             return _answer(plan, score, evaluate_s=evaluated - started)
 
         fitted = fit.fit(
-            bench.model,
-            bench.store.images("train", augmentation=study.local.augmentation),
+            setup.model,
+            setup.store.images("train", augmentation=study.local.augmentation),
             study.local,
-            parts=bench.parts,
+            parts=setup.parts,
             progress=fit.Progress(round=plan.round, rounds=study.rounds),
-            penalty=penalty.build_penalty(study.algorithm, bench.model),
+            penalty=penalty.build_penalty(study.algorithm, setup.model),
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
             loss=losses.of_study(study.model, study.local),
         )
-        if bench.parts.local:
-            bench.state.keep_local(plan.round, parameters.local_arrays(bench.model, bench.parts))
-        delta = update.delta(parameters.shared_arrays(bench.model, bench.parts), plan.weights)
+        if setup.parts.local:
+            setup.state.keep_local(plan.round, parameters.local_arrays(setup.model, setup.parts))
+        delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), plan.weights)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
         )
         return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
 
-    def _heads(self, plan: wire.HeadPlan, bench: StudySetup) -> wire.HeadAnswer:
+    def _heads(self, plan: wire.HeadPlan, setup: StudySetup) -> wire.HeadAnswer:
         """One step towards classical heads; the features of these weights are computed once."""
         layer = None if plan.study.heads is None else plan.study.heads.layer
         weights = below("weights", plan.arrays)
@@ -272,13 +240,13 @@ class Trainer:
             )
         if self._table is None or self._table.weights_digest != plan.weights_digest:
             self._table = None
-            self._table = self._features(plan, bench, weights, layer)
+            self._table = self._features(plan, setup, weights, layer)
         if weights:
-            steps.keep_network(bench.state.folder, plan.study, self._whole(bench), plan.weights_digest)
+            steps.keep_network(setup.state.folder, plan.study, self._whole(setup), plan.weights_digest)
         rules = self._site.policy
         place = steps.Place(
             self._site.state_dir,
-            bench.state.folder,
+            setup.state.folder,
             self._site.threads or os.cpu_count() or 1,
             rules.min_cell,
         )
@@ -287,76 +255,47 @@ class Trainer:
         return answer
 
     def _features(
-        self, plan: wire.HeadPlan, bench: StudySetup, weights: Arrays, layer: str | None
+        self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None
     ) -> steps.Table:
-        cache = features.Cache(bench.state.folder / "features")
+        cache = features.Cache(setup.state.folder / "features")
         key = f"{plan.weights_digest} {layer}"
         if weights:
-            parameters.load_shared(bench.model, bench.parts, weights)
-            kept = bench.state.local_arrays(before_round=plan.round + 1)
-            parameters.load_local(bench.model, bench.parts, kept or bench.first_local)
+            parameters.load_shared(setup.model, setup.parts, weights)
+            kept = setup.state.local_arrays(before_round=plan.round + 1)
+            parameters.load_local(setup.model, setup.parts, kept or setup.first_local)
             sides = features.of(
-                bench.model,
-                bench.store,
+                setup.model,
+                setup.store,
                 cache,
                 layer=layer,
                 device=self._device,
                 precision=plan.study.local.precision,
             )
-            cache.remember(key, cache.path(bench.model, bench.store, layer, plan.study.local.precision))
+            cache.remember(key, cache.path(setup.model, setup.store, layer, plan.study.local.precision))
             return steps.Table(plan.weights_digest, sides)
         path = cache.known(key)  # this trainer was started anew in the middle of the heads
-        found = None if path is None else cache.read(path, len(bench.store.manifest.rows))
+        found = None if path is None else cache.read(path, len(setup.store.manifest.rows))
         if found is None:
             raise SiteDataError(
                 "the features of these weights are not here any more; the study has to send them"
             )
-        return steps.Table(plan.weights_digest, features.sides(bench.store, *found))
+        return steps.Table(plan.weights_digest, features.sides(setup.store, *found))
 
-    def _whole(self, bench: StudySetup) -> dict[str, Array]:
+    def _whole(self, setup: StudySetup) -> dict[str, Array]:
         """What travels and what stays here of the network."""
         return {
-            **parameters.shared_arrays(bench.model, bench.parts),
-            **parameters.local_arrays(bench.model, bench.parts),
+            **parameters.shared_arrays(setup.model, setup.parts),
+            **parameters.local_arrays(setup.model, setup.parts),
         }
 
     def _set_up(self, study: StudyConfig) -> StudySetup:
-        """The bench of this study, warm if it is the one in use."""
-        if self._bench is not None and self._bench.study == study:
-            return self._bench
+        """The setup of this study; the one in use is kept if it is of the same study."""
+        if self._setup is not None and self._setup.study == study:
+            return self._setup
         self._table = None
-        self._bench = None  # the former study's model and images go before new ones come
-        built = build.of_study(study, self._site.weights_dir)
-        log.event(f"built {study.model.encoder}: {built.report.source}")
-        chosen = parameters.partition(built.model, study.model)
-        parameters.freeze(built.model, chosen)
-        rows = read.read(self._site.data, study.classes, self._site.state_dir)
-        found = kept_split.kept(rows, self._site.split, self._site.state_dir)
-        manifest = policy.usable(found, self._site.policy)
-        if kept_back := len(found.rows) - len(manifest.rows):
-            log.event(f"policy: {kept_back} of {len(found.rows)} images are left out")
-        store = ImageStore.build(
-            manifest, built.preprocessing, self._site.cache, self._site.state_dir, self._site.threads
-        )
-        model = built.model.to(self._device)
-        if study.local.channels_last:
-            # From the start: a layout that changes with the first training would change the last
-            # bits of a score, and a restarted trainer would not repeat what it said before.
-            model = model.to(memory_format=torch.channels_last)
-        if study.local.precision == "float64":
-            model = model.double()
-        self._bench = StudySetup(
-            study=study,
-            model=model,
-            preprocessing=built.preprocessing,
-            parts=chosen,
-            store=store,
-            state=SiteState(self._site.state_dir, study),
-            first_local=parameters.local_arrays(model, chosen),
-            weights_digest=digest(parameters.shared_arrays(model, chosen)),
-            frozen_digest=parameters.frozen_digest(model, chosen),
-        )
-        return self._bench
+        self._setup = None  # the former study's model and images go before new ones come
+        self._setup = set_up(study, self._site, self._device)
+        return self._setup
 
 
 def _answer(

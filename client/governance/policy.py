@@ -31,7 +31,7 @@ _LONGEST_NAME, _LONGEST_REASON = 80, 2000
 
 
 @dataclass(frozen=True)
-class Setup:
+class BuiltStudy:
     """What is known once the study's model is built and the images are found."""
 
     train_counts: tuple[int, ...]
@@ -52,7 +52,7 @@ class Facts:
     """Rounds of training that this site has answered today."""
     num_bytes: int
     """Of the plan, as it came."""
-    setup: Setup | None = None
+    built: BuiltStudy | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
     return [
         *refusals,
         *_rounds(plan, policy, facts),
-        *_epochs(study.local, policy, facts.setup),
+        *_epochs(study.local, policy, facts.built),
         *_seen(study.local, policy),
-        *_images(policy, facts.setup),
+        *_images(policy, facts.built),
         *_tensors(_names_of_tensors(plan, facts), policy),
         *_size("max_mib_up", "an answer", _tensor_bytes(plan, facts), policy.max_mib_up),
     ]
@@ -183,10 +183,10 @@ def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ref
         )
 
 
-def _epochs(local: LocalConfig, policy: PolicyConfig, setup: Setup | None) -> Iterator[Refusal]:
+def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[Refusal]:
     most, found = (
         policy.max_epochs_per_round,
-        epochs(local, None if setup is None else sum(setup.train_counts)),
+        epochs(local, None if built is None else sum(built.train_counts)),
     )
     if most is None or found is None or found <= most:
         return
@@ -216,13 +216,13 @@ def _seen(local: LocalConfig, policy: PolicyConfig) -> Iterator[Refusal]:
         yield Refusal("min_cell", f"the study sees only {seen} images a round", f"at least {policy.min_cell}")
 
 
-def _images(policy: PolicyConfig, setup: Setup | None) -> Iterator[Refusal]:
-    if setup is None:
+def _images(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[Refusal]:
+    if built is None:
         return
-    few, total = "this site holds too few training images of the study's classes", sum(setup.train_counts)
+    few, total = "this site holds too few training images of the study's classes", sum(built.train_counts)
     if policy.min_train_images is not None and total < policy.min_train_images:
         yield Refusal("min_train_images", few, f"{total}, at least {policy.min_train_images}")
-    least = min((count for count in setup.train_counts if count), default=0)
+    least = min((count for count in built.train_counts if count), default=0)
     if policy.min_class_images is not None and least < policy.min_class_images:
         yield Refusal("min_class_images", few, f"{least}, at least {policy.min_class_images} of each class")
 
@@ -241,14 +241,14 @@ def _size(rule: str, what: str, found: int, most: float | None) -> Iterator[Refu
 
 
 def _names_of_tensors(plan: wire.Plan, facts: Facts) -> list[str]:
-    return sorted(facts.setup.layout if facts.setup is not None else wire.arrays_of(plan))
+    return sorted(facts.built.layout if facts.built is not None else wire.arrays_of(plan))
 
 
 def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:
     """Bytes of the study's tensors; 0 if they are not known yet."""
-    if facts.setup is None:
+    if facts.built is None:
         return num_bytes(wire.arrays_of(plan))
-    return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.setup.layout.values())
+    return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.built.layout.values())
 
 
 # --- what is kept back -----------------------------------------------------------------------

@@ -16,8 +16,8 @@ from client.config import Hours, PolicyConfig, SiteConfig, load_site
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
 from client.governance.policy import (
+    BuiltStudy,
     Facts,
-    Setup,
     check,
     enforce,
     enforce_answer,
@@ -37,7 +37,7 @@ MakeStudy = Callable[..., StudyConfig]
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=timezone(timedelta(hours=1)))
 # 48 images; 1,000 float32 and 24 float64: 4,000 + 192 = 4,192 bytes
-SETUP = Setup(
+BUILT = BuiltStudy(
     train_counts=(8, 0, 40),
     layout={
         "head.weight": TensorSpec(shape=(10, 100), dtype="float32"),
@@ -53,7 +53,7 @@ def facts(**changes: Any) -> Facts:
         "approved": False,
         "rounds_today": 0,
         "num_bytes": 1000,
-        "setup": SETUP,
+        "built": BUILT,
     }
     return Facts(**known | changes)
 
@@ -132,7 +132,7 @@ def test_steps_are_refused_once_the_images_are_counted_without_telling_how_many(
     make_study: MakeStudy,
 ) -> None:
     study, two = make_study(local={"steps": 10, "batch_size": 12}), policy(max_epochs_per_round=2)
-    assert rules(study, two, setup=None) == []
+    assert rules(study, two, built=None) == []
     (refusal,) = check(round_plan(study), two, facts())
     assert refusal.told == "the study asks for 10 steps of 12 images a round"
     assert refusal.limit == "2.5, at most 2"  # stays at the site: 120 images / 2.5 = 48
@@ -165,9 +165,9 @@ def test_all_refusals_are_told_at_once_and_none_of_the_limits(make_study: MakeSt
 def test_before_anything_is_built_names_hours_and_sizes_are_checked(make_study: MakeStudy) -> None:
     strict = policy(encoders=["x"], max_mib_up=0.001, min_train_images=10**6, tensors=["x"])
     weights = {"head.weight": np.zeros(1000, np.float32)}  # 4,000 bytes are 0.0038 MiB
-    found = check(round_plan(make_study(), weights=weights), strict, facts(setup=None))
+    found = check(round_plan(make_study(), weights=weights), strict, facts(built=None))
     assert [refusal.rule for refusal in found] == ["encoders", "tensors", "max_mib_up"]
-    assert [refusal.rule for refusal in check(enrol_plan(make_study()), strict, facts(setup=None))] == [
+    assert [refusal.rule for refusal in check(enrol_plan(make_study()), strict, facts(built=None))] == [
         "encoders"
     ]
 

@@ -1,0 +1,87 @@
+"""The setup of one study at a site: model, images, split and what of the model travels.
+
+Building it costs seconds to minutes: images are read and decoded, weights are loaded. So the trainer keeps
+it from round to round, and every step that depends on the study alone is here.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from client.config import SiteConfig
+from client.data.readers import read
+from client.data.splitting import kept_split
+from client.data.store import ImageStore
+from client.governance import policy
+from client.images import Preprocessing
+from client.model import build, parameters
+from client.training.local_state import SiteState
+from common import log
+from common.config import StudyConfig
+from common.weights import Array, Arrays, digest
+
+
+@dataclass(frozen=True)
+class StudySetup:
+    """One study set up at this site: a model, its images and what is shared of it."""
+
+    study: StudyConfig
+    model: nn.Module
+    preprocessing: Preprocessing
+    parts: parameters.Parts
+    store: ImageStore
+    state: SiteState
+    first_local: Arrays
+    """Layers that stay at the site, as built, before any round."""
+    weights_digest: str
+    """Of the shared tensors as built, before any round."""
+    frozen_digest: str
+
+
+def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudySetup:
+    """Build the model and read the images that the site's policy allows.
+
+    Raises SiteDataError if the images or labels are unusable, PolicyRefusal if too few are left, and
+    ConfigError if the study's weights are not those of its model.
+    """
+    built = build.of_study(study, site.weights_dir)
+    log.event(f"built {study.model.encoder}: {built.report.source}")
+    chosen = parameters.partition(built.model, study.model)
+    parameters.freeze(built.model, chosen)
+    rows = read.read(site.data, study.classes, site.state_dir)
+    split = kept_split.kept(rows, site.split, site.state_dir)
+    manifest = policy.usable(split, site.policy)
+    if num_left_out := len(split.rows) - len(manifest.rows):
+        log.event(f"policy: {num_left_out} of {len(split.rows)} images are left out")
+    store = ImageStore.build(manifest, built.preprocessing, site.cache, site.state_dir, site.threads)
+    model = built.model.to(device)
+    if study.local.channels_last:
+        # From the start: a layout that changes with the first training would change the last
+        # bits of a score, and a restarted trainer would not repeat its answers.
+        model = model.to(memory_format=torch.channels_last)
+    if study.local.precision == "float64":
+        model = model.double()
+    return StudySetup(
+        study=study,
+        model=model,
+        preprocessing=built.preprocessing,
+        parts=chosen,
+        store=store,
+        state=SiteState(site.state_dir, study),
+        first_local=parameters.local_arrays(model, chosen),
+        weights_digest=digest(parameters.shared_arrays(model, chosen)),
+        frozen_digest=parameters.frozen_digest(model, chosen),
+    )
+
+
+def first_weights(setup: StudySetup, site: SiteConfig) -> dict[str, Array]:
+    """The shared tensors before any training, by name.
+
+    They are built again: the model of `setup` may have been trained since, by an earlier run of the same study.
+    """
+    study = setup.study
+    model = build.of_study(study, site.weights_dir).model
+    if study.local.precision == "float64":
+        model = model.double()
+    return parameters.shared_arrays(model, setup.parts)
