@@ -19,9 +19,11 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "docs._generate.directive",
+    "docs._generate.docstrings",
 ]
 exclude_patterns = ["_build", "_generate"]
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries have no pages here
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist"]
