@@ -20,6 +20,7 @@ class ServerConfig(Frozen):
     node_ids: Annotated[dict[Name, int], Field(min_length=1)]
     """Site name by Flower node, as enrolled with the site's key; a site cannot choose its name."""
     log: Literal["readable", "json"] = "readable"
+    """Form of the log: for people, or one JSON object a line."""
     synthetic: bool = False
     """The images were generated; every output says so."""
     start_from: Path | None = None
@@ -39,17 +40,20 @@ class Address(Frozen):
     hosts: Annotated[tuple[str, ...], Field(min_length=1)]
     """DNS names and addresses in its certificate; the sites connect to the first."""
     port: Annotated[int, Field(ge=1, le=65535)] = 9092
+    """The one port that has to be open to the sites."""
     listen: str = "0.0.0.0"
-    """Address of this machine that it listens on; 0.0.0.0 is every one."""
+    """Address of this machine that the server listens on; 0.0.0.0 is every one."""
 
 
 class FederationConfig(Frozen):
     """One federation between institutions: `federation.yaml` in the server's folder."""
 
     name: Name
+    """Of the federation, for people."""
     server: Address
+    """How the sites reach the server."""
     sites: Annotated[dict[Name, SiteEntry], Field(min_length=1)]
-    """By the name that studies call them."""
+    """The hospitals, by the name that studies use."""
     synthetic: bool = False
     """The images were generated; every output says so."""
 

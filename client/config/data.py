@@ -24,10 +24,12 @@ class Columns(Frozen):
     label: Column = "label"
     """Class name, spelled as in the study."""
     patient: Column | None = None
+    """Patient. Images of one patient are never on both sides of a split."""
     lesion: Column | None = None
-    """Images of one patient or one lesion are never on both sides of a split; name both where both are known."""
+    """Lesion. Images of one lesion are never on both sides of a split; name both where both are known."""
     group: Column | None = None
-    """The same for whatever else must not be torn apart, or where it is not said which of the two it is."""
+    """Any other group of images that must stay on one side, or one of which it is not known whether it is a
+    patient or a lesion."""
     acquisition: Column | None = None
     """Device, clinic or collection that an image is from."""
     split: Column | None = None
@@ -38,7 +40,9 @@ class Only(Frozen):
     """Takes some rows of a csv that several sites share."""
 
     column: Column
+    """Column that is compared."""
     values: Annotated[tuple[Cell, ...], Field(min_length=1)]
+    """Rows with one of these values are taken."""
 
 
 class Mapped(Frozen):
@@ -58,10 +62,13 @@ class CsvData(Mapped):
 
     kind: Literal["csv"] = "csv"
     labels: Path
+    """The csv, with a header line."""
     images: Path | None = None
     """Folder that image files are relative to; None: the folder of `labels`."""
     columns: Columns = Columns()
+    """Names of the columns."""
     only: Only | None = None
+    """Some rows of a csv that several sites share."""
 
     @property
     def image_folder(self) -> Path:
@@ -74,6 +81,7 @@ class FoldersData(Mapped):
 
     kind: Literal["folders"] = "folders"
     root: Path
+    """The folder with the class folders, or with `train` and `test`."""
 
 
 class Ham10000Data(Mapped):
@@ -95,8 +103,10 @@ class IsicData(Mapped):
     ground_truth: Path
     """The table with a column per class."""
     images: Path
+    """The folder with the images."""
     metadata: Path | None = None
-    """The table with the lesion of each image; without it, images of one lesion may be torn apart."""
+    """The table with the lesion of each image. Without it, images of one lesion may come on both sides of a
+    split."""
 
 
 class FedIsic2019Data(Mapped):
@@ -106,7 +116,9 @@ class FedIsic2019Data(Mapped):
     split_file: Path
     """FLamby's train_test_split."""
     center: Annotated[int, Field(ge=0, le=5)]
+    """Which centre, as FLamby numbers them."""
     images: Path
+    """The folder with ISIC 2019's images."""
     metadata: Path | None = None
     """ISIC 2019's, for the lesion of each image."""
 
@@ -116,6 +128,7 @@ class MostTumour(Frozen):
 
     kind: Literal["most_tumour"] = "most_tumour"
     count: Annotated[int, Field(ge=1, le=155)] = 5
+    """Slices per patient."""
 
 
 class EverySlice(Frozen):
@@ -123,6 +136,7 @@ class EverySlice(Frozen):
 
     kind: Literal["every"] = "every"
     step: Annotated[int, Field(ge=1, le=155)]
+    """Distance from one slice to the next."""
 
 
 Modality = Literal["t1", "t1ce", "t2", "flair"]
@@ -137,6 +151,7 @@ class BratsData(Mapped):
     channels: tuple[Modality, Modality, Modality] = ("t1ce", "t2", "flair")
     """Three of the four volumes, as red, green and blue: encoders take three."""
     slices: Annotated[MostTumour | EverySlice, Field(discriminator="kind")] = MostTumour()
+    """Which slices of a volume become images."""
 
 
 class BrainMriData(Mapped):
@@ -151,7 +166,9 @@ class DicomWindow(Frozen):
     """Values that become black to white, in the modality's unit (Hounsfield for CT)."""
 
     centre: float
+    """Value that becomes mid-grey."""
     width: Annotated[float, Field(ge=1)]
+    """Distance from the value that becomes black to the one that becomes white."""
 
 
 class DicomColumns(Frozen):
@@ -160,6 +177,7 @@ class DicomColumns(Frozen):
     key: Column | None = None
     """What `match` names; None: a column of that name."""
     label: Column = "label"
+    """Class name, spelled as in the study."""
     split: Column | None = None
     """`train` or `test`, for `split: {kind: column}`."""
 
@@ -169,14 +187,17 @@ class DicomData(Mapped):
 
     kind: Literal["dicom"] = "dicom"
     root: Path
+    """The folder with the files, at any depth."""
     labels: Path
+    """The csv with a label for each image, series, study or patient."""
     match: Literal["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"] = "SOPInstanceUID"
-    """What a line of the csv speaks of."""
+    """What a line of the csv identifies."""
     columns: DicomColumns = DicomColumns()
+    """Names of the csv's columns."""
     window: DicomWindow | None = None
     """None: the file's own, or else the 1st to the 99th percentile of each frame."""
     frames: Literal["all", "middle"] = "all"
-    """Which images of a file with several."""
+    """Which images of a file with several frames."""
 
 
 class MedMnistData(Mapped):

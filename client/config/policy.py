@@ -23,8 +23,9 @@ class Hours(Frozen):
     """A part of the day, written "19:00-07:00"; it may reach past midnight."""
 
     opens: time
+    """The first minute in which plans are taken."""
     closes: time
-    """The first minute in which no plan is taken any more."""
+    """The first minute in which plans are not taken any more."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,9 +68,10 @@ class PolicyConfig(Frozen):
     """Fewest groups (patients or lesions; images where no group is known) that may be counted. A class
     with fewer on one side of the split is left out there: neither counted nor trained on nor scored."""
     scores: bool = True
-    """False: the model is not scored on this site's images and no test image is counted."""
+    """False: the model is not scored on this site's images, and no test image is counted."""
     overlap: bool = True
-    """False: a study that compares images between sites is refused; `overlap_secret` alone lets none."""
+    """False: a study that compares images between sites is refused. Without `overlap_secret` it is refused
+    as well."""
     tensors: Patterns | None = None
     """Tensors that may leave, by name. A study that trains others is refused."""
     heads: tuple[Pattern, ...] | None = None
@@ -78,11 +80,12 @@ class PolicyConfig(Frozen):
     max_mib_down: Annotated[float, Field(gt=0)] | None = None
     """Largest plan in MiB (2**20 bytes); a round has one."""
     max_mib_up: Annotated[float, Field(gt=0)] | None = None
-    """Largest answer."""
+    """Largest answer in MiB."""
     hours: Hours | None = None
     """When plans are taken. One that was taken in time is finished, however long it takes."""
     timezone: str | None = None
-    """Of `hours` and of a day, e.g. `Europe/Berlin`; None: the trainer's own, which is UTC in most containers."""
+    """Of `hours` and of a day, such as `Europe/Berlin`. None: the trainer's own, which is UTC in most
+    containers."""
     ask: bool = False
     """A study waits until a person at this site has approved it."""
 

@@ -43,8 +43,9 @@ class CacheConfig(Frozen):
     """How much room decoded images may take, so that no epoch decodes a JPEG twice."""
 
     memory_mib: Annotated[int, Field(ge=0)] = 256
-    """Up to here they are kept in memory and decoded at every start, above it in a file under `state_dir`,
-    which is as fast to train from and outlives a restart. 256 MiB are some 1,300 images at 224 pixels."""
+    """Decoded images up to this size are kept in memory and decoded at every start. Above it they are in a
+    file under `state_dir`, which is as fast to train from and outlives a restart. 256 MiB are some 1,300
+    images at 224 pixels."""
     disk_mib: Annotated[int, Field(ge=0)] = 20480
     """Most that such files may take together."""
 
@@ -55,7 +56,9 @@ class SiteConfig(Frozen):
     name: Name
     """As the study calls this site."""
     data: DataConfig
+    """Images and labels of this site."""
     split: SplitConfig = GroupedSplit()
+    """Division of the images into training and test images."""
     state_dir: Path
     """Folder that the trainer may write to; it keeps decoded images and its own state there."""
     weights_dir: Path | None = None
@@ -63,9 +66,11 @@ class SiteConfig(Frozen):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads to compute and to decode with; None: as many as there are cores."""
+    """CPU threads to compute and to decode with. None: as many as there are cores."""
     cache: CacheConfig = CacheConfig()
+    """Space for decoded images."""
     policy: PolicyConfig = PolicyConfig()
+    """What studies may do here. Without it every plan is taken."""
     overlap_secret: Path | None = None
     """File with 64 hexadecimal digits that all sites of a study share and its server must not have
     (`openssl rand -hex 32`). With it, a study can find out whether sites hold the same images."""

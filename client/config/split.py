@@ -12,7 +12,9 @@ class GroupedSplit(Frozen):
 
     kind: Literal["grouped"] = "grouped"
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    """Share of the images, of each class, that are test images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Another seed draws other test images."""
 
 
 class KFoldSplit(Frozen):
@@ -20,9 +22,11 @@ class KFoldSplit(Frozen):
 
     kind: Literal["kfold"] = "kfold"
     folds: Annotated[int, Field(ge=2, le=20)] = 5
+    """Number of folds."""
     fold: Annotated[int, Field(ge=0)]
     """Which one is for testing, from 0."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Another seed draws other test images."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
@@ -39,7 +43,9 @@ class ByImageSplit(Frozen):
 
     kind: Literal["by_image"] = "by_image"
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    """Share of the images, of each class, that are test images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Another seed draws other test images."""
 
 
 class ColumnSplit(Frozen):
@@ -53,6 +59,7 @@ class NoSplit(Frozen):
 
     kind: Literal["none"] = "none"
     all: Literal["train", "test"]
+    """The side that every image is on."""
 
 
 SplitConfig: TypeAlias = Annotated[

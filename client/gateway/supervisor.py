@@ -37,18 +37,20 @@ class GatewayConfig(Frozen):
     """How this site reaches the server. Relative paths count from the file's own folder."""
 
     site: Name
+    """Name of this site, as the server enrolled it."""
     server: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
     """Name or address and port, as in the server's certificate."""
     ca: Path = Path("ca.pem")
-    """Who vouches for the server's certificate."""
+    """Certificate of the authority that signs the server's certificate."""
     key: Path = Path("site.key")
     """This site's private key, which never leaves it."""
     socket: Path = Path("state/trainer.sock")
-    """Where the trainer listens."""
+    """Unix socket on which the trainer listens."""
     home: Path | None = None
-    """What Flower keeps, which may be lost at any time; None: FLWR_HOME, or gateway-state beside this file."""
+    """Folder for Flower's own files, which may be lost at any time. None: FLWR_HOME, or gateway-state
+    beside this file."""
     version: str = ""
-    """Of the server when it made the start-up kit."""
+    """Version of the server that made the start-up kit."""
 
     @property
     def flwr_home(self) -> Path:

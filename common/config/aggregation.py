@@ -19,8 +19,9 @@ class FedProx(Frozen):
 
     kind: Literal["fedprox"] = "fedprox"
     mu: Annotated[float, Field(ge=0)] = 0.01
+    """Weight of the penalty on the distance to the received weights; 0 is FedAvg."""
     squared: bool = True
-    """True: mu/2 * ||w - w_t||**2, the paper's term. False: mu/2 * ||w - w_t||."""
+    """True: `mu/2 * ||w - w_t||**2`, the paper's term. False: `mu/2 * ||w - w_t||`."""
 
 
 class FedAvgM(Frozen):
@@ -28,7 +29,9 @@ class FedAvgM(Frozen):
 
     kind: Literal["fedavgm"] = "fedavgm"
     server_lr: Positive = 1.0
+    """Learning rate of the server's step."""
     momentum: Decay = 0.9
+    """Share of the server's former step that is kept."""
 
 
 class FedAdam(Frozen):
@@ -36,9 +39,13 @@ class FedAdam(Frozen):
 
     kind: Literal["fedadam"] = "fedadam"
     server_lr: Positive = 0.1
+    """Learning rate of the server's step."""
     beta1: Decay = 0.9
+    """Decay of the running mean of the deltas."""
     beta2: Decay = 0.99
+    """Decay of the running mean of their squares."""
     tau: Positive = 1e-3
+    """Added to the denominator: a larger value means less adaptive steps."""
 
 
 class FedYogi(Frozen):
@@ -46,9 +53,13 @@ class FedYogi(Frozen):
 
     kind: Literal["fedyogi"] = "fedyogi"
     server_lr: Positive = 0.01
+    """Learning rate of the server's step."""
     beta1: Decay = 0.9
+    """Decay of the running mean of the deltas."""
     beta2: Decay = 0.99
+    """Decay of the running mean of their squares."""
     tau: Positive = 1e-3
+    """Added to the denominator: a larger value means less adaptive steps."""
 
 
 class FedAdagrad(Frozen):
@@ -56,8 +67,11 @@ class FedAdagrad(Frozen):
 
     kind: Literal["fedadagrad"] = "fedadagrad"
     server_lr: Positive = 0.1
+    """Learning rate of the server's step."""
     beta1: Decay = 0.0
+    """Decay of the running mean of the deltas."""
     tau: Positive = 1e-3
+    """Added to the denominator: a larger value means less adaptive steps."""
 
 
 Algorithm: TypeAlias = Annotated[
@@ -69,8 +83,8 @@ class Clipped(Frozen):
     """Base of every rule."""
 
     norm_clip: Positive | None = None
-    """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this
-    one (Sun et al. 2019, arXiv:1911.07963). Bounds what one site can do, finds nobody."""
+    """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this one
+    (Sun et al. 2019, arXiv:1911.07963). It limits the influence of one site and detects no bad site."""
 
 
 class Mean(Clipped):
@@ -109,7 +123,7 @@ class Krum(Clipped):
 
     kind: Literal["krum"] = "krum"
     num_byzantine: Annotated[int, Field(ge=1)] = 1
-    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+    """Bad sites that a round has to withstand. It needs 2 * num_byzantine + 3 sites."""
 
 
 class MultiKrum(Clipped):
@@ -117,7 +131,7 @@ class MultiKrum(Clipped):
 
     kind: Literal["multi_krum"] = "multi_krum"
     num_byzantine: Annotated[int, Field(ge=1)] = 1
-    """Bad sites a round has to stand; needs 2 * num_byzantine + 3 sites."""
+    """Bad sites that a round has to withstand. It needs 2 * num_byzantine + 3 sites."""
     num_selected: Annotated[int, Field(ge=1)]
     """Deltas that are averaged; 1 is Krum."""
 
@@ -148,7 +162,7 @@ class AdmissionConfig(Frozen):
     max_norm_ratio: Annotated[float, Field(gt=1)] | None = None
     """Largest norm of a delta, as a multiple of the median norm of the round's other deltas."""
     set_aside_after: Annotated[int, Field(ge=1)] | None = None
-    """A site refused in so many answers in a row gets no more plans; None: it always gets another."""
+    """A site refused this many times in a row gets no more plans. None: it always gets another."""
 
 
 def wrong_rule(rule: Aggregation, quorum: int) -> str | None:

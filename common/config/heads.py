@@ -16,10 +16,17 @@ from common.settings import Frozen
 HeadName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0)]
 Whole = Annotated[int, Field(ge=1)]
-_as_list = BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
-OneOrMore = Annotated[tuple[Positive, ...], _as_list, Field(min_length=1, max_length=8)]
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, int | float) else value
+
+
+_Numbers = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
+_Wholes = Annotated[tuple[Whole, ...], Field(min_length=1, max_length=8)]
+OneOrMore = Annotated[_Numbers, BeforeValidator(_as_list, json_schema_input_type=Positive | _Numbers)]
 """Values to choose from by grouped cross-validation on the site's training images; one is taken as it is."""
-OneOrMoreWhole = Annotated[tuple[Whole, ...], _as_list, Field(min_length=1, max_length=8)]
+OneOrMoreWhole = Annotated[_Wholes, BeforeValidator(_as_list, json_schema_input_type=Whole | _Wholes)]
 ClassWeights: TypeAlias = Literal["none", "balanced"]
 
 HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
@@ -37,7 +44,7 @@ class Head(Frozen):
     scale: bool = True
     """Bring each feature to mean 0 and standard deviation 1 over the training images first."""
     pca: Whole | None = None
-    """Keep so many principal components of the (scaled) features; None: all features."""
+    """Principal components of the (scaled) features that are kept. None: all features."""
 
     @property
     def title(self) -> str:
@@ -53,9 +60,9 @@ class Local(Head):
     """A head that each site fits for itself."""
 
     folds: Annotated[int, Field(ge=2, le=10)] = 3
-    """Of the cross-validation that chooses among several values; grouped like the split."""
+    """Folds of the cross-validation that chooses among several values, grouped like the split."""
     time_limit_s: Positive = 300
-    """A fit that takes longer is given up, and the report says so."""
+    """A fit that takes longer is stopped, and the report says so."""
 
 
 class LocalSvmRbf(Local):
@@ -63,8 +70,12 @@ class LocalSvmRbf(Local):
 
     kind: Literal["svm_rbf"] = "svm_rbf"
     c: OneOrMore = (1.0,)
+    """Penalty of errors: a larger value fits the training images more closely."""
     gamma: OneOrMore | Literal["scale"] = "scale"
+    """Width of the kernel `exp(-gamma ||x - y||^2)`. `scale`: 1 over the number of features times their
+    variance."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class LocalSvmLinear(Local):
@@ -72,7 +83,9 @@ class LocalSvmLinear(Local):
 
     kind: Literal["svm_linear"] = "svm_linear"
     c: OneOrMore = (0.01,)
+    """Penalty of errors: a larger value fits the training images more closely."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class LocalKnn(Local):
@@ -80,7 +93,9 @@ class LocalKnn(Local):
 
     kind: Literal["knn"] = "knn"
     neighbours: OneOrMoreWhole = (5,)
+    """Neighbours that vote."""
     weights: Literal["uniform", "distance"] = "distance"
+    """Weight of a vote: the same for all, or 1 over the distance."""
 
 
 class LocalLogistic(Local):
@@ -88,7 +103,9 @@ class LocalLogistic(Local):
 
     kind: Literal["logistic"] = "logistic"
     c: OneOrMore = (0.01,)
+    """Inverse of the L2 penalty: a larger value fits the training images more closely."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class LocalForest(Local):
@@ -96,7 +113,9 @@ class LocalForest(Local):
 
     kind: Literal["random_forest"] = "random_forest"
     trees: OneOrMoreWhole = (300,)
+    """Trees of the forest."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class LocalBoosting(Local):
@@ -104,8 +123,11 @@ class LocalBoosting(Local):
 
     kind: Literal["gradient_boosting"] = "gradient_boosting"
     iterations: OneOrMoreWhole = (100,)
+    """Boosting steps; each adds a tree per class."""
     learning_rate: OneOrMore = (0.1,)
+    """Factor for what each tree adds."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class LocalLda(Local):
@@ -115,6 +137,7 @@ class LocalLda(Local):
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the covariance that is replaced by its mean variance."""
     priors: Literal["counted", "equal"] = "equal"
+    """Class probabilities before an image is seen: as counted in the training images, or equal."""
 
 
 class LocalNaiveBayes(Local):
@@ -122,6 +145,7 @@ class LocalNaiveBayes(Local):
 
     kind: Literal["naive_bayes"] = "naive_bayes"
     priors: Literal["counted", "equal"] = "equal"
+    """Class probabilities before an image is seen: as counted in the training images, or equal."""
 
 
 class LocalNearestMean(Local):
@@ -158,6 +182,7 @@ class NaiveBayes(Head):
 
     kind: Literal["naive_bayes"] = "naive_bayes"
     priors: Literal["counted", "equal"] = "equal"
+    """Class probabilities before an image is seen: as counted in the training images, or equal."""
     smoothing: Positive = 1e-9
     """Share of the largest variance that is added to all, as in scikit-learn."""
 
@@ -167,8 +192,10 @@ class Lda(Head):
 
     kind: Literal["lda"] = "lda"
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the covariance that is replaced by its mean variance."""
     priors: Literal["counted", "equal"] = "equal"
-    """`equal` also weighs every class the same in the common covariance, as scikit-learn does."""
+    """Class probabilities before an image is seen: as counted in the training images, or equal. `equal`
+    also weighs every class the same in the common covariance, as scikit-learn does."""
 
 
 class Ridge(Head):
@@ -176,7 +203,9 @@ class Ridge(Head):
 
     kind: Literal["ridge"] = "ridge"
     alpha: Positive = 1.0
+    """Weight of the penalty on the coefficients."""
     class_weights: ClassWeights = "balanced"
+    """`balanced`: each class counts the same, whatever its number of images."""
 
 
 class Iterated(Head):
@@ -189,6 +218,7 @@ class Iterated(Head):
     tolerance: Positive = 1e-3
     """Stop when the gradient is that share of the first one."""
     most_messages: Annotated[int, Field(ge=1, le=500)] = 40
+    """Most messages to a site for this head; the search ends there."""
 
 
 class LinearSvm(Iterated):
@@ -213,6 +243,7 @@ class RffSvm(Iterated):
     gamma: Positive | Literal["scale"] = "scale"
     """`scale`: 1 over the number of features times their variance, as in SVC."""
     c: Positive = 0.3
+    """Weight of the images' losses beside the penalty 1/2 ||w||², as in scikit-learn."""
 
 
 class Vote(Head):
@@ -224,9 +255,11 @@ class Vote(Head):
 
     kind: Literal["vote"] = "vote"
     of: Literal["logistic", "svm_linear", "lda", "nearest_mean"] = "logistic"
+    """Kind of the sites' own heads."""
     c: Positive = 0.01
     """For `logistic` and `svm_linear`."""
     time_limit_s: Positive = 300
+    """A site's fit that takes longer is stopped, and the report says so."""
 
 
 FederatedHead: TypeAlias = Annotated[
@@ -242,11 +275,13 @@ class HeadsConfig(Frozen):
     """Classical heads on the features of the study's network."""
 
     local: tuple[LocalHead, ...] = ()
+    """Heads that each site fits for itself. Only their scores leave."""
     federated: tuple[FederatedHead, ...] = ()
+    """Heads that are one for all sites, made of sums and gradients."""
     layer: Annotated[str, StringConstraints(min_length=1)] | None = None
     """A module of the network by its name, whose output is pooled; None: what the classifier sees."""
     every: Whole | None = None
-    """Also after every so many rounds; None: only with the final weights."""
+    """Fit heads also after every this many rounds. None: only with the final weights."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -41,6 +41,7 @@ class LastBlocks(Frozen):
     """Train the head and the last `last_blocks` groups of layers, as timm groups them."""
 
     last_blocks: Annotated[int, Field(ge=1)]
+    """Groups of layers that are trained, counted from the head."""
 
 
 class LinearProbe(Frozen):
@@ -60,9 +61,11 @@ class Lora(Frozen):
 
     kind: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 8
+    """Inner dimension of the product: more can be learned, and more is sent."""
     alpha: Positive = 16
-    """The product is added alpha / rank times."""
+    """Scale of the product: it is added alpha / rank times."""
     dropout: Decay = 0.0
+    """Share of the product's inputs that are set to 0 at random in training."""
     layers: Literal["attention", "linear", "all"] = "linear"
     """`attention`: the linear layers of attention. `linear`: every linear layer below the head. `all`:
     convolutions as well, but for grouped ones."""
@@ -75,8 +78,9 @@ class Bottleneck(Frozen):
 
     kind: Literal["adapter"] = "adapter"
     reduction: Annotated[int, Field(ge=1)] = 4
-    """The network's middle is so many times narrower than the features."""
+    """How many times narrower the middle of the network is than the features."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the small network in the mix; the rest is the unchanged features."""
 
 
 Tuning: TypeAlias = Annotated[LinearProbe | BitFit | Lora | Bottleneck, Field(discriminator="kind")]
@@ -88,9 +92,11 @@ class ImageSide(Frozen):
     encoder: Annotated[str, StringConstraints(min_length=1)]
     """A name of the paper (`convnext_t`, `swin_v2_b`, ...) or any timm name."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
-    """Pixels a side; None takes the size the encoder was made for."""
+    """Width and height of the model's input. None: the size the encoder was made for."""
     weights: StartWeights = SeedWeights()
+    """Weights that training starts from."""
     trainable: Literal["all", "head"] | LastBlocks = "all"
+    """Which weights are trained and sent: all, the head only, or the head and the last groups of layers."""
     batch_norm: Literal["aggregate", "local"] = "aggregate"
     """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623)."""
     tuning: Tuning | None = None
@@ -152,8 +158,10 @@ class HuggingFaceText(TextSide):
     """`file`: `name` is a folder in `weights_dir` with config.json, the tokenizer's files and model.safetensors,
     whose checksum `sha256` is. `hub`: `tag` is the model's name there."""
     pooling: Literal["mean", "max", "cls"] = "mean"
+    """How the tokens' vectors become one vector per prompt: their mean, their maximum, or the first
+    token's."""
     context_length: Annotated[int, Field(ge=8, le=512)] = 77
-    """Tokens of a prompt that are read."""
+    """Tokens that are read of a prompt; the rest is cut off."""
 
     @model_validator(mode="after")
     def _hub_has_a_name(self) -> Self:
@@ -167,6 +175,7 @@ class RandomText(Frozen):
 
     kind: Literal["random"] = "random"
     width: Annotated[int, Field(ge=2, le=4096)] = 512
+    """Length of a class's vector."""
 
 
 Text: TypeAlias = Annotated[OpenClipText | HuggingFaceText | RandomText, Field(discriminator="kind")]
@@ -178,7 +187,7 @@ class ClassVectors(Frozen):
     asked: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Hash of the tower and the prompts."""
     float32: str
-    """Base64 of classes x width numbers; every class's vector has length 1."""
+    """Base64 of classes x width numbers. Every class's vector has length 1."""
 
 
 class ClipConfig(ImageSide):
@@ -191,13 +200,16 @@ class ClipConfig(ImageSide):
     """`timm`: `encoder` with a learned linear projection to the text's width. `open_clip`: CLIP's own image
     tower of that name (`RN50`, `ViT-B-32`, ...) with its own projection and preprocessing."""
     text: Text
+    """The text tower whose space images and classes share."""
     vectors: ClassVectors | None = None
+    """The classes' vectors, from a text tower that is not trained. `consilium-site embed-prompts` writes
+    them."""
     loss: Literal["class", "contrastive", "supervised_contrastive"] = "class"
     """`class`: cross-entropy over the cosines with every class. `contrastive`: each image with its own text
     among those of the batch, as the paper's lab has it; images of one class are each other's negatives.
     `supervised_contrastive`: those are positives (SINCERE, Feeney and Hughes 2023, arXiv:2309.14277)."""
     temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.07
-    """To start from; learned, and never below 0.01."""
+    """Start value of the learned temperature, which never falls below 0.01."""
 
     @model_validator(mode="after")
     def _vectors_are_of_a_frozen_tower(self) -> Self:

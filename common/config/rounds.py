@@ -17,7 +17,7 @@ class SitesConfig(Frozen):
     evaluate: tuple[Name, ...] = ()
     """Sites that only score the model: a test set, an unseen domain."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
-    """Sites that only score are asked in the first of every so many rounds, and always at the end."""
+    """Sites that only score are asked in the first of every this many rounds, and always at the end."""
     required: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites whose updates make a round; None: all of them."""
 
@@ -55,6 +55,7 @@ class CutOff(Frozen):
 
     kind: Literal["cut_off"] = "cut_off"
     after_quorum_s: Annotated[float, Field(ge=0)]
+    """Time from the quorum to the end of the round."""
 
 
 class Percentile(Frozen):
@@ -62,9 +63,10 @@ class Percentile(Frozen):
 
     kind: Literal["percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=0, le=100)] = 90
-    """Of the answering times of all sites in the last five rounds; the first round waits for all."""
+    """Which percentile of the answering times of all sites in the last five rounds. The first round waits
+    for all."""
     factor: Annotated[float, Field(ge=1)] = 1.5
-    """Times that percentile."""
+    """Factor for that percentile."""
 
 
 Grace: TypeAlias = Annotated[WaitForAll | CutOff | Percentile, Field(discriminator="kind")]
@@ -76,6 +78,7 @@ class DeadlinesConfig(Frozen):
     enrol_s: Positive = 300
     """For sites to connect and describe themselves."""
     round_s: Positive = 3600
+    """For sites to train and answer, in each round."""
     evaluate_s: Positive = 1800
     """For the last, evaluate-only round."""
     grace: Grace = WaitForAll()
@@ -100,9 +103,9 @@ class SelectionConfig(Frozen):
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Sites whose images decide; None: all that score. A round in which one is missing does not count."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many scored rounds without a better one; None: all rounds are run."""
+    """Stop after this many scored rounds without a better one. None: all rounds are run."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
-    """A smaller gain than this is none."""
+    """Smallest gain that counts as one."""
 
 
 class OverlapConfig(Frozen):

@@ -47,32 +47,45 @@ class StudyConfig(Frozen):
     """One study, from first weights to report."""
 
     name: Name
+    """Of the study and of its folder under runs/. A site's policy can allow studies by this name."""
     classes: Annotated[tuple[Name, ...], Field(min_length=2)]
     """Class names in the order of the model's outputs."""
     class_names: dict[Name, Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
         default_factory=dict
     )
-    """What a class is called in full, for prompts (`mel: melanoma`); without one, its name is used."""
+    """The full name of a class, for prompts (`mel: melanoma`). A class without one is called by its own
+    name."""
     sites: SitesConfig
+    """Sites that take part, and the quorum of a round."""
     model: ModelConfig
+    """The network and the weights that it starts from. Without `kind` it is a `classifier`."""
     rounds: Annotated[int, Field(ge=1)]
+    """Rounds of training. One closing evaluation follows the last."""
     local: LocalConfig = LocalConfig()
+    """Training at a site within one round."""
     algorithm: Algorithm = FedAvg()
+    """The federated algorithm: a step on the server, or a penalty at the sites."""
     aggregation: Aggregation = Mean()
+    """The rule that makes one delta of the admitted updates of a round."""
     admission: AdmissionConfig = AdmissionConfig()
+    """Limits on an update, beyond the checks that every update has to pass."""
     deadlines: DeadlinesConfig = DeadlinesConfig()
+    """How long the server waits, and how often it asks again."""
     selection: SelectionConfig | None = None
-    """None: the last round's weights are the study's."""
+    """Choice of the best round's weights, and early stopping. None: the last round's weights are the
+    study's."""
     untrained_classes: tuple[Name, ...] = ()
     """Classes that the study may begin without: no training site needs an image of them. The model cannot
-    learn them; without this a class that nobody has is taken for a misspelt one."""
+    learn them. Any other class without an image is taken for a spelling mistake."""
     overlap: OverlapConfig | None = None
-    """None: nobody looks whether sites share images. Every site needs `overlap_secret` for it."""
+    """Comparison of images between sites. None: no comparison. Every site needs `overlap_secret` for it."""
     heads: HeadsConfig | None = None
     """Classical heads on the network's features; None: the network alone."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
-    """Of the last rounds; the best one is kept besides."""
+    """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of every random draw: first weights, order of images, augmentation. The same seed on the same kind of
+    machine gives the same weights."""
 
     @field_validator("classes")
     @classmethod

@@ -13,8 +13,11 @@ class Sgd(Frozen):
 
     kind: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
+    """Learning rate."""
     momentum: Decay = 0.9
+    """Share of the former step that is kept."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty: this times the weight is added to the gradient."""
 
 
 class Adam(Frozen):
@@ -22,8 +25,11 @@ class Adam(Frozen):
 
     kind: Literal["adam"] = "adam"
     lr: Positive = 1e-3
+    """Learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """Decay of the running means of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    """L2 penalty: this times the weight is added to the gradient."""
 
 
 class AdamW(Frozen):
@@ -31,8 +37,11 @@ class AdamW(Frozen):
 
     kind: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
+    """Learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """Decay of the running means of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled: each step shrinks the weights by lr times this."""
 
 
 class Adagrad(Frozen):
@@ -40,7 +49,9 @@ class Adagrad(Frozen):
 
     kind: Literal["adagrad"] = "adagrad"
     lr: Positive = 0.01
+    """Learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty: this times the weight is added to the gradient."""
 
 
 class Adadelta(Frozen):
@@ -48,7 +59,9 @@ class Adadelta(Frozen):
 
     kind: Literal["adadelta"] = "adadelta"
     lr: Positive = 1e-3
+    """Learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty: this times the weight is added to the gradient."""
 
 
 class RMSprop(Frozen):
@@ -56,8 +69,11 @@ class RMSprop(Frozen):
 
     kind: Literal["rmsprop"] = "rmsprop"
     lr: Positive = 1e-3
+    """Learning rate."""
     momentum: Decay = 0.0
+    """Share of the former step that is kept."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty: this times the weight is added to the gradient."""
 
 
 Optimizer: TypeAlias = Annotated[
@@ -78,6 +94,7 @@ class Cosine(Frozen):
 
     kind: Literal["cosine"] = "cosine"
     warmup: Share = 0.0
+    """Share of the whole study over which the learning rate rises linearly from 0."""
     final: Share = 0.0
     """Learning rate at the end of the study, as a share of the optimizer's `lr`."""
 
@@ -87,9 +104,11 @@ class Step(Frozen):
 
     kind: Literal["step"] = "step"
     warmup: Share = 0.0
+    """Share of the whole study over which the learning rate rises linearly from 0."""
     milestones: tuple[Share, ...] = (0.5, 0.75)
     """Shares of the whole study after which the learning rate is multiplied by `gamma`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor for the learning rate at each milestone."""
 
 
 Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="kind")]
@@ -110,10 +129,13 @@ class LocalConfig(Frozen):
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Images on the device at once; gradients add up to `batch_size`. None: the whole batch."""
     optimizer: Optimizer = Sgd()
+    """Optimizer at the sites. It starts fresh in every round."""
     schedule: Schedule = Constant()
     """The learning rate over the whole study, not over one round."""
     clip_grad_norm: Positive | None = None
+    """A gradient with a larger Euclidean norm is shrunk to this one. None: it is not."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a label's weight that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: inverse class frequency, from the site's own counts."""
     sampling: Literal["shuffled", "weighted"] = "shuffled"
@@ -125,7 +147,9 @@ class LocalConfig(Frozen):
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = "auto"
     """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
     channels_last: bool = True
+    """Store images and weights with the channels last in memory, which is faster on most devices."""
     compile: bool = False
+    """Compile the model with `torch.compile`. It takes minutes at the start and pays in long studies."""
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from common.files import write_atomically
 
-FOLDERS = ("study", "site", "monitoring")
-"""Folders of `configs` that an operator needs beside federation.yaml."""
+FOLDERS = ("study", "site", "monitoring", "schema")
+"""Folders of `configs` that an operator needs beside federation.yaml; the schemas are for editors."""
 
 
 def federation_yaml() -> str:
@@ -26,7 +26,8 @@ def write_examples(out: Path) -> Iterator[str]:
 
     Yields a line for each file, and at the end the next steps.
     """
-    yield _write(out / "federation.yaml", federation_yaml().encode())
+    beside = federation_yaml().replace("$schema=../schema/", "$schema=examples/schema/")
+    yield _write(out / "federation.yaml", beside.encode())
     for folder in FOLDERS:
         for name, file in _files(_shipped() / folder, PurePosixPath(folder)):
             yield _write(out / "examples" / name, file.read_bytes())

@@ -24,13 +24,14 @@ class Grid(Frozen):
     """Studies that differ only in what their variant says."""
 
     name: Name
+    """Of the grid and of its folder under runs/."""
     study: dict[str, Any]
     """The base: a study without its name."""
     variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     """Settings that replace the base's, by name of the variant; a mapping is merged, one with
     a `kind` replaces the base's whole."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """Every variant is run once with each."""
+    """Every variant is run once with each seed."""
 
 
 def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:

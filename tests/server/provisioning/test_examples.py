@@ -26,12 +26,23 @@ def test_examples_are_the_files_of_configs(tmp_path: Path) -> None:
         "examples/site/example.yaml",
         "examples/monitoring/rules.yml",
         "examples/monitoring/grafana/dashboards/consilium.json",
+        "examples/schema/study.schema.json",
     }
     for name in written - {"federation.yaml"}:
         assert (tmp_path / name).read_bytes() == (CONFIGS / name.removeprefix("examples/")).read_bytes()
     assert len(lines) == len(written) + 2  # the last two are the next steps
     assert load_settings(tmp_path / "examples/study/demo.yaml", StudyConfig, "study").name == "demo"
     assert examples.federation_yaml() == (CONFIGS / "server" / "federation.yaml").read_text()
+
+
+def test_the_first_line_of_each_example_leads_to_its_schema(tmp_path: Path) -> None:
+    list(examples.write_examples(tmp_path))
+    written = [path for path in tmp_path.rglob("*.yaml") if path.parent.name != "monitoring"]
+    assert {"federation.yaml", "demo.yaml", "example.yaml"} <= {path.name for path in written}
+    for path in written:
+        schema = path.read_text(encoding="utf-8").splitlines()[0].partition("$schema=")[2]
+        assert schema
+        assert (path.parent / schema).is_file()
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
