@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import keys, log
+from common import keys
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.lock import held
 from common.processes.launcher import Processes
-from server.cli import main, operate
-from server.deployment import daemon, queue, server_overview, site_keys
+from server.deployment import daemon, queue, site_keys
 from server.deployment.daemon import Host
 from server.deployment.folder import ServerFolder, open_folder
 from server.deployment.study_runner import Outcome
@@ -211,86 +210,3 @@ def test_one_server_runs_on_a_folder(folder: ServerFolder) -> None:
 def test_a_folder_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="consilium-server provision"):
         open_folder(tmp_path)
-
-
-# --- the commands ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def command(folder: ServerFolder, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str]]:
-    monkeypatch.setattr(log, "start", lambda *_: None)
-
-    def run(name: str, *arguments: object) -> tuple[int, str]:
-        code = main.main([name, str(folder.root), *map(str, arguments)])
-        told = capsys.readouterr()
-        return code, told.out + told.err
-
-    return run
-
-
-def test_a_study_of_a_site_without_a_key_is_not_taken(command, folder, named, tmp_path) -> None:
-    site_keys.revoke(folder, "south")
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
-    code, said = command("run", tmp_path / "s.yaml")
-    assert code == 1
-    assert "the study names south, whose keys are not enrolled" in said
-    assert queue.waiting(folder) == []
-
-
-def test_a_study_waits_and_it_is_said_that_no_server_runs(command, folder, named, tmp_path) -> None:
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
-    code, said = command("run", tmp_path / "s.yaml")
-    assert code == 0
-    assert "a waits for its turn, it is next; no server runs here yet" in said
-    code, said = command("status")
-    assert code == 1
-    assert said.splitlines()[:3] == [
-        "f: the server is NOT running; `consilium-server up` starts it",
-        "0 of 2 enrolled sites online",
-        "waiting: a",
-    ]
-
-
-def test_who_waits_for_a_study_is_told_that_no_server_runs(
-    command, folder, named, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(operate, "_WAIT_S", 0.0)
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
-    code, said = command("run", tmp_path / "s.yaml", "--wait")
-    assert code == 1
-    assert "no server has run here for 0 s; study a goes on with the next" in said
-    assert [entry.name for entry in queue.waiting(folder)] == ["a"]
-
-
-def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:
-    site_keys.revoke(folder, "south")
-    code, said = command("sites")
-    key = site_keys.enrolled(folder)["north"].fingerprint
-    assert code == 0
-    assert said.splitlines() == [
-        f"north: offline, never seen, not yet known to the server, key {key}",
-        "south: no key enrolled",
-    ]
-
-
-def test_nothing_can_be_stopped_where_nothing_runs(command, folder, named) -> None:
-    assert command("stop") == (1, "ConfigError: no study is running\n")
-    queue.put(folder, named("a"))
-    queue.begin(folder, queue.waiting(folder)[0])
-    code, said = command("stop")
-    assert code == 1
-    assert "study a goes on at the next `consilium-server up`" in said
-
-
-def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
-    assert "no study has run" in command("logs")[1]
-    (folder.runs / "a").mkdir(parents=True)
-    (folder.runs / "a" / "server.log").write_text("round 1\nround 2\n")
-    status.set_status(folder.runs / "a", "finished", "2 rounds")
-    assert command("logs") == (0, "round 1\nround 2\n")
-
-
-def test_a_server_is_told_as_json_too(folder) -> None:
-    now = server_overview.read_server(folder)
-    assert (now.up, now.enrolled, now.online, now.study) == (False, ("north", "south"), (), None)
-    assert server_overview.ServerNow.model_validate_json(now.model_dump_json()) == now

@@ -1,0 +1,68 @@
+"""The commands of governance; what they decide is tested beside their modules."""
+
+import io
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client.cli.main import main
+from client.governance import approval
+from common.config import StudyConfig
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def site(tmp_path: Path, make_study) -> Path:
+    """A site whose policy asks, with one study that waits."""
+    path = tmp_path / "site.yaml"
+    about = {
+        "name": "north",
+        "data": {"kind": "folders", "root": str(tmp_path)},
+        "state_dir": str(tmp_path / "state"),
+    }
+    path.write_text(yaml.safe_dump(about))
+    study: StudyConfig = make_study()
+    approval.note(tmp_path / "state", study, NOW)
+    return path
+
+
+def test_a_study_is_listed_approved_and_listed_no_more(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pending", str(site)]) == 0
+    first, *about = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny-")
+    assert first.endswith(": asked 2026-03-01T12:00:00+00:00")
+    assert len(about) == 3
+    assert main(["approve", str(site), "tiny"]) == 0
+    assert capsys.readouterr().out.startswith("approved: tiny-")
+    assert main(["pending", str(site)]) == 0
+    assert capsys.readouterr().out == "no study waits\n"
+
+
+def test_on_a_terminal_the_studies_that_wait_are_a_table(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "160"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert main(["pending", str(site)]) == 0
+    rows = [" ".join(line.split()) for line in screen.getvalue().splitlines() if line.strip()]
+    assert rows[0] == "study asked about"
+    assert "2026-03-01T12:00:00+00:00" in rows[2]
+    assert rows[2].startswith("tiny-")
+
+
+def test_a_hash_is_only_expected_when_the_log_is_checked(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(site), "--expect", "ab"]) == 1
+    assert "--expect is for checking; add --verify" in capsys.readouterr().err

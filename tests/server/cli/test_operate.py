@@ -1,0 +1,147 @@
+"""The commands on a server's folder, without a SuperLink."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common import keys
+from common.config import StudyConfig
+from common.processes.launcher import Interrupted
+from server.cli import main, operate
+from server.deployment import daemon, queue, server_overview, site_keys
+from server.deployment.folder import ServerFolder, open_folder
+from server.deployment.study_runner import Outcome
+from server.provisioning import startup_kit
+from server.storage import status
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ServerFolder:
+    about = {"name": "f", "server": {"hosts": ["s.example"]}, "sites": {"north": {}, "south": {}}}
+    (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
+    list(startup_kit.provision(tmp_path / "federation.yaml", tmp_path / "server"))
+    made = open_folder(tmp_path / "server")
+    for site in ("north", "south"):
+        site_keys.enrol(made, site, keys.make_site_key(tmp_path / "made" / site, "site").public)
+    return made
+
+
+@pytest.fixture
+def named(study: StudyConfig) -> Callable[[str], StudyConfig]:
+    sites = study.sites.model_copy(update={"train": ("north", "south"), "evaluate": (), "required": 1})
+    return lambda name: study.model_copy(update={"name": name, "sites": sites})
+
+
+@pytest.fixture
+def command(folder: ServerFolder, capsys) -> Callable[..., tuple[int, str]]:
+    def run(name: str, *arguments: object) -> tuple[int, str]:
+        code = main.main([name, str(folder.root), *map(str, arguments)])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return run
+
+
+def test_a_study_of_a_site_without_a_key_is_not_taken(command, folder, named, tmp_path) -> None:
+    site_keys.revoke(folder, "south")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml")
+    assert code == 1
+    assert "the study names south, whose keys are not enrolled" in said
+    assert queue.waiting(folder) == []
+
+
+def test_a_study_waits_and_it_is_said_that_no_server_runs(command, folder, named, tmp_path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml")
+    assert code == 0
+    assert "a waits for its turn, it is next; no server runs here yet" in said
+    code, said = command("status")
+    assert code == 1
+    assert said.splitlines()[:3] == [
+        "f: the server is NOT running; `consilium-server up` starts it",
+        "0 of 2 enrolled sites online",
+        "waiting: a",
+    ]
+
+
+def test_waiting_for_a_study_ends_if_no_server_runs(command, folder, named, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(operate, "_WAIT_S", 0.0)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml", "--wait")
+    assert code == 1
+    assert "no server has run here for 0 s; study a goes on with the next" in said
+    assert [entry.name for entry in queue.waiting(folder)] == ["a"]
+
+
+def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:
+    site_keys.revoke(folder, "south")
+    code, said = command("sites")
+    key = site_keys.enrolled(folder)["north"].fingerprint
+    assert code == 0
+    assert said.splitlines() == [
+        f"north: offline, never seen, not yet known to the server, key {key}",
+        "south: no key enrolled",
+    ]
+
+
+def test_nothing_can_be_stopped_where_nothing_runs(command, folder, named) -> None:
+    assert command("stop") == (1, "ConfigError: no study is running\n")
+    queue.put(folder, named("a"))
+    queue.begin(folder, queue.waiting(folder)[0])
+    code, said = command("stop")
+    assert code == 1
+    assert "study a goes on at the next `consilium-server up`" in said
+
+
+def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
+    assert "no study has run" in command("logs")[1]
+    (folder.runs / "a").mkdir(parents=True)
+    (folder.runs / "a" / "server.log").write_text("round 1\nround 2\n")
+    status.set_status(folder.runs / "a", "finished", "2 rounds")
+    assert command("logs") == (0, "round 1\nround 2\n")
+
+
+def test_the_state_of_a_server_is_json_too(folder) -> None:
+    now = server_overview.read_server(folder)
+    assert (now.up, now.enrolled, now.online, now.study) == (False, ("north", "south"), (), None)
+    assert server_overview.ServerNow.model_validate_json(now.model_dump_json()) == now
+
+
+def test_the_command_prints_that_json(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--json", "status", str(folder.root)]) == 1  # the server is not up
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["federation"], printed["enrolled"]) == ("f", ["north", "south"])
+
+
+def test_a_key_is_enrolled_and_revoked_for_good(command, folder, tmp_path) -> None:
+    pair = keys.make_site_key(tmp_path / "new", "site")
+    site_keys.revoke(folder, "south")
+    code, said = command("enrol", "south", pair.public)
+    assert code == 0
+    assert f"south may connect, with the key\n  {site_keys.enrolled(folder)['south'].fingerprint}" in said
+    assert command("revoke", "south")[0] == 0
+    code, said = command("enrol", "south", pair.public)
+    assert code == 1
+    assert "ConfigError" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [([], 0), (["--exit-when-done"], 143)], ids=["for ever", "once"]
+)
+def test_a_server_that_is_stopped_has_done_its_work_unless_it_was_to_finish(
+    command, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
+) -> None:
+    def up(*_: object, **__: object) -> Outcome:
+        raise Interrupted(15)  # SIGTERM
+
+    monkeypatch.setattr(daemon, "up", up)
+    assert command("up", *options)[0] == code
+
+
+def test_a_server_whose_last_study_failed_says_so(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "up", lambda *_, **__: Outcome(False, "no quorum"))
+    assert command("up", "--exit-when-done")[0] == 1
