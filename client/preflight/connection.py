@@ -169,7 +169,7 @@ class Server:
             (CHECK_HEADER, "1"),
         ]
         request = ActivateNodeRequest(public_key=public, heartbeat_interval=0.0).SerializeToString()
-        call = self._channel.unary_unary("/flwr.proto.FlowerSites/ActivateNode")
+        call = self._channel.unary_unary("/flwr.proto.Fleet/ActivateNode")
         try:
             call(request + _unread(padding), metadata=metadata, timeout=_WAIT_S + len(padding) / 2**15)
         except grpc.RpcError as error:

@@ -31,7 +31,7 @@ from server.deployment.refusals import Refusal
 AGAIN_S = 60.0
 MOST_CALLERS, LARGEST = 1000, 2**20
 
-_FLEET, _ENTRIES = "/flwr.proto.FlowerSites/", ("ActivateNode", "RegisterNode")
+_FLEET, _ENTRIES = "/flwr.proto.Fleet/", ("ActivateNode", "RegisterNode")
 
 
 class Door(grpc.ServerInterceptor):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
+from flwr.proto import fleet_pb2
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
@@ -61,7 +62,10 @@ def self_signed(hosts: list[str], days: float = 100) -> tuple[bytes, bytes]:
     return certificate.public_bytes(serialization.Encoding.PEM), pem
 
 
-class FlowerSites:
+FLEET_API = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
+
+
+class FleetServer:
     """A server that refuses as Flower 1.39 does, whose clock is `behind_s` ahead of this one."""
 
     def __init__(self, folder: Path) -> None:
@@ -73,9 +77,9 @@ class FlowerSites:
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
         handler = grpc.unary_unary_rpc_method_handler(self._answer)
-        self._server.add_registered_method_handlers("flwr.proto.FlowerSites", {"ActivateNode": handler})
+        self._server.add_registered_method_handlers(FLEET_API, {"ActivateNode": handler})
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("flwr.proto.FlowerSites", {"ActivateNode": handler}),)
+            (grpc.method_handlers_generic_handler(FLEET_API, {"ActivateNode": handler}),)
         )
         self._server.start()
 
@@ -102,14 +106,14 @@ class FlowerSites:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FlowerSites]:
-    made = FlowerSites(tmp_path)
+def fleet(tmp_path: Path) -> Iterator[FleetServer]:
+    made = FleetServer(tmp_path)
     yield made
     made.stop()
 
 
 @pytest.fixture
-def config(fleet: FlowerSites, tmp_path: Path) -> supervisor.GatewayConfig:
+def config(fleet: FleetServer, tmp_path: Path) -> supervisor.GatewayConfig:
     keys.make_site_key(tmp_path, "site")
     (tmp_path / "gateway.yaml").write_text(f"site: north\nserver: localhost:{fleet.port}\n")
     return supervisor.load_gateway(tmp_path)
@@ -123,7 +127,7 @@ def told(config: supervisor.GatewayConfig) -> dict[str, list[str]]:
     return said
 
 
-def test_where_nothing_is_wrong_everything_is_fine_and_measured(config, fleet: FlowerSites) -> None:
+def test_where_nothing_is_wrong_everything_is_fine_and_measured(config, fleet: FleetServer) -> None:
     said = told(config)
     assert (said["stops"], said["look"]) == ([], [])
     assert any("clock is 0 s" in line for line in said["fine"])
@@ -147,19 +151,19 @@ def test_where_nothing_is_wrong_everything_is_fine_and_measured(config, fleet: F
     ],
 )
 def test_a_clock_that_differs_is_measured(
-    config, fleet: FlowerSites, behind_s: float, rank: str, text: str
+    config, fleet: FleetServer, behind_s: float, rank: str, text: str
 ) -> None:
     fleet.behind_s = behind_s
     assert any(text in line for line in told(config)[rank])
 
 
-def test_a_key_that_is_not_enrolled_is_shown_to_be_read_out(config, fleet: FlowerSites) -> None:
+def test_a_key_that_is_not_enrolled_is_shown_to_be_read_out(config, fleet: FleetServer) -> None:
     fleet.known = False
     (line,) = told(config)["stops"]
     assert f"read it to the study operator, who enrols it: {keys.fingerprint_of_private(config.key)}" in line
 
 
-def test_a_certificate_of_another_federation_stops(config, fleet: FlowerSites) -> None:
+def test_a_certificate_of_another_federation_stops(config, fleet: FleetServer) -> None:
     config.ca.write_bytes(self_signed(["localhost"])[0])
     (line,) = told(config)["stops"]
     assert "the server's certificate is not good for localhost" in line

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
+from flwr.proto import fleet_pb2
 
 from common import keys
 from common.wire import CHECK_HEADER
 from server.deployment import access_log
 from server.deployment.refusals import Refusal, Refusals, sentence
+
+FLEET_API = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ class Call:
 
     def __init__(self, *metadata: tuple[str, object], said: str = "") -> None:
         self.method, self.invocation_metadata, self.said = (
-            "/flwr.proto.FlowerSites/ActivateNode",
+            f"/{FLEET_API}/ActivateNode",
             metadata,
             said,
         )
@@ -81,8 +84,8 @@ def test_who_is_let_in_leaves_nothing(record: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "said", "noted"),
     [
-        ("/flwr.proto.FlowerSites/PullMessages", "Invalid node ID", True),  # a key that was revoked
-        ("/flwr.proto.FlowerSites/PushMessages", "", False),  # a study that is over
+        (f"/{FLEET_API}/PullMessages", "Invalid node ID", True),  # a key that was revoked
+        (f"/{FLEET_API}/PushMessages", "", False),  # a study that is over
         ("/grpc.health.v1.Health/Check", "Invalid node ID", False),
     ],
 )
