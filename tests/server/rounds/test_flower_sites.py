@@ -170,7 +170,7 @@ def test_the_same_weights_are_encoded_once_for_all_sites(
 ) -> None:
     encoded: list[object] = []
     encode = codec.array_record
-    monkeypatch.setattr(wire, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1])
+    monkeypatch.setattr(codec, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1])
     list(fleet.ask(plans, Deadline(1)))
     assert len(encoded) == 1
 
