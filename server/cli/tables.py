@@ -32,7 +32,7 @@ def print_sites(sites: Iterable[SiteOfServer]) -> None:
                 ("online", "green") if site.online else ("offline", "yellow"),
                 "" if site.seen is None else _ago(site.seen),
                 _enrolled(site),
-                site.fingerprint or ("no key enrolled", "red"),
+                site.fingerprint or (site.problem or "no key enrolled", "red"),
             )
             for site in sites
         ],
@@ -42,7 +42,7 @@ def print_sites(sites: Iterable[SiteOfServer]) -> None:
 def _line(site: SiteOfServer) -> str:
     name = f"{site.name} ({site.institution})" if site.institution else site.name
     if site.fingerprint is None:
-        return f"{name}: no key enrolled"
+        return f"{name}: {site.problem or 'no key enrolled'}"
     state = "online" if site.online else "offline"
     seen = "never seen" if site.seen is None else f"last seen {_ago(site.seen)}"
     known = "" if site.enrolled is None else "enrolled "

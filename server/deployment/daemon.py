@@ -85,7 +85,7 @@ class Host(Federation):
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.work / "app", ignore_errors=True)  # of the version before
         self.stage()
-        port, sites = self.fleet_port, site_keys.enrolled(self.folder)
+        port, sites = self.fleet_port, site_keys.read_key_files(self.folder).keys
         log.event(f"starting the server on port {port} for {', '.join(sites) or 'no sites yet'}")
         self.start_superlink(self.folder.identity)
         self._wait_for_superlink()
@@ -176,7 +176,8 @@ class Host(Federation):
             try:
                 self._follow_keys()
                 self._tell_refusals()
-            except ConsiliumError as error:  # a file that is no key must not end a study
+                site_keys.enrolled(self.folder)
+            except ConsiliumError as error:  # a damaged key file must not end a study
                 log.warn(f"{error}; it is tried again in {_TRY_AGAIN_S:.0f} s")
                 self._looked_at_keys = time.monotonic() + _TRY_AGAIN_S
         if self._study is not None and requests.take_stop(self.folder.runs / self._study.name):
@@ -202,7 +203,7 @@ class Host(Federation):
 
     def _tell_refusals(self) -> None:
         if refusals := self._refused.new():
-            keys_of = site_keys.enrolled(self.folder).values()
+            keys_of = site_keys.read_key_files(self.folder).keys.values()
             sites = {key.fingerprint: key.site for key in keys_of}
             gone = site_keys.revoked(self.folder)
             for refusal in refusals:
@@ -212,26 +213,32 @@ class Host(Federation):
     def _nodes(self) -> dict[str, int]:
         """Flower's nodes by site, of those that are enrolled."""
         known = site_keys.nodes(self.folder.database)
-        wanted = site_keys.enrolled(self.folder)
+        wanted = site_keys.read_key_files(self.folder).keys
         return {site: known[key.pem].node_id for site, key in wanted.items() if key.pem in known}
 
     def _follow_keys(self) -> None:
-        """Let the SuperLink know the keys that are enrolled, and no others. Raises LaunchError."""
+        """Register the enrolled keys at the SuperLink and remove all others. Raises LaunchError.
+
+        An unreadable file may hold any key. While there is one, only keys that were revoked are removed,
+        because Flower never accepts a removed key again.
+        """
         self._looked_at_keys = time.monotonic()
-        wanted = site_keys.enrolled(self.folder)
+        files = site_keys.read_key_files(self.folder)
         known = site_keys.nodes(self.folder.database)
-        new = {site: key for site, key in wanted.items() if key.pem not in known}
+        new = {site: key for site, key in files.keys.items() if key.pem not in known}
         if new:
             self.register({site: key.path for site, key in new.items()})
             for site, key in new.items():
                 log.event(f"{site} may connect, with the key {key.fingerprint}", site=site)
-        for pem in known.keys() - {key.pem for key in wanted.values()}:
+        removed = known.keys() - {key.pem for key in files.keys.values()}
+        if files.unreadable and removed:
+            revoked = site_keys.revoked(self.folder)
+            removed = {pem for pem in removed if keys.fingerprint(keys.from_flower(pem)) in revoked}
+        for pem in removed:
             node_id = known[pem].node_id
             flwr = flower_command("flwr")
             self.processes.run([flwr, "supernode", "unregister", str(node_id), CONNECTION], START_S)
-            log.warn(
-                f"a key was revoked, {keys.fingerprint(keys.from_flower(pem))}; whoever holds it is cut off"
-            )
+            log.warn(f"a key was revoked, {keys.fingerprint(keys.from_flower(pem))}; its site is cut off")
 
     def _enrol_anew(self) -> None:
         self._follow_keys()

@@ -1,9 +1,12 @@
-"""What a running server tells Prometheus: rounds, sites online, seconds, bytes, loss, balanced accuracy.
+"""Prometheus metrics of a server: rounds, sites online, seconds, bytes, loss, balanced accuracy.
 
-Read from the server's folder whenever Prometheus asks, so a study does nothing for it and a restart
-loses nothing. Only the study that runs, or ran last, is told, so the number of series stays that of its sites.
-Names of sites and of studies are in it, and no figure that is not in `rounds.jsonl`. It listens on loopback
-unless told otherwise, for there is no password.
+They are read from the server's folder at every scrape. So a study does no extra work, and a restart
+loses nothing. Only the study that runs, or ran last, is shown; this keeps the number of series
+proportional to its sites. The metrics hold names of sites and studies, and only figures that are also in
+`rounds.jsonl`. The endpoint has no password, so it listens on loopback by default.
+
+A file that cannot be read leaves its own figures out and no others. `consilium_unreadable` counts such
+files, and the log names each one once.
 """
 
 import math
@@ -16,7 +19,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from common.errors import ConsiliumError
+from common import log
+from common.errors import ConfigError, ConsiliumError
 from server.deployment import overview, queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.storage.history import RoundRecord, read_rounds
@@ -25,11 +29,11 @@ from server.storage.status import read_status
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
 
 ALL = "all"
-"""Stands for all sites together, where a label is a site's name."""
+"""Label value for all sites together, where a label is a site's name."""
 
 
 def serve(folder: ServerFolder, host: str, port: int) -> Callable[[], None]:
-    """Answer Prometheus on this address until what is returned is called. Raises OSError if it is taken."""
+    """Serve metrics on this address until the returned function is called. Raises OSError if it is taken."""
     registry = CollectorRegistry()
     registry.register(FolderCollector(folder))
     server, thread = start_http_server(port, addr=host, registry=registry)
@@ -43,53 +47,117 @@ def serve(folder: ServerFolder, host: str, port: int) -> Callable[[], None]:
 
 
 class FolderCollector(Collector):
-    """Everything that the folder of a server tells."""
+    """All metrics of one server's folder."""
 
     def __init__(self, folder: ServerFolder) -> None:
         self._folder = folder
+        self._logged: frozenset[str] = frozenset()
 
     def describe(self) -> list[Family]:
-        """Nothing is known before it is asked for."""
+        """Empty: the families are not known before a scrape."""
         return []
 
     def collect(self) -> Iterator[Family]:
-        """Read the folder. What cannot be read now is left out, not made up."""
-        yield from _federation(self._folder)
+        """Read the folder, part by part; a part that cannot be read is left out."""
+        folder, problems = self._folder, _Problems()
+        files = site_keys.read_key_files(folder)
+        problems.add("site_key", *files.unreadable.values())
+        yield from problems.guard("database", lambda: _sites(folder, files.keys))
+        yield from problems.guard("queue", lambda: _queue(folder))
+        yield from _certificates(folder, problems)
+        name: str | None = None
         try:
-            name = queue.latest(self._folder)
-            if name is not None:
-                run_dir = self._folder.runs / name
-                yield from _stage(run_dir, self._folder.flwr_home)
-                yield from _rounds(name, read_rounds(run_dir))
-        except ConsiliumError:
-            return
+            name = queue.latest(folder)
+        except OSError as error:
+            problems.add("status", f"{folder.runs} cannot be listed: {error.strerror}")
+        if name is not None:
+            run_dir = folder.runs / name
+            yield from problems.guard("status", lambda: _stage(run_dir, folder.flwr_home))
+            yield from problems.guard("rounds", lambda: _rounds(run_dir.name, read_rounds(run_dir)))
+        yield problems.family()
+        for message in sorted(problems.messages - self._logged):
+            log.warn(f"a file is missing from the metrics: {message}")
+        self._logged = problems.messages
 
 
-def _federation(folder: ServerFolder) -> Iterator[Family]:
-    keys, known = site_keys.enrolled(folder), site_keys.nodes(folder.database)
+class _Problems:
+    """Files that could not be read during one scrape."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, list[str]] = {
+            kind: [] for kind in ("site_key", "database", "queue", "certificate", "status", "rounds")
+        }
+
+    def add(self, kind: str, *messages: str) -> None:
+        """Count one file per message."""
+        self._messages[kind] += messages
+
+    def guard(self, kind: str, read: Callable[[], Iterator[Family]]) -> list[Family]:
+        """The families that `read` yields; none if it fails, which is counted."""
+        try:
+            return list(read())
+        except (ConsiliumError, OSError) as error:
+            self.add(kind, str(error))
+            return []
+
+    @property
+    def messages(self) -> frozenset[str]:
+        """What is wrong, one message per file."""
+        return frozenset(message for messages in self._messages.values() for message in messages)
+
+    def family(self) -> Family:
+        """The number of unreadable files by kind; 0 for a kind without any."""
+        unreadable = GaugeMetricFamily(
+            "consilium_unreadable", "Files that could not be read for these metrics", labels=["kind"]
+        )
+        for kind, messages in self._messages.items():
+            unreadable.add_metric([kind], len(messages))
+        return unreadable
+
+
+def _sites(folder: ServerFolder, keys: dict[str, site_keys.Key]) -> Iterator[Family]:
+    nodes = site_keys.nodes(folder.database)
     online = GaugeMetricFamily(
         "consilium_site_online", "1 while the site's gateway is connected", labels=["site"]
     )
     seen = GaugeMetricFamily(
-        "consilium_site_last_seen_timestamp_seconds", "When the site last showed itself", labels=["site"]
+        "consilium_site_last_seen_timestamp_seconds", "When the site was last connected", labels=["site"]
     )
     for site, key in keys.items():
-        node = known.get(key.pem)
+        node = nodes.get(key.pem)
         online.add_metric([site], float(node is not None and node.online))
         if node is not None and node.seen is not None:
             seen.add_metric([site], node.seen.timestamp())
     yield online
     yield seen
+
+
+def _queue(folder: ServerFolder) -> Iterator[Family]:
     yield GaugeMetricFamily(
-        "consilium_studies_waiting", "Studies that wait for their turn", value=len(queue.waiting(folder))
+        "consilium_studies_waiting", "Studies in the queue", value=len(queue.waiting(folder))
     )
+
+
+def _certificates(folder: ServerFolder, problems: _Problems) -> Iterator[Family]:
     ends = GaugeMetricFamily(
-        "consilium_certificate_ends_timestamp_seconds", "When a certificate ends", labels=["certificate"]
+        "consilium_certificate_ends_timestamp_seconds", "When a certificate expires", labels=["certificate"]
     )
     for path in (folder.identity.ca, folder.identity.certificate):
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        ends.add_metric([path.stem], certificate.not_valid_after_utc.timestamp())
+        try:
+            ends.add_metric([path.stem], _expiry(path))
+        except ConfigError as error:
+            problems.add("certificate", str(error))
     yield ends
+
+
+def _expiry(path: Path) -> float:
+    """When a certificate expires, in seconds since 1970. Raises ConfigError."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not a readable certificate; run `consilium-server provision`"
+        ) from error
 
 
 def _stage(run_dir: Path, flwr_home: Path) -> Iterator[Family]:
@@ -104,11 +172,11 @@ def _stage(run_dir: Path, flwr_home: Path) -> Iterator[Family]:
     running.add_metric([study], float(not status.or_died().is_over))
     yield running
     if progress is not None:
-        for name, what, value in (
-            ("consilium_round", "The round that is going on, or was last", progress.round),
-            ("consilium_rounds", "Rounds that the study has", progress.rounds),
+        for name, help_text, value in (
+            ("consilium_round", "Number of the current or last round", progress.round),
+            ("consilium_rounds", "Number of rounds of the study", progress.rounds),
         ):
-            family = GaugeMetricFamily(name, what, labels=["study"])
+            family = GaugeMetricFamily(name, help_text, labels=["study"])
             family.add_metric([study], value)
             yield family
     memory = GaugeMetricFamily("consilium_memory_bytes", "Resident memory by process", labels=["process"])
@@ -128,9 +196,11 @@ def _rounds(study: str, records: tuple[RoundRecord, ...]) -> Iterator[Family]:
     yield seconds
 
     answer = GaugeMetricFamily(
-        "consilium_site_answer_seconds", "In which a site answered last", labels=labels
+        "consilium_site_answer_seconds", "Seconds until the site answered in the last round", labels=labels
     )
-    train = GaugeMetricFamily("consilium_site_train_seconds", "Of its last round, in training", labels=labels)
+    train = GaugeMetricFamily(
+        "consilium_site_train_seconds", "Seconds of training in the last round", labels=labels
+    )
     loss = GaugeMetricFamily("consilium_train_loss", "Mean training loss of the last round", labels=labels)
     for row in last.sites:
         if row.outcome == "ok":
@@ -143,15 +213,15 @@ def _rounds(study: str, records: tuple[RoundRecord, ...]) -> Iterator[Family]:
     down = CounterMetricFamily("consilium_sent_bytes", "Tensors sent to a site", labels=labels)
     up = CounterMetricFamily("consilium_received_bytes", "Tensors received from a site", labels=labels)
     outcomes = CounterMetricFamily(
-        "consilium_answers", "Rounds of a site by how they ended for it", labels=[*labels, "outcome"]
+        "consilium_answers", "Rounds of a site by outcome", labels=[*labels, "outcome"]
     )
     rows = [row for record in records for row in record.sites]
     for site in sorted({row.site for row in rows}):
-        mine = [row for row in rows if row.site == site]
-        down.add_metric([study, site], sum(row.mib_down for row in mine) * 2**20)
-        up.add_metric([study, site], sum(row.mib_up for row in mine) * 2**20)
-        for outcome in sorted({row.outcome for row in mine}):
-            outcomes.add_metric([study, site, outcome], sum(row.outcome == outcome for row in mine))
+        of_site = [row for row in rows if row.site == site]
+        down.add_metric([study, site], sum(row.mib_down for row in of_site) * 2**20)
+        up.add_metric([study, site], sum(row.mib_up for row in of_site) * 2**20)
+        for outcome in sorted({row.outcome for row in of_site}):
+            outcomes.add_metric([study, site, outcome], sum(row.outcome == outcome for row in of_site))
     yield from (down, up, outcomes)
     yield from _scores(study, last)
 
@@ -159,13 +229,17 @@ def _rounds(study: str, records: tuple[RoundRecord, ...]) -> Iterator[Family]:
 def _scores(study: str, last: RoundRecord) -> Iterator[Family]:
     labels = ["study", "site"]
     families = {
-        "loss": GaugeMetricFamily("consilium_test_loss", "Of the last scored weights", labels=labels),
-        "accuracy": GaugeMetricFamily("consilium_accuracy", "Of the last scored weights", labels=labels),
+        "loss": GaugeMetricFamily(
+            "consilium_test_loss", "Test loss of the last scored weights", labels=labels
+        ),
+        "accuracy": GaugeMetricFamily(
+            "consilium_accuracy", "Accuracy of the last scored weights", labels=labels
+        ),
         "balanced_accuracy": GaugeMetricFamily(
-            "consilium_balanced_accuracy", "Of the last scored weights", labels=labels
+            "consilium_balanced_accuracy", "Balanced accuracy of the last scored weights", labels=labels
         ),
         "auroc_macro": GaugeMetricFamily(
-            "consilium_auroc_macro", "Of the last scored weights", labels=labels
+            "consilium_auroc_macro", "Macro AUROC of the last scored weights", labels=labels
         ),
     }
     scored = dict(last.scored) | ({} if last.pooled is None else {ALL: last.pooled})

@@ -85,7 +85,11 @@ def end(entry: Entry) -> None:
 
 
 def _entries(place: Path) -> list[Entry]:
-    files = [path for path in place.glob("*-*") if path.suffix in (NEW, RESUME)]
+    files = [
+        path
+        for path in place.glob("*-*")
+        if path.suffix in (NEW, RESUME) and path.name.partition("-")[0].isdecimal()
+    ]
     return [Entry(path) for path in sorted(files, key=lambda path: int(path.name.partition("-")[0]))]
 
 

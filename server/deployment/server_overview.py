@@ -6,6 +6,7 @@ Everything is read from the server's folder, so this works while the server runs
 from dataclasses import dataclass
 from datetime import datetime
 
+from common.errors import ConsiliumError
 from common.settings import Frozen
 from server.deployment import overview, queue, site_keys
 from server.deployment.folder import ServerFolder
@@ -21,20 +22,33 @@ class ServerNow(Frozen):
     waiting: tuple[str, ...]
     """Studies, the next one first."""
     study: overview.Overview | None
-    """That runs, or ran last."""
+    """The study that runs, or ran last."""
+    problems: tuple[str, ...] = ()
+    """Files that cannot be read, a sentence each; what they hold is missing here."""
 
 
 def read_server(folder: ServerFolder) -> ServerNow:
-    """The server of this folder, now."""
-    keys, known, up = site_keys.enrolled(folder), site_keys.nodes(folder.database), folder.is_up
-    name = queue.latest(folder)
+    """The server of this folder, now. A file that cannot be read is a problem, not an error."""
+    files, up, study = site_keys.read_key_files(folder), folder.is_up, None
+    keys, problems = files.keys, list(files.unreadable.values())
+    nodes: dict[bytes, site_keys.Node] = {}
+    try:
+        nodes = site_keys.nodes(folder.database)
+    except ConsiliumError as error:
+        problems.append(str(error))
+    try:
+        if (name := queue.latest(folder)) is not None:
+            study = overview.read_run(folder.runs / name, flwr_home=folder.flwr_home)
+    except ConsiliumError as error:
+        problems.append(str(error))
     return ServerNow(
         federation=folder.config.name,
         up=up,
-        enrolled=tuple(keys),
-        online=tuple(site for site, key in keys.items() if up and key.pem in known and known[key.pem].online),
+        enrolled=tuple(sorted({*keys, *files.unreadable})),
+        online=tuple(site for site, key in keys.items() if up and key.pem in nodes and nodes[key.pem].online),
         waiting=tuple(entry.name for entry in queue.waiting(folder)),
-        study=None if name is None else overview.read_run(folder.runs / name, flwr_home=folder.flwr_home),
+        study=study,
+        problems=tuple(problems),
     )
 
 
@@ -49,6 +63,7 @@ def describe_server(now: ServerNow) -> str:
         lines[-1] += f"; not {', '.join(lacking)}"
     if now.waiting:
         lines.append(f"waiting: {', '.join(now.waiting)}")
+    lines += now.problems
     return "\n".join(lines)
 
 
@@ -64,13 +79,15 @@ class SiteOfServer:
     """When the server first knew the key."""
     online: bool
     seen: datetime | None
+    problem: str = ""
+    """What is wrong with its key file; empty for a file that can be read."""
 
 
 def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
     """Every site that the federation names or that has a key, by name."""
-    keys, known, up = site_keys.enrolled(folder), site_keys.nodes(folder.database), folder.is_up
-    sites = []
-    for name in sorted({*folder.config.sites, *keys}):
+    files, known, up = site_keys.read_key_files(folder), site_keys.nodes(folder.database), folder.is_up
+    keys, sites = files.keys, []
+    for name in sorted({*folder.config.sites, *keys, *files.unreadable}):
         key, about = keys.get(name), folder.config.sites.get(name)
         node = None if key is None else known.get(key.pem)
         sites.append(
@@ -81,6 +98,7 @@ def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
                 enrolled=None if node is None else node.enrolled,
                 online=node is not None and node.online and up,
                 seen=None if node is None else node.seen,
+                problem=files.unreadable.get(name, ""),
             )
         )
     return tuple(sites)

@@ -1,8 +1,8 @@
-"""Which sites may connect: one public key per site, told to the server by its operator.
+"""Public keys of the sites that may connect, one file per site.
 
-A key is enrolled by a file and revoked by moving that file away; the running server follows within
-a second, and one that starts later knows at once. A key that was revoked never comes back: Flower
-keeps it as revoked, and whoever took it away may have had a reason. The site makes a new one.
+The operator enrols a key by adding its file and revokes it by moving the file away. The running server
+follows within a second; a server that starts later reads the files first. A revoked key is never accepted
+again: Flower keeps it as revoked, and the operator may have had a reason. The site makes a new one.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from server.deployment.folder import ServerFolder
 
 REVOKED = "revoked"
 
-_PATIENT_S = 10.0
-"""For the SuperLink to let its database be read."""
+_DATABASE_TIMEOUT_S = 10.0
+"""How long to wait for the lock of the SuperLink's database."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A key as the SuperLink's database has it."""
+    """A site's node in the SuperLink's database."""
 
     node_id: int
     enrolled: datetime
     online: bool
     seen: datetime | None
-    """When the site last showed that it is there; None if it never did."""
+    """When the site was last connected; None if it never was."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,18 @@ class Key:
     site: str
     path: Path
     pem: bytes
-    """As Flower keeps it."""
+    """The form that Flower stores."""
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class KeyFiles:
+    """The key files of all enrolled sites, readable or not."""
+
+    keys: dict[str, Key]
+    """By site."""
+    unreadable: dict[str, str]
+    """What is wrong with a file, by site."""
 
 
 def read_key(path: Path, site: str) -> Key:
@@ -52,13 +62,27 @@ def read_key(path: Path, site: str) -> Key:
     return Key(site, path, keys.flower_form(key), keys.fingerprint(key))
 
 
+def read_key_files(folder: ServerFolder) -> KeyFiles:
+    """Every enrolled key. A file that cannot be read does not hide the others."""
+    files = KeyFiles({}, {})
+    for path in sorted(folder.sites.glob("*.pub")):
+        try:
+            files.keys[path.stem] = read_key(path, path.stem)
+        except ConfigError as error:
+            files.unreadable[path.stem] = str(error)
+    return files
+
+
 def enrolled(folder: ServerFolder) -> dict[str, Key]:
-    """The keys that may connect, by site."""
-    return {path.stem: read_key(path, path.stem) for path in sorted(folder.sites.glob("*.pub"))}
+    """The keys that may connect, by site. Raises ConfigError if any file cannot be read."""
+    files = read_key_files(folder)
+    if files.unreadable:
+        raise ConfigError("; ".join(files.unreadable.values()))
+    return files.keys
 
 
 def enrol(folder: ServerFolder, site: str, public: Path) -> Key:
-    """Let whoever holds the private half of `public` connect as `site`. Raises ConfigError, StorageError."""
+    """Allow the holder of the private half of `public` to connect as `site`. Raises ConfigError, StorageError."""
     if site not in folder.config.sites:
         raise ConfigError(
             f"{folder.root / 'federation.yaml'} names no site {site}, only {', '.join(folder.config.sites)}; "
@@ -84,14 +108,17 @@ def enrol(folder: ServerFolder, site: str, public: Path) -> Key:
 
 
 def revoked(folder: ServerFolder) -> dict[str, str]:
-    """Sites by the fingerprints of their keys that are not taken any more."""
+    """Names of sites by the fingerprints of their revoked keys. Raises ConfigError."""
     files = sorted((folder.sites / REVOKED).glob("*.pub"))
     return {read_key(path, "").fingerprint: path.stem.rpartition("-")[0] for path in files}
 
 
 def revoke(folder: ServerFolder, site: str) -> Key:
-    """Let `site` connect no more. Raises ConfigError if it has no key."""
-    known = enrolled(folder)
+    """Revoke the key of `site`. Raises ConfigError if it has none, or its file cannot be read."""
+    files = read_key_files(folder)
+    known = files.keys
+    if site in files.unreadable:
+        raise ConfigError(files.unreadable[site])
     if site not in known:
         raise ConfigError(f"{site} has no key here; enrolled are {', '.join(known) or 'no sites'}")
     key = known[site]
@@ -102,28 +129,30 @@ def revoke(folder: ServerFolder, site: str) -> Key:
 
 
 def nodes(database: Path) -> dict[bytes, Node]:
-    """Every key that the SuperLink takes now, from its database; empty without one.
+    """Every node that the SuperLink accepts now, by its public key; empty without a database.
 
-    Flower 1.39 keeps one row a key in the table `node`. Reading it costs nothing, where asking
-    Flower's Control API costs seconds of imports. Raises LaunchError.
+    Flower 1.39 keeps one row per key in the table `node`. Reading the table is fast; a call of Flower's
+    Control API needs seconds of imports. Raises LaunchError if the database cannot be read.
     """
     if not database.exists():
         return {}
     address = f"file:{quote(str(database))}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENT_S)) as connection:
-        try:
+    try:
+        with contextlib.closing(
+            sqlite3.connect(address, uri=True, timeout=_DATABASE_TIMEOUT_S)
+        ) as connection:
             rows = connection.execute(
                 "SELECT public_key, node_id, registered_at, status, online_until, last_activated_at, "
                 "last_deactivated_at, heartbeat_interval FROM node WHERE status != 'unregistered'"
             ).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):  # before Flower made it
-                return {}
-            raise LaunchError(f"{database} cannot be read now: {error}") from error
+    except sqlite3.Error as error:
+        if "no such table" in str(error):  # Flower has not created it yet
+            return {}
+        raise LaunchError(f"{database} cannot be read now: {error}") from error
     return {row[0]: _node(*row[1:]) for row in rows}
 
 
-_PATIENCE = 2  # Flower waits for so many heartbeats: flwr.common.constant.HEARTBEAT_PATIENCE
+_PATIENCE = 2  # heartbeats that may be missed: flwr.common.constant.HEARTBEAT_PATIENCE
 
 
 def _node(

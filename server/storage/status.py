@@ -52,7 +52,9 @@ class Status(Frozen):
 
 def set_status(run_dir: Path, status: Stage, reason: str) -> None:
     """Replace the status; how far the study had come stays. Raises StorageError."""
-    before = read_status(run_dir)
+    before = None
+    with contextlib.suppress(StorageError):  # a damaged file is replaced
+        before = read_status(run_dir)
     progress = before.progress if before is not None else None
     now = Status(
         status=status,
@@ -92,9 +94,14 @@ def set_progress(run_dir: Path, progress: Progress) -> None:
 
 
 def read_status(run_dir: Path) -> Status | None:
-    """The status, None where no study was started."""
+    """The status; None where no study was started. Raises StorageError if the file cannot be read."""
     path = run_dir / FILE
-    return Status.model_validate(json.loads(path.read_bytes())) if path.exists() else None
+    try:
+        return Status.model_validate(json.loads(path.read_bytes())) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{path} is not a readable status ({type(error).__name__}); move it away, then `consilium-server resume`"
+        ) from error
 
 
 def _is_alive(pid: int, born: int | None) -> bool:

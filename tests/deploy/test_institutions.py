@@ -154,7 +154,7 @@ def test_a_revoked_site_is_cut_off_at_once_and_the_study_goes_on_without(
     """The study is held in its round 3; south may have answered that one, but no later one."""
     key = fingerprint(world, "south")
     told = world.operator("revoke", str(world.server), "south")
-    assert f"south is cut off; its key {key} is never taken again" in told
+    assert f"south is cut off; its key {key} is never accepted again" in told
     world.wait_for_log(f"{world.address('south')} has the key of south that was revoked, {key}")
     gate = world.gates["north"]
     gate.let(4)

@@ -174,15 +174,22 @@ def test_a_revoked_key_is_taken_from_flower_and_a_new_one_told(told: Told, folde
     assert len(told.known) == 2
 
 
-def test_a_file_that_is_no_key_is_told_and_ends_nothing(told: Told, folder, monkeypatch) -> None:
+def test_a_damaged_key_file_is_logged_and_the_other_sites_may_connect(
+    told: Told, folder, monkeypatch, caplog
+) -> None:
     monkeypatch.setattr(Host, "has_superlink", True)
     (folder.sites / "west.pub").write_text("no key")
     assert told.host.look() is False
-    assert told.commands == []
-    (folder.sites / "west.pub").unlink()
-    told.host._looked_at_keys = 0.0
-    told.host.look()
     assert told.commands == ["register north", "register south"]
+    assert f"{folder.sites / 'west.pub'} is not a public key" in caplog.text
+
+
+def test_a_damaged_key_file_cuts_no_site_off_but_a_revoked_key_is_removed(told: Told, folder) -> None:
+    told.host._follow_keys()
+    (folder.sites / "north.pub").write_text("damaged")  # it may be any key: its site stays registered
+    site_keys.revoke(folder, "south")
+    told.host._follow_keys()
+    assert told.commands == ["register north", "register south", "supernode unregister 2"]
 
 
 def test_a_study_goes_on_without_a_revoked_site_as_long_as_there_are_enough(

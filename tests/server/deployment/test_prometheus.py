@@ -1,4 +1,4 @@
-"""What Prometheus is told, and that the dashboard and the rules ask for nothing else."""
+"""Prometheus metrics, and that the dashboard and the rules use no others."""
 
 import json
 import re
@@ -26,6 +26,14 @@ from tests.places import ROOT
 
 MONITORING = ROOT / "configs" / "monitoring"
 GIVEN_BY_PROMETHEUS = {"up"}
+OF_EACH_FILE = (
+    'consilium_site_online{site="north"} 0.0',
+    'consilium_certificate_ends_timestamp_seconds{certificate="server"}',
+    "consilium_studies_waiting 1.0",
+    'consilium_study_running{study="demo"} 1.0',
+    'consilium_round_duration_seconds{study="demo"} 5.0',
+)
+"""A line that each file of the server gives."""
 
 
 @pytest.fixture
@@ -60,11 +68,15 @@ def folder(tmp_path: Path, study: StudyConfig) -> ServerFolder:
     return made
 
 
-@pytest.fixture
-def told(folder: ServerFolder) -> str:
+def scrape(folder: ServerFolder) -> str:
     registry = CollectorRegistry()
     registry.register(prometheus.FolderCollector(folder))
     return generate_latest(registry).decode()
+
+
+@pytest.fixture
+def metrics(folder: ServerFolder) -> str:
+    return scrape(folder)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +100,8 @@ def told(folder: ServerFolder) -> str:
         'consilium_accuracy{site="all",study="demo"} 0.75',
     ],
 )
-def test_a_round_is_told(told: str, line: str) -> None:
-    assert line in told.splitlines()
+def test_a_round_is_exported(metrics: str, line: str) -> None:
+    assert line in metrics.splitlines()
 
 
 def names(expression: str) -> set[str]:
@@ -102,30 +114,30 @@ def names(expression: str) -> set[str]:
     }
 
 
-def exported(told: str) -> set[str]:
+def exported(metrics: str) -> set[str]:
     """Names of series; those that have none yet are named by their TYPE line."""
-    return set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE)) | GIVEN_BY_PROMETHEUS
+    return set(re.findall(r"^# TYPE (\S+)", metrics, re.MULTILINE)) | GIVEN_BY_PROMETHEUS
 
 
-def test_every_metric_of_the_dashboard_is_exported(told: str) -> None:
+def test_every_metric_of_the_dashboard_is_exported(metrics: str) -> None:
     dashboard = json.loads((MONITORING / "grafana" / "dashboards" / "consilium.json").read_text())
     asked = {
         name for panel in dashboard["panels"] for target in panel["targets"] for name in names(target["expr"])
     }
     assert len(asked) > 10
-    assert asked <= exported(told)
+    assert asked <= exported(metrics)
 
 
-def test_every_metric_of_the_rules_is_exported(told: str) -> None:
+def test_every_metric_of_the_rules_is_exported(metrics: str) -> None:
     rules = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"][0]["rules"]
     asked = {name for rule in rules for name in names(rule["expr"])}
     assert len(asked) > 3
-    assert asked <= exported(told)
+    assert asked <= exported(metrics)
 
 
-def test_every_label_that_a_legend_shows_is_there(told: str) -> None:
+def test_every_label_that_a_legend_shows_is_there(metrics: str) -> None:
     dashboard = json.loads((MONITORING / "grafana" / "dashboards" / "consilium.json").read_text())
-    labels = set(re.findall(r'(\w+)="', told)) | {"process"}  # no process of this server runs
+    labels = set(re.findall(r'(\w+)="', metrics)) | {"process"}  # no process of this server runs
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels, panel["title"]
@@ -137,12 +149,37 @@ def test_grafana_finds_its_source_and_its_dashboard() -> None:
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {sources["datasources"][0]["uid"]}
 
 
-def test_a_server_without_any_run_tells_of_its_sites(folder: ServerFolder) -> None:
+def test_a_server_without_any_run_exports_its_sites(folder: ServerFolder) -> None:
     for path in sorted((folder.runs / "demo").rglob("*"), reverse=True):
         path.unlink()
+    assert 'consilium_site_online{site="south"} 0.0' in scrape(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "lost"),
+    [
+        ("site_key", "sites/south.pub", 'consilium_site_online{site="south"} 0.0'),
+        ("database", "flower/superlink.db", 'consilium_site_online{site="north"} 0.0'),
+        ("certificate", "keys/ca.pem", 'consilium_certificate_ends_timestamp_seconds{certificate="ca"}'),
+        ("status", "runs/demo/status.json", 'consilium_study_running{study="demo"} 1.0'),
+        ("rounds", "runs/demo/rounds.jsonl", 'consilium_round_duration_seconds{study="demo"} 5.0'),
+    ],
+)
+def test_an_unreadable_file_costs_its_own_figures_and_no_others(
+    folder: ServerFolder, metrics: str, caplog: pytest.LogCaptureFixture, kind: str, file: str, lost: str
+) -> None:
+    (folder.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder.root / file).write_text("neither a key nor JSON")
     registry = CollectorRegistry()
     registry.register(prometheus.FolderCollector(folder))
-    assert 'consilium_site_online{site="south"} 0.0' in generate_latest(registry).decode()
+    now = generate_latest(registry).decode()
+    assert lost in metrics
+    assert lost not in now
+    assert f'consilium_unreadable{{kind="{kind}"}} 1.0' in now
+    others = [line for line in OF_EACH_FILE if not line.startswith(lost.partition("{")[0])]
+    assert all(line in now for line in others)
+    generate_latest(registry)
+    assert caplog.text.count(str(folder.root / file)) == 1  # logged once, not at every scrape
 
 
 def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: ServerFolder) -> None:

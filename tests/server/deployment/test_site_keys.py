@@ -136,6 +136,6 @@ def test_a_database_that_cannot_be_read_now_is_not_taken_for_an_empty_one(
         writer.execute("CREATE TABLE node (public_key BLOB)")
         writer.commit()
         writer.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr(site_keys, "_PATIENT_S", 0.05)
+        monkeypatch.setattr(site_keys, "_DATABASE_TIMEOUT_S", 0.05)
         with pytest.raises(LaunchError, match=r"superlink\.db cannot be read now: database is locked"):
             site_keys.nodes(database)
