@@ -6,8 +6,8 @@
     >>> run.scores().to_dataframe()                             # doctest: +SKIP
     >>> fl.load_predictor(run).predict("images")                # doctest: +SKIP
 
-The commands of the same names do the same: `simulate`, `resume` and `compare` of `consilium-server`, `predict` of
-`consilium-site`. Names are loaded when they are first used: the import itself needs
+The commands `simulate`, `resume`, `compare` and `report` of `consilium-server`, and `predict` of
+`consilium-site`, call these functions. Names are loaded when they are first used: the import itself needs
 neither torch nor Flower nor matplotlib. So a server without torch can run studies and read runs.
 
 Nothing here writes to the terminal. `logging.getLogger("consilium")` has the log.

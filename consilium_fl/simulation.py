@@ -95,7 +95,7 @@ def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection
         >>> comparison = compare("configs/paper/ham10000-sites.yaml", "sites")      # doctest: +SKIP
         >>> [(v.name, v.run.scores()[-1].balanced_accuracy) for v in comparison.variants]   # doctest: +SKIP
     """
-    folder, rows = experiments.run_variants(Path(grid), Path(sites), Path(runs), tuple(only))
+    folder, rows = experiments.run_grid(Path(grid), Path(sites), Path(runs), tuple(only))
     return Comparison(
         folder,
         tuple(

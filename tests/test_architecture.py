@@ -15,11 +15,18 @@ import pytest
 
 from tests.places import ROOT
 
-PACKAGES = ("common", "client", "server")
+PACKAGES = ("common", "client", "server", "consilium_fl")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 TURNED = {
     "server and client meet only in common": ("server/rounds/loop.py", "import client.training.fit"),
+    "the Python interface does not import the commands": (
+        "consilium_fl/records.py",
+        "import server.cli.main",
+    ),
+    "the Python interface on the server's side": ("consilium_fl/runs.py", "import client.predict"),
+    "the Python interface on the sites' side": ("consilium_fl/sites.py", "import server.state"),
+    "the Python interface on neither side": ("consilium_fl/studies.py", "import client.config"),
     "torch and what needs it only at the sites": ("server/aggregation/mean.py", "import torch"),
     "no torch where the network is": ("client/gateway/link.py", "import client.training.device"),
     "flwr only where messages are packed, sent and launched": ("client/trainer.py", "import flwr"),

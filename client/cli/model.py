@@ -69,16 +69,15 @@ def _predict(
     Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed
     and skipped; the exit code is 1 then. For research; not a medical device.
     """
-    from client import predict
-    from client.training.device import choose_device
     from common.files import write_atomically
+    from consilium_fl.prediction import load_predictor
 
-    predictor = predict.load(study, head, weights, choose_device(device))
+    predictor = load_predictor(study, head, weights_dir=weights, device=device)
     if out is None:
-        problems = predict.write(predictor, images, sys.stdout)
+        problems = predictor.write_csv(images, sys.stdout)
     else:
         text = io.StringIO()
-        problems = predict.write(predictor, images, text)
+        problems = predictor.write_csv(images, text)
         write_atomically(out, text.getvalue().encode())
     for problem in problems:
         print(f"left out: {problem.path} {problem.reason}", file=sys.stderr)

@@ -69,11 +69,11 @@ def _simulate(
     Starts a server, and for every site of the study a gateway and a trainer. They connect on loopback with TLS and
     site keys. Runs the study and stops all of them. Exit code 0 only if the study finished.
     """
-    from server.simulation import simulate
+    from consilium_fl import simulation
 
-    outcome = simulate.simulate(study, sites, runs, port=port, adopt=adopt, leave_out=leave_out or [])
-    print(outcome.summary)
-    return 0 if outcome.finished else 1
+    run = simulation.simulate(study, sites, runs=runs, port=port, adopt=adopt, leave_out=leave_out or [])
+    print(run.describe())
+    return 0 if run.finished else 1
 
 
 def _resume(
@@ -105,11 +105,11 @@ def _resume(
         raise ConfigError(
             "give the name of the study with a server's folder, or --sites with the run of a simulation"
         )
-    from server.simulation import simulate
+    from consilium_fl import simulation
 
-    outcome = simulate.resume(run_dir, sites, port=port)
-    print(outcome.summary)
-    return 0 if outcome.finished else 1
+    run = simulation.resume(run_dir, sites, port=port)
+    print(run.describe())
+    return 0 if run.finished else 1
 
 
 def _compare(
@@ -128,14 +128,14 @@ def _compare(
     Runs every variant of GRID.yaml that has not finished yet, one after the other. Writes comparison.md, .csv and
     .png. Exit code 0 only if all finished.
     """
-    from server.simulation import grid as experiments
+    from consilium_fl import simulation
 
-    return 0 if experiments.run_grid(grid, sites, runs, tuple(only or ())) else 1
+    return 0 if simulation.compare(grid, sites, runs=runs, only=only or ()).finished else 1
 
 
 def _report(run_dir: RunDir) -> int:
     """Write the report of a run again."""
-    from server.simulation import simulate
+    from consilium_fl.runs import Run
 
-    print(f"wrote {simulate.rewrite_report(run_dir)}")
+    print(f"wrote {Run.open(run_dir).write_report()}")
     return 0

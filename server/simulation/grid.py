@@ -48,13 +48,7 @@ def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:
     }
 
 
-def run_grid(grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...] = ()) -> bool:
-    """`run_variants` for the command line; returns whether all have finished."""
-    _, rows = run_variants(grid_file, sites_dir, runs, only)
-    return all(row.failure is None for row in rows)
-
-
-def run_variants(
+def run_grid(
     grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...] = ()
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study of the grid that has not finished yet; returns the folder and a row per study.

@@ -115,6 +115,26 @@ def test_both_programs_explain_themselves(run: Run, program: str) -> None:
     assert program in run(program, "--help")
 
 
+@pytest.mark.parametrize("program", ["consilium-server", "consilium-site"])
+def test_both_programs_know_their_version(run: Run, program: str) -> None:
+    assert run(program, "--version").split()[-1] == release.version()
+
+
+def test_the_python_interface_reads_studies_without_torch(run: Run) -> None:
+    code = (
+        "import sys, consilium_fl as fl\n"
+        "from importlib import resources\n"
+        "with resources.as_file(resources.files('configs') / 'study' / 'demo.yaml') as path:\n"
+        "    print(fl.__version__, fl.read_study(path).name, fl.Run.__name__, fl.simulate.__name__)\n"
+        "try:\n    fl.load_predictor\n"
+        "except ModuleNotFoundError as error:\n    print(error)"
+    )
+    first, second = run("python", "-c", code).splitlines()
+    assert first == f"{release.version()} demo Run simulate"
+    assert "which is not installed" in second
+    assert "extra `trainer`" in second
+
+
 def test_an_example_federation_is_printed(run: Run) -> None:
     printed = run("consilium-server", "provision", "--example")
     assert printed == (ROOT / "configs" / "server" / "federation.yaml").read_text(encoding="utf-8")
@@ -133,4 +153,4 @@ def test_the_flower_app_is_made_from_the_wheel(run: Run, tmp_path: Path) -> None
     run("python", "-c", code, folder=tmp_path)
     project = (tmp_path / "app" / "pyproject.toml").read_text()
     assert f'version = "{release.version()}"' in project
-    assert (tmp_path / "app" / "client" / "app.py").is_file()
+    assert (tmp_path / "app" / "client" / "gateway" / "app.py").is_file()

@@ -1,13 +1,12 @@
 """The commands of research."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from consilium_fl import simulation
 from server.cli.main import main
-from server.simulation import grid
-from server.simulation import simulate as simulation
-from server.simulation.simulate import Finished
 
 
 @pytest.fixture
@@ -58,13 +57,20 @@ def test_a_folder_that_is_no_federation_is_named(tmp_path: Path, capsys: pytest.
     assert "federation.yaml cannot be read" in capsys.readouterr().err
 
 
+def over(finished: bool) -> SimpleNamespace:
+    """A run, or a comparison, that is over."""
+    return SimpleNamespace(finished=finished, describe=lambda: "how it ended")
+
+
 def test_the_exit_code_is_0_only_for_a_finished_study(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for finished, code in ((True, 0), (False, 1)):
-        monkeypatch.setattr(simulation, "simulate", lambda *_, _f=finished, **__: Finished(_f, "told"))
-        assert main(["simulate", "s.yaml", "--sites", "d"]) == code
-        assert "told" in capsys.readouterr().out
+        run = over(finished)
+        for command in ("simulate", "resume"):
+            monkeypatch.setattr(simulation, command, lambda *_, _run=run, **__: _run)
+            assert main([command, "s.yaml", "--sites", "d"]) == code
+            assert "how it ended" in capsys.readouterr().out
 
 
 def test_a_report_of_a_folder_that_is_no_run_is_refused(
@@ -77,19 +83,19 @@ def test_a_report_of_a_folder_that_is_no_run_is_refused(
 def test_a_list_of_sites_or_variants_ends_at_the_next_option(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def simulate(*_: object, leave_out: list[str], **__: object) -> Finished:
+    def simulate(*_: object, leave_out: list[str], **__: object) -> SimpleNamespace:
         asked.append(leave_out)
-        return Finished(True, "done")
+        return over(True)
 
-    def run_grid(*arguments: object) -> bool:
-        asked.append(arguments[-1])
-        return True
+    def compare(*_: object, only: list[str], **__: object) -> SimpleNamespace:
+        asked.append(only)
+        return over(True)
 
     monkeypatch.setattr(simulation, "simulate", simulate)
-    monkeypatch.setattr(grid, "run_grid", run_grid)
+    monkeypatch.setattr(simulation, "compare", compare)
     assert main(["simulate", "s.yaml", "--leave-out", "north", "south", "--sites", "d"]) == 0
     assert main(["compare", "--sites", "d", "--only", "a", "b", "--", "grid.yaml"]) == 0
-    assert asked == [["north", "south"], ("a", "b")]
+    assert asked == [["north", "south"], ["a", "b"]]
 
 
 def test_a_study_that_goes_on_needs_its_server_or_its_sites(capsys: pytest.CaptureFixture[str]) -> None:

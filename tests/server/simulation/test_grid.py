@@ -17,7 +17,7 @@ from server.deployment.study_runner import Outcome
 from server.report import write
 from server.report.comparison import Row, figures_of, write_comparison
 from server.simulation import grid as experiments
-from server.simulation.grid import Grid, run_variants, studies
+from server.simulation.grid import Grid, run_grid, studies
 from server.state import RoundState
 from server.storage.history import read_rounds
 
@@ -129,8 +129,8 @@ def failures(grid: tuple[Path, tuple[Row, ...]]) -> list[str | None]:
 def test_a_grid_that_is_run_again_keeps_what_has_finished(
     grid_file: Path, tmp_path: Path, ran: list[str]
 ) -> None:
-    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
-    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
+    assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
+    assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert ran == ["a", "b"]
 
 
@@ -141,12 +141,12 @@ def test_a_run_that_stopped_early_or_was_of_another_study_is_run_again(
     folder = tmp_path / "runs" / "paper"
     leave_a_run(folder / "a", found["a", 0], last_round=2)  # the closing evaluation would be 3
     leave_a_run(folder / "b", found["b", 0].model_copy(update={"seed": 9}), last_round=4)
-    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
+    assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert ran == ["a", "b"]
 
 
 def test_only_the_variants_asked_for_are_run(grid_file: Path, tmp_path: Path, ran: list[str]) -> None:
-    assert failures(run_variants(grid_file, tmp_path, tmp_path / "runs", only=("b",))) == [None]
+    assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs", only=("b",))) == [None]
     assert ran == ["b"]
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
         return succeed(study, *arguments)
 
     monkeypatch.setattr(experiments, "run_study", run)
-    folder, rows = run_variants(grid_file, tmp_path, tmp_path / "runs")
+    folder, rows = run_grid(grid_file, tmp_path, tmp_path / "runs")
     assert failures((folder, rows)) == ["port 9092 is taken", None]
     assert [row.run_dir for row in rows] == [folder / "a", folder / "b"]
     text = (tmp_path / "runs" / "paper" / "comparison.md").read_text()
