@@ -1,9 +1,8 @@
-"""Before round 1: who is there, do all sites hold the same model, what are the first weights.
+"""Enrolment before round 1: which sites take part, on which model, and from which first weights.
 
-Every site builds the model itself and describes it; the server compares layouts and hashes,
-so a site with another version, another weights file or another class list is named before
-any training is spent. One site is asked to send the weights along, because the server has
-no torch; a file at the server can take their place.
+Every site builds the model itself and describes it. The server compares layouts and hashes, so a site with
+another version, weights file or class list is named before any time is spent on training. The server has no
+torch, so one site sends the first weights along. A file at the server can replace them.
 """
 
 import time
@@ -18,26 +17,26 @@ from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence
 from server.rounds.sites import Deadline, Sites
 from server.state import Cohort
 
-_LOOK_S, _REMIND_S = 0.5, 15.0
+_POLL_S, _REMIND_S = 0.5, 15.0
 
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
-    """Return when every site of the study is connected, or enough are when `enrol_s` is over.
+    """Return when every site of the study is connected, or when enough are at the end of `enrol_s`.
 
-    Raises QuorumNotMet that names who is missing.
+    Raises QuorumNotMet with the names of the missing sites.
     """
-    wanted, started, said = set(study.sites.all), time.monotonic(), -_REMIND_S
+    wanted, started, reminded_s = set(study.sites.all), time.monotonic(), -_REMIND_S
     while missing := wanted - sites.online():
         waited = time.monotonic() - started
         if waited > study.deadlines.enrol_s:
             break
-        if waited - said >= _REMIND_S:
-            said = waited
+        if waited - reminded_s >= _REMIND_S:
+            reminded_s = waited
             log.event(
                 f"waiting for {_names(missing)} to connect ({waited:.0f} of {study.deadlines.enrol_s:.0f} s)",
                 missing=sorted(missing),
             )
-        pause(_LOOK_S)
+        pause(_POLL_S)
     if not missing:
         return
     present = set(study.sites.train) - missing
@@ -59,39 +58,40 @@ def enrol(
     first_round: int = 1,
     pause: Callable[[float], None] = time.sleep,
 ) -> Cohort:
-    """Ask every connected site to set up the study, and compare what they built.
+    """Ask every connected site to set up the study, and compare the models they built.
 
     `first_weights` replace those that a site builds. A site that could not be reached is asked again, as
-    often as a round is repeated: who misses the enrolment misses the study. Raises QuorumNotMet if
-    too few training sites agree, ConfigError if `first_weights` are of another model.
+    often as a round is repeated, because a site that misses the enrolment misses the study. Raises
+    QuorumNotMet if too few training sites agree, ConfigError if `first_weights` are of another model.
     """
     online = sites.online()
     builder = None if first_weights is not None else min(online & set(study.sites.train), default=None)
-    found: dict[str, wire.Enrolment] = {}
+    enrolled: dict[str, wire.Enrolment] = {}
     refused: dict[str, str] = {}
-    asked = [site for site in study.sites.all if site in online]
+    to_ask = [site for site in study.sites.all if site in online]
     for _ in range(study.deadlines.repeats):
-        asked = _ask(study, sites, asked, builder, first_round, found, refused)
-        if not asked:
+        to_ask = _ask(study, sites, to_ask, builder, first_round, enrolled, refused)
+        if not to_ask:
             break
         log.warn(
-            f"{', '.join(asked)} could not be reached; asking again in {study.deadlines.repeat_after_s:.0f} s"
+            f"{', '.join(to_ask)} could not be reached; asking again in {study.deadlines.repeat_after_s:.0f} s"
         )
         pause(study.deadlines.repeat_after_s)
-        _wait_until_online(set(asked), sites, study.deadlines.enrol_s, pause)
-    if asked:
-        _ask(study, sites, asked, builder, first_round, found, refused)
-    while first_weights is None and builder not in found and found.keys() & set(study.sites.train):
-        builder = min(found.keys() & set(study.sites.train))  # the first builder failed: another builds
-        del found[builder]
-        _ask(study, sites, [builder], builder, first_round, found, refused)
+        _wait_until_online(set(to_ask), sites, study.deadlines.enrol_s, pause)
+    if to_ask:
+        _ask(study, sites, to_ask, builder, first_round, enrolled, refused)
+    while first_weights is None and builder not in enrolled and enrolled.keys() & set(study.sites.train):
+        builder = min(enrolled.keys() & set(study.sites.train))  # the first builder failed: another builds
+        del enrolled[builder]
+        _ask(study, sites, [builder], builder, first_round, enrolled, refused)
 
-    weights = _first_weights(study, found, builder, first_weights)
-    refused |= _disagreements(study, found, weights)
+    weights = _first_weights(study, enrolled, builder, first_weights)
+    refused |= _disagreements(study, enrolled, weights)
     for site, reason in sorted(refused.items()):
         log.warn(f"{site} cannot take part: {reason}", site=site)
     able = {
-        site: found[site].model_copy(update={"weights": {}}) for site in sorted(found.keys() - refused.keys())
+        site: enrolled[site].model_copy(update={"weights": {}})
+        for site in sorted(enrolled.keys() - refused.keys())
     }
     num_able = len(able.keys() & set(study.sites.train))
     if num_able < study.sites.quorum or weights is None:
@@ -105,14 +105,17 @@ def enrol(
 def _ask(
     study: StudyConfig,
     sites: Sites,
-    asked: list[str],
+    names: list[str],
     builder: str | None,
     first_round: int,
-    found: dict[str, wire.Enrolment],
+    enrolled: dict[str, wire.Enrolment],
     refused: dict[str, str],
 ) -> list[str]:
-    """Ask these sites; what they say goes into `found` or `refused`. Returns those that were not reached."""
-    lost = []
+    """Ask the named sites; each ends up in `enrolled` or `refused`. Returns those that were not reached.
+
+    A refusal is that of the last attempt. A late enrolment counts: it is the same description of the model.
+    """
+    unreachable = []
     plans = {
         site: wire.EnrolPlan(
             plan_id=uuid.uuid4().hex,
@@ -121,12 +124,15 @@ def _ask(
             want_weights=site == builder,
             first_round=first_round,
         )
-        for site in asked
+        for site in names
     }
+    unanswered = set(names)
     for reply in sites.ask(plans, Deadline(study.deadlines.enrol_s)):
+        if not reply.late:
+            unanswered.discard(reply.site)
         match reply.answer:
             case wire.Enrolment() as enrolment:
-                found[reply.site] = enrolment
+                enrolled[reply.site] = enrolment
                 refused.pop(reply.site, None)
                 log.event(
                     f"{reply.site} enrolled: {sum(enrolment.train_counts)} training and "
@@ -135,15 +141,17 @@ def _ask(
                     train_counts=list(map(str, enrolment.train_counts)),
                     test_counts=list(map(str, enrolment.test_counts)),
                 )
+            case _ if reply.site in enrolled:
+                continue  # a failure of an earlier attempt that arrives after the enrolment
             case wire.Failure() as failure:
                 refused[reply.site] = failure_sentence(failure)
-                if failure.error == "unreachable" and failure.case == NOTICED_BY_SERVER:
-                    lost.append(reply.site)
-            case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer():
-                refused[reply.site] = "message: it answered another question"
-    for site in set(asked) - found.keys() - refused.keys():
+                if failure.error == "unreachable" and failure.case == NOTICED_BY_SERVER and not reply.late:
+                    unreachable.append(reply.site)
+            case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
+                refused[reply.site] = f"its answer is of kind {other.kind}, expected an enrolment"
+    for site in sorted(unanswered - enrolled.keys()):
         refused[site] = f"no answer within {study.deadlines.enrol_s:.0f} s"
-    return lost
+    return unreachable
 
 
 def _wait_until_online(
@@ -151,50 +159,50 @@ def _wait_until_online(
 ) -> None:
     waited_s = 0.0
     while not wanted <= sites.online() and waited_s < within_s:
-        pause(_LOOK_S)
-        waited_s += _LOOK_S
+        pause(_POLL_S)
+        waited_s += _POLL_S
 
 
 def _first_weights(
-    study: StudyConfig, found: Mapping[str, wire.Enrolment], builder: str | None, given: Arrays | None
+    study: StudyConfig, enrolled: Mapping[str, wire.Enrolment], builder: str | None, given: Arrays | None
 ) -> Mapping[str, Array] | None:
     if given is not None:
         return {name: given[name] for name in given}
-    if builder is None or builder not in found:
+    if builder is None or builder not in enrolled:
         return None
-    weights: Mapping[str, Array] = found[builder].weights
-    wrong = mismatch(found[builder].layout, weights)
-    if wrong is not None or digest(weights) != found[builder].weights_digest:
+    weights: Mapping[str, Array] = enrolled[builder].weights
+    difference = mismatch(enrolled[builder].layout, weights)
+    if difference is not None or digest(weights) != enrolled[builder].weights_digest:
         raise ConfigError(
             f"the first weights of study {study.name} from {builder} do not fit its own description "
-            f"({wrong or 'another hash'}); run again, and check that all sides have the same version"
+            f"({difference or 'another hash'}); run again, and check that all sides have the same version"
         )
     return weights
 
 
 def _disagreements(
-    study: StudyConfig, found: Mapping[str, wire.Enrolment], weights: Mapping[str, Array] | None
+    study: StudyConfig, enrolled: Mapping[str, wire.Enrolment], weights: Mapping[str, Array] | None
 ) -> dict[str, str]:
     """Sites whose model or data does not fit the study, each with the reason."""
     refused: dict[str, str] = {}
     if weights is None:
         return refused
-    for site, enrolment in found.items():
-        if (wrong := mismatch(enrolment.layout, weights)) is not None:
-            refused[site] = f"its model differs from the first weights: {wrong}"
+    for site, enrolment in enrolled.items():
+        if (difference := mismatch(enrolment.layout, weights)) is not None:
+            refused[site] = f"its model differs from the first weights: {difference}"
         elif len(enrolment.train_counts) != len(study.classes) or len(enrolment.test_counts) != len(
             study.classes
         ):
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
         elif site in study.sites.train and sum(enrolment.train_counts) == 0:
             refused[site] = "it has no training images of the study's classes"
-    agreed = [enrolment for site, enrolment in sorted(found.items()) if site not in refused]
-    for site, enrolment in found.items():
+    agreed = [enrolment for site, enrolment in sorted(enrolled.items()) if site not in refused]
+    for site, enrolment in enrolled.items():
         if site in refused:
             continue
         reference = agreed[0]
-        if (wrong := first_difference(reference.layout, enrolment.layout)) is not None:
-            refused[site] = f"its model differs from {reference.site}'s: {wrong}"
+        if (difference := first_difference(reference.layout, enrolment.layout)) is not None:
+            refused[site] = f"its model differs from {reference.site}'s: {difference}"
         elif enrolment.frozen_digest != reference.frozen_digest:
             refused[site] = (
                 f"its frozen weights differ from {reference.site}'s; give both the same weights file"

@@ -1,9 +1,9 @@
-"""Do sites hold the same images? Judged from keyed hashes that the server cannot undo.
+"""Images that sites share, judged from keyed hashes that the server cannot invert.
 
-What it decides: which pairs of sites share hashes, and whether the study may go on. An image that a
-training site and an `evaluate` site both hold makes the latter a test of memory, so the study stops;
-two training sites with the same image only weigh it twice, which is worth a warning. Equal perceptual
-hashes (`similar`) may be chance and only warn. A site that cannot be compared proves nothing.
+It decides which pairs of sites share hashes, and whether the study may go on. An image at both a training
+site and an `evaluate` site makes the latter a test of memory, so the study stops. Two training sites with the
+same image only weigh it twice, so this is a warning. Equal perceptual hashes (`similar`) may be chance and are
+a warning, too. A site that cannot be compared proves nothing.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ FILE = "overlap.json"
 
 @dataclass(frozen=True)
 class Hashes:
-    """What one site sent."""
+    """Keyed hashes that one site sent."""
 
     check: str
     same: frozenset[str]
@@ -40,12 +40,12 @@ class Pair(Frozen):
 
 
 class Overlap(Frozen):
-    """What came of the comparison."""
+    """Result of the comparison."""
 
     compared: dict[str, int]
-    """Images by site."""
+    """Number of images by site."""
     not_compared: dict[str, str]
-    """Why, by site."""
+    """By site: why it was not compared."""
     pairs: tuple[Pair, ...]
 
 
@@ -86,14 +86,14 @@ def _strangers(checks: Mapping[str, str]) -> dict[str, str]:
         return {}
     largest = max(sites_of.values(), key=len)
     if sum(len(sites) == len(largest) for sites in sites_of.values()) > 1:
-        largest = []  # nobody can say whose is the right one
+        largest = []  # a tie: which secret is the right one cannot be known
     others = ", ".join(largest)
-    told = f"its overlap_secret is not that of {others}" if largest else "the sites' overlap_secrets differ"
-    return {site: told for site in checks if site not in largest}
+    reason = f"its overlap_secret is not that of {others}" if largest else "the sites' overlap_secrets differ"
+    return {site: reason for site in checks if site not in largest}
 
 
 def is_leak(study: StudyConfig, pair: Pair) -> bool:
-    """Whether the one trains on what the other is to score unseen."""
+    """Whether one site of the pair trains and the other must score unseen images."""
     return pair.one in study.sites.train and pair.other in study.sites.evaluate
 
 
@@ -109,51 +109,53 @@ def shared_with_training(study: StudyConfig, hashes: Mapping[str, Hashes], site:
     )
 
 
-def problems(study: StudyConfig, found: Overlap) -> list[str]:
-    """Why the `evaluate` sites are not, or not known to be, unseen; empty if they are."""
-    told = [
+def problems(study: StudyConfig, result: Overlap) -> list[str]:
+    """Why images of the `evaluate` sites are not known to be unseen; empty if they are."""
+    shared = [
         f"{pair.other} shares {_images(pair.same)} with the training site {pair.one}"
-        for pair in found.pairs
+        for pair in result.pairs
         if is_leak(study, pair) and pair.same
     ]
-    return told + [f"{site} could not be compared: {reason}" for site, reason in found.not_compared.items()]
+    return shared + [
+        f"{site} could not be compared: {reason}" for site, reason in result.not_compared.items()
+    ]
 
 
-def proved(study: StudyConfig, found: Overlap) -> str:
-    """What is known if there are no problems."""
-    compared = f"{sum(found.compared.values())} images of {len(found.compared)} sites were compared"
-    unseen = [site for site in study.sites.evaluate if site in found.compared]
+def proved(study: StudyConfig, result: Overlap) -> str:
+    """What the comparison proves if there are no problems."""
+    compared = f"{sum(result.compared.values())} images of {len(result.compared)} sites were compared"
+    unseen = [site for site in study.sites.evaluate if site in result.compared]
     return f"{compared}: none that {', '.join(unseen)} scores is at a training site" if unseen else compared
 
 
-def remarks(study: StudyConfig, found: Overlap) -> list[str]:
-    """What is worth a look and stops nothing."""
-    told = []
-    for pair in found.pairs:
+def remarks(study: StudyConfig, result: Overlap) -> list[str]:
+    """Warnings about shared or similar images; they do not stop the study."""
+    sentences = []
+    for pair in result.pairs:
         if not is_leak(study, pair) and pair.same:
-            told.append(f"{pair.one} and {pair.other} share {_images(pair.same)}, which count twice")
+            sentences.append(f"{pair.one} and {pair.other} share {_images(pair.same)}, which count twice")
         if pair.similar > pair.same:
-            told.append(
+            sentences.append(
                 f"{pair.one} and {pair.other} have {_images(pair.similar)} that look alike from afar, of which "
                 f"{pair.same} are the same; the others may be copies in worse quality, or chance"
             )
-    return told
+    return sentences
 
 
 def _images(number: int) -> str:
     return f"{number} image{'' if number == 1 else 's'}"
 
 
-# --- on record ---------------------------------------------------------------------------------
+# --- file ----------------------------------------------------------------------------------------
 
 
-def save(run_dir: Path, found: Overlap) -> None:
+def save(run_dir: Path, result: Overlap) -> None:
     """Write it to the run's folder. Raises StorageError."""
-    write_atomically(run_dir / FILE, found.model_dump_json(indent=1).encode())
+    write_atomically(run_dir / FILE, result.model_dump_json(indent=1).encode())
 
 
 def load(run_dir: Path) -> Overlap | None:
-    """What is on record, None if nothing was compared. Raises StorageError."""
+    """The saved result, None if nothing was compared. Raises StorageError."""
     path = run_dir / FILE
     try:
         return Overlap.model_validate_json(path.read_bytes()) if path.exists() else None

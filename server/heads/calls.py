@@ -1,8 +1,8 @@
-"""One step towards the heads: asked of some sites, and only answers that fit are believed.
+"""Messages of one head step: who is sent a plan, and which answers are admitted.
 
-What a site sends here is added to the others' without a vote, so each array must have the shape that was
-asked for, be finite, and be of as many images as the site enrolled with. A site whose answer does not fit, who
-fails or says nothing is named and has no part in the step; the others go on.
+What a site sends here is added to the sums of the others. So each array must have the requested shape, be
+finite, and cover as many images as the site enrolled with. A site that fails, stays silent or sends an answer
+that does not fit has no part in the step. It is logged with the reason, and the others go on.
 """
 
 import hashlib
@@ -23,39 +23,42 @@ from server.rounds.sites import Deadline, Sites
 from server.state import Cohort, RoundState
 
 Shapes: TypeAlias = Mapping[str, tuple[int | None, ...]]
-"""Of the arrays an answer must have, by name; None: any length."""
+"""Shapes of the arrays that an answer must have, by name; None: any length."""
 
 
 @dataclass
 class HeadCalls:
-    """Asks the sites of one study about one set of weights."""
+    """Head steps of one study on one set of weights."""
 
     study: StudyConfig
     sites: Sites
     cohort: Cohort
     state: RoundState
     problems: dict[str, str] = field(default_factory=dict)
-    """By site: why it had no part in a step, the last one of each."""
+    """By site: the last step that it had no part in, and why. A later step that it answers changes nothing."""
     num_messages: int = 0
     _informed: set[str] = field(default_factory=set)
     """Sites that have been sent the weights."""
 
     @property
     def round(self) -> int:
-        """After which the weights stood."""
+        """Round after which these weights stood."""
         return self.state.round - 1 if self.state.closing else self.state.round
 
     def ask(
         self,
-        asked: Collection[str],
+        names: Collection[str],
         step: head_steps.HeadStep,
         arrays: Arrays,
         admit: Callable[[str, wire.HeadAnswer], None],
     ) -> dict[str, wire.HeadAnswer]:
-        """Admitted answers by site, in the order of names. `admit` raises UpdateRejected."""
+        """Admitted answers by site, in the order of names. `admit` raises UpdateRejected.
+
+        The first timely answer of a site counts, whether it is admitted or not.
+        """
         self.num_messages += 1
         weights_digest = digest(self.state.weights)
-        whole = {**under("weights", self.state.weights), **arrays}
+        with_weights = {**under("weights", self.state.weights), **arrays}
         work = f"{self.study.fingerprint} {self.round} {weights_digest} {step.model_dump_json()} {digest(arrays)}"
         plans = {
             site: wire.HeadPlan(
@@ -65,27 +68,28 @@ class HeadCalls:
                 round=self.round,
                 weights_digest=weights_digest,
                 step=step,
-                arrays=arrays if site in self._informed else whole,
+                arrays=arrays if site in self._informed else with_weights,
             )
-            for site in sorted(asked)
+            for site in sorted(names)
         }
-        found: dict[str, wire.HeadAnswer] = {}
+        answers: dict[str, wire.HeadAnswer] = {}
+        unanswered = set(plans)
         for reply in self.sites.ask(plans, Deadline(self.study.deadlines.round_s)):
-            if reply.late or reply.site not in plans or reply.site in found:
+            if reply.late or reply.site not in unanswered:
                 continue
+            unanswered.remove(reply.site)
             try:
-                found[reply.site] = _admitted(reply.answer, plans[reply.site], admit)
+                answers[reply.site] = _admitted(reply.answer, plans[reply.site], admit)
             except UpdateRejected as rejection:
-                self._lacks(reply.site, step, str(rejection))
+                self._leave_out(reply.site, step, str(rejection))
             else:
                 self._informed.add(reply.site)
-                self.problems.pop(reply.site, None)
-        for site in sorted(plans.keys() - found.keys() - self.problems.keys()):
-            self._lacks(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
-        return {site: found[site] for site in sorted(found)}
+        for site in sorted(unanswered):
+            self._leave_out(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
+        return {site: answers[site] for site in sorted(answers)}
 
     def admit_training(self, shapes: Shapes) -> Callable[[str, wire.HeadAnswer], None]:
-        """Admits sums over training images in these shapes."""
+        """A check of sums over training images against these shapes. It raises UpdateRejected."""
 
         def admit(site: str, answer: wire.HeadAnswer) -> None:
             if answer.train_counts != self.cohort.enrolments[site].train_counts:
@@ -93,20 +97,20 @@ class HeadCalls:
             for name, shape in shapes.items():
                 array = answer.arrays.get(name)
                 if array is None or not _fits(array.shape, shape):
-                    told = "missing" if array is None else f"of shape {list(array.shape)}"
-                    raise UpdateRejected(f"{name} is {told}, expected {list(shape)}")
+                    actual = "missing" if array is None else f"of shape {list(array.shape)}"
+                    raise UpdateRejected(f"{name} is {actual}, expected {list(shape)}")
                 if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
                     raise UpdateRejected(f"{name} has entries that are not finite numbers")
 
         return admit
 
-    def _lacks(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
+    def _leave_out(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
         self.problems[site] = f"{step.kind}: {printable(reason)}"
         log.warn(f"heads  {site}: no part in {self.problems[site]}", site=site, outcome="failed")
 
 
-def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
+def _fits(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(actual) == len(expected) and all(e in (None, a) for a, e in zip(actual, expected, strict=True))
 
 
 def _admitted(
@@ -119,4 +123,4 @@ def _admitted(
             admit(plan.site, answer)
             return answer
         case _:
-            raise UpdateRejected("it answered another question")
+            raise UpdateRejected("its answer is to another step")

@@ -78,10 +78,14 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     results = _scored(study, calls, able, heads)
     num_scored = len(results.keys() & set(study.sites.train))
     if num_scored < study.sites.quorum:
+        reasons = [
+            f"{site}: {calls.problems[site]}"
+            for site in sorted(study.sites.train)
+            if site in calls.problems and site not in results
+        ]
         raise QuorumNotMet(
             f"{num_scored} of {len(study.sites.train)} training sites scored the heads, {study.sites.quorum} are "
-            f"required ({'; '.join(f'{site}: {why}' for site, why in sorted(calls.problems.items()))}). "
-            "The weights are kept, and resume fits the heads again."
+            f"required ({'; '.join(reasons)}). The weights are kept, and resume fits the heads again."
         )
     record = HeadsRecord(
         round=calls.round,
