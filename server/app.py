@@ -1,10 +1,9 @@
-"""The ServerApp: builds the parts, runs the loop, writes what each round left.
+"""The ServerApp: enrols the sites, runs the rounds, saves and reports each of them.
 
-A study ends `finished` only after every promised round and the closing evaluation, or when its
-selection has no more patience; anything else ends `failed`, with a sentence, in `status.json`
-and by an exception that Flower turns into a failed run. What nobody foresaw, a lost SuperLink
-included, is `crashed`: the study may go on from its last checkpoint. Whoever started the run
-reads the status, not the log.
+A study ends `finished` only after all rounds and the closing evaluation, or when its selection stops it early.
+A foreseen error ends it as `failed`, with a sentence in `status.json` and an exception that Flower turns into
+a failed run. Any other error, a lost SuperLink included, is `crashed`: the study may go on from its last
+checkpoint. The program that started the run reads the status, not the log.
 """
 
 from functools import partial
@@ -35,7 +34,7 @@ from server.storage.status import set_progress, set_status
 app = ServerApp()
 
 OLD_SELF_S = 20.0
-"""For a server that was given up to end, before its successor begins."""
+"""Time for an earlier server of this study to end before this one begins."""
 
 
 @app.main()
@@ -50,10 +49,10 @@ def conduct(config: ServerConfig, sites: Sites) -> None:
     run_dir = config.run_dir
     log.start(config.log, run_dir / "server.log")
     with lock.held(run_dir / "server.lock", "a study's server", wait_s=OLD_SELF_S):
-        _conduct_alone(config, sites)
+        _conduct_with_status(config, sites)
 
 
-def _conduct_alone(config: ServerConfig, sites: Sites) -> None:
+def _conduct_with_status(config: ServerConfig, sites: Sites) -> None:
     run_dir = config.run_dir
     try:
         study = load_settings(config.study, StudyConfig, "study")
@@ -69,11 +68,11 @@ def _conduct_alone(config: ServerConfig, sites: Sites) -> None:
             log.logger.error("%s", full)
         raise
     log.event(f"study {study.name} finished after {done}; everything is in {run_dir}")
-    set_status(run_dir, "finished", done)  # last: who waits for it stops reading the log
+    set_status(run_dir, "finished", done)  # last: a reader that waits for it stops reading the log
 
 
 def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
-    """How far it came, for whoever asks."""
+    """Run the study. Returns how far it came, as a sentence for its status."""
     synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
     log.event(
         f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
@@ -81,14 +80,14 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     )
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
-    held = census.count(study, cohort.enrolments)
-    log.event(census_table.table(study, held))
-    census.save(config.run_dir, held)
-    census.require_classes(study, held)
+    counts = census.count(study, cohort.enrolments)
+    log.event(census_table.table(study, counts))
+    census.save(config.run_dir, counts)
+    census.require_classes(study, counts)
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
-    tell = partial(set_progress, config.run_dir)
-    for state in run_rounds(study, sites, cohort, start, readmit=readmit, tell=tell):
+    on_progress = partial(set_progress, config.run_dir)
+    for state in run_rounds(study, sites, cohort, start, readmit=readmit, on_progress=on_progress):
         log.event(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)

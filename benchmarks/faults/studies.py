@@ -96,12 +96,12 @@ def late_answers(world: World) -> list[Seen]:
     launch.wait_for("round 2  south: missing")
     launch.wait_until_held(east, 3)
     south.let(3)
-    launch.wait_for("south: a late answer")
+    launch.wait_for("south: late answer")
     east.open()
     code = launch.end()
     ended = _how_it_ended(launch, code)
     missing = _line(launch, "round 2  south: missing.*")
-    dropped = _line(launch, "south: a late answer.*")
+    dropped = _line(launch, "south: late answer.*")
     silent = _line(launch, "round 4  south: missing.*")
     vote = "the site's vote in that round"
     return [

@@ -1,8 +1,8 @@
-"""One round's call to the sites: who is asked, who answered, what the answers are worth.
+"""The collector of one round: sends the plans, admits or refuses the answers, keeps a row for each site.
 
-A call can be repeated: only sites that failed or said nothing are asked again, with the same
-plans, for a plan is answered by its id and what a site has trained it does not train twice.
-What has been admitted stays, so a repetition costs the others nothing.
+A round can be repeated. Only sites that failed or stayed silent are asked again, with the same plans: a plan
+is answered by its id, so a site does not train the same work twice. Admitted answers stay, so a repetition
+costs the other sites nothing.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
-"""Is told how far a round has come, whenever that changes."""
+"""Called with the progress of a round whenever it changes."""
 
 
 class RoundCollector:
-    """What is known of round `state.round + 1` so far."""
+    """Answers to round `state.round + 1` so far."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RoundCollector:
         state: RoundState,
         *,
         train: bool,
-        tell: ProgressCallback = lambda _: None,
+        on_progress: ProgressCallback = lambda _: None,
     ) -> None:
         self._study, self._cohort, self._before, self._train = study, cohort, state, train
         self.number = state.round + 1
@@ -46,14 +46,14 @@ class RoundCollector:
         self.tally = tally.build_tally(
             study.aggregation, side_by_side=study.admission.max_norm_ratio is not None
         )
-        """The admitted updates; leave out `left_out` from it."""
+        """The admitted updates; its result must leave out `left_out`."""
         self.left_out: set[str] = set()
-        """Sites whose update was admitted and then was too long beside the others."""
+        """Sites whose update was admitted first, and then refused for its norm beside the others."""
         self._started = time.monotonic()
         self._mib_down = num_bytes(state.weights) / 2**20
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
         self._plans = _plans(study, cohort, state, self._aside, train=train)
-        self._tell, self._since, self._deadline_s = tell, datetime.now(UTC), 0.0
+        self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._norms: dict[str, float] = {}
         self._scores: dict[str, Score] = {}
         self._rows: dict[str, SiteRound] = {}
@@ -64,7 +64,7 @@ class RoundCollector:
     # --- asking --------------------------------------------------------------------------
 
     def ask(self, sites: Sites) -> None:
-        """Ask those that have not been heard, and wait for them as long as the study says."""
+        """Send the plans of all `unheard` sites, and wait for answers until the study's deadline."""
         deadlines = self._study.deadlines
         deadline = Deadline(deadlines.round_s if self._train else deadlines.evaluate_s)
         full_s, started = deadline.seconds, time.monotonic()
@@ -79,7 +79,7 @@ class RoundCollector:
             round=self.number,
         )
         self._since, self._deadline_s = datetime.now(UTC), full_s
-        self._tell_progress()
+        self._report_progress()
         quorum_after_s = None
         for reply in sites.ask(plans, deadline):
             self._take(reply)
@@ -103,12 +103,12 @@ class RoundCollector:
         if reply.late:
             of = f" to round {reply.answer.round}" if isinstance(reply.answer, wire.RoundAnswer) else ""
             log.warn(
-                f"round {number}  {site}: a late answer{of} came and is dropped; nobody waits for it any more",
+                f"round {number}  {site}: late answer{of} dropped (deadline passed)",
                 round=number, site=site, outcome="late",
             )  # fmt: skip
             return
         if site in self._rows or site not in self._plans:
-            self._say_uncounted(site)
+            self._log_uncounted(site)
             return
         row = SiteRound(
             site, "ok", answered_after_s=reply.after_s, mib_down=self._mib_down,
@@ -128,15 +128,15 @@ class RoundCollector:
 
     def _enter(self, row: SiteRound) -> None:
         self._rows[row.site] = row
-        self._tell_progress()
-        _say(self.number, row, self._scores.get(row.site))
+        self._report_progress()
+        _log_row(self.number, row, self._scores.get(row.site))
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         sites = {site: Asked(outcome="awaited") for site in self._plans}
         for row in self._rows.values():
             after_s = row.answered_after_s if row.outcome not in ("missing", "set_aside") else None
             sites[row.site] = Asked(outcome=row.outcome, after_s=after_s, reason=row.reason)
-        self._tell(
+        self._on_progress(
             Progress(
                 round=self.number,
                 rounds=self._study.rounds,
@@ -148,31 +148,33 @@ class RoundCollector:
             )
         )
 
-    def _say_uncounted(self, site: str) -> None:
-        """An answer that nobody asked for; that it came is kept in the row of the one that counts."""
-        reason = "a second answer was refused, the first one counts"
+    def _log_uncounted(self, site: str) -> None:
+        """Log an answer that does not count. After a first one, the row of the first one mentions it."""
         row = self._rows.get(site)
-        if row is not None and reason not in row.reason:
-            self._rows[site] = replace(row, reason="; ".join(filter(None, (row.reason, reason))))
-        told = reason if row is not None else "an answer was refused, it was not asked"
+        if row is None:
+            reason = "an answer was refused, the site was not asked"
+        else:
+            reason = "a second answer was refused, the first one counts"
+            if reason not in row.reason:
+                self._rows[site] = replace(row, reason="; ".join(filter(None, (row.reason, reason))))
         log.warn(
-            f"round {self.number}  {site}: {told}",
-            round=self.number, site=site, outcome="refused", reason=told,
+            f"round {self.number}  {site}: {reason}",
+            round=self.number, site=site, outcome="refused", reason=reason,
         )  # fmt: skip
 
     def _compare_norms(self) -> None:
-        """Judge all admitted updates of the round beside each other."""
+        """Compare the norms of all admitted updates of the round."""
         norms = {site: norm for site, norm in self._norms.items() if site not in self.left_out}
         for site, reason in admission.too_long(norms, self._study.admission).items():
             self.left_out.add(site)
             self._scores.pop(site, None)
             self._enter(replace(self._rows[site], outcome="refused", reason=reason))
 
-    # --- what came of it -----------------------------------------------------------------
+    # --- results -------------------------------------------------------------------------
 
     @property
     def rows(self) -> tuple[SiteRound, ...]:
-        """What each site did, in the order of names."""
+        """One row a site, in the order of names."""
         return tuple(self._rows[site] for site in sorted(self._rows))
 
     @property
@@ -182,13 +184,13 @@ class RoundCollector:
 
     @property
     def unheard(self) -> list[str]:
-        """Sites that a repetition would ask: a refused one would only repeat itself."""
+        """Sites that a repetition would ask. A refused site would send the same answer again."""
         silent = {"failed", "missing"}
         return [site for site in self._plans if site not in self._rows or self._rows[site].outcome in silent]
 
     @property
     def after(self) -> RoundState:
-        """The next state, but for weights and optimizer."""
+        """The next state, without its weights and optimizer."""
         before = self._before
         times = [row.answered_after_s for row in self.rows if row.outcome == "ok"]
         return replace(
@@ -208,8 +210,8 @@ def _plans(
     study: StudyConfig, cohort: Cohort, state: RoundState, aside: frozenset[str], *, train: bool
 ) -> Mapping[str, wire.RoundPlan]:
     scores_now = not train or state.round % study.sites.evaluate_every == 0
-    # The same work has the same id, so that a server which was killed and asks again gets the answer
-    # that the site has at hand, or is about to have.
+    # The same work has the same id: a server that was killed and asks again gets the answer that the site
+    # keeps, or is about to have.
     work = f"{study.fingerprint} {state.round + 1} {train} {digest(state.weights)}"
     return {
         site: wire.RoundPlan(
@@ -234,12 +236,12 @@ def _read(
     reply: Reply,
     row: SiteRound,
 ) -> tuple[AdmittedUpdate | None, Score | None, SiteRound]:
-    """What one reply is worth. Raises UpdateRejected."""
+    """The update and the score in one reply, if any, and the site's row. Raises UpdateRejected."""
     match reply.answer:
         case wire.Failure() as failure:
             return None, None, replace(row, outcome="failed", reason=failure_sentence(failure))
         case wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
-            raise UpdateRejected(f"found an answer of kind {other.kind}, expected one to round {plan.round}")
+            raise UpdateRejected(f"its answer is of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
             row = replace(
                 row,
@@ -270,8 +272,8 @@ def _read(
             return update, score, replace(row, delta_norm=update.norm)
 
 
-def _say(number: int, row: SiteRound, score: Score | None) -> None:
-    """One line a site and round, the moment it is known."""
+def _log_row(number: int, row: SiteRound, score: Score | None) -> None:
+    """Log one line for a site and round, as soon as its outcome is known."""
     after = f"after {row.answered_after_s:.1f} s"
     if row.outcome != "ok":
         log.warn(
@@ -279,15 +281,15 @@ def _say(number: int, row: SiteRound, score: Score | None) -> None:
             round=number, site=row.site, outcome=row.outcome, reason=row.reason,
         )  # fmt: skip
         return
-    told = []
+    parts = []
     if row.train_loss is not None:
-        told.append(
+        parts.append(
             f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
             f"{row.mib_up:.1f} MiB back"
         )
     if score is not None and score.num_images:
-        told.append(f"scored {score.num_images}")
+        parts.append(f"scored {score.num_images}")
     log.event(
-        f"round {number}  {row.site}: {'; '.join(told) or 'answered'} {after}",
+        f"round {number}  {row.site}: {'; '.join(parts) or 'answered'} {after}",
         round=number, site=row.site, outcome=row.outcome,
     )  # fmt: skip

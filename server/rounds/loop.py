@@ -1,10 +1,9 @@
-"""The story of a study: send, gather, admit, aggregate, step, score; again.
+"""The loop of rounds: send plans, collect answers, aggregate, step the server optimizer, yield the state.
 
-Rounds are an iterator of states. Checkpoint, report and early stop are plain consumers of
-it, and to resume is to start it from another state. A round is one message per site: the
-site scores what it received, trains, and answers with a delta and counts. So the scores of
-a state belong to the weights its round *started* from, and a last round that only evaluates
-closes the study with the scores of the final weights.
+Rounds are an iterator of states. Checkpoints, reports and early stopping consume it, and resuming starts it
+from another state. A round is one message per site: the site scores the weights it received, trains, and
+answers with a delta and counts. So the scores of a state belong to the weights its round *started* from. A
+last round only evaluates, and closes the study with the scores of the final weights.
 
 Nothing here depends on the order in which sites answer, so the same study gives the same bits.
 """
@@ -22,11 +21,11 @@ from server.rounds.collect import ProgressCallback, RoundCollector
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
 
-_LOOK_S = 2.0
+_POLL_S = 2.0
 
 
-def nobody() -> Collection[str]:
-    """No site is let back in."""
+def no_sites() -> Collection[str]:
+    """No site is readmitted."""
     return ()
 
 
@@ -36,29 +35,35 @@ def run_rounds(
     cohort: Cohort,
     start: RoundState,
     *,
-    readmit: Callable[[], Collection[str]] = nobody,
-    tell: ProgressCallback = lambda _: None,
+    readmit: Callable[[], Collection[str]] = no_sites,
+    on_progress: ProgressCallback = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[RoundState]:
     """States after round start.round+1, ..., study.rounds, then the closing evaluation.
 
-    Ends earlier if the study's selection has no more patience. The closing state carries the
-    weights of the last round, their scores, and a round of one more. `readmit` is asked before
-    every round which sites the operator lets back in; `tell` is told how far a round has come.
-    Raises QuorumNotMet; every state yielded before is whole.
+    Ends earlier if the study's selection stops it. The closing state has the weights of the last round, their
+    scores, and a round number of one more. `readmit` is called before every round and returns the sites that
+    the operator readmits. `on_progress` is called with the progress of the round. Raises QuorumNotMet; every
+    state yielded before is complete.
     """
     state = start
     while state.round < study.rounds and not stops_early(study, state):
-        after, call = _hear(
-            study, sites, cohort, _readmitted(state, readmit()), train=True, tell=tell, pause=pause
+        after, collector = _collect(
+            study,
+            sites,
+            cohort,
+            _readmitted(state, readmit()),
+            train=True,
+            on_progress=on_progress,
+            pause=pause,
         )
-        delta = call.tally.result(without=call.left_out)
+        delta = collector.tally.result(without=collector.left_out)
         weights, slots = server_optimizer.step(
             study.algorithm, state.weights, delta, state.layout, state.optimizer
         )
         state = replace(selection.judged(study, after), weights=weights, optimizer=slots)
         yield state
-    after, _ = _hear(study, sites, cohort, state, train=False, tell=tell, pause=pause)
+    after, _ = _collect(study, sites, cohort, state, train=False, on_progress=on_progress, pause=pause)
     yield selection.judged(study, replace(after, closing=True))
 
 
@@ -69,64 +74,68 @@ def stops_early(study: StudyConfig, state: RoundState) -> bool:
 
 def _readmitted(state: RoundState, sites: Collection[str]) -> RoundState:
     for site in sorted(sites):
-        log.event(f"{site} is let back in by the operator", site=site, round=state.round + 1)
+        log.event(f"{site} is readmitted by the operator", site=site, round=state.round + 1)
     return participation.readmitted(state, sites)
 
 
-def _hear(
+def _collect(
     study: StudyConfig,
     sites: Sites,
     cohort: Cohort,
     state: RoundState,
     *,
     train: bool,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
     pause: Callable[[float], None],
 ) -> tuple[RoundState, RoundCollector]:
-    """The next state, but for weights and optimizer, and the call that led to it.
+    """The next state without its weights and optimizer, and the collector with the updates.
 
-    Repeated without a quorum as often as the study allows. Raises QuorumNotMet.
+    Without a quorum the round is repeated as often as the study allows. Raises QuorumNotMet.
     """
-    call = RoundCollector(study, cohort, state, train=train, tell=tell)
+    collector = RoundCollector(study, cohort, state, train=train, on_progress=on_progress)
     while True:
-        call.ask(sites)
-        after = call.after
-        if call.num_answered >= study.sites.quorum:
-            _say_set_aside(study, state, after)
-            return after, call
+        collector.ask(sites)
+        after = collector.after
+        if collector.num_answered >= study.sites.quorum:
+            _log_set_aside(study, state, after)
+            return after, collector
         lacking = (
-            f"round {call.number} has {call.num_answered} usable answers of training sites, {study.sites.quorum} "
-            f"are required ({participation.lacking(call.rows, after.absences)})"
+            f"round {collector.number} has {collector.num_answered} usable answers of training sites, "
+            f"{study.sites.quorum} are required ({participation.lacking(collector.rows, after.absences)})"
         )
-        if not set(call.unheard) & set(study.sites.train) or call.attempts > study.deadlines.repeats:
-            tried = f" after {call.attempts} attempts" if call.attempts > 1 else ""
+        if (
+            not set(collector.unheard) & set(study.sites.train)
+            or collector.attempts > study.deadlines.repeats
+        ):
+            tried = f" after {collector.attempts} attempts" if collector.attempts > 1 else ""
             raise QuorumNotMet(f"{lacking}{tried}. The weights after round {state.round} are kept.")
         log.warn(
-            f"{lacking}; asking {', '.join(call.unheard)} again in {study.deadlines.repeat_after_s:.0f} s "
-            f"(repetition {call.attempts} of {study.deadlines.repeats})",
-            round=call.number,
+            f"{lacking}; asking {', '.join(collector.unheard)} again in {study.deadlines.repeat_after_s:.0f} s "
+            f"(repetition {collector.attempts} of {study.deadlines.repeats})",
+            round=collector.number,
         )
         pause(study.deadlines.repeat_after_s)
-        _wait_for_a_quorum(study, sites, call, pause)
+        _wait_for_a_quorum(study, sites, collector, pause)
 
 
 def _wait_for_a_quorum(
-    study: StudyConfig, sites: Sites, call: RoundCollector, pause: Callable[[float], None]
+    study: StudyConfig, sites: Sites, collector: RoundCollector, pause: Callable[[float], None]
 ) -> None:
-    """Wait until enough of those who lacked are connected: to ask nobody is no repetition."""
-    trainers, waited_s = set(call.unheard) & set(study.sites.train), 0.0
-    while call.num_answered + len(trainers & sites.online()) < study.sites.quorum:
+    """Wait until enough missing sites are connected: a repetition that reaches no site is of no use."""
+    trainers, waited_s = set(collector.unheard) & set(study.sites.train), 0.0
+    while collector.num_answered + len(trainers & sites.online()) < study.sites.quorum:
         if waited_s >= study.deadlines.round_s:
             return
         if waited_s == 0:
             log.event(
-                f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect", round=call.number
+                f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect",
+                round=collector.number,
             )
-        pause(_LOOK_S)
-        waited_s += _LOOK_S
+        pause(_POLL_S)
+        waited_s += _POLL_S
 
 
-def _say_set_aside(study: StudyConfig, before: RoundState, after: RoundState) -> None:
+def _log_set_aside(study: StudyConfig, before: RoundState, after: RoundState) -> None:
     limit = study.admission.set_aside_after
     for site in sorted(
         participation.set_aside(after.refusals, limit) - participation.set_aside(before.refusals, limit)

@@ -35,7 +35,7 @@ class Scripted:
     def online(self) -> set[str]:
         return set(self.script)
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:  # noqa: ARG002
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
         some = next(iter(plans.values()))
         for site, attempts in self.script.items():
             for answer in attempts[self.attempt] if self.attempt < len(attempts) else []:

@@ -38,7 +38,7 @@ class Answering:
     def online(self) -> set[str]:
         return set(self.answers)
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:  # noqa: ARG002
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
         requests = {site: plan for site, plan in plans.items() if isinstance(plan, wire.OverlapPlan)}
         self.plans.append(requests)
         for site, plan in requests.items():

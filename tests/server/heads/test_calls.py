@@ -41,7 +41,7 @@ class Scripted:
     def online(self) -> set[str]:
         return set(self.script)
 
-    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:  # noqa: ARG002
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
         heads = {site: plan for site, plan in plans.items() if isinstance(plan, wire.HeadPlan)}
         self.plans.append(heads)
         for site, steps in self.script.items():

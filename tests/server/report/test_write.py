@@ -1,24 +1,21 @@
 """A line per round that reads the same after a restart, and a report made from the lines alone."""
 
 import json
-import math
 import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.errors import StorageError
-from common.metrics import empty, figures
-from common.metrics.pooling import interval, pooled
+from common.metrics.pooling import pooled
 from server.report.markdown import markdown
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.report.write import append_round, write_report
-from server.state import RoundState, SiteRound
+from server.state import SiteRound
 from server.storage import history
 from tests.places import ROOT
 
@@ -54,88 +51,8 @@ def rows_of(text: str) -> list[list[str]]:
 # --- rounds.jsonl ----------------------------------------------------------------------------
 
 
-def test_a_round_is_one_line_with_the_scores_of_the_weights_it_started_from(tmp_path, random_state, study):
-    state = random_state(2)
-    append_round(tmp_path, state, study)
-    (line,) = lines_of(tmp_path)
-    assert line["round"] == 2
-    assert line["seconds"] == 4.25
-    assert line["sites"] == [asdict(site) for site in state.sites]
-    assert line["scored"]["model_after_round"] == 1
-    assert list(line["scored"]["sites"]) == ["north", "south", "unseen", "west"]
-    assert line["scored"]["pooled"]["accuracy"] == pooled(state.scores).accuracy
-    assert line["scored"]["sites"]["west"]["confusion_CC"] == state.scores["west"].confusion_CC.tolist()
-
-
 def test_histograms_stay_out_of_the_file(finished):
     assert "histogram" not in (finished / "rounds.jsonl").read_text()
-
-
-def test_figures_that_do_not_exist_are_null_and_the_file_is_strict_json(tmp_path, study):
-    state = RoundState(
-        round=1,
-        weights={},
-        layout={},
-        preprocessing={},
-        sites=(SiteRound("north", "refused", "loss", train_loss=math.inf),),
-        scores={"north": empty(3)},
-    )
-    append_round(tmp_path, state, study)
-    text = (tmp_path / "rounds.jsonl").read_text()
-    assert not re.search(r"NaN|Infinity", text)
-    (line,) = lines_of(tmp_path)
-    assert line["scored"]["pooled"]["accuracy"] is None
-    assert line["scored"]["pooled"]["recall_C"] == [None, None, None]
-    assert line["sites"][0]["train_loss"] is None
-
-
-def test_what_is_written_is_what_is_read(tmp_path, random_state, study):
-    state = random_state(3)
-    append_round(tmp_path, replace(state, scores=state.scores | {"west": empty(3)}), study)
-    (record,) = history.read_rounds(tmp_path)
-    assert record.sites == state.sites
-    assert record.scored["north"].figures == figures(state.scores["north"])
-    assert repr(record.scored["west"].figures) == repr(figures(empty(3)))  # NaN equals nothing
-    score = state.scores["north"]
-    num_right = int(score.confusion_CC.trace())
-    assert record.scored["north"].accuracy_interval == interval(num_right, score.num_images)
-
-
-def test_sites_that_only_score_are_kept_out_of_a_pool_of_their_own(tmp_path, random_state, study):
-    state = random_state(3)
-    append_round(tmp_path, state, study)
-    (record,) = history.read_rounds(tmp_path)
-    seen = {site: score for site, score in state.scores.items() if site != "unseen"}
-    assert record.pooled.figures == pooled(state.scores)
-    assert record.pooled_training.figures == pooled(seen)
-
-
-def test_a_resumed_study_leaves_the_lines_of_an_uninterrupted_one(tmp_path, random_state, study):
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    for number in (1, 2, 3):
-        append_round(straight, random_state(number), study)
-    for number in (1, 2, 3, 2, 3):  # went back to the checkpoint of round 1
-        append_round(resumed, random_state(number), study)
-    assert (resumed / "rounds.jsonl").read_bytes() == (straight / "rounds.jsonl").read_bytes()
-
-
-def test_a_round_that_nobody_scored_is_still_on_record(tmp_path, study):
-    append_round(tmp_path, RoundState(round=1, weights={}, layout={}, preprocessing={}), study)
-    (record,) = history.read_rounds(tmp_path)
-    assert record.pooled is None
-    assert record.scored == {}
-
-
-def test_no_file_is_no_rounds(tmp_path):
-    assert history.read_rounds(tmp_path) == ()
-
-
-@pytest.mark.parametrize("text", ["{", "3\n", '{"rounds": 1}\n', '{"round": 1}\n'])
-def test_a_file_of_something_else_is_named_and_left_alone(tmp_path, study, text):
-    (tmp_path / "rounds.jsonl").write_text(text)
-    with pytest.raises(StorageError, match=r"rounds.jsonl"):
-        history.read_rounds(tmp_path)
-    assert (tmp_path / "rounds.jsonl").read_text() == text
 
 
 # --- report.md -------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""Rounds on record, one JSON line a round."""
+
+import json
+import math
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from common.errors import StorageError
+from common.metrics import count, empty, figures
+from common.metrics.pooling import interval, pooled
+from server.state import Best, RoundState, SiteRound
+from server.storage.history import FILE, append_round, read_rounds
+
+
+def score(num_right: int, num_images: int = 4):
+    """Images of class 0, of which so many are taken for class 0 and the others for class 1."""
+    answers = np.array([0] * num_right + [1] * (num_images - num_right))
+    return count(np.eye(3)[answers], np.zeros(num_images, np.int64), loss_sum=2.0)
+
+
+def lines_of(run_dir) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / FILE).read_text().splitlines()]
+
+
+def state(number: int, **changes) -> RoundState:
+    rows = (
+        SiteRound("north", "ok", num_examples=8, train_loss=0.5),
+        SiteRound("south", "failed", "no memory"),
+    )
+    return replace(RoundState(number, {}, {}, {}, sites=rows, seconds=7.5, attempts=2), **changes)
+
+
+def test_a_folder_without_rounds_has_none_on_record(tmp_path):
+    assert read_rounds(tmp_path) == ()
+
+
+def test_a_round_comes_back_as_it_was(tmp_path):
+    append_round(tmp_path, state(1, best=Best(0, 0.5), scores={"north": score(3)}))
+    (record,) = read_rounds(tmp_path)
+    assert (record.round, record.seconds, record.attempts, record.closing) == (1, 7.5, 2, False)
+    assert record.sites == state(1).sites
+    assert record.best == Best(0, 0.5)
+    assert record.scored["north"].figures.accuracy == 0.75
+    assert record.scored["north"].confusion_CC == ((3, 1, 0), (0, 0, 0), (0, 0, 0))
+
+
+def test_a_round_is_one_line_with_the_scores_of_the_weights_it_started_from(tmp_path, random_state, study):
+    state = random_state(2)
+    append_round(tmp_path, state, study.sites.evaluate)
+    (line,) = lines_of(tmp_path)
+    assert line["round"] == 2
+    assert line["seconds"] == 4.25
+    assert line["sites"] == [asdict(site) for site in state.sites]
+    assert line["scored"]["model_after_round"] == 1
+    assert list(line["scored"]["sites"]) == ["north", "south", "unseen", "west"]
+    assert line["scored"]["pooled"]["accuracy"] == pooled(state.scores).accuracy
+    assert line["scored"]["sites"]["west"]["confusion_CC"] == state.scores["west"].confusion_CC.tolist()
+
+
+def test_figures_that_do_not_exist_are_null_and_the_file_is_strict_json(tmp_path, study):
+    state = RoundState(
+        round=1,
+        weights={},
+        layout={},
+        preprocessing={},
+        sites=(SiteRound("north", "refused", "loss", train_loss=math.inf),),
+        scores={"north": empty(3)},
+    )
+    append_round(tmp_path, state, study.sites.evaluate)
+    text = (tmp_path / "rounds.jsonl").read_text()
+    assert not re.search(r"NaN|Infinity", text)
+    (line,) = lines_of(tmp_path)
+    assert line["scored"]["pooled"]["accuracy"] is None
+    assert line["scored"]["pooled"]["recall_C"] == [None, None, None]
+    assert line["sites"][0]["train_loss"] is None
+
+
+def test_what_is_written_is_what_is_read(tmp_path, random_state, study):
+    state = random_state(3)
+    append_round(tmp_path, replace(state, scores=state.scores | {"west": empty(3)}), study.sites.evaluate)
+    (record,) = read_rounds(tmp_path)
+    assert record.sites == state.sites
+    assert record.scored["north"].figures == figures(state.scores["north"])
+    assert repr(record.scored["west"].figures) == repr(figures(empty(3)))  # NaN equals nothing
+    score = state.scores["north"]
+    num_right = int(score.confusion_CC.trace())
+    assert record.scored["north"].accuracy_interval == interval(num_right, score.num_images)
+
+
+def test_a_resumed_study_leaves_the_lines_of_an_uninterrupted_one(tmp_path, random_state, study):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    for number in (1, 2, 3):
+        append_round(straight, random_state(number), study.sites.evaluate)
+    for number in (1, 2, 3, 2, 3):  # went back to the checkpoint of round 1
+        append_round(resumed, random_state(number), study.sites.evaluate)
+    assert (resumed / "rounds.jsonl").read_bytes() == (straight / "rounds.jsonl").read_bytes()
+
+
+def test_pooled_figures_are_of_all_images_and_of_those_of_training_sites(tmp_path):
+    scores = {"north": score(1), "south": score(4), "unseen": score(0, num_images=2)}
+    append_round(tmp_path, state(1, scores=scores), evaluate=("unseen",))
+    (record,) = read_rounds(tmp_path)
+    assert record.pooled is not None
+    assert record.pooled.figures.accuracy == pytest.approx(5 / 10)
+    assert record.pooled_training is not None
+    assert record.pooled_training.figures.accuracy == pytest.approx(5 / 8)
+
+
+@pytest.mark.parametrize("evaluate", [(), ("north",)])
+def test_without_a_difference_there_is_no_pool_of_training_sites(tmp_path, evaluate):
+    append_round(tmp_path, state(1, scores={"north": score(1)}), evaluate)
+    (record,) = read_rounds(tmp_path)
+    assert record.pooled is not None
+    assert record.pooled_training is None
+
+
+def test_a_round_without_scores_has_no_pooled_figures(tmp_path):
+    append_round(tmp_path, state(1))
+    (record,) = read_rounds(tmp_path)
+    assert (record.pooled, record.pooled_training, dict(record.scored)) == (None, None, {})
+
+
+@pytest.mark.parametrize("text", ["no json\n", "[1]\n", '{"seconds": 1}\n', '{"round": "one"}\n'])
+def test_a_line_that_is_no_round_is_named_with_its_file(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(StorageError, match=r"rounds\.jsonl is not one round per line"):
+        read_rounds(tmp_path)
+    with pytest.raises(StorageError, match="move it away"):
+        append_round(tmp_path, state(1))
+    assert (tmp_path / FILE).read_text() == text
+
+
+def test_a_line_of_another_version_is_said_to_be_one(tmp_path):
+    (tmp_path / FILE).write_text('{"round": 1, "seconds": 3.0}\n')
+    with pytest.raises(StorageError, match="was written by another version"):
+        read_rounds(tmp_path)
