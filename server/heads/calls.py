@@ -81,11 +81,11 @@ class HeadCalls:
             try:
                 answers[reply.site] = _admitted(reply.answer, plans[reply.site], admit)
             except UpdateRejected as rejection:
-                self._leave_out(reply.site, step, str(rejection))
+                self.leave_out(reply.site, step, str(rejection))
             else:
                 self._informed.add(reply.site)
         for site in sorted(unanswered):
-            self._leave_out(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
+            self.leave_out(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
         return {site: answers[site] for site in sorted(answers)}
 
     def admit_training(self, shapes: Shapes) -> Callable[[str, wire.HeadAnswer], None]:
@@ -104,7 +104,8 @@ class HeadCalls:
 
         return admit
 
-    def _leave_out(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
+    def leave_out(self, site: str, step: head_steps.HeadStep, reason: str) -> None:
+        """Record and log that a site has no part in a step."""
         self.problems[site] = f"{step.kind}: {printable(reason)}"
         log.warn(f"heads  {site}: no part in {self.problems[site]}", site=site, outcome="failed")
 

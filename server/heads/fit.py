@@ -1,12 +1,12 @@
-"""The story of a study's heads: sums, views, exact heads, searches, votes; then everyone scores them.
+"""The order of a study's head steps: sums, views, exact heads, searches, votes, and last the scores.
 
-It begins when the network's weights stand. Which messages are needed follows from what the study lists: sums
-per class are enough for a nearest mean and naive Bayes; discriminants and ridge add second moments, once;
-machines and logistic regression add one message a step of their search, all of them in the same messages.
-What is fitted is the same whatever order sites answer in.
+It begins when the network's weights are final. The messages follow from the heads that the study lists. Sums
+per class are enough for a nearest mean and naive Bayes. Discriminants and ridge need second moments, once.
+Machines and logistic regression need one message per step of their search, and share these messages.
+The order in which sites answer does not change a head.
 
-A head that cannot be had is named with its reason and the others go on. Too few sites that score end the
-study as failed: its weights and its report are written by then.
+A head that could not be fitted is named with its reason, and the others go on. If too few sites score, the
+study ends as failed; its weights and its report are written by then.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,6 @@ import numpy as np
 from common import log, wire
 from common.config import StudyConfig
 from common.config.heads import (
-    SOFTMAX,
     FederatedHead,
     HeadsConfig,
     Iterated,
@@ -32,15 +31,16 @@ from common.config.heads import (
     Vote,
 )
 from common.errors import QuorumNotMet, UpdateRejected
-from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, square, under
-from common.heads.result import HeadResult
+from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
 from common.weights import Array
 from common.wire import head_steps
 from server.heads import solvers
 from server.heads.calls import HeadCalls
 from server.heads.record import HeadsRecord
+from server.heads.scoring import scored
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
+from server.heads.sums import added, moments_of, usual_width, width_of
 from server.rounds import participation
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
@@ -69,13 +69,13 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     """Fit and score every head of the study. Raises QuorumNotMet if too few sites score."""
     assert study.heads is not None
     calls = HeadCalls(study, sites, cohort, state)
-    aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
-    able = [site for site in study.sites.all if site in cohort.enrolments and site not in aside]
-    trainers = [site for site in able if site in study.sites.train]
+    set_aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
+    names = [site for site in study.sites.all if site in cohort.enrolments and site not in set_aside]
+    trainers = [site for site in names if site in study.sites.train]
     log.event(f"heads on the weights after round {calls.round}: {', '.join(study.heads.titles)}")
     fitting = _Fitting(study, study.heads, calls, trainers)
     heads = tuple(fitting.run()) if study.heads.federated else ()
-    results = _scored(study, calls, able, heads)
+    results = scored(study, calls, names, heads)
     num_scored = len(results.keys() & set(study.sites.train))
     if num_scored < study.sites.quorum:
         reasons = [
@@ -102,7 +102,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
 
 
 class _TooFewError(Exception):
-    """A head cannot be had; the text is for the report."""
+    """A head could not be fitted: too few answers. The text is for the report."""
 
 
 @dataclass
@@ -113,14 +113,14 @@ class _Fitting:
     heads: HeadsConfig
     calls: HeadCalls
     sites: Sequence[str]
-    """Training sites that have answered everything so far."""
+    """Training sites that have answered every step so far."""
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
         self.num_classes = len(self.study.classes)
 
     def run(self) -> Iterator[FittedHead]:
-        """Every head that can be had; `lacking` says why the others cannot."""
+        """Every head that could be fitted; `lacking` says why the others could not."""
         try:
             raw = self._statistics({_RAW: (None, self._request(_RAW, squares=True))})[_RAW]
             views = self._views(raw)
@@ -129,11 +129,11 @@ class _Fitting:
             self.lacking = {f"federated.{head.title}": str(few) for head in self.heads.federated}
             return
         iterated = [head for head in self.heads.federated if isinstance(head, Iterated)]
-        found = self._searched(iterated, views, sums)
+        points = self._searched(iterated, views, sums)
         for head in self.heads.federated:
             title = f"federated.{head.title}"
             try:
-                yield self._head(head, title, views[head.title], sums.get(head.title), found)
+                yield self._head(head, title, views[head.title], sums.get(head.title), points)
             except (_TooFewError, np.linalg.LinAlgError) as error:
                 self.lacking[title] = str(error)
                 log.warn(f"heads  no {title}: {error}")
@@ -159,12 +159,12 @@ class _Fitting:
         )
 
     def _statistics(
-        self, asked: Mapping[str, tuple[View | None, head_steps.ViewRequest]]
+        self, requests: Mapping[str, tuple[View | None, head_steps.ViewRequest]]
     ) -> dict[str, Statistics]:
         """Sums over all sites, by view. Raises _TooFewError."""
         arrays: dict[str, Array] = {}
         shapes: dict[str, tuple[int | None, ...]] = {}
-        for name, (view, request) in asked.items():
+        for name, (view, request) in requests.items():
             width = None if view is None else view.width
             arrays |= {} if view is None else under(f"view/{name}", view.arrays())
             shapes[f"statistics/{name}/sums"] = (self.num_classes, width)
@@ -172,41 +172,49 @@ class _Fitting:
                 shapes[f"statistics/{name}/squares"] = (self.num_classes, width)
             if request.moments != "none" and width is not None:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
-        step = head_steps.StatisticsStep(views=tuple(request for _, request in asked.values()))
+        step = head_steps.StatisticsStep(views=tuple(request for _, request in requests.values()))
         answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
-        self._go_on_with(answers)
-        answers = _of_one_width(answers, asked)
-        self._go_on_with(answers)
+        self._keep_only(answers)
+        first = next(iter(requests))
+        width = usual_width(answers, first)
+        for site, answer in list(answers.items()):
+            if (actual := width_of(answer, first)) != width:
+                self.calls.leave_out(
+                    site, step, f"its features have width {actual}, expected {width} as at most sites"
+                )
+                del answers[site]
+        self._keep_only(answers)
         counts_C = np.sum([answer.train_counts for answer in answers.values()], axis=0)
         return {
-            name: _added([answer.arrays for answer in answers.values()], request, counts_C)
-            for name, (_, request) in asked.items()
+            name: added([answer.arrays for answer in answers.values()], request, counts_C)
+            for name, (_, request) in requests.items()
         }
 
-    def _go_on_with(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
-        lost = [site for site in self.sites if site not in answers]
+    def _keep_only(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
+        """Go on with the sites that answered. Raises _TooFewError if they are no quorum."""
+        missing = [site for site in self.sites if site not in answers]
         self.sites = [site for site in self.sites if site in answers]
         if len(self.sites) < self.study.sites.quorum:
             raise _TooFewError(
                 f"{len(self.sites)} training site(s) answered, {self.study.sites.quorum} are required"
-                + (f"; {', '.join(lost)} did not" if lost else "")
+                + (f"; {', '.join(missing)} did not" if missing else "")
             )
 
     # --- views -----------------------------------------------------------------------------
 
     def _views(self, raw: Statistics) -> dict[str, View]:
-        """By head: scaled and reduced as it asks for."""
-        plain = {True: solvers.scaled(raw), False: identity(raw.sums_CD.shape[1])}
+        """By head: the view that scales and reduces the features as the head is set."""
+        unreduced = {True: solvers.scaled(raw), False: identity(raw.sums_CD.shape[1])}
         reduced = {head.scale for head in self.heads.federated if head.pca is not None}
-        asked = {
-            f"pca.{scale}": (plain[scale], self._request(f"pca.{scale}", moments="float64"))
+        requests = {
+            f"pca.{scale}": (unreduced[scale], self._request(f"pca.{scale}", moments="float64"))
             for scale in sorted(reduced)
         }
-        spread = self._statistics(asked) if asked else {}
+        moments_by_view = self._statistics(requests) if requests else {}
         views = {}
         for head in self.heads.federated:
-            view = plain[head.scale]
-            moments = spread.get(f"pca.{head.scale}")
+            view = unreduced[head.scale]
+            moments = moments_by_view.get(f"pca.{head.scale}")
             if head.pca is not None and moments is not None:
                 view = solvers.principal(moments, view, head.pca)
             if isinstance(head, RffSvm):
@@ -221,19 +229,19 @@ class _Fitting:
         return Fourier(seed=self.study.seed % 2**32, gamma=gamma, num_components=head.num_components)
 
     def _sums(self, raw: Statistics, views: Mapping[str, View]) -> dict[str, Statistics]:
-        """By head: the sums that it is made of. Equal requests are asked for once."""
+        """By head: the sums that it is fitted from. Equal requests are sent once."""
         sums: dict[str, Statistics] = {}
-        asked: dict[str, tuple[View | None, head_steps.ViewRequest]] = {}
+        requests: dict[str, tuple[View | None, head_steps.ViewRequest]] = {}
         same: dict[str, str] = {}
         for head in self.heads.federated:
             view = views[head.title]
-            needs = _needs(head)
-            if needs is None:
+            needed = moments_of(head)
+            if needed is None:
                 continue
-            if needs == ("none", False) and view.components_FK is None:
+            if needed == ("none", False) and view.components_FK is None:
                 sums[head.title] = solvers.moved(raw, view)
                 continue
-            moments, weighted = needs
+            moments, weighted = needed
             request = self._request(
                 head.title,
                 weights_C=solvers.balanced(raw.counts_C) if weighted else None,
@@ -245,11 +253,11 @@ class _Fitting:
             first = next((name for name, other in same.items() if other == key), head.title)
             same[head.title] = key
             if first == head.title:
-                asked[head.title] = (view, request)
-        if asked:
-            found = self._statistics(asked)
+                requests[head.title] = (view, request)
+        if requests:
+            answered = self._statistics(requests)
             for title, key in same.items():
-                sums[title] = found[next(name for name in asked if same[name] == key)]
+                sums[title] = answered[next(name for name in requests if same[name] == key)]
         return sums
 
     # --- heads -----------------------------------------------------------------------------
@@ -260,7 +268,7 @@ class _Fitting:
         title: str,
         view: View,
         sums: Statistics | None,
-        found: Mapping[str, Floats | str],
+        points: Mapping[str, Floats | str],
     ) -> FittedHead:
         form: Form = "linear"
         if isinstance(head, Vote):
@@ -277,7 +285,7 @@ class _Fitting:
                 case Ridge(alpha=alpha):
                     parameters = solvers.ridge(sums, alpha)
                 case LinearSvm() | Logistic() | RffSvm():
-                    points_PC = found[head.title]
+                    points_PC = points[head.title]
                     if isinstance(points_PC, str):
                         raise _TooFewError(points_PC)
                     parameters = solvers.linear_from(sums, points_PC)
@@ -291,7 +299,7 @@ class _Fitting:
         def admit(site: str, answer: wire.HeadAnswer) -> None:
             if answer.results:
                 raise UpdateRejected(
-                    f"its head for the vote {name} cannot be had: {answer.results[0].problem}"
+                    f"its head for the vote {name} could not be fitted: {answer.results[0].problem}"
                 )
             shapes = {
                 f"coefficients/{name}/weights": (width, self.num_classes),
@@ -304,10 +312,12 @@ class _Fitting:
         if not answers:
             raise _TooFewError("no site has a head to vote with")
         images_S = np.array([sum(answer.train_counts) for answer in answers.values()], np.float64)
-        of = [answer.arrays for answer in answers.values()]
+        heads = [answer.arrays for answer in answers.values()]
         return {
-            "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in of]).astype(np.float64),
-            "bias": np.stack([arrays[f"coefficients/{name}/bias"] for arrays in of]).astype(np.float64),
+            "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in heads]).astype(
+                np.float64
+            ),
+            "bias": np.stack([arrays[f"coefficients/{name}/bias"] for arrays in heads]).astype(np.float64),
             "shares": images_S / images_S.sum(),
         }
 
@@ -316,15 +326,15 @@ class _Fitting:
     def _searched(
         self, heads: Sequence[Iterated], views: Mapping[str, View], sums: Mapping[str, Statistics]
     ) -> dict[str, Floats | str]:
-        """By head: where its search ended (D + 1, C), or why there is none."""
-        going = {head.title: Searches.begin(head, sums[head.title]) for head in heads}
+        """By head: the point where its search ended (D + 1, C), or why it has none."""
+        running = {head.title: Searches.begin(head, sums[head.title]) for head in heads}
         done: dict[str, Searches] = {}
         try:
-            while going:
-                going = self._advanced(going, views)
-                for title, searches in list(going.items()):
+            while running:
+                running = self._stepped(running, views)
+                for title, searches in list(running.items()):
                     if searches.finished:
-                        done[title] = going.pop(title)
+                        done[title] = running.pop(title)
                         log.event(f"heads  federated.{title}: {done[title].summary}")
         except _TooFewError as few:
             return {
@@ -332,10 +342,10 @@ class _Fitting:
             }
         return {title: searches.points_PC for title, searches in done.items()}
 
-    def _advanced(self, going: Mapping[str, "Searches"], views: Mapping[str, View]) -> dict[str, "Searches"]:
+    def _stepped(self, running: Mapping[str, "Searches"], views: Mapping[str, View]) -> dict[str, "Searches"]:
         arrays: dict[str, Array] = {}
         shapes: dict[str, tuple[int | None, ...]] = {}
-        for title, searches in going.items():
+        for title, searches in running.items():
             trial_PC = searches.trial_PC
             arrays |= {f"points/{title}": trial_PC, **under(f"view/{title}", views[title].arrays())}
             num_losses = self.num_classes if searches.per_class else 1
@@ -347,98 +357,18 @@ class _Fitting:
                 fourier=views[title].fourier,
                 class_weights=tuple(searches.weights_C.tolist()),
             )
-            for title, searches in going.items()
+            for title, searches in running.items()
         )
         before = self.sites
         step = head_steps.GradientsStep(problems=problems)
         answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
-        self._go_on_with(answers)
-        if self.sites != before:  # the sums are of other images now: the searches forget what they heard
-            return {title: searches.anew() for title, searches in going.items()}
+        self._keep_only(answers)
+        if self.sites != before:  # the sums are of other images now: the searches restart from their points
+            return {title: searches.restarted() for title, searches in running.items()}
         return {
-            title: searches.heard(
+            title: searches.evaluated(
                 np.sum([answer.arrays[f"losses/{title}"] for answer in answers.values()], axis=0),
                 np.sum([answer.arrays[f"gradients/{title}"] for answer in answers.values()], axis=0),
             )
-            for title, searches in going.items()
+            for title, searches in running.items()
         }
-
-
-def _needs(head: FederatedHead) -> tuple[Literal["none", "float32", "float64"], bool] | None:
-    """Which second moments a head is made of, and whether images are weighted by class; None: none of the kind."""
-    match head:
-        case NearestMean() | NaiveBayes():
-            return "none", False
-        case Lda(priors=priors):
-            return "float64", priors == "equal"
-        case Ridge(class_weights=weights):
-            return "float64", weights == "balanced"
-        case LinearSvm() | Logistic() | RffSvm():
-            return "float32", head.class_weights == "balanced"
-        case Vote():
-            return None
-        case _:
-            assert_never(head)
-
-
-def _of_one_width(
-    answers: Mapping[str, wire.HeadAnswer], asked: Mapping[str, object]
-) -> dict[str, wire.HeadAnswer]:
-    """Answers whose features are as wide as those of most sites: nobody has said the width before."""
-    name = f"statistics/{next(iter(asked))}/sums"
-    widths = [answer.arrays[name].shape[1] for answer in answers.values()]
-    usual = max(sorted(set(widths)), key=widths.count)
-    return {site: answer for site, answer in answers.items() if answer.arrays[name].shape[1] == usual}
-
-
-def _added(
-    parts: Sequence[Mapping[str, Array]], request: head_steps.ViewRequest, counts_C: Array
-) -> Statistics:
-    """The sites' sums, in the order of their names."""
-
-    def total(kind: str) -> Floats:
-        result: Floats = np.sum(
-            [np.asarray(p[f"statistics/{request.name}/{kind}"], np.float64) for p in parts], axis=0
-        )
-        return result
-
-    sums_CD = total("sums")
-    return Statistics(
-        counts_C,
-        sums_CD,
-        total("squares") if request.squares else None,
-        square(total("moments"), sums_CD.shape[1]) if request.moments != "none" else None,
-        np.asarray(request.class_weights),
-    )
-
-
-# --- scores ------------------------------------------------------------------------------------
-
-
-def _scored(
-    study: StudyConfig, calls: HeadCalls, able: Sequence[str], heads: Sequence[FittedHead]
-) -> dict[str, tuple[HeadResult, ...]]:
-    """Every site's results, in the order of site names."""
-    assert study.heads is not None
-    known = {SOFTMAX, *study.heads.titles}
-
-    def admit(site: str, answer: wire.HeadAnswer) -> None:
-        expected = list(calls.cohort.enrolments[site].test_counts)
-        for result in answer.results:
-            if result.title not in known:
-                raise UpdateRejected("it scored a head that the study does not list")
-            if result.score is not None and result.score.confusion_CC.sum(axis=1).tolist() != expected:
-                raise UpdateRejected(
-                    f"its score of {result.title} is over other test images than it enrolled with"
-                )
-            if result.paired is not None and result.paired.right_C4.sum(axis=1).tolist() != expected:
-                raise UpdateRejected(f"its comparison of {result.title} is over other test images")
-        if [result.title for result in answer.results].count(SOFTMAX) != 1:
-            raise UpdateRejected("it did not score the softmax once")
-
-    step = head_steps.ScoreStep(heads=tuple(head.form for head in heads))
-    arrays = {
-        name: a for head in heads for name, a in under(f"head/{head.form.title}", head.arrays()).items()
-    }
-    answers = calls.ask(able, step, arrays, admit)
-    return {site: answer.results for site, answer in answers.items()}

@@ -1,12 +1,12 @@
-"""Minimise a smooth convex function that only sums over hospitals can evaluate, in few evaluations.
+"""L-BFGS for a smooth convex function that only sums over hospitals can evaluate, in few evaluations.
 
-Each evaluation is a message to every site, so the aim is not little arithmetic but few points. L-BFGS
-(Nocedal and Wright 2006, algorithm 7.5) starts from a curvature of its own each step; here that is an
-upper bound of the true one, which the server has from the sites' second moments (Böhning and Lindsay
-1988, doi:10.1007/BF00049423, for the logistic loss). Where all images count, as they do for the squared
-hinge at the start, the first step is Newton's.
+Each evaluation is a message to every site, so few points matter more than little arithmetic. L-BFGS
+(Nocedal and Wright 2006, algorithm 7.5) starts each step from an initial curvature. Here it is an upper bound
+of the true one, which the server has from the sites' second moments (Böhning and Lindsay 1988,
+doi:10.1007/BF00049423, for the logistic loss). Where all images count, as they do for the squared hinge at
+the start, the first step is Newton's.
 
-A search is a value: `trial` is the point it wants evaluated, `heard` gives the next search.
+A search is a value: `trial` is the next point to evaluate, `evaluated` gives the next search.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _SHORTEST = 1e-8
 
 @dataclass(frozen=True)
 class Search:
-    """Where the search stands; points are vectors of P numbers."""
+    """State of a search; points are vectors of P numbers."""
 
     solve: Solve
     tolerance: float
@@ -43,10 +43,10 @@ class Search:
 
     @property
     def trial(self) -> Vector:
-        """The point whose value and slope are wanted next."""
+        """The next point whose value and slope are needed."""
         return self.point if self.direction is None else self.point + self.step * self.direction
 
-    def heard(self, value: float, slope: Vector) -> "Search":
+    def evaluated(self, value: float, slope: Vector) -> "Search":
         """The search after the trial point has been evaluated."""
         if self.done:
             return self
@@ -59,14 +59,14 @@ class Search:
             if moved @ changed > 1e-12 * float(np.linalg.norm(moved) * np.linalg.norm(changed)):
                 pairs = (*pairs, (moved, changed))[-_MEMORY:]
             return self._from(self.trial, value, slope, pairs)
-        # The parabola through what is known of the line has its least point here.
+        # Least point of the parabola through the two values and the slope along the line.
         curvature = value - self.value - self.step * along
         best = -along * self.step**2 / (2 * curvature) if curvature > 0 else 0.5 * self.step
         step = float(np.clip(best, 0.1 * self.step, 0.5 * self.step))
         return replace(self, step=step, done=step < _SHORTEST)
 
-    def anew(self) -> "Search":
-        """From the same point with nothing remembered: the function has changed."""
+    def restarted(self) -> "Search":
+        """The search from the same point without memory, because the function has changed."""
         return replace(self, value=np.inf, slope=None, direction=None, step=1.0, pairs=(), done=False)
 
     def _from(

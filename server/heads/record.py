@@ -1,8 +1,8 @@
-"""What came of a study's heads: `heads.json` in its folder, and the heads themselves beside it.
+"""Record of a study's heads: `heads.json` in the run's folder, and the fitted heads beside it.
 
-The figures are divided once from counts that add up: a pooled gain is that of all training sites' test images
-together, with an interval over all their groups. A head is kept as arrays with a label that says of which
-weights, layer and classes it is; nothing of it can run.
+Figures are computed once from counts that add up: a pooled gain is that of all training sites' test images
+together, with an interval over all their groups. A head is saved as arrays, with a label that names its
+weights, layer and classes. It contains no code that could run.
 """
 
 import json
@@ -35,29 +35,29 @@ class HeadsRecord:
     """The heads of one set of weights, scored."""
 
     round: int
-    """After which the weights stood."""
+    """Round after which these weights stood."""
     results: Mapping[str, tuple[HeadResult, ...]]
     """By site."""
     problems: Mapping[str, str]
-    """By site that had no part in a step: why."""
+    """By site that had no part in a step: the last such step, and why."""
     lacking: Mapping[str, str]
-    """By federated head that could not be had: why."""
+    """By federated head that could not be fitted: why."""
     num_messages: int
-    """To each site."""
+    """Messages to each site."""
     mib: float = 0.0
-    """Of the federated heads, as sent to be scored."""
+    """Size of the federated heads, as they are sent to be scored."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One head at one site. Shares; None where the counts cannot say."""
+    """Figures of one head at one site, as shares; None where the counts do not give one."""
 
     num_images: int
     accuracy: float | None
     balanced_accuracy: float | None
     auroc: float | None
     gain: float | None = None
-    """In balanced accuracy over the softmax on the same images; None for the softmax itself."""
+    """Gain in balanced accuracy over the softmax on the same images; None for the softmax itself."""
     gain_low: float | None = None
     gain_high: float | None = None
     mcnemar_p: float | None = None
@@ -66,7 +66,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeadTable:
-    """Rows heads, columns sites, of the last weights that heads were fitted on."""
+    """Table of heads (rows) and sites (columns) for the last weights that heads were fitted on."""
 
     round: int
     cells: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class HeadTable:
 
 def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]:
     """Figures of every head at every site, and pooled over the sites that train if there are several."""
-    found = {
+    table = {
         site: {result.title: _cell([result]) for result in results}
         for site, results in record.results.items()
     }
@@ -88,12 +88,12 @@ def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]
         for site in sorted(training):
             for result in record.results[site]:
                 by_title.setdefault(result.title, []).append(result)
-        found[POOLED] = {
+        table[POOLED] = {
             title: _cell(results)
             for title, results in by_title.items()
             if len(results) == len(training) and all(result.score is not None for result in results)
         }
-    return found
+    return table
 
 
 def _cell(results: Sequence[HeadResult]) -> Cell:
@@ -101,15 +101,15 @@ def _cell(results: Sequence[HeadResult]) -> Cell:
     if len(scores) < len(results):
         return Cell(0, None, None, None, problem=str(results[0].problem or "no score"))
     f = figures(reduce(add, scores))
-    told = Cell(f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro))
+    cell = Cell(f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro))
     pairs = [result.paired for result in results if result.paired is not None]
     if len(pairs) < len(results) or f.num_images == 0:
-        return told
+        return cell
     better = gain(reduce(add, pairs))
-    # One site's groups were drawn again there; over several sites the sums have to do.
+    # One site has resampled its groups itself; over several sites the interval is from the sums.
     low, high = results[0].interval if len(results) == 1 and results[0].interval else better.interval
     return Cell(
-        told.num_images, told.accuracy, told.balanced_accuracy, told.auroc,
+        cell.num_images, cell.accuracy, cell.balanced_accuracy, cell.auroc,
         _known(better.balanced_accuracy), _known(low), _known(high), _known(better.mcnemar_p),
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def keep(
 ) -> None:
     """Write `heads.json` and `heads/TITLE.safetensors`. Raises StorageError.
 
-    Heads of an earlier round are replaced, so what lies there is of the last weights.
+    Heads of an earlier round are replaced, so the folder holds those of the last weights.
     """
     folder = run_dir / FOLDER
     for old in sorted(folder.glob("*.safetensors")):
@@ -174,10 +174,10 @@ def read(run_dir: Path) -> HeadTable | None:
 def _entries(run_dir: Path) -> list[Any]:
     path = run_dir / FILE
     try:
-        found: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        entries: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} is damaged ({type(error).__name__}); move it away") from error
-    return found
+    return entries
 
 
 # --- for the report ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from server.heads.solvers import Statistics
 
 @dataclass(frozen=True)
 class Searches:
-    """One head's search: one for all classes, or one a class where the classes do not meet."""
+    """One head's search: one for all classes together, or one for each class where they are independent."""
 
     head: Iterated
     weights_C: Floats
@@ -49,7 +49,9 @@ class Searches:
     @property
     def summary(self) -> str:
         value = sum(search.value for search in self.each)
-        ended = "found" if all(search.done for search in self.each) else "NOT at its end; raise most_messages"
+        ended = (
+            "converged" if all(search.done for search in self.each) else "NOT converged; raise most_messages"
+        )
         return f"{ended} after {self.num_messages} messages, objective {value:.6g}"
 
     @property
@@ -63,8 +65,8 @@ class Searches:
     def _matrix(self, vectors: Sequence[Floats]) -> Floats:
         return np.stack(vectors, axis=1) if self.per_class else vectors[0].reshape(self.shape)
 
-    def heard(self, losses: Floats, slopes_PC: Floats) -> "Searches":
-        """After the sites' summed losses and gradients; the penalty is added here, once."""
+    def evaluated(self, losses: Floats, slopes_PC: Floats) -> "Searches":
+        """The search after the sites' summed losses and gradients. The penalty is added here, once."""
         c, trial_PC = self.head.c, self.trial_PC
         penalised_PC = trial_PC.copy()
         if not self.per_class:
@@ -72,14 +74,15 @@ class Searches:
         whole_PC = penalised_PC + c * slopes_PC
         if self.per_class:
             values = 0.5 * (penalised_PC**2).sum(axis=0) + c * losses
-            heard = [
-                s.heard(float(v), whole_PC[:, k])
+            each = [
+                s.evaluated(float(v), whole_PC[:, k])
                 for k, (s, v) in enumerate(zip(self.each, values, strict=True))
             ]
         else:
             value = 0.5 * float((penalised_PC**2).sum()) + c * float(losses[0])
-            heard = [self.each[0].heard(value, whole_PC.ravel())]
-        return replace(self, each=tuple(heard), num_messages=self.num_messages + 1)
+            each = [self.each[0].evaluated(value, whole_PC.ravel())]
+        return replace(self, each=tuple(each), num_messages=self.num_messages + 1)
 
-    def anew(self) -> "Searches":
-        return replace(self, each=tuple(s.anew() for s in self.each), num_messages=self.num_messages + 1)
+    def restarted(self) -> "Searches":
+        """The search from the same points without memory, after the sites have changed."""
+        return replace(self, each=tuple(s.restarted() for s in self.each), num_messages=self.num_messages + 1)

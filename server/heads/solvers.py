@@ -1,8 +1,7 @@
-"""From sums over all hospitals' images to a head, exactly.
+"""Exact solvers: heads from sums over all hospitals' images.
 
-A head that depends on the images through sums alone is the same whether the images lie in one place
-or in twenty: each function here gives what scikit-learn gives on the pooled features. No function
-knows of sites or messages.
+A head that depends on the images through sums alone is the same for images in one place or in twenty. Each
+function gives what scikit-learn gives on the pooled features. No function knows of sites or messages.
 
 C classes, D features of the view. Classes without images get no part of the probability.
 """
@@ -28,7 +27,7 @@ class Statistics:
     moments_DD: Floats | None = None
     """Sum of x xᵀ, each image weighted by its class's weight."""
     weights_C: Floats | None = None
-    """Those weights; None: 1."""
+    """Weights of the images by class; None: 1."""
 
     @property
     def present_C(self) -> npt.NDArray[np.bool_]:
@@ -71,20 +70,20 @@ def deviations(variance_D: Floats, mean_D: Floats) -> Floats:
 
 
 def principal(statistics: Statistics, view: View, num_components: int) -> View:
-    """`view` (not yet reduced) with the leading eigenvectors of the covariance after it."""
+    """`view` (not yet reduced), followed by the leading eigenvectors of the covariance."""
     assert statistics.moments_DD is not None
     count = statistics.counts_C.sum()
     mean_D = statistics.sums_CD.sum(0) / count
     covariance_DD = statistics.moments_DD / count - np.outer(mean_D, mean_D)
     _, vectors_DD = np.linalg.eigh(covariance_DD)
     components_DK = vectors_DD[:, ::-1][:, :num_components]
-    # An eigenvector's sign is the library's whim; its largest entry is positive here.
+    # The sign of an eigenvector is arbitrary; here its largest entry is positive.
     signs_K = np.sign(components_DK[np.abs(components_DK).argmax(0), np.arange(components_DK.shape[1])])
     return View(view.shift_F + view.scale_F * mean_D, view.scale_F, components_DK * signs_K)
 
 
 def moved(raw: Statistics, view: View) -> Statistics:
-    """Sums and squares after a view that only shifts and scales, without asking anybody again."""
+    """Sums and squares after a view that only shifts and scales; no further message is needed."""
     assert raw.squares_CD is not None
     counts_C1 = raw.counts_C[:, None]
     sums_CD = (raw.sums_CD - counts_C1 * view.shift_F) / view.scale_F
@@ -93,13 +92,16 @@ def moved(raw: Statistics, view: View) -> Statistics:
 
 
 def variance(raw: Statistics, view: View, moments: Statistics | None) -> float:
-    """Of all entries of all images on a view, before any random map; `moments` are those it was reduced by."""
+    """Variance of all entries of all images on a view, before any random map.
+
+    `moments` are those from which the view was reduced, None without a reduction.
+    """
     count = int(raw.counts_C.sum())
     if view.components_FK is None or moments is None:
-        there = moved(raw, view)
-        assert there.squares_CD is not None
+        after = moved(raw, view)
+        assert after.squares_CD is not None
         entries = int(count) * len(view.shift_F)
-        spread = float(there.squares_CD.sum()) / entries - (float(there.sums_CD.sum()) / entries) ** 2
+        spread = float(after.squares_CD.sum()) / entries - (float(after.sums_CD.sum()) / entries) ** 2
         return max(spread, 1e-12)
     assert moments.moments_DD is not None
     mean_D = moments.sums_CD.sum(0) / count
@@ -163,7 +165,7 @@ def ridge(statistics: Statistics, alpha: float) -> dict[str, Floats]:
 
 
 def linear_from(statistics: Statistics, points_PC: Floats) -> dict[str, Floats]:
-    """What an iterated search found; the last row is the bias."""
+    """The head at the end of an iterated search; the last row of `points_PC` is the bias."""
     return _linear(statistics, points_PC[:-1], points_PC[-1])
 
 

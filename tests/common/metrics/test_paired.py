@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from client.heads.scores import bootstrap
 from common.metrics.paired import gain, group_sums, mcnemar, pair
@@ -35,6 +36,12 @@ def test_a_gain_in_balanced_accuracy_and_its_interval_by_hand():
 def test_mcnemars_exact_p_by_hand(few, many, p):
     assert mcnemar(few, many) == pytest.approx(p)
     assert mcnemar(many, few) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("few", [0, 1, 7, 40])
+@pytest.mark.parametrize("many", [1, 12, 55, 900])
+def test_mcnemars_exact_p_is_scipys_binomial_test(few, many):
+    assert mcnemar(few, many) == pytest.approx(binomtest(few, few + many, 0.5).pvalue, rel=1e-9)
 
 
 def test_counts_of_two_sites_are_those_of_all_their_images():

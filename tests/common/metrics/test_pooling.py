@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from common.errors import QuorumNotMet
 from common.metrics import Score, count, empty, figures
@@ -92,6 +93,13 @@ def test_more_images_or_less_confidence_narrow_an_interval():
 
     assert width(80, 100) > width(800, 1000)
     assert width(80, 100, 0.99) > width(80, 100, 0.95) > width(80, 100, 0.5)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (3, 7), (8, 10), (499, 500), (123, 4567)])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_interval_is_scipys_wilson_interval(right, images, confidence):
+    expected = binomtest(right, images).proportion_ci(confidence, method="wilson")
+    assert interval(right, images, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_without_images_there_is_no_interval():

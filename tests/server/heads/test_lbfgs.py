@@ -8,7 +8,7 @@ from server.heads.lbfgs import Search
 def evaluations(search, function, slope, most=100):
     count = 0
     while not search.done and count < most:
-        search = search.heard(function(search.trial), slope(search.trial))
+        search = search.evaluated(function(search.trial), slope(search.trial))
         count += 1
     return search, count
 
@@ -50,5 +50,5 @@ def test_a_search_whose_function_changed_goes_on_from_where_it_is():
         return lambda x: float((x - target) @ (x - target)) + 1, lambda x: 2 * (x - target)
 
     search, _ = evaluations(Search(lambda v: v, 1e-9, np.zeros(1)), *around(1.0))
-    again, _ = evaluations(search.anew(), *around(-1.0))
+    again, _ = evaluations(search.restarted(), *around(-1.0))
     np.testing.assert_allclose(again.point, [-1.0], atol=1e-3)

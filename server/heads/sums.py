@@ -1,0 +1,78 @@
+"""Sums that heads need: which second moments, from which sites, added to those of all sites.
+
+The functions are pure: which messages are sent, and what happens without a quorum, is decided by the fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, assert_never
+
+import numpy as np
+
+from common import wire
+from common.config.heads import (
+    FederatedHead,
+    Lda,
+    LinearSvm,
+    Logistic,
+    NaiveBayes,
+    NearestMean,
+    RffSvm,
+    Ridge,
+    Vote,
+)
+from common.heads import Floats, square
+from common.weights import Array
+from common.wire import head_steps
+from server.heads.solvers import Statistics
+
+
+def moments_of(head: FederatedHead) -> tuple[Literal["none", "float32", "float64"], bool] | None:
+    """Precision of the second moments that a head needs, and whether images are weighted by class.
+
+    None for a vote, which needs no sums.
+    """
+    match head:
+        case NearestMean() | NaiveBayes():
+            return "none", False
+        case Lda(priors=priors):
+            return "float64", priors == "equal"
+        case Ridge(class_weights=weights):
+            return "float64", weights == "balanced"
+        case LinearSvm() | Logistic() | RffSvm():
+            return "float32", head.class_weights == "balanced"
+        case Vote():
+            return None
+        case _:
+            assert_never(head)
+
+
+def width_of(answer: wire.HeadAnswer, view: str) -> int:
+    """Width of the features behind an answer's sums on a view."""
+    return int(answer.arrays[f"statistics/{view}/sums"].shape[1])
+
+
+def usual_width(answers: Mapping[str, wire.HeadAnswer], view: str) -> int:
+    """Width of the features at most sites, the smaller one in a tie. The server does not know it before."""
+    widths = [width_of(answer, view) for answer in answers.values()]
+    return max(sorted(set(widths)), key=widths.count)
+
+
+def added(
+    parts: Sequence[Mapping[str, Array]], request: head_steps.ViewRequest, counts_C: Array
+) -> Statistics:
+    """Sums over all sites from the arrays of each, added in the order given."""
+
+    def total(kind: str) -> Floats:
+        result: Floats = np.sum(
+            [np.asarray(p[f"statistics/{request.name}/{kind}"], np.float64) for p in parts], axis=0
+        )
+        return result
+
+    sums_CD = total("sums")
+    return Statistics(
+        counts_C,
+        sums_CD,
+        total("squares") if request.squares else None,
+        square(total("moments"), sums_CD.shape[1]) if request.moments != "none" else None,
+        np.asarray(request.class_weights),
+    )
