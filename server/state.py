@@ -17,7 +17,7 @@ from common.weights import Array, Layout
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Named arrays that a server optimizer carries on, by slot: {"momentum": {...}}; and its step."""
+    """Step of a server optimizer and its named arrays by slot: {"momentum": {...}}."""
 
     step: int = 0
     slots: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class SiteRound:
 
     site: str
     outcome: Literal["ok", "refused", "failed", "missing", "set_aside"]
-    """`refused`: the update did not pass admission. `failed`: the site said it could not.
+    """`refused`: the update did not pass admission. `failed`: the site answered with a failure.
     `set_aside`: refused too often in a row, so it got no plan."""
     reason: str = ""
     num_examples: int = 0
@@ -51,7 +51,7 @@ class Refusals:
 
     in_a_row: int
     round: int
-    """Of the last one."""
+    """Round of the last refusal."""
     reason: str
 
 
@@ -60,9 +60,9 @@ class Absence:
     """A site's rounds without an answer that counts, one after the other."""
 
     round: int
-    """Of the first one."""
+    """First of these rounds."""
     since: str
-    """When that round was over, for a person."""
+    """End of that round, as text for a person."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Best:
     """The weights that scored best so far."""
 
     round: int
-    """After which they stood."""
+    """Round after which these weights stood."""
     value: float
-    """Of the study's `selection.metric`."""
+    """Value of the study's `selection.metric`."""
     num_worse_since: int = 0
     """Scored rounds after it, none of them better."""
 
@@ -89,18 +89,18 @@ class RoundState:
     sites: tuple[SiteRound, ...] = ()
     """In the order of site names; empty in round 0."""
     scores: Mapping[str, Score] = field(default_factory=dict)
-    """By site: how the weights that this round *started* from did on the site's test images."""
+    """By site: score of the weights that this round *started* from, on the site's test images."""
     seconds: float = 0.0
     refusals: Mapping[str, Refusals] = field(default_factory=dict)
     """By site, since its last admitted answer; a site without any is not named."""
     absences: Mapping[str, Absence] = field(default_factory=dict)
-    """By site that gave nothing to the last round it was expected in."""
+    """By site without an answer that counts in the last round it was expected in."""
     answer_times: tuple[float, ...] = ()
     """Seconds in which sites answered in the last rounds, oldest first."""
     best: Best | None = None
     """None if the study does not select, or nothing was scored yet."""
     attempts: int = 1
-    """How often this round was asked for until it had a quorum."""
+    """Number of times this round's plans were sent until it had a quorum."""
     closing: bool = False
     """The evaluation after the last round: `round` is one more than that of the weights."""
 
@@ -124,23 +124,23 @@ class Cohort:
 
 
 class Asked(Frozen):
-    """What one site has done in the round that is going on."""
+    """Outcome of one site in the current round."""
 
     outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside"]
     after_s: float | None = None
-    """In which it answered."""
+    """Seconds until it answered."""
     reason: str = ""
 
 
 class Progress(Frozen):
-    """The round that is going on."""
+    """Progress of the current round."""
 
     round: int
     rounds: int
     closing: bool
     attempt: int
     since: datetime
-    """When its plans went out."""
+    """Time at which its plans were sent."""
     deadline_s: float
-    """After which nobody is waited for."""
+    """Seconds from `since` until the wait ends."""
     sites: dict[str, Asked]

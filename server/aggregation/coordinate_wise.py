@@ -1,9 +1,9 @@
-"""Every entry of the model for itself: sort what the sites say of it, and keep the middle.
+"""Coordinate-wise rules: sort the sites' values of each entry, and average the middle ones.
 
-With fewer bad sites than are dropped at an end, each entry of the result lies between two
-entries of good sites, whatever the bad ones sent (Yin et al. 2018, arXiv:1803.01498). The
-price is that every site has the same say: counts of examples are the sites' own word, and a
-site that could raise its weight could move the middle.
+With fewer bad sites than are dropped at an end, each entry of the result lies between two entries of good
+sites, whatever the bad ones sent (Yin et al. 2018, arXiv:1803.01498). The price is that every site has the same
+weight. Sites report their counts of examples themselves, and a site that raised its weight could move the
+middle.
 """
 
 from collections.abc import Callable, Sequence

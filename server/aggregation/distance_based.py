@@ -1,9 +1,9 @@
-"""How far the sites' deltas lie apart, and the two rules that need no more than that.
+"""Distance-based rules: Krum and the geometric median, computed from distances between deltas.
 
-Krum asks who stands in a crowd; the geometric median asks which point is near to most. Both
-see a delta as one point with as many coordinates as the model has entries, and both answer with
-a weighted sum of deltas. So the deltas are read once for the table of distances and once for
-the sum, and everything between happens in a table of sites times sites.
+Krum selects the deltas that are close to most others. The geometric median is the point with the least sum of
+distances. Both see a delta as one point with as many coordinates as the model has entries, and both result in
+a weighted sum of deltas. So the deltas are read once for the table of distances and once for the sum. All
+other steps use a table of sites times sites.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from server.aggregation.update import AdmittedUpdate, by_name, combine, shares_o
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _STILL = 1e-12
-"""Weiszfeld has arrived when no share moves by more than this."""
+"""Weiszfeld's iteration has converged when no share changes by more than this."""
 
 
 def multi_krum(

@@ -1,10 +1,9 @@
-"""The mean weighted by examples: what FedAvg is, and what any single site can move anywhere.
+"""The mean weighted by examples: FedAvg's rule, which a single bad site can move arbitrarily far.
 
-It is the one rule that never has to see the updates side by side, so the server holds one
-running sum, however many sites there are. Floating-point addition is not associative: a sum in
-the order of arrival would have other last bits on every run. So the sum is kept in whole
-numbers, whose addition is exact and knows no order. A product of count and entry is rounded to
-a fixed grid once, and nothing is rounded again until the division at the end.
+It is the only rule that does not need the updates side by side, so the server holds one running sum for any
+number of sites. Floating-point addition is not associative: a sum in the order of arrival would have other last
+bits on every run. So the sum is kept in integers, whose addition is exact in any order. A product of count and
+entry is rounded to a fixed grid once, and nothing is rounded again until the division at the end.
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from common.weights import Array
 from server.aggregation.update import AdmittedUpdate, by_name
 
 LARGEST = 2.0**40
-"""Examples times entry: beyond it the running sum has no room. Admission holds sites to it."""
+"""Largest product of examples and entry that the running sum can hold. Admission enforces it."""
 
 _COARSE, _FINE = 2.0**12, 2.0**50
 """Two 64-bit numbers an entry: multiples of 2**-12 and of 2**-62, for sums of 2**10 sites at least.
-What is lost is below 2e-19 of an entry, where float32 ends at 6e-8 of a weight."""
+The rounding error is below 2e-19 of an entry; that of float32 is 6e-8 of a weight."""
 
 Wholes = npt.NDArray[np.int64]
 
@@ -40,7 +39,7 @@ class RunningMean:
         self._fine: dict[str, Wholes] = {}
 
     def add(self, update: AdmittedUpdate) -> None:
-        """Fold one update in; it can be forgotten then."""
+        """Add one update; it need not be kept after that."""
         assert update.site not in self._sites, "a site has one vote a round"
         for name, array in update.delta.items():
             if name not in self._coarse:

@@ -1,7 +1,7 @@
-"""Shrinks a delta that is too long, and leaves its direction.
+"""Norm clipping: a delta that is too long is scaled down, and its direction stays.
 
-The shrunk tensors are computed when a rule reads them and never kept, so clipping costs no
-second copy of a site's model.
+The scaled tensors are computed when a rule reads them and are not kept, so clipping needs no second copy of a
+site's model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

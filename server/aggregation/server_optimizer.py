@@ -1,4 +1,4 @@
-"""How far the server follows the delta that the sites agree on.
+"""Server optimizers: the step from the weights and the aggregated delta to the next weights.
 
 The aggregated delta is treated as a negative gradient, as in algorithm 2 of Reddi et al. 2021
 (arXiv:2003.00295). A step is a pure function of weights, delta and an explicit state, so a

@@ -1,8 +1,8 @@
-"""What the sites of a study hold, in one table, before a round is spent on it.
+"""Census of the sites' images before round 1: counts per class and side, image sizes, channel means.
 
-Made from the enrolments alone: counts per class and side, image sizes, channel means. It is shown,
-kept in the run's folder for the report, and it decides whether the study makes sense: a class
-that nobody has is a misspelt class, and one that nobody trains on can never be learnt.
+It is made from the enrolments alone, shown to the operator and saved in the run's folder for the report. It
+also decides whether the study makes sense: a class that no site has is probably misspelt, and a class that no
+site trains on can never be learnt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ FILE = "census.json"
 
 
 class SiteCensus(Frozen):
-    """What one site enrolled with."""
+    """Counts and image summary of one site's enrolment."""
 
     train_counts: tuple[int, ...]
     test_counts: tuple[int, ...]
@@ -32,11 +32,11 @@ class SiteCensus(Frozen):
 
 
 class Census(Frozen):
-    """What all sites enrolled with."""
+    """Counts and image summaries of all sites' enrolments."""
 
     classes: tuple[str, ...]
     sites: dict[str, SiteCensus]
-    """Those that take part, training ones first."""
+    """Sites that take part, training sites first."""
 
 
 def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
@@ -61,23 +61,23 @@ def require_classes(study: StudyConfig, census: Census) -> None:
     trainers = [site for name, site in census.sites.items() if name in study.sites.train]
     untrained = _without(study, [site.train_counts for site in trainers])
     nowhere = _without(study, [(*s.train_counts, *s.test_counts) for s in census.sites.values()])
-    told = []
+    sentences = []
     if nowhere:
-        told.append(
+        sentences.append(
             f"no site has images of {', '.join(nowhere)}: check how the study and the sites spell it (label_map), "
             "name a site that has some, or take the class out of the study"
         )
     if only_tested := [name for name in untrained if name not in nowhere]:
-        told.append(
+        sentences.append(
             f"no training site has training images of {', '.join(only_tested)}, so the model can never learn it: "
             "name a training site that has some, or take the class out of the study"
         )
-    if not told:
+    if not sentences:
         return
     if hiding := [name for name, site in census.sites.items() if site.withheld]:
-        told.append(f"{', '.join(hiding)} may have a few that the policy there leaves out")
-    told = ["; ".join(told), "To begin without such a class, name it in untrained_classes."]
-    raise ConfigError(f"study {study.name} cannot begin: {'. '.join(told)}")
+        sentences.append(f"{', '.join(hiding)} may have a few that the policy there leaves out")
+    sentences = ["; ".join(sentences), "To begin without such a class, name it in untrained_classes."]
+    raise ConfigError(f"study {study.name} cannot begin: {'. '.join(sentences)}")
 
 
 def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
@@ -90,10 +90,7 @@ def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
     ]
 
 
-# --- the table ---------------------------------------------------------------------------------
-
-
-# --- on record ---------------------------------------------------------------------------------
+# --- file --------------------------------------------------------------------------------------
 
 
 def save(run_dir: Path, census: Census) -> None:
@@ -102,7 +99,7 @@ def save(run_dir: Path, census: Census) -> None:
 
 
 def load(run_dir: Path) -> Census | None:
-    """What is on record, None if nothing is. Raises StorageError."""
+    """The saved census, None if there is none. Raises StorageError."""
     path = run_dir / FILE
     try:
         return Census.model_validate_json(path.read_bytes()) if path.exists() else None

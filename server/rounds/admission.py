@@ -1,12 +1,12 @@
-"""May this update touch the model? Asked of every answer, before anything is added up.
+"""Admission of updates: checks of every answer before anything is added up.
 
-One NaN, one broadcast shape or one inflated weight is enough to spoil a model for every
-hospital, so nothing that a site sends is trusted: it is compared with the plan that was sent
-and with what the site enrolled with. A refusal costs the site its vote, not the study its
-round, and says what was found and what was expected; whoever logs it adds the site's name.
+One NaN, one broadcast shape or one inflated weight is enough to spoil a model for every hospital. So nothing
+that a site sends is trusted: it is compared with the plan that was sent and with the site's enrolment. A
+refusal costs the site its vote, and not the study its round. It says what was found and what was expected; the
+caller that logs it adds the site's name.
 
-Most questions need the answer alone. Whether a delta is long for its round needs all of them,
-and is asked when everyone has answered, of all at once, so that the order does not matter.
+Most checks need one answer alone. Whether a delta is too long for its round needs all of them. It is checked
+when all sites have answered, for all at once, so that the order does not matter.
 """
 
 import math
@@ -23,7 +23,7 @@ from common.wire import RoundAnswer
 from server.aggregation.tally import LARGEST_SUMMAND, AdmittedUpdate
 
 LARGEST_NORM = 1e150
-"""Beyond it the squares that rules and bounds are made of are no finite numbers."""
+"""Largest norm whose square, which rules and bounds need, is still a finite number."""
 
 
 def admit(
@@ -63,8 +63,8 @@ def admit(
 def too_long(norms: Mapping[str, float], config: AdmissionConfig) -> dict[str, str]:
     """Why the updates of some sites are refused beside the others of their round, by site.
 
-    Each norm is held against the median of the *others'*: one that counted itself could not be
-    told from an honest one when two sites answer. All are judged before any is left out.
+    Each norm is compared with the median of the *others*. If it counted itself, two sites could not be
+    distinguished. All are judged before any is left out.
     """
     ratio = config.max_norm_ratio
     if ratio is None or len(norms) < 2:
@@ -91,7 +91,7 @@ def admit_score(
     """The score in `answer`. Raises UpdateRejected.
 
     `test_counts` are the test images per class that the site enrolled with. A loss that is not
-    finite passes: it tells that the model diverged, which is the site's to report.
+    finite passes: it shows that the model diverged, and the site must be able to report this.
     """
     reason = _wrong_plan(answer, site, plan_id, round) or _wrong_score(answer.score, test_counts)
     if reason is not None:
@@ -129,11 +129,11 @@ def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
 
 
 def _wrong_score(score: Score, test_counts: Sequence[int]) -> str | None:
-    found = score.confusion_CC.sum(axis=1).tolist()
-    if len(found) != len(test_counts):
-        return f"its score is over {len(found)} classes, expected the study's {len(test_counts)}"
-    if found != list(test_counts):
-        return f"its score is over {found} images by class, expected {list(test_counts)} as enrolled"
+    counts = score.confusion_CC.sum(axis=1).tolist()
+    if len(counts) != len(test_counts):
+        return f"its score is over {len(counts)} classes, expected the study's {len(test_counts)}"
+    if counts != list(test_counts):
+        return f"its score is over {counts} images by class, expected {list(test_counts)} as enrolled"
     return None
 
 

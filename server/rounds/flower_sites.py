@@ -1,9 +1,8 @@
-"""Plans go out, answers come back as they arrive, and no wait is without a deadline.
+"""Sites behind Flower: sends plans, yields each answer as it arrives, and never waits without a deadline.
 
-Flower's own `send_and_receive` polls every 3 s and hands over all replies at the end; here
-each answer is yielded when it arrives, so the server's log shows a site the moment it is
-done. Sites are known by the name under which their key was enrolled, never by what they
-call themselves.
+Flower's own `send_and_receive` polls every 3 s and returns all replies at the end. Here each answer is yielded
+when it arrives, so the server's log shows a site as soon as it is done. Sites are known by the name under which
+their key was enrolled, not by the name in their answers.
 """
 
 import time
@@ -20,23 +19,23 @@ from server.rounds.failures import NOTICED_BY_SERVER
 from server.rounds.sites import Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
-"""Between two looks for answers. Each look costs the SuperLink CPU that on a small machine the
-trainers lack, so the pause grows with the wait: an answer is seen at most 5 % late."""
+"""Pause between two polls for answers. On a small machine a poll takes CPU time from the trainers, so the pause
+grows with the wait: an answer is seen at most 5 % late."""
 LATE_S = 60.0
-"""So long after a deadline an answer still arrives, to be named late. Not longer: until then a plan may
-also still reach a site that comes back, which then works for nothing."""
+"""Time after a deadline in which an answer still arrives, and is logged as late. Not longer: until then a plan
+may also reach a site that reconnects, which then works in vain."""
 _NODE_UNAVAILABLE = 5
-"""Flower's code for a site that stopped to show that it is there; it takes Flower up to 60 s to notice."""
+"""Flower's code for a site without a heartbeat; Flower takes up to 60 s to notice."""
 ONLINE_S = 10.0
-"""Between two looks at who is connected."""
+"""Pause between two checks of the connections."""
 PROBE_S = 20.0
-"""After so long without an answer, a site is asked whether it is still at it. Flower hands a message to
-a gateway once: one that is killed and comes back has forgotten it, and nobody says so."""
+"""Time without an answer after which a site is probed. Flower delivers a message to a gateway once: a gateway
+that is killed and restarted has lost it, and no error says so."""
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A plan on its way, until its answer has come or can come no more."""
+    """A plan that was sent and whose answer may still arrive."""
 
     plan: wire.Plan
     expires: float
@@ -49,7 +48,7 @@ class FlowerSites:
     grid: Grid
     node_ids: Mapping[str, int]
     _sent: dict[str, _Sent] = field(default_factory=dict)
-    """By Flower's message id, those of former rounds included."""
+    """Sent plans by Flower's message id, those of earlier rounds included."""
 
     def online(self) -> set[str]:
         """Names of the enrolled sites that are connected now."""
@@ -59,8 +58,8 @@ class FlowerSites:
     def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
         """Send each site its plan and yield the replies in the order in which they come.
 
-        Ends when every site answered or the deadline has passed; who did not answer is for
-        the caller to name. Sites that get the same weights share one encoding of them.
+        Ends when every site has answered or the deadline has passed. The caller names the sites without an
+        answer. Sites that get the same weights share one encoding of them.
         """
         started = time.monotonic()
         yield from self._send(plans, deadline, started)
@@ -104,7 +103,7 @@ class FlowerSites:
                 yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
 
     def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:
-        """Hand one message to Flower; returns its id, None if Flower did not take it.
+        """Give one message to Flower; returns its id, None if Flower did not take it.
 
         One push a message: a batch would hold the weights once per site in one request.
         """
@@ -120,12 +119,12 @@ class FlowerSites:
     def _pull(self, message_id: str, plan: wire.Plan) -> wire.Answer | None:
         """The site's answer, None if it has not come yet.
 
-        One pull a site: Flower reads all that it pulls before it hands over any, so one answer
-        that cannot be read would cost every site's.
+        One pull per site: Flower reads all messages of a pull before it returns any, so one unreadable answer
+        would lose the answers of all sites.
         """
         try:
             messages = list(self.grid.pull_messages([message_id]))
-        except Exception as error:  # whatever a site sends that Flower cannot read
+        except Exception as error:  # Flower raises many kinds for a message it cannot read
             log.logger.exception("the answer of %s cannot be read", plan.site)
             return _failure(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
         return _answer(messages[0], plan) if messages else None
@@ -133,7 +132,7 @@ class FlowerSites:
 
 @dataclass
 class _Watch:
-    """Says when a site that is waited for loses its connection, and when it is back."""
+    """Logs when an awaited site loses its connection, and when it is connected again."""
 
     fleet: FlowerSites
     started: float
@@ -159,14 +158,14 @@ class _Probes:
 
     fleet: FlowerSites
     asked: float
-    """When the plans, or the last probes, were sent."""
+    """Time at which the plans, or the last probes, were sent."""
     out: dict[str, str] = field(default_factory=dict)
     """Sites by the message id of their probe."""
     idle: set[str] = field(default_factory=set)
-    """Sites that answered a probe; their plan's answer has one more look to come."""
+    """Sites that answered a probe; the answer to their plan has one more poll to arrive in."""
 
     def look(self, silent: set[str]) -> list[str]:
-        """Sites of `silent` that are done with what they were sent and have not answered it."""
+        """Sites of `silent` that are idle and have not answered their plan."""
         forgotten = sorted(self.idle & silent)
         for site in forgotten:
             log.warn(
@@ -176,7 +175,7 @@ class _Probes:
         for message_id in list(self.out):
             for message in self.fleet.grid.pull_messages([message_id]):
                 site = self.out.pop(message_id)
-                if not message.has_error():  # Flower's word for a site that is not there
+                if not message.has_error():  # an error is Flower's answer for a site that is not connected
                     self.idle.add(site)
         now = time.monotonic()
         if now - self.asked >= PROBE_S:
@@ -189,17 +188,17 @@ class _Probes:
 
 
 def _without_arrays(plan: wire.Plan) -> wire.Plan:
-    """`plan` for the record: the weights of a former round are not kept for an answer that may come."""
+    """`plan` without its arrays: weights of an earlier round are not kept for an answer that may still come."""
     return plan.model_copy(update={plan.ARRAYS: {}}) if plan.ARRAYS else plan
 
 
 def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
-    """What the site said; whatever is not an answer becomes a Failure of that site."""
+    """The site's answer. A message that is no answer becomes a Failure of that site."""
     if message.has_error():
         code = message.error.code
-        said = f"the plan did not get through, Flower reports error {code}"
+        reason = f"the plan did not get through, Flower reports error {code}"
         return _failure(
-            plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else said
+            plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else reason
         )
     try:
         answer = codec.from_records(message.content)

@@ -1,10 +1,9 @@
-"""How often a site was refused, what it is told of it, and when it is asked no more.
+"""Participation of the sites: refusals in a row, the notice a site gets, setting aside, and absences.
 
-Refusals count in a row: one admitted answer clears them. A site that diverges once in fifty
-rounds would sooner or later run into any count over a whole study, and a site that is bad only
-now and then does no harm, for what is refused never touches the model. Setting aside is not what
-protects the model: it spares a site that is plainly broken, or worse, the work, and calls a
-person. A site that failed or was late was not refused; its count stays as it is.
+Refusals count in a row: one admitted answer clears them. A site that diverges once in fifty rounds would reach
+any limit over a whole study, and does no harm: a refused update never touches the model. So setting aside
+does not protect the model. It spares a broken or hostile site the work, and calls a person. A site that
+failed or was late was not refused, and its count stays as it is.
 
 All of it follows from the state of the last round, so a resumed study goes on as it was.
 """
@@ -40,24 +39,24 @@ def set_aside(refusals: Mapping[str, Refusals], limit: int | None) -> frozenset[
 
 
 def readmitted(state: RoundState, sites: Collection[str]) -> RoundState:
-    """`state` with a clean slate for `sites`: what an operator says who has talked to them."""
+    """`state` without refusals of `sites`, which the operator readmits after talking to them."""
     return replace(
         state, refusals={site: refused for site, refused in state.refusals.items() if site not in sites}
     )
 
 
 def summary(refused: Refusals) -> str:
-    """How often, when last and why, for a log."""
+    """Number of refusals, the last round and its reason, for a log."""
     return f"refused {refused.in_a_row} time(s) in a row, last in round {refused.round}: {refused.reason}"
 
 
 def notice(refused: Refusals | None, limit: int | None) -> str | None:
-    """What the next plan says to a site that was refused since its last admitted answer, or None."""
+    """Text in the next plan for a site that was refused since its last admitted answer, or None."""
     if refused is None:
         return None
     text = summary(refused)
     if limit is not None:
-        # Said before it happens: a site that is set aside gets no plan that could say it.
+        # It comes before the event: a site that is set aside gets no further plan.
         text = f"at {limit} in a row this site is set aside; {text}"
     return text[:LONGEST_NOTICE]
 
@@ -76,7 +75,7 @@ def absences(
 
 
 def lacking(rows: Iterable[SiteRound], absent: Mapping[str, Absence]) -> str:
-    """Who gave nothing, since when and why, for the sentence a failed study ends with."""
+    """Sites without an answer that counts, since when and why, for the last sentence of a failed study."""
     return "; ".join(
         f"{row.site} since round {absent[row.site].round} ({absent[row.site].since}): {row.reason}"
         for row in rows

@@ -1,9 +1,8 @@
-"""Which round's weights are the best so far, and whether going on has any use.
+"""Selection of the best round, and early stopping.
 
-The scores of a round belong to the weights that it started from, so a round is judged one round
-later. Only like is compared with like: a round in which a site is missing whose images decide
-is not judged at all. What is best follows from the state, so a resumed study stops where the
-uninterrupted one does.
+The scores of a round belong to the weights that it started from, so a round is judged one round later. Values
+are compared over the same sites only: a round without the score of a deciding site is not judged. The best
+round follows from the state, so a resumed study stops where the uninterrupted one does.
 """
 
 import math
@@ -16,7 +15,7 @@ from server.state import Best, RoundState
 
 
 def judged(study: StudyConfig, state: RoundState) -> RoundState:
-    """`state` with `best` brought up to date by its scores."""
+    """`state` with `best` updated from its scores."""
     if study.selection is None:
         return state
     value = _value(study, study.selection, state)
@@ -29,7 +28,7 @@ def judged(study: StudyConfig, state: RoundState) -> RoundState:
 
 
 def reason_to_stop(study: StudyConfig, state: RoundState) -> str | None:
-    """Why no more rounds are run, in a sentence; None: go on."""
+    """Reason for running no more rounds, as a sentence; None: go on."""
     selection, best = study.selection, state.best
     if selection is None or selection.patience is None or best is None:
         return None

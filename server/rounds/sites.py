@@ -1,8 +1,8 @@
-"""The one seam between the rounds and what carries them.
+"""The interface between the rounds and the transport.
 
-The rounds see sites by name that are asked and reply. Behind the seam is Flower in a real
-federation (`gather.FlowerSites`) and plain function calls in a simulated one, so the story of a
-study is tested without processes.
+The rounds send plans to sites by name and get replies. Behind the interface is Flower in a real federation
+(`flower_sites.FlowerSites`), and plain function calls in a simulated one. So a whole study is tested without
+processes.
 """
 
 import time
@@ -22,14 +22,14 @@ class Reply:
     answer: wire.Answer
     after_s: float
     late: bool = False
-    """It answers a plan that nobody waits for any more."""
+    """The deadline of its plan has passed."""
 
 
 @dataclass
 class Deadline:
-    """Seconds from sending the plans after which nobody is waited for.
+    """Seconds from sending the plans until the wait ends.
 
-    Whoever reads the answers may bring it nearer while they come.
+    The reader of the answers may shorten it while they arrive.
     """
 
     seconds: float

@@ -1,8 +1,8 @@
-"""How long a round waits for the rest once it has enough.
+"""Waiting time for stragglers once a round has its quorum.
 
-A slow site costs every other site its time, and a round that never waits loses the slow site's
-patients. The study says which it wants; here that becomes a number of seconds. Nothing here
-reads a clock: the rounds do, and say what they saw.
+A slow site costs every other site time, and a round that does not wait loses the slow site's patients. The
+study chooses between the two, and the choice becomes a number of seconds here. Nothing here reads a clock: the
+rounds do, and pass the times.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import assert_never
 from common.config import CutOff, Grace, Percentile, WaitForAll
 
 MEMORY = 5
-"""Rounds that `percentile` looks back on."""
+"""Number of past rounds whose answer times `percentile` uses."""
 
 
 def patience(grace: Grace, quorum_after_s: float | None, past_s: Sequence[float], deadline_s: float) -> float:
-    """Seconds from the start of the round after which it goes on without who is missing.
+    """Seconds from the start of the round after which it goes on without the missing sites.
 
-    `quorum_after_s` is when enough had answered, None while they have not; `past_s` holds how
-    long sites took to answer in the last rounds. Never more than `deadline_s`.
+    `quorum_after_s` is the time of the quorum, None before it; `past_s` holds the answer times of the last
+    rounds. Never more than `deadline_s`.
     """
     if quorum_after_s is None:
         return deadline_s

@@ -1,12 +1,11 @@
-"""A study on disk after each round, so that whatever is killed loses the round in flight only.
+"""Checkpoints: the state of a study on disk after each round, so a kill loses the running round only.
 
-A checkpoint is one file: weights, optimizer slots and every other field of the state. One
-file cannot be half there, so there is no moment at which weights and optimizer disagree. It
-is written beside its final name and renamed; older ones are removed only after that. The best one
-by the study's selection is kept under a name of its own.
+A checkpoint is one file: weights, optimizer slots and every other field of the state. So weights and optimizer
+can never disagree. It is written beside its final name and renamed; older files are removed only after that.
+The best checkpoint by the study's selection is kept under a name of its own.
 
-Resuming must be resuming the same study: the file carries the study as it was and a seal over
-everything in it, and both are compared before anything is used.
+A study can only be resumed as the same study. The file holds the study's settings and a checksum over all its
+content, and both are compared before anything is used.
 """
 
 import contextlib
@@ -85,7 +84,7 @@ def save(run_dir: Path, state: RoundState, study: StudyConfig) -> Path:
 
 
 def keep_best(run_dir: Path, state: RoundState) -> None:
-    """Keep the checkpoint that `state` found to be the best under its own name. Raises StorageError.
+    """Copy the checkpoint that is the best according to `state` to its own name. Raises StorageError.
 
     Nothing happens if an earlier one still is, or if it was the first weights, which no round made.
     """
@@ -97,7 +96,7 @@ def keep_best(run_dir: Path, state: RoundState) -> None:
 
 
 def best(run_dir: Path) -> Path | None:
-    """The checkpoint that was best, or None."""
+    """The best checkpoint, or None."""
     path = run_dir / _FOLDER / _BEST
     return path if path.exists() else None
 
@@ -237,9 +236,9 @@ def _differences(there: Any, here: Any, at: str = "") -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in (DISTRIBUTION, "flwr", "numpy", "pydantic", "safetensors"):
         # Inside Flower's app bundle the package runs without being installed.
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions

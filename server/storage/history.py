@@ -1,11 +1,11 @@
-"""What each round left, one JSON line a round: `rounds.jsonl`.
+"""History of the rounds, one JSON line per round: `rounds.jsonl`.
 
-The line of round r holds what the sites did in it and the scores of the weights it started
-from, which are those after round r - 1. Figures that the counts cannot give are null, for NaN
-is not JSON. Score histograms stay out (they are in the checkpoints); confusion matrices are in.
+The line of round r holds the rows of its sites and the scores of the weights it started from, which are those
+after round r - 1. Figures that the counts do not give are null, because NaN is not JSON. Confusion matrices are
+in the file, score histograms are not (they are in the checkpoints).
 
-A study that is resumed repeats its last rounds. So a round's line replaces an older line of
-the same round and all later ones, and the file reads as if nothing had happened.
+A resumed study repeats its last rounds. So a round's line replaces an older line of the same round and all
+later ones, and the file is the same as without the interruption.
 """
 
 import json
@@ -43,7 +43,7 @@ class RoundRecord:
     round: int
     seconds: float
     attempts: int
-    """How often the round was asked for."""
+    """Number of times the round's plans were sent."""
     closing: bool
     """Only scores the weights of the round before."""
     best: Best | None

@@ -1,6 +1,6 @@
-"""What an operator asks of a study that is running: files that it looks for between two rounds.
+"""Requests of an operator to a running study, as files that the study reads between two rounds.
 
-One file a wish, so that a wish is there whole or not at all, and nothing needs a port or a lock.
+One file per request, so that a request is complete or absent, and nothing needs a port or a lock.
 """
 
 from pathlib import Path
@@ -19,23 +19,23 @@ def ask_to_readmit(run_dir: Path, site: str) -> None:
 
 
 def take_readmitted(run_dir: Path) -> tuple[str, ...]:
-    """Sites that were to be readmitted since the last look; each is told once."""
-    wishes = sorted((run_dir / _FOLDER).glob(f"{_READMIT}*"))
-    for wish in wishes:
-        wish.unlink()
-    return tuple(wish.name.removeprefix(_READMIT) for wish in wishes)
+    """Sites to readmit, requested since the last call; each is returned once."""
+    requests = sorted((run_dir / _FOLDER).glob(f"{_READMIT}*"))
+    for request in requests:
+        request.unlink()
+    return tuple(request.name.removeprefix(_READMIT) for request in requests)
 
 
 def ask_to_stop(run_dir: Path) -> None:
-    """Let the study end now, not at its end. Raises ConfigError, StorageError."""
+    """Let the study stop now. Raises ConfigError, StorageError."""
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir} is not the folder of a run; give the one that the study writes to")
     write_atomically(run_dir / _FOLDER / _STOP, b"")
 
 
 def take_stop(run_dir: Path) -> bool:
-    """True if the study was to be stopped since the last look."""
-    wish = run_dir / _FOLDER / _STOP
-    there = wish.exists()
-    wish.unlink(missing_ok=True)
-    return there
+    """True if a stop was requested since the last call."""
+    request = run_dir / _FOLDER / _STOP
+    requested = request.exists()
+    request.unlink(missing_ok=True)
+    return requested

@@ -1,7 +1,7 @@
-"""`status.json`: how a study stands, for whoever started it or looks in.
+"""Status of a study, in `status.json`, for the program that started it and for people.
 
-The log tells the story; this file tells where it has got to. It carries the process that runs the
-study, so a server that died without a word is noticed and started again.
+The log has the details; this file has the current state. It names the process that runs the study, so a server
+that died without a message is noticed and started again.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ FILE = "status.json"
 
 
 Stage: TypeAlias = Literal["starting", "running", "crashed", "stopped", "failed", "finished"]
-"""`starting`: the launcher starts the server, for the first time or again. `crashed`: something that nobody
-foresaw; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it."""
+"""`starting`: the launcher starts the server, for the first time or again. `crashed`: an unforeseen
+error; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it."""
 
 
 class Status(Frozen):
-    """How a study stands."""
+    """Current state of a study."""
 
     status: Stage
     reason: str
@@ -33,7 +33,7 @@ class Status(Frozen):
     pid: int
     """Process of the ServerApp on the server's machine; of the launcher while it is `starting`."""
     born: int | None = None
-    """When that process began, in clock ticks since the machine did: another one may get its number."""
+    """Start of that process, in clock ticks since boot: a later process may get the same number."""
     progress: Progress | None = None
     """None before the first round."""
 
@@ -51,7 +51,7 @@ class Status(Frozen):
 
 
 def set_status(run_dir: Path, status: Stage, reason: str) -> None:
-    """Replace the status; how far the study had come stays. Raises StorageError."""
+    """Replace the status and keep the progress. Raises StorageError."""
     before = None
     with contextlib.suppress(StorageError):  # a damaged file is replaced
         before = read_status(run_dir)
@@ -72,9 +72,9 @@ def set_status(run_dir: Path, status: Stage, reason: str) -> None:
 
 
 def _write_over(path: Path, content: bytes) -> None:
-    """Write into the file that is there, for on a full disk there is room for no other.
+    """Overwrite the existing file, because a full disk has no room for another one.
 
-    Whoever waits for the study must learn that it has failed. Raises StorageError if even that fails.
+    A program that waits for the study must learn that it has failed. Raises StorageError if this fails, too.
     """
     try:
         with path.open("r+b") as file:
@@ -85,7 +85,7 @@ def _write_over(path: Path, content: bytes) -> None:
 
 
 def set_progress(run_dir: Path, progress: Progress) -> None:
-    """Say how far the round has come; on a full disk nothing is said, for a study must not fail of that."""
+    """Save the progress of the round. On a full disk it is skipped: a study must not fail because of it."""
     before = read_status(run_dir)
     if before is not None:
         now = before.model_copy(update={"progress": progress})
@@ -106,7 +106,7 @@ def read_status(run_dir: Path) -> Status | None:
 
 def _is_alive(pid: int, born: int | None) -> bool:
     if (about := _stat(pid)) is not None:
-        # A dead process that its parent has not asked after, as Flower's does not, still has a number.
+        # A dead process keeps its number until its parent collects it, which Flower's does not.
         return about[0] not in ("Z", "X") and born in (None, int(about[19]))
     try:
         os.kill(pid, 0)
@@ -123,7 +123,7 @@ def _born(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """What /proc/PID/stat says from `state` on (proc(5)); None for no such process, or no /proc."""
+    """Fields of /proc/PID/stat from `state` on (proc(5)); None without the process or without /proc."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
