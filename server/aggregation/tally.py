@@ -2,12 +2,12 @@
 
 A rule is a function: admitted updates in, one delta out. It reads nothing else and changes
 none of its inputs, so it can be tested with three-number arrays and swapped without touching
-sampling, transport, checkpoints or reports. The rules themselves are in `server/rules/`; what
-happens to the delta is `server/aggregation/server_optimizer.py`'s question, so any rule goes with any algorithm.
+sampling, transport, checkpoints or reports. The rules themselves are in the files beside this one. The step
+along the delta is decided in `server_optimizer.py`, so any rule goes with any algorithm.
 
-Updates arrive one after the other. The weighted mean folds each into a running sum and forgets
-it, so the server's memory does not grow with the number of sites; every other rule must see
-them side by side, and so must a bound on norms that is a multiple of the round's median.
+Updates arrive one after the other. The weighted mean adds each to a running sum and drops it, so the server's
+memory does not grow with the number of sites. Every other rule needs them side by side, and so does a bound on
+norms that is a multiple of the round's median.
 """
 
 from collections.abc import Collection
@@ -35,17 +35,17 @@ __all__ = [
 
 
 class Tally(Protocol):
-    """The updates of one round, as they come."""
+    """Collects the updates of one round as they arrive."""
 
     def add(self, update: AdmittedUpdate) -> None:
-        """Take one update in."""
+        """Add one update."""
 
     def result(self, without: Collection[str] = ()) -> dict[str, Array]:
         """The delta of all sites but these. Raises QuorumNotMet if none is left."""
 
 
 def build_tally(config: Aggregation, *, side_by_side: bool) -> Tally:
-    """A running mean where that does; `side_by_side` if sites may be left out after they were added."""
+    """A running mean where it suffices; `side_by_side` if sites may be left out after they were added."""
     if isinstance(config, Mean) and not side_by_side:
         return _Folding(config.norm_clip)
     return _Holding(build_rule(config))

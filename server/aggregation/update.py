@@ -1,8 +1,7 @@
-"""What a rule is given: each site's delta, once, in the order of names.
+"""Admitted updates, the input of every rule: one delta per site, in the order of site names.
 
-No rule sees the order in which sites answered. Floating-point addition is not associative, so
-a sum in order of arrival would have other last bits on every run, and a tie would be broken by
-whoever has the shorter way.
+No rule sees the order in which sites answered. Floating-point addition is not associative, so a sum in the order
+of arrival would have other last bits on every run. A tie would be broken by the fastest connection.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from common.weights import Array, Arrays
 
 @dataclass(frozen=True)
 class AdmittedUpdate:
-    """What one site trained in one round, after admission."""
+    """One site's update of one round, after admission."""
 
     site: str
     num_examples: int
@@ -30,7 +29,7 @@ class AdmittedUpdate:
     @cached_property
     def norm(self) -> float:
         """Euclidean norm of `delta` over all its tensors."""
-        with np.errstate(over="ignore"):  # what is too large to square is infinitely long
+        with np.errstate(over="ignore"):  # a delta too large to square has norm inf
             return weights.norm(self.delta)
 
 
@@ -49,7 +48,7 @@ def by_name(updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
 
 
 def shares_of_examples(ordered: Sequence[AdmittedUpdate]) -> list[float]:
-    """Each site's part of all examples."""
+    """Each site's share of all examples."""
     num_examples = sum(update.num_examples for update in ordered)
     return [update.num_examples / num_examples for update in ordered]
 
