@@ -43,7 +43,7 @@ class Answering:
 
 def site(*images: float, width: int = 1, silent_in: str = "", confusion=SCORE):
     """One image of each class, with one feature; the site scores the softmax and every head it is sent."""
-    rows_ND = np.repeat(np.array(images)[:, None], width, axis=1)
+    rows_ND = np.repeat(np.array(images, np.float64)[:, None], width, axis=1)
 
     def answer(plan: wire.HeadPlan) -> wire.Answer | None:
         arrays, results = {}, ()
