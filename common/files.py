@@ -1,9 +1,14 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and records of one pydantic model in them."""
 
 import os
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from common.errors import StorageError
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -28,3 +33,18 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
             f"({len(content) / 2**20:.1f} MiB needed); nothing written before is lost. "
             "Free some space there or choose another folder."
         ) from error
+
+
+def write_json(path: Path, record: BaseModel) -> None:
+    """Write `record` as JSON, atomically. Raises StorageError."""
+    write_atomically(path, record.model_dump_json(indent=1).encode())
+
+
+def read_json(path: Path, kind: type[Record]) -> Record | None:
+    """The record that `write_json` wrote, None without a file. Raises StorageError."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error

@@ -7,14 +7,12 @@ file, for a person.
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import LaunchError
-
-_LOOK_S = 0.1
+from common.polling import wait_until
 
 
 @contextmanager
@@ -22,15 +20,12 @@ def held(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock at `path` for `what`; wait so long for another to let go. Raises LaunchError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        until = time.monotonic() + wait_s
-        while not _taken(file.fileno()):
-            if time.monotonic() > until:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise LaunchError(
-                    f"{path.parent} is in use by {holder}; wait until it has ended, or give this study another name"
-                )
-            time.sleep(_LOOK_S)
+        if not wait_until(lambda: _taken(file.fileno()), wait_s):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LaunchError(
+                f"{path.parent} is in use by {holder}; wait until it has ended, or give this study another name"
+            )
         file.truncate(0)
         file.write(f"{what}, process {os.getpid()}\n")
         file.flush()

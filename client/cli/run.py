@@ -13,8 +13,7 @@ from client.cli.options import SETTING_UP, TAKING_PART, GatewayFile, SiteFile, T
 from common import log, terminal
 from common.command_line import command
 from common.errors import ConfigError
-
-_POLL_S = 1.0
+from common.polling import POLL_S
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -78,7 +77,7 @@ def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = No
         signal.signal(number, lambda *_: stopped.set())
     server = link.serve(Trainer(site).answer, socket)
     log.event(f"{site.name}: ready, listening on a Unix socket")
-    while not stopped.wait(_POLL_S):
+    while not stopped.wait(POLL_S):
         if until is not None and until.exists():
             log.event(f"{site.name}: the federation is over")
             break

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from client.data.progress import shown
 from common.errors import StorageError
 from common.log import event, warn
+from common.polling import POLL_S
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Shape: TypeAlias = tuple[int, int, int, int]
@@ -39,7 +40,7 @@ _TAIL = struct.Struct("<16s4QI")
 _MARK = b"consilium-images"
 _TOGETHER = 64
 """Images that one thread reads in one go."""
-_LOOK_S, _PATIENCE_S = 0.1, 3600.0
+_PATIENCE_S = 3600.0
 """How often a process that waits for another looks, and how long the other may write nothing."""
 
 
@@ -236,7 +237,7 @@ def _be_patient(file: IO[bytes]) -> None:
             f"another process with this state_dir began to decode the same images and has written nothing for "
             f"{idle_s / 60:.0f} minutes; end it, then start again"
         )
-    time.sleep(_LOOK_S)
+    time.sleep(POLL_S)
 
 
 def _locked(file: IO[bytes]) -> bool:

@@ -18,6 +18,7 @@ from pydantic import Field
 from common import keys, log
 from common.config import Name
 from common.errors import ConfigError
+from common.polling import POLL_S
 from common.processes.launcher import Command, Processes, flower_command
 from common.processes.ports import free_ports
 from common.processes.restarts import Supervision
@@ -27,7 +28,6 @@ from common.settings import Frozen, load_settings
 FILE = "gateway.yaml"
 NODE = "gateway"
 
-_LOOK_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _REMEMBERED = 20_000
 """Characters of what the SuperNode said last, to find out why it ended."""
@@ -130,7 +130,7 @@ def _keep(config: GatewayConfig, processes: Processes, until: Path | None) -> No
                 said = ""
             for name in supervision.due(now):
                 processes.restart(name)
-            time.sleep(_LOOK_S)
+            time.sleep(POLL_S)
     finally:
         show()
 

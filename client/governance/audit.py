@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from pydantic import JsonValue
 
 from common import log, wire
 from common.errors import StorageError
+from common.polling import wait_until
 
 FILE = "audit.jsonl"
 """Name of the log in the site's `state_dir`."""
@@ -275,16 +275,16 @@ def _opened(path: Path, flags: int, lock: int) -> Iterator[BinaryIO]:
 
 
 def _lock(file: BinaryIO, path: Path, kind: int) -> None:
-    until = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            return fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise StorageError(
-                    f"{path} is locked by another process since {_LOCK_S:.0f} s; end it"
-                ) from None
-            time.sleep(0.02)
+    if not wait_until(lambda: _is_locked(file, kind), _LOCK_S):
+        raise StorageError(f"{path} is locked by another process since {_LOCK_S:.0f} s; end it")
+
+
+def _is_locked(file: BinaryIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # --- what the lines say ----------------------------------------------------------------------

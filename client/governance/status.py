@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.governance import approval, audit
+from common.spans import format_span
 
 
 @dataclass
@@ -84,11 +85,7 @@ def _study(name: str, left: Left) -> str:
 def _since(fields: audit.Fields, now: datetime) -> str:
     then = datetime.fromisoformat(str(fields["time"]))
     seconds = max(0.0, (now - then).total_seconds())
-    if seconds < 120:
-        ago = f"{seconds:.0f} s"
-    else:
-        ago = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({ago})"
+    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({format_span(seconds)})"
 
 
 def _number(value: object) -> int:

@@ -33,6 +33,7 @@ from client.gateway.supervisor import GatewayConfig, require_files
 from client.preflight.findings import Finding
 from common import keys, release
 from common.errors import ConfigError
+from common.spans import format_span
 from common.wire import CHECK_HEADER
 
 AHEAD_S, BEHIND_S = 5.0, 300.0
@@ -264,14 +265,12 @@ def _line(server: Server) -> Finding:
         return Finding("look", f"how fast the line is could not be measured: {said[:200]}")
     seconds = max(time.monotonic() - started - empty_s, 1e-3)
     mib_s = MEASURED_MIB / seconds
-    times = ", ".join(f"{_span(mib / mib_s)} for {name} ({mib:,} MiB)" for name, mib in _SIZES_MIB.items())
+    times = ", ".join(
+        f"{format_span(mib / mib_s)} for {name} ({mib:,} MiB)" for name, mib in _SIZES_MIB.items()
+    )
     slow = max(_SIZES_MIB.values()) / mib_s > _SLOW_S
     return Finding(
         "look" if slow else "fine",
         f"{8 * mib_s * 1.048576:,.0f} Mbit/s to the server: an answer with all weights takes {times}. The way back was "
         "not measured" + ("; a study that trains the head alone sends far less" if slow else ""),
     )
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

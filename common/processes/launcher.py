@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TypeAlias
 
+from common import polling
 from common.errors import LaunchError
 from common.processes import watchdog
 
-_LOOK_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Command: TypeAlias = Sequence[str | Path]
@@ -137,12 +137,15 @@ class Processes:
 
         `check` replaces the demand that every process is alive.
         """
-        end = time.monotonic() + deadline_s
-        while not ready():
+
+        def is_ready() -> bool:
+            if ready():
+                return True
             (check or self.require_alive)()
-            if time.monotonic() > end:
-                raise LaunchError(f"{what} within {deadline_s:.0f} s; the logs in {self.logs} tell why")
-            time.sleep(_LOOK_S)
+            return False
+
+        if not polling.wait_until(is_ready, deadline_s):
+            raise LaunchError(f"{what} within {deadline_s:.0f} s; the logs in {self.logs} tell why")
 
     def tail(self, name: str, lines: int = 8) -> str:
         """The end of a process's log, for a message."""

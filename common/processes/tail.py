@@ -1,4 +1,7 @@
-"""A log that another process writes, shown here as it grows: whole lines only."""
+"""Readers of a file that another process writes, as it grows: whole lines only.
+
+A line is read once its end is there, so that no reader sees half a record.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -6,22 +9,38 @@ from pathlib import Path
 
 
 @dataclass
-class Tail:
-    """Copies a log to the terminal, whole lines only, as it grows."""
+class GrowingFile:
+    """The lines of a file that have not been read yet."""
 
     path: Path
-    shown: int = 0
+    offset: int = 0
+    """Bytes of the file that have been read."""
 
-    def __call__(self) -> str:
-        """Show what is new; returns it."""
-        if not self.path.exists():
-            return ""
-        with self.path.open("rb") as file:
-            file.seek(self.shown)
+    def read_lines(self) -> bytes:
+        """Whole lines since the last call, with their ends; nothing if there is no file.
+
+        A file that is shorter than before was started again and is read from its beginning.
+        """
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return b""
+        with file:
+            if file.seek(0, 2) < self.offset:
+                self.offset = 0
+            file.seek(self.offset)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
-        self.shown += len(whole)
-        text = whole.decode(errors="replace")
+        self.offset += len(whole)
+        return whole
+
+
+class Tail(GrowingFile):
+    """Copies a log to the terminal as it grows."""
+
+    def __call__(self) -> str:
+        """Print the new lines; returns them."""
+        text = self.read_lines().decode(errors="replace")
         sys.stdout.write(text)
         sys.stdout.flush()
         return text

@@ -26,7 +26,7 @@ OWNER = "CONSILIUM_PROCESS"
 """Carries, after MARK's value and a slash, the name of the process that this one belongs to."""
 GRACE_S = 5.0
 
-_LOOK_S = 0.05
+_POLL_S = 0.05  # not of common.polling: Python's `-I -S` finds no module of ours
 _PROC = Path("/proc")
 
 
@@ -47,13 +47,13 @@ def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
     _signal(mark, known, signal.SIGTERM)
     until = time.monotonic() + GRACE_S
     while time.monotonic() < until and not (is_over() and not marked(mark)):
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     _signal(mark, known, signal.SIGKILL)
     until = time.monotonic() + GRACE_S
     while time.monotonic() < until and (left := marked(mark)):  # born between the look and the blow
         for process in left:
             _kill(os.kill, process, signal.SIGKILL)
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def end_family(mark: str, name: str) -> None:
@@ -62,7 +62,7 @@ def end_family(mark: str, name: str) -> None:
     while time.monotonic() < until and (left := marked(f"{mark}/{name}", OWNER)):
         for process in left:
             _kill(os.kill, process, signal.SIGKILL)
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _signal(mark: str, groups: list[int], number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ import typer
 from common import log
 from common.command_line import command
 from common.errors import ConfigError, ConsiliumError, LaunchError
+from common.polling import POLL_S, wait_until
 from common.processes.launcher import Interrupted
 from common.processes.tail import Tail
 from server.cli.options import SERVER, STUDIES, RunDir, ServerDir, SiteName, StudyFile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from server.deployment import queue
     from server.deployment.folder import ServerFolder
 
-_POLL_S, _WAIT_S = 0.2, 120.0
+_WAIT_S = 120.0
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -226,7 +227,7 @@ def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
                 f"no server has run here for {_WAIT_S:.0f} s; study {entry.name} goes on with the next "
                 f"`consilium-server up {folder.root}`"
             )
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
     show()
     now = status.read_status(run_dir)
     if now is not None and now.status == "finished":
@@ -276,11 +277,8 @@ def _revoke(directory: ServerDir, site: SiteName) -> int:
 
 def _wait_until(folder: "ServerFolder", done: Callable[[], bool], not_done: str) -> None:
     """Wait until a running server did what a file asks. Raises LaunchError if it does not."""
-    until = time.monotonic() + _WAIT_S
-    while folder.is_up and not done():
-        if time.monotonic() > until:
-            raise LaunchError(f"{not_done} after {_WAIT_S:.0f} s; {folder.root / 'logs'} tells why")
-        time.sleep(_POLL_S)
+    if not wait_until(lambda: done() or not folder.is_up, _WAIT_S):
+        raise LaunchError(f"{not_done} after {_WAIT_S:.0f} s; {folder.root / 'logs'} tells why")
 
 
 def _sites(directory: ServerDir) -> int:
@@ -353,7 +351,7 @@ def _logs(
     show = Tail(folder.runs / name / "server.log")
     show()
     while follow and (now := queue.running(folder)) is not None and now.name == name:
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
         show()
     return 0
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from common import terminal
-from server.deployment.overview import Overview, describe_run, describe_site, heading, span, totals
+from common.spans import format_span
+from server.deployment.overview import Overview, describe_run, describe_site, heading, totals
 from server.deployment.server_overview import ServerNow, SiteOfServer, describe_server
 
 _STYLES = {
@@ -57,7 +58,7 @@ def _enrolled(site: SiteOfServer) -> str:
 
 def _ago(moment: datetime) -> str:
     seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    return "now" if seconds < 60 else f"{span(seconds)} ago"
+    return "now" if seconds < 60 else f"{format_span(seconds)} ago"
 
 
 def print_server(now: ServerNow) -> None:

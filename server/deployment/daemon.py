@@ -19,6 +19,7 @@ from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, LaunchError
 from common.lock import held
+from common.polling import POLL_S
 from common.processes.launcher import Command, Processes, flower_command
 from common.settings import load_settings
 from server.deployment import queue, site_keys
@@ -28,7 +29,7 @@ from server.deployment.study_runner import Outcome, follow, run_folder, set_asid
 from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, environment
 from server.storage import checkpoint, requests, status
 
-_LOOK_S, _KEYS_S, _TRY_AGAIN_S = 0.1, 0.5, 10.0
+_KEYS_S, _TRY_AGAIN_S = 0.5, 10.0
 
 
 def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = False) -> Outcome:
@@ -105,7 +106,7 @@ class Host(Federation):
                 return last
             else:
                 self.look()
-                time.sleep(_LOOK_S)
+                time.sleep(POLL_S)
 
     # --- one study -----------------------------------------------------------------------
 

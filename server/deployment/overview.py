@@ -13,6 +13,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.processes import watchdog
 from common.settings import Frozen
+from common.spans import format_span
 from server.state import Asked, Progress
 from server.storage import checkpoint
 from server.storage.history import RoundRecord, read_rounds
@@ -101,11 +102,11 @@ def describe_run(overview: Overview, now: datetime | None = None) -> str:
 def heading(overview: Overview, now: datetime | None = None) -> list[str]:
     """Lines on the run itself: stage, round, deadline."""
     now = now or datetime.now(UTC)
-    ago = span((now - overview.since).total_seconds())
+    ago = format_span((now - overview.since).total_seconds())
     lines = [f"{overview.study}: {overview.stage}, {overview.reason} (since {ago})", overview.phase]
     if overview.round_s is not None and overview.deadline_s is not None:
         left = max(0.0, overview.deadline_s - overview.round_s)
-        lines[-1] += f", for {span(overview.round_s)}; the deadline is in {span(left)}"
+        lines[-1] += f", for {format_span(overview.round_s)}; the deadline is in {format_span(left)}"
     return lines
 
 
@@ -148,20 +149,13 @@ def describe_site(site: SiteNow) -> str:
     """A site's answer in this round, for a person."""
     match site.outcome:
         case "ok":
-            return f"answered after {span(site.after_s or 0.0)}"
+            return f"answered after {format_span(site.after_s or 0.0)}"
         case "awaited" if site.late_s:
-            return f"awaited, {span(site.late_s)} later than usual"
+            return f"awaited, {format_span(site.late_s)} later than usual"
         case "awaited":
             return "awaited"
         case _:
             return f"{site.outcome.replace('_', ' ')}: {site.reason}"
-
-
-def span(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def memory_mib(flwr_home: Path) -> dict[str, float]:

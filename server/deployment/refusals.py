@@ -5,12 +5,12 @@ become sentences, with a site's name where the key is or was one of a site.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from common.processes.tail import GrowingFile
 from common.settings import Frozen
 
 
@@ -30,29 +30,16 @@ class Refusal(Frozen):
     """It says that it only tries the connection: `consilium-site check-connection`."""
 
 
-@dataclass
 class Refusals:
-    """Reads the door's record as it grows."""
+    """Refused connections in the access log at `path` since this reader was made."""
 
-    path: Path
-    _read: int = 0
-
-    def __post_init__(self) -> None:
-        self._read = self.path.stat().st_size if self.path.exists() else 0
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path, path.stat().st_size if path.exists() else 0)
 
     def new(self) -> list[Refusal]:
-        """Those since the last look."""
-        if not self.path.exists():
-            return []
-        size = self.path.stat().st_size
-        if size == self._read:
-            return []
-        start = self._read if size > self._read else 0  # the door starts a large file anew
-        with self.path.open("rb") as file:
-            file.seek(start)
-            whole, end, _ = file.read().rpartition(b"\n")
-        self._read = start + len(whole) + len(end)
-        return [found for line in whole.splitlines() if (found := _parsed(line)) is not None]
+        """Refusals since the last call. A line that cannot be read is skipped."""
+        parsed = map(_parsed, self._file.read_lines().splitlines())
+        return [refusal for refusal in parsed if refusal is not None]
 
 
 def _parsed(line: bytes) -> Refusal | None:

@@ -16,6 +16,7 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.files import write_atomically
+from common.polling import POLL_S
 from common.processes.tail import Tail
 from common.settings import to_yaml
 from server.deployment.superlink import Federation
@@ -24,7 +25,7 @@ from server.storage import checkpoint, status
 MOST_CRASHES = 3
 """Of the ServerApp, without a round in between."""
 
-_BEGIN_S, _LOOK_S = 300.0, 0.1
+_BEGIN_S = 300.0
 _FULL_BYTES = 4 * 2**20
 """Whatever failed with less than this left on the disk failed for want of room."""
 
@@ -71,7 +72,7 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
             status.set_status(run_dir, "starting", "the server is started again")
             _run_again(federation)
             begun_by = time.monotonic() + _BEGIN_S
-        time.sleep(_LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _run_again(federation: Federation) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import StudyConfig
-from common.errors import ConfigError, StorageError
-from common.files import write_atomically
+from common.errors import ConfigError
+from common.files import read_json, write_json
 from common.settings import Frozen
 from common.wire import ImageSummary
 
@@ -95,13 +95,9 @@ def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
 
 def save(run_dir: Path, census: Census) -> None:
     """Write it to the run's folder. Raises StorageError."""
-    write_atomically(run_dir / FILE, census.model_dump_json(indent=1).encode())
+    write_json(run_dir / FILE, census)
 
 
 def load(run_dir: Path) -> Census | None:
-    """The saved census, None if there is none. Raises StorageError."""
-    path = run_dir / FILE
-    try:
-        return Census.model_validate_json(path.read_bytes()) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+    """What is on record, None if nothing is. Raises StorageError."""
+    return read_json(run_dir / FILE, Census)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
+from common.polling import SLOW_POLL_S, wait_until
 from common.weights import Array, Arrays, digest, first_difference, mismatch
 from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence
 from server.rounds.sites import Deadline, Sites
 from server.state import Cohort
 
-_POLL_S, _REMIND_S = 0.5, 15.0
+_REMIND_S = 15.0
 
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
@@ -36,7 +37,7 @@ def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], No
                 f"waiting for {_names(missing)} to connect ({waited:.0f} of {study.deadlines.enrol_s:.0f} s)",
                 missing=sorted(missing),
             )
-        pause(_POLL_S)
+        pause(SLOW_POLL_S)
     if not missing:
         return
     present = set(study.sites.train) - missing
@@ -157,10 +158,7 @@ def _ask(
 def _wait_until_online(
     wanted: set[str], sites: Sites, within_s: float, pause: Callable[[float], None]
 ) -> None:
-    waited_s = 0.0
-    while not wanted <= sites.online() and waited_s < within_s:
-        pause(_POLL_S)
-        waited_s += _POLL_S
+    wait_until(lambda: wanted <= sites.online(), within_s, poll_s=SLOW_POLL_S, pause=pause)
 
 
 def _first_weights(

@@ -12,8 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from common.config import StudyConfig
-from common.errors import StorageError
-from common.files import write_atomically
+from common.files import read_json, write_json
 from common.settings import Frozen
 
 FILE = "overlap.json"
@@ -151,13 +150,9 @@ def _images(number: int) -> str:
 
 def save(run_dir: Path, result: Overlap) -> None:
     """Write it to the run's folder. Raises StorageError."""
-    write_atomically(run_dir / FILE, result.model_dump_json(indent=1).encode())
+    write_json(run_dir / FILE, result)
 
 
 def load(run_dir: Path) -> Overlap | None:
-    """The saved result, None if nothing was compared. Raises StorageError."""
-    path = run_dir / FILE
-    try:
-        return Overlap.model_validate_json(path.read_bytes()) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+    """What is on record, None if nothing was compared. Raises StorageError."""
+    return read_json(run_dir / FILE, Overlap)

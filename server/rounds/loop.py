@@ -15,13 +15,12 @@ from dataclasses import replace
 from common import log
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
+from common.polling import SLOW_POLL_S, wait_until
 from server.aggregation import server_optimizer
 from server.rounds import participation, selection
 from server.rounds.collect import ProgressCallback, RoundCollector
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
-
-_POLL_S = 2.0
 
 
 def no_sites() -> Collection[str]:
@@ -122,17 +121,14 @@ def _wait_for_a_quorum(
     study: StudyConfig, sites: Sites, collector: RoundCollector, pause: Callable[[float], None]
 ) -> None:
     """Wait until enough missing sites are connected: a repetition that reaches no site is of no use."""
-    trainers, waited_s = set(collector.unheard) & set(study.sites.train), 0.0
-    while collector.num_answered + len(trainers & sites.online()) < study.sites.quorum:
-        if waited_s >= study.deadlines.round_s:
-            return
-        if waited_s == 0:
-            log.event(
-                f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect",
-                round=collector.number,
-            )
-        pause(_POLL_S)
-        waited_s += _POLL_S
+    trainers = set(collector.unheard) & set(study.sites.train)
+
+    def are_enough() -> bool:
+        return collector.num_answered + len(trainers & sites.online()) >= study.sites.quorum
+
+    if not are_enough():
+        log.event(f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect", round=collector.number)
+        wait_until(are_enough, study.deadlines.round_s, poll_s=SLOW_POLL_S, pause=pause)
 
 
 def _log_set_aside(study: StudyConfig, before: RoundState, after: RoundState) -> None:

@@ -5,14 +5,13 @@ that died without a message is noticed and started again.
 """
 
 import contextlib
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from common.errors import StorageError
-from common.files import write_atomically
+from common.files import read_json, write_atomically, write_json
 from common.settings import Frozen
 from server.state import Progress
 
@@ -90,18 +89,12 @@ def set_progress(run_dir: Path, progress: Progress) -> None:
     if before is not None:
         now = before.model_copy(update={"progress": progress})
         with contextlib.suppress(StorageError):
-            write_atomically(run_dir / FILE, now.model_dump_json(indent=1).encode())
+            write_json(run_dir / FILE, now)
 
 
 def read_status(run_dir: Path) -> Status | None:
-    """The status; None where no study was started. Raises StorageError if the file cannot be read."""
-    path = run_dir / FILE
-    try:
-        return Status.model_validate(json.loads(path.read_bytes())) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{path} is not a readable status ({type(error).__name__}); move it away, then `consilium-server resume`"
-        ) from error
+    """The status, None where no study was started. Raises StorageError."""
+    return read_json(run_dir / FILE, Status)
 
 
 def _is_alive(pid: int, born: int | None) -> bool:

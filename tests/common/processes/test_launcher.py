@@ -119,7 +119,7 @@ def test_stopping_ends_nothing_else_and_may_be_done_twice(launched: Processes) -
 LAUNCHER = """
 import os, sys, time
 from pathlib import Path
-from common.processes import Processes
+from common.processes.launcher import Processes
 processes = Processes(Path(sys.argv[1]), dict(os.environ))
 processes.start("parent", [sys.executable, "-c", sys.argv[2], sys.argv[3]])
 time.sleep(600)
