@@ -15,14 +15,11 @@ import csv
 import json
 import logging
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from benchmarks._page import RESULTS, ROOT, write_page
 from client import trainer
 from client.config import CacheConfig, Columns, ColumnSplit, CsvData, GroupedSplit, NoSplit, Only, SiteConfig
 from client.data.manifest import Manifest, Side
@@ -51,8 +49,7 @@ from server.heads.record import POOLED, Cell, cells
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results" / "heads.md"
+PAGE = RESULTS / "heads.md"
 STUDY = ROOT / "configs" / "study" / "heads.yaml"
 SOURCES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
 UNSEEN = ("rosendahl", "vidir_modern")
@@ -318,18 +315,16 @@ def main() -> None:
                 )
                 found[f"{question} {seed}"] = answer
                 path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-                PAGE.write_text(_page(found, study), encoding="utf-8")
+                _write_page(found, study)
                 print(f"{question}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 # --- the page --------------------------------------------------------------------------------
 
 
-def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
+def _write_page(found: Mapping[str, Any], study: StudyConfig) -> None:
     done = {q: [seed for seed in SEEDS if f"{q} {seed}" in found] for q in ("seen", *UNSEEN)}
     lines = [
-        "# Classical heads on HAM10000's four sources",
-        "",
         f"Features of `{study.model.encoder}` as trained on ImageNet, frozen, {study.model.image_size} x "
         f"{study.model.image_size} pixels of the centre; softmax: the network's linear head after {study.rounds} "
         "rounds of FedAvg on them. Balanced accuracy in percent; in brackets the gain over the softmax on the same "
@@ -352,13 +347,15 @@ def _page(found: Mapping[str, Any], study: StudyConfig) -> str:
             f"{found[f'seen {seed}']['messages']} messages to each site for all federated heads and the scores"
             for seed in done["seen"]
         ),
-        "",
-        f"Command: `HAM10000=DIR WEIGHTS=DIR FEATURES=DIR SEEDS={len(SEEDS)} python -m benchmarks heads`. "
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {platform.system()} {platform.machine()}, one thread of "
-        f"two shared cores, {time.process_time():.0f} s of processor time without the features.",
-        "",
     ]
-    return "\n".join(lines) + _reading()
+    write_page(
+        PAGE,
+        "Classical heads on HAM10000's four sources",
+        lines,
+        command=f"HAM10000=DIR WEIGHTS=DIR FEATURES=DIR SEEDS={len(SEEDS)} python -m benchmarks heads",
+        conditions=f"one thread of two shared cores, {time.process_time():.0f} s of processor time without the "
+        "features.",
+    )
 
 
 def _seeds(done: Sequence[int]) -> str:
@@ -429,18 +426,6 @@ def _cell(cells_there: Sequence[Mapping[str, Any] | None]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = "|---|" + "---:|" * (len(head) - 1)
     return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _reading() -> str:
-    """What a person wrote below the figures, which a new run keeps and that person should look at."""
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    _, heading, text = found.partition("\n## What this shows")
-    return heading + text
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

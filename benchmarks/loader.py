@@ -7,20 +7,20 @@ docs/results/loader.md. `HAM10000=DIR python -m benchmarks loader`, DIR with lab
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "loader.md"
+from benchmarks._page import RESULTS, write_page
+
+PAGE = RESULTS / "loader.md"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MEAN, STD, SIZE, SIDE, BATCH = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 256, 32
 WAYS = {
@@ -155,7 +155,7 @@ def main() -> None:
                 print(f"{WAYS[kind]}: {seen.images_s}", flush=True)
                 if kind not in best or seen.images_s[1] > best[kind].images_s[1]:
                     best[kind] = seen
-    PAGE.write_text(_page(best))
+    _write_page(best)
 
 
 def _measured(kind: str, ham: Path, home: str) -> Seen:
@@ -165,11 +165,9 @@ def _measured(kind: str, ham: Path, home: str) -> Seen:
     return Seen(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _page(best: dict[str, Seen]) -> str:
+def _write_page(best: dict[str, Seen]) -> None:
     mapped, folder, tensor = best["mapped"], best["folder"], best["tensor"]
     lines = [
-        "# From files to batches",
-        "",
         f"The first {NUM:,} HAM10000 images (JPEG, 200 x 150 pixels), batches of {BATCH} at {SIZE} pixels, crops and "
         "mirror images as in the paper, normalised; nothing is done with the batches.",
         "",
@@ -188,19 +186,15 @@ def _page(best: dict[str, Seen]) -> str:
         f"{mapped.images_s[1] / folder.images_s[1]:.1f} times ({mapped.images_cpu_s[1] / folder.images_cpu_s[1]:.1f}); "
         f"against the loop over a tensor: {mapped.images_s[1] / tensor.images_s[1]:.2f} "
         f"({mapped.images_cpu_s[1] / tensor.images_cpu_s[1]:.2f}).",
-        "",
-        f"Command: `HAM10000=DIR python -m benchmarks loader`. {datetime.now(UTC):%Y-%m-%d}, "
-        f"{platform.system()} {platform.machine()}, one thread of two cores that others use too, the best of "
-        f"{ROUNDS} tries each. Workers' processor time is counted, their memory is not.",
-        "",
     ]
-    return "\n".join(lines) + _reading()
-
-
-def _reading() -> str:
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    _, heading, text = found.partition("\n## What this shows")
-    return heading + text
+    write_page(
+        PAGE,
+        "From files to batches",
+        lines,
+        command="HAM10000=DIR python -m benchmarks loader",
+        conditions=f"one thread of two cores that others use too, the best of {ROUNDS} tries each. "
+        "Workers' processor time is counted, their memory is not.",
+    )
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ everywhere. Writes docs/results/poisoned-sites.md.
 """
 
 import logging
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks._page import RESULTS, write_page
 from client.config import GroupedSplit, load_site
 from client.data.simulation import discover, site_files, synthetic
 from client.trainer import Trainer
@@ -35,7 +33,7 @@ from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "poisoned-sites.md"
+PAGE = RESULTS / "poisoned-sites.md"
 SITES = ("north", "south", "east", "west", "centre")
 POISONED = "east"
 SEEDS = (0, 1)
@@ -160,8 +158,7 @@ def main() -> None:
                 cells.append(_cell(found))
             rows.append(f"| {name} | " + " | ".join(cells) + " |")
             print(rows[-1], flush=True)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(_page([*head, *rows]), encoding="utf-8")
+    _write_page([*head, *rows])
 
 
 def _trainer(settings: Path) -> Answer:
@@ -176,10 +173,8 @@ def _cell(found: list[float | None]) -> str:
     return f"{statistics.mean(done):.2f} ({', '.join(f'{value:.2f}' for value in done)})"
 
 
-def _page(table: list[str]) -> str:
+def _write_page(table: list[str]) -> None:
     lines = [
-        "# One poisoned site of five",
-        "",
         "**SYNTHETIC images: the figures say nothing about medicine, only about the rules.**",
         "",
         f"Balanced accuracy of the final weights over all sites' test images after {ROUNDS} rounds, three classes "
@@ -188,26 +183,14 @@ def _page(table: list[str]) -> str:
         "sends Gaussian noise ten times as long instead.",
         "",
         *table,
-        "",
-        f"Command: `python -m benchmarks poisoned_sites`. {datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, "
-        f"{platform.system()} {platform.machine()}, one thread, {time.process_time():.0f} s of processor time.",
-        "",
     ]
-    return "\n".join(lines) + _reading()
-
-
-def _reading() -> str:
-    """What a person wrote below the figures, which a new run keeps and that person should look at."""
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    _, heading, text = found.partition("\n## What this shows")
-    return heading + text
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True
+    write_page(
+        PAGE,
+        "One poisoned site of five",
+        lines,
+        command="python -m benchmarks poisoned_sites",
+        conditions=f"one thread, {time.process_time():.0f} s of processor time.",
     )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ lesion_id) and with mobilenetv2_100.timm.safetensors.
 
 import logging
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from benchmarks._page import RESULTS, write_page
 from client.config import CacheConfig, Columns, CsvData
 from client.data.manifest import Manifest
 from client.data.readers import read as readers
@@ -36,7 +34,7 @@ from client.data.store import ImageStore
 from client.model.build import build
 from common.config import ClassifierConfig
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "split-gap.md"
+PAGE = RESULTS / "split-gap.md"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MODEL = {
     "encoder": "mobilenetv2_100",
@@ -128,7 +126,7 @@ def main() -> None:
     logging.getLogger("consilium").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     manifest = read(Path(os.environ["HAM10000"]))
-    PAGE.write_text(_page(manifest, measure(manifest, features(manifest, Path(os.environ["WEIGHTS"])))))
+    _write_page(manifest, measure(manifest, features(manifest, Path(os.environ["WEIGHTS"]))))
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -140,11 +138,9 @@ def interval(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {half:.3f}"
 
 
-def _page(manifest: Manifest, rows: Sequence[Row]) -> str:
+def _write_page(manifest: Manifest, rows: Sequence[Row]) -> None:
     lesions = {row.group for row in manifest.rows}
     lines = [
-        "# HAM10000 by image and by lesion",
-        "",
         f"Balanced accuracy on a fifth of the {len(manifest.rows):,} images ({len(lesions):,} lesions), "
         "seven classes, with a split by image and with one by lesion: same features, same classifier, same seeds.",
         "",
@@ -158,27 +154,14 @@ def _page(manifest: Manifest, rows: Sequence[Row]) -> str:
         f"Mean of the split's seeds {SEEDS[0]} to {SEEDS[-1]}, ± the 95 % interval of Student's t "
         f"over the five. Features: {MODEL['encoder']} as trained on ImageNet, frozen, "
         f"{MODEL['image_size']} x {MODEL['image_size']} pixels of the centre.",
-        "",
-        f"Command: `HAM10000=DIR WEIGHTS=DIR python -m benchmarks split_gap`. {datetime.now(UTC):%Y-%m-%d}, commit "
-        f"{_commit()}, {platform.system()} {platform.machine()}, one thread of two shared cores, "
-        f"{time.process_time():.0f} s of processor time.",
-        "",
     ]
-    return "\n".join(lines) + _reading()
-
-
-def _reading() -> str:
-    """What a person wrote below the figures, which a new run keeps and that person should look at."""
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    _, heading, text = found.partition("\n## What this shows")
-    return heading + text
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True
+    write_page(
+        PAGE,
+        "HAM10000 by image and by lesion",
+        lines,
+        command="HAM10000=DIR WEIGHTS=DIR python -m benchmarks split_gap",
+        conditions=f"one thread of two shared cores, {time.process_time():.0f} s of processor time.",
     )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
