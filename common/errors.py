@@ -5,13 +5,13 @@ ConsiliumError
 ├── SiteDataError     the data manager at the site
 ├── PolicyRefusal     the operator and the site, who must agree
 ├── WireError         the developers: the two sides disagree on a message
-├── UpdateRejected    nobody at once; the round goes on without this site
+├── UpdateRejected    no one at once; the round goes on without this site
 ├── QuorumNotMet      the study operator
-├── StorageError      whoever looks after the disk of the side that raised it
-├── LaunchError       whoever starts the processes on this machine
-└── SiteFailure       the data manager, who finds the full story in the site's own log
+├── StorageError      the administrator of the disk, on the side that raised it
+├── LaunchError       the person who starts the processes on this machine
+└── SiteFailure       the data manager, who finds the details in the site's own log
 
-A message says what was found, what was expected and what to do. Messages of errors raised
+A message names the value, what was expected and what to do. Messages of errors raised
 under `client/` may name files; `client/governance/failure_report.py` keeps them at the site.
 """
 
@@ -31,7 +31,7 @@ class SiteDataError(ConsiliumError):
 class PolicyRefusal(ConsiliumError):
     """A plan asks for what this hospital did not agree to.
 
-    `reason` is what the server may be told of it: rules by name and the study's own values. The
+    `reason` is the part that may leave the site: rules by name and the study's own values. The
     message may also hold the policy's limits, which are the hospital's business.
     """
 
@@ -41,7 +41,7 @@ class PolicyRefusal(ConsiliumError):
 
 
 class WireError(ConsiliumError):
-    """A message is not what its schema says."""
+    """A message does not follow its schema."""
 
 
 class UpdateRejected(ConsiliumError):

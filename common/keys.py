@@ -1,4 +1,4 @@
-"""A site's key pair: made where it is used, and told apart by a fingerprint.
+"""A site's key pair: made where it is used, and identified by a fingerprint.
 
 On P-384, the curve that Flower's SuperNode authentication takes, in OpenSSH's formats, as Flower reads
 them. Private keys are written with mode 0600 and never logged; what is shown is the public half's
@@ -96,7 +96,7 @@ def flower_form(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def from_flower(pem: bytes) -> ec.EllipticCurvePublicKey:
-    """A key as Flower keeps it. Raises ConfigError if it is none."""
+    """A key in Flower's form. Raises ConfigError for anything else."""
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:

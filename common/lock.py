@@ -1,7 +1,7 @@
-"""One writer for a run's folder.
+"""Lock of a run's folder, for one writer at a time.
 
-Two servers that write one folder would mix two studies' rounds. The kernel lets go of a lock when
-its holder ends, however it ends, so no lock is ever left behind; who holds it is written in the
+Two servers that write one folder would mix two studies' rounds. The kernel releases a lock when
+its holder ends, however it ends, so no lock is ever left behind. The holder's name stands in the
 file, for a person.
 """
 
@@ -17,7 +17,7 @@ from common.polling import wait_until
 
 @contextmanager
 def held(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock at `path` for `what`; wait so long for another to let go. Raises LaunchError."""
+    """Hold the lock at `path` for `what`; wait up to `wait_s` seconds for another holder. Raises LaunchError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if not wait_until(lambda: _taken(file.fileno()), wait_s):

@@ -1,7 +1,7 @@
 """One event a line: for people on a terminal, as JSON for machines.
 
 An event is a sentence plus named fields. A person reads the sentence; a machine reads the
-fields, so nobody has to parse sentences. Fields name sites, rounds and figures, never
+fields, so no program has to parse sentences. Fields name sites, rounds and figures, never
 patients, files or paths of a hospital.
 """
 
@@ -27,18 +27,18 @@ def event(message: str, *, level: int = logging.INFO, **fields: Field) -> None:
 
 
 def warn(message: str, **fields: Field) -> None:
-    """Log one event that a person should look at."""
+    """Log one event that a person should check."""
     event(message, level=logging.WARNING, **fields)
 
 
 class ReadableFormatter(logging.Formatter):
-    """`10:31:07  message`; what needs a look carries its level."""
+    """`10:31:07  message`; warnings and errors carry their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         rank = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
-        story = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{clock}  {rank}{record.getMessage()}{story}"
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{clock}  {rank}{record.getMessage()}{trace}"
 
 
 class JsonFormatter(logging.Formatter):

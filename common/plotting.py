@@ -1,7 +1,7 @@
-"""How this project draws: with matplotlib, without a display, and without a trace in somebody's home.
+"""Drawing with matplotlib, without a display and without files in the user's home folder.
 
-matplotlib is imported only when a picture is drawn, for it takes a second that no round and no command
-should wait.
+matplotlib is imported only when a picture is drawn, because the import takes a second,
+which no round and no command should wait for.
 """
 
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def matplotlib_in(scratch: Path) -> Iterator[None]:
-    """Let matplotlib keep its caches below `scratch` while it draws, never in somebody's home.
+    """Let matplotlib keep its caches below `scratch` while it draws, never in the user's home folder.
 
     It reads the place from the environment when it is first imported; the folder is removed
     afterwards and the environment is as it was.

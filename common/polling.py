@@ -1,7 +1,7 @@
 """Polling: waiting for a state of this machine that no event reports.
 
 A file that another program writes, a lock, the end of a child of a child: nothing wakes this process
-when they change, so it looks again and again. All such waits use the two intervals below, and a
+when they change, so it checks again and again. All such waits use the two intervals below, and a
 deadline that counts pauses as well as the clock, so that a test can wait without time.
 """
 

@@ -1,4 +1,4 @@
-"""One study seed becomes one independent seed per site, round and purpose.
+"""Seeds derived from a study's seed: one independent seed per site, round and purpose.
 
 Seeds are hashed, not counted: `seed + round` would give two sites the same stream in
 neighbouring rounds, and adding a consumer would shift all the others.

@@ -1,7 +1,7 @@
 """Settings files: strict to read, and every mistake of a file is reported at once.
 
 An unknown key is an error, because a mistyped `round:` that is silently ignored costs a
-night of training. The report names the field, what was found, what was expected and, for an
+night of training. The report names the field, the value, what was expected and, for an
 unknown key, the setting that was likely meant.
 """
 

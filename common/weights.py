@@ -1,7 +1,7 @@
-"""Weights are named arrays; nothing here knows what a model is.
+"""Weights as named arrays, independent of any model.
 
 A name carries the meaning that a position in a list loses, so a layer that is missing,
-renamed or reshaped is found by comparison and never averaged by accident. Functions return
+renamed or reshaped is detected by comparison and never averaged by accident. Functions return
 new arrays and leave their arguments alone.
 """
 
@@ -24,7 +24,7 @@ Arrays: TypeAlias = Mapping[str, Array]
 
 
 class TensorSpec(Frozen):
-    """What both sides must agree on for one tensor."""
+    """Shape, type and role of one tensor, which both sides must agree on."""
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "float64"]

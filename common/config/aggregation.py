@@ -15,7 +15,7 @@ class FedAvg(Frozen):
 
 
 class FedProx(Frozen):
-    """FedAvg whose sites are pulled towards what they received (Li et al. 2020, arXiv:1812.06127)."""
+    """FedAvg with a penalty at the sites on the distance to the received weights (Li et al. 2020, arXiv:1812.06127)."""
 
     kind: Literal["fedprox"] = "fedprox"
     mu: Annotated[float, Field(ge=0)] = 0.01
@@ -31,7 +31,7 @@ class FedAvgM(Frozen):
     server_lr: Positive = 1.0
     """Learning rate of the server's step."""
     momentum: Decay = 0.9
-    """Share of the server's former step that is kept."""
+    """Share of the server's previous step that is kept."""
 
 
 class FedAdam(Frozen):
@@ -80,7 +80,7 @@ Algorithm: TypeAlias = Annotated[
 
 
 class Clipped(Frozen):
-    """Base of every rule."""
+    """Settings of every aggregation rule."""
 
     norm_clip: Positive | None = None
     """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this one
@@ -88,7 +88,7 @@ class Clipped(Frozen):
 
 
 class Mean(Clipped):
-    """The mean weighted by examples; the only rule that never has to see the updates side by side."""
+    """The mean weighted by examples; the only rule that needs no two updates in memory at once."""
 
     kind: Literal["mean"] = "mean"
 
@@ -96,7 +96,7 @@ class Mean(Clipped):
 class TrimmedMean(Clipped):
     """Per-coordinate mean without the extremes (Yin et al. 2018, arXiv:1803.01498, definition 2).
 
-    Counts of examples are ignored: they are the sites' own word.
+    Counts of examples are ignored, because the server cannot check them.
     """
 
     kind: Literal["trimmed_mean"] = "trimmed_mean"

@@ -1,4 +1,4 @@
-"""Classical heads on deep features, as a study asks for them (`heads:`).
+"""Settings of classical heads on deep features (`heads:` in a study).
 
 A head is fitted on the features of a finished network. `local` heads are each site's own, and
 nothing of them leaves but their scores. `federated` heads are one for all sites, made of sums over
@@ -25,22 +25,22 @@ def _as_list(value: object) -> object:
 _Numbers = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
 _Wholes = Annotated[tuple[Whole, ...], Field(min_length=1, max_length=8)]
 OneOrMore = Annotated[_Numbers, BeforeValidator(_as_list, json_schema_input_type=Positive | _Numbers)]
-"""Values to choose from by grouped cross-validation on the site's training images; one is taken as it is."""
+"""Values to choose from by grouped cross-validation on the site's training images; a single one is used as is."""
 OneOrMoreWhole = Annotated[_Wholes, BeforeValidator(_as_list, json_schema_input_type=Whole | _Wholes)]
 ClassWeights: TypeAlias = Literal["none", "balanced"]
 
 HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
-"""What a site says of a head that it could not have."""
+"""Why a site has no result for a head."""
 
 SOFTMAX = "softmax"
-"""What the network's own output is called beside the heads."""
+"""Title of the network's own output, beside the heads."""
 
 
 class Head(Frozen):
-    """What every head has."""
+    """Settings of every head."""
 
     name: HeadName | None = None
-    """In reports, files and messages; None: the kind."""
+    """Name in reports, files and messages; None: the kind."""
     scale: bool = True
     """Bring each feature to mean 0 and standard deviation 1 over the training images first."""
     pca: Whole | None = None
@@ -62,7 +62,7 @@ class Local(Head):
     folds: Annotated[int, Field(ge=2, le=10)] = 3
     """Folds of the cross-validation that chooses among several values, grouped like the split."""
     time_limit_s: Positive = 300
-    """A fit that takes longer is stopped, and the report says so."""
+    """Longest fit, in seconds. A longer one is stopped, and the report names it."""
 
 
 class LocalSvmRbf(Local):
@@ -216,9 +216,9 @@ class Iterated(Head):
     class_weights: ClassWeights = "balanced"
     """`balanced`: an image weighs N / (K N_c), by the counts of all sites."""
     tolerance: Positive = 1e-3
-    """Stop when the gradient is that share of the first one."""
+    """Stop when a Newton step is expected to lower the loss by no more than this share of it."""
     most_messages: Annotated[int, Field(ge=1, le=500)] = 40
-    """Most messages to a site for this head; the search ends there."""
+    """Most messages to a site for this head; the optimisation stops there."""
 
 
 class LinearSvm(Iterated):
@@ -257,9 +257,9 @@ class Vote(Head):
     of: Literal["logistic", "svm_linear", "lda", "nearest_mean"] = "logistic"
     """Kind of the sites' own heads."""
     c: Positive = 0.01
-    """For `logistic` and `svm_linear`."""
+    """Inverse of the L2 penalty of `logistic` and `svm_linear`; other kinds ignore it."""
     time_limit_s: Positive = 300
-    """A site's fit that takes longer is stopped, and the report says so."""
+    """Longest fit at a site, in seconds. A longer one is stopped, and the report names it."""
 
 
 FederatedHead: TypeAlias = Annotated[

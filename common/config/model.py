@@ -31,7 +31,7 @@ class HubWeights(Frozen):
 
     kind: Literal["hub"] = "hub"
     tag: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Which of several: open_clip needs it (`laion2b_s34b_b79k`), timm takes it within the encoder's name."""
+    """Which published weights. open_clip needs it (`laion2b_s34b_b79k`); timm takes it within the encoder's name."""
 
 
 StartWeights: TypeAlias = Annotated[SeedWeights | FileWeights | HubWeights, Field(discriminator="kind")]
@@ -45,7 +45,7 @@ class LastBlocks(Frozen):
 
 
 class LinearProbe(Frozen):
-    """Train the head only, on the features of an encoder that nobody changes."""
+    """Train the head only, on the features of a frozen encoder."""
 
     kind: Literal["linear_probe"] = "linear_probe"
 
@@ -87,7 +87,7 @@ Tuning: TypeAlias = Annotated[LinearProbe | BitFit | Lora | Bottleneck, Field(di
 
 
 class ImageSide(Frozen):
-    """What every kind of model has: an encoder of images, and which of its weights are trained."""
+    """Settings of every kind of model: an image encoder, and which of its weights are trained."""
 
     encoder: Annotated[str, StringConstraints(min_length=1)]
     """A name of the paper (`convnext_t`, `swin_v2_b`, ...) or any timm name."""
@@ -100,8 +100,8 @@ class ImageSide(Frozen):
     batch_norm: Literal["aggregate", "local"] = "aggregate"
     """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623)."""
     tuning: Tuning | None = None
-    """Train and send a small part of the encoder, instead of what `trainable` says. Running means and variances
-    of batch normalisation then stay as they came."""
+    """Train and send a small part of the encoder, in place of `trainable`. Running means and variances of batch
+    normalisation then stay as received."""
 
     @model_validator(mode="after")
     def _one_says_what_is_trained(self) -> Self:
@@ -131,10 +131,11 @@ Template = Annotated[str, AfterValidator(_has_a_place)]
 
 
 class TextSide(Frozen):
-    """What every text tower has."""
+    """Settings of every text tower."""
 
     templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a picture of a {class}",)
-    """Of several, the mean of the normalised vectors is taken, as CLIP does."""
+    """Prompts, with `{class}` where the class's name belongs. The vectors of several prompts are normalised and
+    averaged, as in CLIP."""
     trainable: bool = False
     """False: classes are embedded once, with `consilium-site embed-prompts`, and no site needs the tower.
     True: every site builds the tower, trains it and sends it like any other weights."""
@@ -171,7 +172,7 @@ class HuggingFaceText(TextSide):
 
 
 class RandomText(Frozen):
-    """No text tower: a random direction per class, from the study's seed. To compare with."""
+    """No text tower: a random direction per class, from the study's seed. A baseline for comparison."""
 
     kind: Literal["random"] = "random"
     width: Annotated[int, Field(ge=2, le=4096)] = 512
@@ -182,7 +183,7 @@ Text: TypeAlias = Annotated[OpenClipText | HuggingFaceText | RandomText, Field(d
 
 
 class ClassVectors(Frozen):
-    """What a text tower said of the study's classes; written by `consilium-site embed-prompts`."""
+    """A text tower's vectors of the study's classes; written by `consilium-site embed-prompts`."""
 
     asked: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Hash of the tower and the prompts."""
@@ -202,11 +203,10 @@ class ClipConfig(ImageSide):
     text: Text
     """The text tower whose space images and classes share."""
     vectors: ClassVectors | None = None
-    """The classes' vectors, from a text tower that is not trained. `consilium-site embed-prompts` writes
-    them."""
+    """The classes' vectors, from a text tower that is not trained. `consilium-site embed-prompts` writes them."""
     loss: Literal["class", "contrastive", "supervised_contrastive"] = "class"
     """`class`: cross-entropy over the cosines with every class. `contrastive`: each image with its own text
-    among those of the batch, as the paper's lab has it; images of one class are each other's negatives.
+    among those of the batch, as in the paper's code; images of one class are each other's negatives.
     `supervised_contrastive`: those are positives (SINCERE, Feeney and Hughes 2023, arXiv:2309.14277)."""
     temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.07
     """Start value of the learned temperature, which never falls below 0.01."""

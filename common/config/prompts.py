@@ -1,9 +1,9 @@
-"""What a class is called to a text tower, and how the tower's answer travels.
+"""Prompts of the classes for a text tower, and the tower's vectors as text in the study.
 
-A text tower that nobody trains says the same about a class in every round and at every site. So
-it is asked once, before the study, and what it said, one vector a class, is written into the
-study (docs/decisions/0010). The vectors carry a hash of what was asked: a study whose template
-was changed afterwards is refused, not trained on vectors of other words.
+A frozen text tower gives the same vector for a class in every round and at every site. So it runs
+once, before the study, and its vectors, one per class, are written into the study
+(docs/decisions/0010). They carry a hash of the prompts: a study whose template was changed
+afterwards is refused, not trained on vectors of other words.
 """
 
 import base64
@@ -31,7 +31,7 @@ def fill(templates: Sequence[str], classes: Sequence[str], names: Mapping[str, s
 
 
 def fingerprint(tower: Mapping[str, Any], prompts: Prompts) -> str:
-    """SHA-256 of which tower was asked what."""
+    """SHA-256 over a text tower's settings and its prompts."""
     return hashlib.sha256(json.dumps([tower, prompts], sort_keys=True).encode()).hexdigest()
 
 

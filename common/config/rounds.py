@@ -10,14 +10,14 @@ from common.settings import Frozen
 
 
 class SitesConfig(Frozen):
-    """Who takes part, by name."""
+    """Sites that take part, by name."""
 
     train: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Sites that train, and score the model on their own test images."""
     evaluate: tuple[Name, ...] = ()
     """Sites that only score the model: a test set, an unseen domain."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
-    """Sites that only score are asked in the first of every this many rounds, and always at the end."""
+    """Rounds between two scorings by the sites in `evaluate`: 3 means rounds 1, 4, 7, and always the last one."""
     required: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites whose updates make a round; None: all of them."""
 
@@ -55,16 +55,15 @@ class CutOff(Frozen):
 
     kind: Literal["cut_off"] = "cut_off"
     after_quorum_s: Annotated[float, Field(ge=0)]
-    """Time from the quorum to the end of the round."""
+    """Seconds from the quorum to the end of the round."""
 
 
 class Percentile(Frozen):
-    """Once the quorum has answered, the others have as long as rounds used to take, and a bit."""
+    """Once the quorum has answered, the others have a time that follows from earlier rounds."""
 
     kind: Literal["percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=0, le=100)] = 90
-    """Which percentile of the answering times of all sites in the last five rounds. The first round waits
-    for all."""
+    """Percentile of the answering times of all sites in the last five rounds. The first round waits for all."""
     factor: Annotated[float, Field(ge=1)] = 1.5
     """Factor for that percentile."""
 
@@ -73,43 +72,44 @@ Grace: TypeAlias = Annotated[WaitForAll | CutOff | Percentile, Field(discriminat
 
 
 class DeadlinesConfig(Frozen):
-    """How long the server waits before it names who is missing, in seconds, and what it does then."""
+    """How long the server waits for answers, in seconds, and what it does when they are missing."""
 
     enrol_s: Positive = 300
-    """For sites to connect and describe themselves."""
+    """Seconds for sites to connect and describe themselves."""
     round_s: Positive = 3600
-    """For sites to train and answer, in each round."""
+    """Seconds for sites to train and answer, in each round."""
     evaluate_s: Positive = 1800
-    """For the last, evaluate-only round."""
+    """Seconds for the last, evaluate-only round."""
     grace: Grace = WaitForAll()
     """How long a round waits for the rest once it has enough. Which sites are in a round then depends on
     their speed, so a study with it is only repeatable on `all`."""
     repeats: Annotated[int, Field(ge=0)] = 1
     """How often a round without a quorum is repeated before the study fails. Only sites that failed or
-    did not answer are asked again: the answers that came stay, and a refused one would come again."""
+    did not answer get the plan again. Answers that arrived are kept, and a refused update would be the same."""
     repeat_after_s: Annotated[float, Field(ge=0)] = 10
-    """Pause before a repetition, for what was broken to come back."""
+    """Seconds before a repetition, so that a broken connection or machine can recover."""
 
 
 class SelectionConfig(Frozen):
-    """Which round's weights were best, and when there is no use in going on.
+    """Choice of the best round's weights, and early stopping.
 
-    The figure is of the images that sites score on. To choose by it and to report it is optimistic:
-    name sites to choose by, and report the others'.
+    The figure comes from the images that sites score on. Choosing by a figure and reporting the same figure is
+    optimistic: name sites to choose by, and report the others.
     """
 
     metric: Literal["balanced_accuracy", "accuracy", "f1_macro", "auroc_macro", "loss"] = "balanced_accuracy"
-    """Of all images of `sites` together; `loss` is better when smaller."""
+    """Figure over all images of `sites` together. The largest is best, but the smallest `loss`."""
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Sites whose images decide; None: all that score. A round in which one is missing does not count."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many scored rounds without a better one. None: all rounds are run."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0
-    """Smallest gain that counts as one."""
+    """Smallest gain of the figure that counts as an improvement."""
 
 
 class OverlapConfig(Frozen):
-    """Whether sites hold the same images, which they find out by hashes that the server cannot undo."""
+    """Comparison of the sites' images, by hashes that the server cannot invert."""
 
     on_shared: Literal["fail", "warn"] = "fail"
-    """What becomes of a study whose `evaluate` site holds an image of a training site, or cannot be compared."""
+    """What happens if an `evaluate` site holds an image of a training site, or cannot be compared: the study ends,
+    or goes on with a warning."""

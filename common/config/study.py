@@ -28,33 +28,18 @@ from common.config.types import Name
 from common.errors import ConfigError
 from common.settings import Frozen
 
-# --- the model -----------------------------------------------------------------------------
-
-
-# --- local training ------------------------------------------------------------------------
-
-
-# --- the federation ------------------------------------------------------------------------
-
-
-# --- what the server makes of the updates ----------------------------------------------------
-
-
-# --- who takes part --------------------------------------------------------------------------
-
 
 class StudyConfig(Frozen):
     """One study, from first weights to report."""
 
     name: Name
-    """Of the study and of its folder under runs/. A site's policy can allow studies by this name."""
+    """Name of the study and of its folder under runs/. A site's policy can allow studies by this name."""
     classes: Annotated[tuple[Name, ...], Field(min_length=2)]
     """Class names in the order of the model's outputs."""
     class_names: dict[Name, Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
         default_factory=dict
     )
-    """The full name of a class, for prompts (`mel: melanoma`). A class without one is called by its own
-    name."""
+    """Full names of classes, for prompts (`mel: melanoma`). A class that is not listed keeps its own name."""
     sites: SitesConfig
     """Sites that take part, and the quorum of a round."""
     model: ModelConfig
@@ -66,17 +51,17 @@ class StudyConfig(Frozen):
     algorithm: Algorithm = FedAvg()
     """The federated algorithm: a step on the server, or a penalty at the sites."""
     aggregation: Aggregation = Mean()
-    """The rule that makes one delta of the admitted updates of a round."""
+    """Rule that combines the admitted updates of a round into one delta."""
     admission: AdmissionConfig = AdmissionConfig()
     """Limits on an update, beyond the checks that every update has to pass."""
     deadlines: DeadlinesConfig = DeadlinesConfig()
-    """How long the server waits, and how often it asks again."""
+    """How long the server waits, in seconds, and how often a round is repeated."""
     selection: SelectionConfig | None = None
     """Choice of the best round's weights, and early stopping. None: the last round's weights are the
     study's."""
     untrained_classes: tuple[Name, ...] = ()
-    """Classes that the study may begin without: no training site needs an image of them. The model cannot
-    learn them. Any other class without an image is taken for a spelling mistake."""
+    """Classes of which no training site needs an image. The model cannot learn them. Any other class without a
+    training image stops the study, because it is probably a spelling mistake."""
     overlap: OverlapConfig | None = None
     """Comparison of images between sites. None: no comparison. Every site needs `overlap_secret` for it."""
     heads: HeadsConfig | None = None
@@ -84,7 +69,7 @@ class StudyConfig(Frozen):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of every random draw: first weights, order of images, augmentation. The same seed on the same kind of
+    """Seed of every random draw: first weights, order of images, augmentation. The same seed on the same kind of
     machine gives the same weights."""
 
     @field_validator("classes")
@@ -171,7 +156,7 @@ class StudyConfig(Frozen):
 
     @property
     def class_prompts(self) -> prompts.Prompts:
-        """By class, what a text tower is asked; empty for a model without one."""
+        """Prompts for the text tower, by class; empty for a model without one."""
         match self.model:
             case ClipConfig(text=OpenClipText() | HuggingFaceText() as text):
                 return prompts.fill(text.templates, self.classes, self.class_names)
@@ -185,16 +170,16 @@ class StudyConfig(Frozen):
         return prompts.fingerprint(tower, self.class_prompts)
 
     def require_vectors(self) -> None:
-        """Raise ConfigError if the text tower still has to be asked before the study can run."""
+        """Raise ConfigError if the class vectors still have to be computed before the study can run."""
         if self.lacks_vectors:
             raise ConfigError(
-                f"study {self.name}: model.text names a text tower that was not asked yet; run `consilium-site "
-                "embed-prompts STUDY.yaml --out NEW.yaml` where the tower is, and start NEW.yaml"
+                f"study {self.name}: model.text names a text tower, but model.vectors are missing; run "
+                "`consilium-site embed-prompts STUDY.yaml --out NEW.yaml` where the tower is, and start NEW.yaml"
             )
 
     @property
     def lacks_vectors(self) -> bool:
-        """True if the text tower still has to be asked before the study can run."""
+        """True if the class vectors still have to be computed before the study can run."""
         match self.model:
             case ClipConfig(
                 vectors=None, text=OpenClipText(trainable=False) | HuggingFaceText(trainable=False)

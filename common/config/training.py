@@ -15,7 +15,7 @@ class Sgd(Frozen):
     lr: Positive = 0.01
     """Learning rate."""
     momentum: Decay = 0.9
-    """Share of the former step that is kept."""
+    """Share of the previous step that is kept."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2 penalty: this times the weight is added to the gradient."""
 
@@ -45,7 +45,7 @@ class AdamW(Frozen):
 
 
 class Adagrad(Frozen):
-    """The paper does not give its Adagrad settings; these are torch's."""
+    """Adagrad with torch's settings; the paper gives none."""
 
     kind: Literal["adagrad"] = "adagrad"
     lr: Positive = 0.01
@@ -65,13 +65,13 @@ class Adadelta(Frozen):
 
 
 class RMSprop(Frozen):
-    """Not among the paper's; torch's settings."""
+    """RMSprop with torch's settings; the paper does not use it."""
 
     kind: Literal["rmsprop"] = "rmsprop"
     lr: Positive = 1e-3
     """Learning rate."""
     momentum: Decay = 0.0
-    """Share of the former step that is kept."""
+    """Share of the previous step that is kept."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty: this times the weight is added to the gradient."""
 
@@ -100,7 +100,7 @@ class Cosine(Frozen):
 
 
 class Step(Frozen):
-    """Falls at milestones."""
+    """A learning rate that falls at milestones."""
 
     kind: Literal["step"] = "step"
     warmup: Share = 0.0

@@ -1,4 +1,4 @@
-"""Classical heads as numbers: their views, forms and scores."""
+"""Classical heads as arrays: views of the features, fitted heads, results."""
 
 from common.heads.fitted import (
     ABSENT,

@@ -1,4 +1,4 @@
-"""What server and site must agree on for a head: how features are mapped, and what a head says of them.
+"""Fitted heads: arrays on top of a view of the features, and the probabilities that follow.
 
 A view maps features: scaling, principal components, random Fourier features, in this order and each
 of them optional. A head is a few arrays on top of a view, so it travels, is kept and is applied
@@ -27,19 +27,17 @@ from common.settings import Frozen
 from common.weights import Array, Arrays
 
 ABSENT = -1e9
-"""Score of a class of which no image was seen: its probability is 0, and the number is finite."""
+"""Score of a class without training images: its probability is 0, and the number is finite."""
 
-
-# --- heads -----------------------------------------------------------------------------------
 
 Form: TypeAlias = Literal["linear", "gaussian", "vote"]
 
 
 class HeadForm(Frozen):
-    """What there is to say of a head besides its arrays."""
+    """Description of a head besides its arrays."""
 
     title: str
-    """As the report calls it, e.g. `federated.lda`."""
+    """Title in the report, e.g. `federated.lda`."""
     form: Form
     fourier: Fourier | None = None
 
@@ -71,7 +69,7 @@ class FittedHead:
                 return voted_NC
 
     def arrays(self) -> dict[str, Array]:
-        """Everything numeric of it."""
+        """The view's arrays and the parameters, by name."""
         return {**self.view.arrays(), **self.parameters}
 
 
@@ -83,7 +81,7 @@ _PARAMETERS: Mapping[Form, Mapping[str, str]] = {
 
 
 def read_head(form: HeadForm, arrays: Arrays, num_classes: int) -> FittedHead:
-    """A head from what travelled or was kept. Raises WireError if it is not whole."""
+    """A head from arrays that were received or kept. Raises WireError if one is missing or has another shape."""
     wanted = _PARAMETERS[form.form]
     view = read_view({n: a for n, a in arrays.items() if n not in wanted}, form.fourier)
     parameters = {name: need(arrays, name, len(axes)) for name, axes in wanted.items()}
@@ -102,7 +100,7 @@ def read_head(form: HeadForm, arrays: Arrays, num_classes: int) -> FittedHead:
 
 
 def softmax(scores_NC: Floats) -> Floats:
-    """Along the last axis."""
+    """Softmax along the last axis."""
     powers_NC: Floats = np.exp(scores_NC - scores_NC.max(axis=-1, keepdims=True))
     result: Floats = powers_NC / powers_NC.sum(axis=-1, keepdims=True)
     return result
@@ -117,6 +115,3 @@ def _log_gaussian(mapped_ND: Floats, means_CD: Floats, variances_CD: Floats) -> 
     ]
     result: Floats = np.stack(columns, axis=1) + constant_C
     return result
-
-
-# --- names of arrays ---------------------------------------------------------------------------

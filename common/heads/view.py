@@ -13,8 +13,8 @@ from common.weights import Array, Arrays
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-
 LARGEST_MAP = 8192
+"""Most random Fourier features."""
 
 
 class Fourier(Frozen):
@@ -61,13 +61,13 @@ class View:
         return mapped
 
     def arrays(self) -> dict[str, Array]:
-        """What has to travel of it, besides `fourier`."""
+        """Arrays of the view by name; with `fourier` they define it."""
         components = {} if self.components_FK is None else {"components": self.components_FK}
         return {"shift": self.shift_F, "scale": self.scale_F, **components}
 
 
 def identity(width: int) -> View:
-    """Features as they are."""
+    """The view that leaves features unchanged."""
     return View(np.zeros(width), np.ones(width))
 
 

@@ -1,4 +1,4 @@
-"""Counts that add up, and the figures that follow from them.
+"""Counts of a model's predictions, which add up over sites.
 
 A site sends counts; the server adds them and divides once. A mean of the sites' balanced
 accuracies is not the balanced accuracy of their images, and an AUROC cannot be averaged at

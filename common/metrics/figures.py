@@ -12,7 +12,7 @@ from common.metrics import Score
 
 @dataclass(frozen=True)
 class Figures:
-    """What a report prints. Shares in [0, 1]; NaN where the counts cannot say."""
+    """Figures of a report. Shares in [0, 1]; NaN where the counts do not define a figure."""
 
     num_images: int
     loss: float

@@ -1,4 +1,4 @@
-"""Two classifiers on the same images: counts that add up, and how sure the difference is.
+"""Comparison of two classifiers on the same images: counts that add up, a difference and its interval.
 
 A head is compared with the network's own softmax on one test set, so their errors are not independent and
 two intervals side by side say little. What travels is, per class, how many images both, one or none got
@@ -94,13 +94,13 @@ def group_sums(
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better than the softmax a head is. Shares; NaN where the counts cannot say."""
+    """Gain of a head over the softmax. Shares; NaN where the counts do not define them."""
 
     balanced_accuracy: float
     interval: tuple[float, float]
     """95 %, normal, over groups; too narrow for classes with a handful of groups."""
     mcnemar_p: float
-    """Exact two-sided p that the images which only one of the two got right are a coin's throws."""
+    """Exact two-sided p of McNemar's test on the images that only one of the two got right."""
 
 
 def gain(paired: Paired, confidence: float = 0.95) -> Gain:

@@ -1,4 +1,4 @@
-"""Counts of the sites become figures, per site and for all of them together.
+"""Figures from the counts of several sites, per site and for all of them together.
 
 The counts are added first and divided once: the pooled figure is the one that a single test
 set of all the sites' images would give, which no mean of the sites' figures is. Sites are
@@ -18,7 +18,9 @@ from common.metrics import Figures, Score, figures
 def total(scores: Mapping[str, Score]) -> Score:
     """The counts of all sites. Raises QuorumNotMet if no site has scored the model."""
     if not scores:
-        raise QuorumNotMet("found no score of any site, expected at least one; the sites' logs say why")
+        raise QuorumNotMet(
+            "found no score of any site, expected at least one; the sites' logs have the reason"
+        )
     return reduce(add, (scores[site] for site in sorted(scores)))
 
 

@@ -1,8 +1,7 @@
 """Processes of a federation on this machine: started, watched, and all of them stopped.
 
-Output goes to one file a process. Whatever happens here, `stop` ends every process that was
-started, with all its children, and nothing else; if this process is killed by force, its
-watchdog does.
+The output of each process goes to a file of its own. `stop` ends every process that was started, with all
+its children, and nothing else. If this process is killed by force, its watchdog does the same.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ Output: TypeAlias = IO[bytes] | int
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked this process to end."""
+    """A signal asked this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -78,12 +77,12 @@ class Processes:
             self._running[name] = self._spawn(command, stdout=output, stderr=subprocess.STDOUT, name=name)
 
     def restart(self, name: str) -> None:
-        """Start a process that has ended anew, and end whatever it left behind."""
+        """Start a process again that has ended; its remaining children are ended first."""
         self.end_family(name)
         self.start(name, self._started[name])
 
     def end(self, name: str) -> None:
-        """End one process by force, to start it anew."""
+        """End one process by force, so that it can be restarted."""
         process = self._running[name]
         process.kill()
         process.wait()
@@ -110,8 +109,8 @@ class Processes:
             except subprocess.TimeoutExpired as error:
                 raise LaunchError(f"`{shown}` did not end within {deadline_s:.0f} s") from error
             if process.returncode != 0:
-                told = (err or out).decode(errors="replace").strip()
-                raise LaunchError(f"`{shown}` ended with exit code {process.returncode}: {told}")
+                output = (err or out).decode(errors="replace").strip()
+                raise LaunchError(f"`{shown}` ended with exit code {process.returncode}: {output}")
             self._commands.remove(process)
             printed.append(out.decode(errors="replace"))
         return printed
@@ -154,7 +153,7 @@ class Processes:
         return f"Its log {path} ends:\n" + "\n".join(f"    {line}" for line in text[-lines:])
 
     def stop(self) -> None:
-        """End everything that was started, children included: asked first, after a grace by force."""
+        """End everything that was started, children included: by request, after a grace period by force."""
         started = [*self._running.values(), *self._commands]
         if started:
             watchdog.end(

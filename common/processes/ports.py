@@ -26,7 +26,7 @@ def port_is_taken(port: int) -> bool:
 
 
 def claim_port(port: int) -> socket.socket | None:
-    """Tell other launchers on this machine that `port` is about to be used; None if one said so before.
+    """Claim `port` among the launchers of this machine; None if another one has claimed it.
 
     A SuperLink takes seconds to listen, so of two launchers that start together both would find
     the port free. The claim is an abstract socket (unix(7)): no file, gone with its process.

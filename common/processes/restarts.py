@@ -1,8 +1,8 @@
-"""Which process is started again, when, and when it is not worth it any more.
+"""Restarts of processes: which process, when, and when to give up.
 
-A process that dies once had bad luck; one that dies again and again has a reason, and to start
-it for ever would hide it. So every process may be started anew a few times within a while, each
-time after a longer pause. What it dies of is for its own log; here every end is one line.
+A process may die once by chance. One that dies again and again has a reason, and endless restarts
+would hide it. So every process may be restarted a few times within a window, each time after a
+longer pause. The reason of each end is in the process's own log.
 """
 
 import signal
@@ -23,16 +23,16 @@ class Ended:
     name: str
     how: str
     pause_s: float
-    """Until it is started again."""
+    """Seconds until it is restarted."""
     number: int
-    """Of this restart within the window."""
+    """Number of this restart within the window."""
     is_final: bool = False
-    """It will not be started again."""
+    """True if it will not be restarted."""
 
 
 @dataclass
 class Supervision:
-    """What is known of the ends of processes. Reads no clock: the caller says what time it is."""
+    """Ends and restarts of processes. Reads no clock: the caller gives the time."""
 
     most: int | None = MOST
     """Restarts of one process within a window; None: it is never given up."""
@@ -42,7 +42,7 @@ class Supervision:
     _given_up: set[str] = field(default_factory=set)
 
     def see(self, codes: Mapping[str, int], now: float) -> list[Ended]:
-        """What is new about the processes that have ended, by exit code."""
+        """Processes that have ended since the last call, given exit codes by name and the time in seconds."""
         news = []
         for name in sorted(codes.keys() - self._due.keys() - self._given_up):
             ends = self._ends.setdefault(name, deque())
@@ -73,7 +73,7 @@ class Supervision:
 
 
 def how(code: int) -> str:
-    """An exit code as a person says it."""
+    """An exit code as the end of a sentence."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

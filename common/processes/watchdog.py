@@ -1,15 +1,15 @@
-"""Ends every process of a launch, even those that have left their group.
+"""Watchdog of a launch: ends every process of it, even those that have left their group.
 
 Flower's SuperLink starts children in sessions of their own, which no signal to the SuperLink's
 group reaches and which outlive it if it is killed. So everything that a launcher starts
-carries a mark in its environment, which children inherit, and whoever carries it is ended.
-Where there is no /proc to read environments from, the groups are all there is.
+carries a mark in its environment, which children inherit, and every process with the mark is
+ended. Where there is no /proc to read environments from, only the groups are ended.
 
 Run as a file, this is the launcher's watchdog: it reads from its input the groups that were
 started, one a line, and `done` once the launcher has ended them itself. If the input ends
-without that word, the launcher was killed, and they are ended here, and the launcher's scratch
-folders removed. Nothing but the standard
-library, so that it starts in no time and outlives whatever is wrong elsewhere.
+without that word, the launcher was killed: its groups are ended here and its scratch folders
+removed. It uses the standard library alone, so that it starts quickly and cannot fail with another
+package.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ _PROC = Path("/proc")
 def marked(mark: str, variable: str = MARK) -> list[int]:
     """Processes of this user that carry `mark`; zombies do not count."""
     entry = f"{variable}={mark}".encode()
-    found = []
+    processes = []
     for folder in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if entry in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
 def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
-    """Ask everything that carries `mark` to end, and use force on what is left after a grace."""
+    """Ask every process with `mark` to end, and end by force what is left after `GRACE_S`."""
     known = list(groups)
     _signal(mark, known, signal.SIGTERM)
     until = time.monotonic() + GRACE_S
@@ -50,14 +50,14 @@ def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
         time.sleep(_POLL_S)
     _signal(mark, known, signal.SIGKILL)
     until = time.monotonic() + GRACE_S
-    while time.monotonic() < until and (left := marked(mark)):  # born between the look and the blow
+    while time.monotonic() < until and (left := marked(mark)):  # started after the list above was read
         for process in left:
             _kill(os.kill, process, signal.SIGKILL)
         time.sleep(_POLL_S)
 
 
 def end_family(mark: str, name: str) -> None:
-    """End, by force, whatever the process `name` of a launch started and left behind."""
+    """End by force every process that the process `name` of a launch has left behind."""
     until = time.monotonic() + GRACE_S
     while time.monotonic() < until and (left := marked(f"{mark}/{name}", OWNER)):
         for process in left:
@@ -67,7 +67,7 @@ def end_family(mark: str, name: str) -> None:
 
 def _signal(mark: str, groups: list[int], number: signal.Signals) -> None:
     members = marked(mark)
-    for process in members:  # each once: some programs take a second request for impatience
+    for process in members:  # each once: some programs end at once at a second request
         _kill(os.kill, process, number)
     if number == signal.SIGKILL or not members:
         for group in groups:
@@ -80,13 +80,13 @@ def _kill(how: Callable[[int, int], None], target: int, number: signal.Signals) 
 
 
 def main() -> None:
-    """Read groups until the launcher is done, or gone."""
+    """Read groups until the launcher is done, or has died."""
     mark, groups, scratch = sys.argv[1], [], sys.argv[2:]
     for line in sys.stdin:
         if line.strip() == "done":
             return
         groups.append(int(line))
-    end(mark, groups, _PROC.exists)  # without /proc nobody can say, so the grace is waited for
+    end(mark, groups, _PROC.exists)  # without /proc no end can be seen, so the grace period is waited for
     for folder in scratch:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Messages between server and sites; their bytes are in `common.wire.codec`."""
+"""Messages between server and sites. `common.wire.codec`, which needs Flower, turns them into bytes."""
 
 from common.wire.head_steps import (
     CoefficientsStep,

@@ -1,4 +1,9 @@
-"""Messages as bytes and as Flower's records."""
+"""Codec of messages: as bytes between gateway and trainer, as Flower's records between server and gateway.
+
+Both forms hold a header, which is JSON text with the message's fields, and named arrays. The gateway turns one
+form into the other without reading the header, so it needs neither torch nor the study's meaning. This is the
+only file that spells a key of either form. Only JSON and numeric arrays are decoded, nothing that can run.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -31,27 +36,47 @@ from common.wire import (
 )
 
 SCHEMA = 1
-"""Raised when a message changes its meaning; the two sides must agree on it."""
-
+"""Version of the messages. It rises when one changes its meaning; both sides must have the same."""
 
 CHUNK_BYTES = 4 * 2**20
-"""Largest piece on the trainer's socket; gRPC refuses messages over its own limit."""
-
+"""Largest piece on the trainer's socket, in bytes; gRPC refuses messages over its own limit."""
 
 _HEADER = "consilium.header"
-
+"""Tensor that holds the header in safetensors bytes."""
 
 _RECORD, _ARRAYS, _PROBE = "consilium", "arrays", "consilium.probe"
-
+"""Names of Flower's records."""
 
 _PACKED = "safetensors"
-
+"""Name and type of the one Flower array that holds all arrays."""
 
 _MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(Annotated[Plan | Answer, Field(discriminator="kind")])
 
+_ARRAY_FIELDS = {
+    kind.model_fields["kind"].default: kind.ARRAYS
+    for kind in (
+        EnrolPlan,
+        RoundPlan,
+        HeadPlan,
+        OverlapPlan,
+        Enrolment,
+        RoundAnswer,
+        HeadAnswer,
+        OverlapAnswer,
+        Failure,
+    )
+    if kind.ARRAYS
+}
+"""Field that holds the arrays, by kind of message; kinds without arrays are left out."""
+
+_NO_HEADER = "found a header that is not a Consilium message; are both sides of the same version?"
+
+
+# --- bytes: between gateway and trainer -------------------------------------------------------
+
 
 def to_bytes(message: Plan | Answer) -> bytes:
-    """One message as safetensors; the fields ride along as a byte tensor of JSON."""
+    """One message as safetensors bytes; the header is a byte tensor."""
     return join(_header(message), arrays_of(message))
 
 
@@ -62,7 +87,7 @@ def from_bytes(data: bytes | bytearray) -> Plan | Answer:
 
 
 def join(header: str, arrays: Arrays) -> bytes:
-    """Header and arrays as safetensors bytes, unread."""
+    """Header and arrays as safetensors bytes; the header is not read."""
     fields = np.frombuffer(header.encode(), np.uint8)
     return to_safetensors({_HEADER: fields} | {name: contiguous(a) for name, a in arrays.items()})
 
@@ -86,6 +111,9 @@ def chunks(data: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + CHUNK_BYTES])
 
 
+# --- Flower's records: between server and gateway ---------------------------------------------
+
+
 def to_records(message: Plan | Answer, shared: ArrayRecord | None = None) -> RecordDict:
     """One message as Flower records; `shared` saves encoding the same arrays for every site."""
     arrays = shared if shared is not None else array_record(arrays_of(message))
@@ -98,25 +126,60 @@ def from_records(records: RecordDict) -> Plan | Answer:
     return _message(header, arrays)
 
 
-def records_to_bytes(records: RecordDict) -> bytes:
-    """What the gateway hands to the trainer. Raises WireError."""
-    return join(*_unwrap(records))
-
-
-def bytes_to_records(data: bytes | bytearray) -> RecordDict:
-    """What the gateway hands to Flower. Raises WireError."""
-    header, arrays = split(data)
-    return _records(header, array_record(arrays))
-
-
 def array_record(arrays: Arrays) -> ArrayRecord:
-    """Named arrays as Flower carries them: all in one, since it asks for two objects an array, one after
-    the other, and a ViT of 300 tensors would wait 600 times for the line to a hospital.
+    """Named arrays as one Flower array.
+
+    Flower fetches two objects per array, one after the other: a ViT of 300 tensors would wait 600 times for
+    the connection to a hospital.
     """
     if not arrays:
         return ArrayRecord()
     packed = to_safetensors({name: contiguous(array) for name, array in arrays.items()})
     return ArrayRecord({_PACKED: FlowerArray("uint8", (len(packed),), _PACKED, packed)})
+
+
+def probe() -> RecordDict:
+    """A message that a gateway returns unchanged, after it has answered the messages before.
+
+    A gateway works on one message at a time and forgets it when it is killed. So a probe that is
+    answered before the plan that was sent earlier says that the plan is lost.
+    """
+    return RecordDict({_PROBE: ConfigRecord({"schema": SCHEMA})})
+
+
+def is_probe(records: RecordDict) -> bool:
+    """True for a probe, and for the answer to one."""
+    return _PROBE in records
+
+
+# --- the gateway: from one form to the other --------------------------------------------------
+
+
+def records_to_bytes(records: RecordDict) -> bytes:
+    """Flower records as the trainer's bytes. Raises WireError."""
+    return join(*_unwrap(records))
+
+
+def bytes_to_records(data: bytes | bytearray) -> RecordDict:
+    """The trainer's bytes as Flower records. Raises WireError."""
+    header, arrays = split(data)
+    return _records(header, array_record(arrays))
+
+
+def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
+    """The gateway's own answer when the trainer cannot give one. Raises WireError."""
+    header, _ = _unwrap(records)
+    try:
+        fields = json.loads(header)
+        failure = Failure(
+            plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice
+        )
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise WireError("found a header without a plan's id and site") from None
+    return to_records(failure)
+
+
+# --- records and their parts ------------------------------------------------------------------
 
 
 def _records(header: str, arrays: ArrayRecord) -> RecordDict:
@@ -140,42 +203,15 @@ def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
     return header, arrays
 
 
-def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
-    """The gateway's own answer when the trainer cannot give one. Raises WireError."""
-    header, _ = _unwrap(records)
-    try:
-        fields = json.loads(header)
-        failure = Failure(
-            plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice
-        )
-    except (ValueError, KeyError, TypeError, ValidationError):
-        raise WireError("found a header without a plan's id and site") from None
-    return to_records(failure)
-
-
-def probe() -> RecordDict:
-    """A message that a gateway answers itself, with the same, once it is done with those before.
-
-    A gateway works on one message at a time and forgets it when it is killed. So a probe that is
-    answered before the plan that was sent earlier says that the plan is lost.
-    """
-    return RecordDict({_PROBE: ConfigRecord({"schema": SCHEMA})})
-
-
-def is_probe(records: RecordDict) -> bool:
-    """True for a probe, and for the answer to one."""
-    return _PROBE in records
+# --- the header: a message's fields as JSON ---------------------------------------------------
 
 
 def _header(message: Plan | Answer) -> str:
     return json.dumps({"schema": SCHEMA} | message.model_dump(mode="json"), allow_nan=True)
 
 
-_NO_HEADER = "found a header that is not a Consilium message; are both sides of the same version?"
-
-
 def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
-    # No text below repeats what was found: it may be a site's, and errors may be sent.
+    # No error below quotes the header: it may be a site's, and an error's text may leave the site.
     try:
         fields = json.loads(header)
     except (ValueError, RecursionError) as error:
@@ -198,20 +234,3 @@ def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['type']}" for d in error.errors()[:5])
         raise WireError(f"found a message that breaks its schema ({wrong})") from None
-
-
-_ARRAY_FIELDS = {
-    kind.model_fields["kind"].default: kind.ARRAYS
-    for kind in (
-        EnrolPlan,
-        RoundPlan,
-        HeadPlan,
-        OverlapPlan,
-        Enrolment,
-        RoundAnswer,
-        HeadAnswer,
-        OverlapAnswer,
-        Failure,
-    )
-    if kind.ARRAYS
-}

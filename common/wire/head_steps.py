@@ -1,4 +1,4 @@
-"""Steps of fitting federated heads, as plans name them."""
+"""Steps of fitting classical heads, as a `HeadPlan` names them."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -10,16 +10,16 @@ from common.settings import Frozen
 
 
 class ViewRequest(Frozen):
-    """Sums that are wanted of the training features on one view (`common/heads/fitted.py`)."""
+    """Request for sums over the training features, mapped by one view (`common/heads/view.py`)."""
 
     name: Name
     """Its arrays are `view/NAME/shift`, `scale` and, if it has them, `components`."""
     fourier: Fourier | None = None
     class_weights: tuple[Annotated[float, Field(ge=0)], ...]
-    """Of an image in the second moments, by class."""
+    """Weight of an image in the second moments, by class."""
     squares: bool = False
     moments: Literal["none", "float32", "float64"] = "none"
-    """Second moments; float32 where they only steer a search."""
+    """Precision of the second moments; float32 is enough where they only guide the optimisation."""
 
 
 class StatisticsStep(Frozen):

@@ -1,11 +1,7 @@
-"""What the server and a site say to each other, and how it is written down.
+"""Messages between the server and a site: plans to the site, answers from it.
 
-A message is one validated object: a kind, named fields and named arrays. It travels in two
-ways, as Flower records between server and gateway and as safetensors bytes between gateway
-and trainer; this is the only file that spells a key of either. The gateway turns one form
-into the other without reading it, so it needs neither torch nor the study's meaning.
-
-Nothing that can run is ever decoded: JSON and numeric arrays only.
+A message is one validated object: a kind, named fields and named arrays. `common.wire.codec` turns it into
+bytes and into Flower's records.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
@@ -23,13 +19,13 @@ TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
 
 CHECK_HEADER = "consilium-check"
-"""Marks a call that is made to find out whether the connection works."""
+"""gRPC header of a call that only checks whether the connection works."""
 
 LONGEST_NOTICE = 2000
-"""Characters of what a plan may say to a site's log."""
+"""Most characters of a plan's notice for a site's log."""
 
 MOST_TOKENS = 2**20
-"""Images of a site that can be compared with others'."""
+"""Most images of a site that can be compared with others'."""
 
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 """A keyed hash of what one image shows: 128 bits as hexadecimal digits (`client/governance/image_hashes.py`)."""
@@ -54,10 +50,10 @@ class Sizes(Frozen):
 
 
 class ImageSummary(Frozen):
-    """What a site's images look like from afar, training and test images together."""
+    """Sizes and colours of a site's images, training and test images together."""
 
     sizes: Sizes | None
-    """None: the site's policy counts too few patients to tell the ends of the range."""
+    """None: too few patients for the site's policy to give the ends of the range."""
     mean: tuple[Share, Share, Share]
     """Red, green, blue in [0, 1], over all pixels."""
     std: tuple[Share, Share, Share]
@@ -85,13 +81,13 @@ class EnrolPlan(Message):
     kind: Literal["enrol"] = "enrol"
     study: StudyConfig
     want_weights: bool
-    """One site is asked to send the first weights along."""
+    """True for the one site that sends the first weights with its answer."""
     first_round: Annotated[int, Field(ge=1)] = 1
     """The round that comes next; 1 starts the study over, more resumes it."""
 
 
 class RoundPlan(Message):
-    """Score the weights that come along and, if `train`, train from them."""
+    """Score the weights of this plan and, if `train`, train from them."""
 
     kind: Literal["round"] = "round"
     ARRAYS: ClassVar[str | None] = "weights"
@@ -105,13 +101,13 @@ class RoundPlan(Message):
 
 
 class OverlapPlan(Message):
-    """Say which images there are, as keyed hashes that only sites with the same secret can make."""
+    """Send the images as keyed hashes, which only sites with the same secret can compute."""
 
     kind: Literal["overlap"] = "overlap"
     study: StudyConfig
     shared: Tokens = ()
-    """Of the hashes that this site sent, those that a training site sent too: for its data manager, who can
-    tell which images they are. Such a plan is answered without hashes."""
+    """Hashes of this site that a training site sent, too. Its data manager can find these images. A plan with
+    such hashes is answered without hashes."""
 
 
 class HeadPlan(Message):
@@ -122,7 +118,7 @@ class HeadPlan(Message):
     study: StudyConfig
     round: Annotated[int, Field(ge=0)]
     weights_digest: str
-    """Of the weights; a site that has their features at hand needs no more."""
+    """Digest of the weights. A site that keeps their features needs no weights."""
     step: HeadStep
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `weights/...` in the first step a site gets, and what the step names."""
@@ -135,34 +131,34 @@ Plan: TypeAlias = EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
 
 
 class Enrolment(Message):
-    """What a site built, and how much it holds."""
+    """Description of the model that a site built and of its images."""
 
     kind: Literal["enrolment"] = "enrolment"
     ARRAYS: ClassVar[str | None] = "weights"
     layout: dict[str, TensorSpec]
     """Tensors that will travel."""
     weights_digest: str
-    """Of the tensors that travel, as this site built them."""
+    """Digest of the tensors that travel, as this site built them."""
     frozen_digest: str
-    """Of the tensors that do not."""
+    """Digest of the tensors that do not travel."""
     preprocessing: dict[str, Any]
     """Input size, mean, standard deviation, interpolation."""
     train_counts: tuple[Annotated[int, Field(ge=0)], ...]
     """Training images per class, in the study's order."""
     test_counts: tuple[Annotated[int, Field(ge=0)], ...]
     device: str
-    """What computes there, e.g. "cpu" or "NVIDIA H200"."""
+    """Device that the site computes on, e.g. "cpu" or "NVIDIA H200"."""
     images: ImageSummary | None = None
     """None from a site without images."""
     withheld: bool = False
-    """The site's policy keeps small classes, or all scores, to itself: a 0 above may stand for a few
-    images, which are then neither trained on nor scored. Says nothing about whether there are any."""
+    """True if the site's policy withholds small classes, or all scores. A count of 0 may then stand for a few
+    images, which are neither trained on nor scored. True does not mean that there are any."""
     weights: Annotated[Any, Field(exclude=True)]
-    """Arrays: the first weights if they were asked for, else empty."""
+    """Arrays: the first weights if the plan wants them, else empty."""
 
 
 class RoundAnswer(Message):
-    """The score of the weights that came and, from a training site, the step away from them."""
+    """The score of the received weights and, from a training site, the change by training."""
 
     kind: Literal["answer"] = "answer"
     ARRAYS: ClassVar[str | None] = "delta"
@@ -201,15 +197,15 @@ ErrorKind: TypeAlias = Literal[
 
 
 class Failure(Message):
-    """The site could not do what the plan asked. Says nothing about its images."""
+    """A plan that the site could not carry out. Nothing in it describes the site's images."""
 
     kind: Literal["failure"] = "failure"
     error: ErrorKind
     case: str
-    """Under this number the site's own log tells the whole story."""
+    """Number of the case, under which the site's own log has the details."""
     advice: str
     reason: Annotated[str, Field(max_length=2000)] = ""
-    """From a site whose policy refuses the plan: the rules by name and the study's own values."""
+    """Why the site's policy refuses the plan: rules by name and the study's own values. Else empty."""
 
     @property
     def message(self) -> str:
@@ -218,19 +214,19 @@ class Failure(Message):
 
 
 class OverlapAnswer(Message):
-    """The images of a site as keyed hashes, in the order of the hashes, which says nothing of the images'.
+    """The images of a site as keyed hashes, sorted, so that the order of the images does not leave the site.
 
-    As many of each kind as the site enrolled images: where two of them are alike, one hash stands for
-    both and another one for nothing. None at all in the answer to a plan that told what was `shared`.
+    Each kind has as many hashes as the site enrolled images. Equal images share one hash, and fillers
+    take the other places. Both are empty in the answer to a plan with `shared` hashes.
     """
 
     kind: Literal["overlap_answer"] = "overlap_answer"
     check: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-    """The same at all sites with the same secret, and of no other use."""
+    """Equal at all sites with the same secret; it has no other use."""
     same: Tokens
-    """Of the pixels that an image shows."""
+    """Hashes of the pixels that an image shows."""
     similar: Tokens
-    """Of its perceptual hash."""
+    """Hashes of an image's perceptual hash."""
 
 
 Answer: TypeAlias = Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
