@@ -221,7 +221,7 @@ def without_pixels(world: World) -> None:
             logits_NC = model.get_classifier()(torch.from_numpy(rows_NF)).double().numpy()
         return features.sides(store, rows_NF, logits_NC)
 
-    trainer.ImageStore.build = store  # type: ignore[method-assign,assignment]
+    ImageStore.build = store  # type: ignore[method-assign,assignment]
     trainer.features.of = of  # type: ignore[assignment]
     # The same code without a process for each of a hundred heads; the time limit is not needed here.
     worker._work = lambda folder, _: worker.main(folder)  # type: ignore[assignment]
