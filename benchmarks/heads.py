@@ -30,7 +30,16 @@ from torch import nn
 
 from benchmarks._page import RESULTS, ROOT, write_page
 from client import trainer
-from client.config import CacheConfig, Columns, ColumnSplit, CsvData, GroupedSplit, NoSplit, Only, SiteConfig
+from client.config import (
+    CacheConfig,
+    Columns,
+    ColumnSplit,
+    CsvData,
+    GroupedSplit,
+    NoSplit,
+    RowFilter,
+    SiteConfig,
+)
 from client.data.manifest import Manifest, Side
 from client.data.readers import read
 from client.data.splitting import kept_split
@@ -74,7 +83,9 @@ class World:
     def site(self, name: str, seed: int, *, sources: Sequence[str], test_only: bool = False) -> SiteConfig:
         """A source as a site: split by lesion with this seed, or all of it for testing."""
         data = CsvData(
-            labels=self.ham / "labels.csv", columns=COLUMNS, only=Only(column="site", values=tuple(sources))
+            labels=self.ham / "labels.csv",
+            columns=COLUMNS,
+            row_filter=RowFilter(column="site", values=tuple(sources)),
         )
         split = NoSplit(all="test") if test_only else GroupedSplit(seed=seed)
         return self._site(name, data, split, f"{seed}-{test_only}")
@@ -126,7 +137,9 @@ def encoded(ham: Path, weights: Path, kept: Path, study: StudyConfig) -> dict[st
         path = kept / f"{study.model.encoder}-{study.model.image_size}-{source}.safetensors"
         if not path.exists():
             data = CsvData(
-                labels=ham / "labels.csv", columns=COLUMNS, only=Only(column="site", values=(source,))
+                labels=ham / "labels.csv",
+                columns=COLUMNS,
+                row_filter=RowFilter(column="site", values=(source,)),
             )
             manifest = read.read(data, study.classes)
             built = build.of_study(study, weights)

@@ -9,10 +9,11 @@ import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from common.errors import ConfigError
@@ -34,10 +35,20 @@ _SYNONYMS = {
 }
 
 
+class Renamed(NamedTuple):
+    """Today's name of a setting, and the version that renamed it."""
+
+    name: str
+    since: str
+
+
 class Frozen(BaseModel):
     """Base for settings: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {}
+    """Settings with another name in earlier versions, by that name; the error for it says what to write."""
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -93,6 +104,8 @@ def describe(error: ValidationError, kind: type[BaseModel], what: str, name: str
 def _line(detail: ErrorDetails, kind: type[BaseModel], known: list[str]) -> str:
     field = ".".join(str(part) for part in _named(detail, kind)) or "(whole file)"
     match detail["type"]:
+        case "extra_forbidden" if renamed := _renamed(detail, kind):
+            return f"{field}: {detail['loc'][-1]} is called {renamed.name} since version {renamed.since}; rename it"
         case "extra_forbidden":
             guess = suggest(field, known)
             return f"{field}: no such setting" + (f"; did you mean {guess}?" if guess else "; remove it")
@@ -109,16 +122,37 @@ def _named(detail: ErrorDetails, kind: type[BaseModel]) -> Iterator[int | str]:
     *way, last = detail["loc"] or ("",)
     here = [kind]
     for part in way:
-        if isinstance(part, int):
+        if isinstance(part, int) or _fields(here, part):
             yield part
-            continue
-        fields = [model.model_fields[part] for model in here if part in model.model_fields]
-        if fields:
-            yield part
-            here = [inner for field in fields for inner in _models(field.annotation)]
+        here = _below(here, part)
     is_tag = isinstance(last, str) and not any(last in model.model_fields for model in here)
     if last != "" and (detail["type"] == "extra_forbidden" or not is_tag):
         yield last
+
+
+def _renamed(detail: ErrorDetails, kind: type[BaseModel]) -> Renamed | None:
+    """Today's name of the setting at a location, if an earlier version had it under that one."""
+    *way, last = detail["loc"]
+    here = [kind]
+    for part in way:
+        here = _below(here, part)
+    names = (model.RENAMED.get(str(last)) for model in here if issubclass(model, Frozen))
+    return next((renamed for renamed in names if renamed), None)
+
+
+def _below(models: list[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
+    """Models one step down: of a setting, or those of `models` that a union's tag means; a list's place keeps all."""
+    inner = [model for field in _fields(models, part) for model in _models(field.annotation)]
+    return inner or [model for model in models if part in _kinds(model)] or models
+
+
+def _kinds(model: type[BaseModel]) -> tuple[object, ...]:
+    """Tags by which a union chooses the model."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _fields(models: list[type[BaseModel]], part: int | str) -> list[FieldInfo]:
+    return [model.model_fields[part] for model in models if part in model.model_fields]  # type: ignore[index]
 
 
 def suggest(field: str, known: list[str]) -> str | None:

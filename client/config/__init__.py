@@ -20,7 +20,7 @@ from client.config.data import (
     MedMnistData,
     Modality,
     MostTumour,
-    Only,
+    RowFilter,
 )
 from client.config.policy import (
     Hours,
@@ -70,10 +70,10 @@ __all__ = [
     "Modality",
     "MostTumour",
     "NoSplit",
-    "Only",
     "Pattern",
     "Patterns",
     "PolicyConfig",
+    "RowFilter",
     "Settings",
     "SiteConfig",
     "SplitConfig",

@@ -1,12 +1,13 @@
 """Settings of a site's images: which files, which labels, which groups."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
 from common.config import Name
-from common.settings import Frozen
+from common.settings import Frozen, Renamed
 
 Column = Annotated[str, StringConstraints(min_length=1)]
 """A column of a csv, spelled as in its first line."""
@@ -36,8 +37,8 @@ class Columns(Frozen):
     """`train` or `test`, for `split: {kind: column}`."""
 
 
-class Only(Frozen):
-    """Takes some rows of a csv that several sites share."""
+class RowFilter(Frozen):
+    """Rows of one site in a csv that several sites share."""
 
     column: Column
     """Column that is compared."""
@@ -48,8 +49,10 @@ class Only(Frozen):
 class Mapped(Frozen):
     """Base of all data: how its class names become the study's, and which images are taken."""
 
-    take: Path | None = None
-    """A csv that `consilium-site partition` wrote: only its images are taken, on the sides it says."""
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {"take": Renamed("image_list", since="0.2")}
+
+    image_list: Path | None = None
+    """A csv that `consilium-site partition` wrote: only its images are used, on its sides of the split."""
     label_map: dict[Cell, Name | None] = {}  # noqa: RUF012  (pydantic copies it)
     """Study class by the name that the data has, e.g. `{melanoma: mel, naevus: nv}`; several may become
     one, and null leaves images of a class out. A name that is not here stays as it is."""
@@ -60,6 +63,8 @@ class Mapped(Frozen):
 class CsvData(Mapped):
     """One line per image in a csv."""
 
+    RENAMED: ClassVar[Mapping[str, Renamed]] = Mapped.RENAMED | {"only": Renamed("row_filter", since="0.2")}
+
     kind: Literal["csv"] = "csv"
     labels: Path
     """The csv, with a header line."""
@@ -67,8 +72,8 @@ class CsvData(Mapped):
     """Folder that image files are relative to; None: the folder of `labels`."""
     columns: Columns = Columns()
     """Names of the columns."""
-    only: Only | None = None
-    """Some rows of a csv that several sites share."""
+    row_filter: RowFilter | None = None
+    """Which rows of the csv are this site's; None: all."""
 
     @property
     def image_folder(self) -> Path:

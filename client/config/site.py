@@ -79,7 +79,7 @@ class SiteConfig(Frozen):
 
     @model_validator(mode="after")
     def _split_has_a_column(self) -> Self:
-        if self.data.take is not None:
+        if self.data.image_list is not None:
             return self  # it may say the sides, whatever kind of data it chooses from
         if isinstance(self.split, ColumnSplit) and isinstance(self.data, Ham10000Data | IsicData):
             raise ValueError(  # noqa: TRY004  (pydantic takes no other)
@@ -113,7 +113,7 @@ def load_site(path: Path) -> SiteConfig:
 
 
 def _located(data: DataConfig, home: Path) -> DataConfig:
-    data = _with_paths(data, take=_under(home, data.take))
+    data = _with_paths(data, image_list=_under(home, data.image_list))
     match data:
         case CsvData():
             return _with_paths(data, labels=_under(home, data.labels), images=_under(home, data.images))

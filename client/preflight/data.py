@@ -111,7 +111,7 @@ def _read(survey: read.Survey) -> Iterator[Finding]:
 def _unnamed(site: SiteConfig) -> Iterator[Finding]:
     """Pictures beside a table that no row of it names."""
     data = site.data
-    if not isinstance(data, CsvData) or data.only or data.take:
+    if not isinstance(data, CsvData) or data.row_filter or data.image_list:
         return
     cells = (row.get(data.columns.image, "") for _, row in read_table(data.labels).rows)
     named = {os.path.normpath(data.image_folder / cell) for cell in cells}

@@ -91,7 +91,7 @@ def test_hours_are_written_as_text() -> None:
 
 def test_a_number_in_a_csv_is_written_with_or_without_quotes() -> None:
     site = yaml.safe_load((CONFIGS / "site" / "example.yaml").read_text(encoding="utf-8"))
-    site["data"]["only"] = {"column": "center", "values": [3, "4"]}
+    site["data"]["row_filter"] = {"column": "center", "values": [3, "4"]}
     assert validator("site").is_valid(site)
 
 

@@ -111,9 +111,9 @@ def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageR
             f"{error.filename or 'a file or folder of the data set'} cannot be read: {error.strerror}. Let the "
             "trainer read the whole data set, then start again."
         ) from error
-    if config.take is None:
+    if config.image_list is None:
         return where, rows, problems
-    rows, in_vain = listed(rows, config.take)
+    rows, in_vain = listed(rows, config.image_list)
     return where, rows, [*problems, *in_vain]
 
 

@@ -1,8 +1,8 @@
 """One line per image: labels.csv.
 
 Read as people save it: with or without a byte-order mark, separated by comma, semicolon or
-tab. Row numbers are those of a spreadsheet: the header is row 1. Rows that `only` leaves out
-belong to other sites and are not looked at.
+tab. Row numbers are those of a spreadsheet: the header is row 1. Rows that `row_filter` leaves out
+belong to other sites and are not read.
 """
 
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.config import Columns, CsvData, Only
+from client.config import Columns, CsvData, RowFilter
 from client.data.manifest import ImageRow
 from client.data.references import PictureFile
 from common.errors import SiteDataError
@@ -74,7 +74,7 @@ def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
     """Rows and problems. Raises SiteDataError if the columns are not there."""
     table = read_table(config.labels)
     _require_columns(table, config)
-    chosen = list(_chosen(table, config.only))
+    chosen = list(_chosen(table, config.row_filter))
     problems = [*table.problems]
     rows = []
     for number, cells in chosen:
@@ -104,13 +104,13 @@ def require_columns(table: Table, names: Sequence[str], what: str) -> None:
 
 def with_values(table: Table, column: str, values: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows whose `column` holds one of `values`; without values, all. Raises SiteDataError."""
-    return _chosen(table, Only(column=column, values=tuple(values)) if values else None)
+    return _chosen(table, RowFilter(column=column, values=tuple(values)) if values else None)
 
 
 def _require_columns(table: Table, config: CsvData) -> None:
     wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
-    if config.only is not None:
-        wanted["data.only.column"] = config.only.column
+    if config.row_filter is not None:
+        wanted["data.row_filter.column"] = config.row_filter.column
     missing = [f"{setting}={name!r}" for setting, name in wanted.items() if name not in table.header]
     if missing:
         raise SiteDataError(
@@ -119,19 +119,21 @@ def _require_columns(table: Table, config: CsvData) -> None:
         )
 
 
-def _chosen(table: Table, only: Only | None) -> Iterator[tuple[int, dict[str, str]]]:
-    if only is None:
+def _chosen(table: Table, row_filter: RowFilter | None) -> Iterator[tuple[int, dict[str, str]]]:
+    if row_filter is None:
         yield from table.rows
         return
-    seen = Counter(cells.get(only.column, "") for _, cells in table.rows)
-    absent = [value for value in only.values if value not in seen]
+    seen = Counter(cells.get(row_filter.column, "") for _, cells in table.rows)
+    absent = [value for value in row_filter.values if value not in seen]
     if absent:
         values = ", ".join(f"{value} ({count})" for value, count in seen.most_common(10))
         raise SiteDataError(
-            f"{table.path} has no row with {only.column}={', '.join(absent)}; "
+            f"{table.path} has no row with {row_filter.column}={', '.join(absent)}; "
             f"the column holds {values or 'nothing'}. Mend the values in the site's YAML."
         )
-    yield from ((number, cells) for number, cells in table.rows if cells.get(only.column) in only.values)
+    yield from (
+        (number, cells) for number, cells in table.rows if cells.get(row_filter.column) in row_filter.values
+    )
 
 
 def _problems(cells: dict[str, str], source: str, config: CsvData) -> Iterator[str]:

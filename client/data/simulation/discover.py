@@ -20,7 +20,7 @@ from client.config import (
     DataConfig,
     FoldersData,
     GroupedSplit,
-    Only,
+    RowFilter,
     SplitConfig,
 )
 from client.data.readers.folders import class_folders, folders_in, images_in
@@ -88,7 +88,9 @@ def _from_csv(table: Table) -> FoundFederation:
         sites=[
             FoundSite(
                 names[value],
-                CsvData(labels=table.path, columns=columns, only=Only(column=site, values=(value,))),
+                CsvData(
+                    labels=table.path, columns=columns, row_filter=RowFilter(column=site, values=(value,))
+                ),
                 ColumnSplit() if split else GroupedSplit(),
                 counts[value],
             )

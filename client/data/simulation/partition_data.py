@@ -142,7 +142,7 @@ def write(
 def _site(name: str, rows: Sequence[ImageRow], data: DataConfig, out: Path, sides: SplitConfig) -> FoundSite:
     path = (out / "lists" / f"{name}.csv").absolute()
     write_list(path, rows)
-    return FoundSite(name, data.model_copy(update={"take": path}), sides, len(rows))
+    return FoundSite(name, data.model_copy(update={"image_list": path}), sides, len(rows))
 
 
 def _pieces(manifest: Manifest, *, hidden: bool) -> list[Piece]:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.config import CsvData, GroupedSplit, NoSplit, Only, SiteConfig
+from client.config import CsvData, GroupedSplit, NoSplit, RowFilter, SiteConfig
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
 from common.errors import SiteDataError, StorageError
@@ -112,7 +112,7 @@ def pooled_site(found: FoundFederation) -> FoundSite:
     columns = first.data.columns
     data = first.data.model_copy(
         update={
-            "only": Only(column=columns.split, values=("train",)),
+            "row_filter": RowFilter(column=columns.split, values=("train",)),
             "columns": columns.model_copy(update={"split": None}),
         }
     )

@@ -44,15 +44,41 @@ def test_few_settings_are_enough(tmp_path):
     assert site.device == "auto"
 
 
-def test_a_number_in_only_values_means_the_text_in_the_csv(tmp_path):
+def test_a_number_in_row_filter_values_means_the_text_in_the_csv(tmp_path):
     path = written(
         tmp_path,
-        "name: a\ndata: {kind: csv, labels: l.csv, only: {column: centre, values: [3]}}\nstate_dir: s\n",
+        "name: a\ndata: {kind: csv, labels: l.csv, row_filter: {column: centre, values: [3]}}\nstate_dir: s\n",
     )
     data = load_site(path).data
     assert isinstance(data, CsvData)
-    assert data.only is not None
-    assert data.only.values == ("3",)
+    assert data.row_filter is not None
+    assert data.row_filter.values == ("3",)
+
+
+def test_a_setting_of_an_earlier_version_is_refused_under_its_new_name_beside_all_other_mistakes(tmp_path):
+    path = written(
+        tmp_path,
+        "name: north side\nstate_dir: s\n"
+        "data: {kind: csv, labels: l.csv, take: a.csv, only: {column: centre, values: [3]}}\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_site(path)
+    _, name, *renamed = str(caught.value).splitlines()
+    assert name.startswith("  name: ")
+    assert renamed == [
+        "  data.take: take is called image_list since version 0.2; rename it",
+        "  data.only: only is called row_filter since version 0.2; rename it",
+    ]
+
+
+def test_an_earlier_name_is_explained_only_where_the_setting_exists(tmp_path):
+    path = written(tmp_path, "name: a\nstate_dir: s\ndata: {kind: folders, root: i, take: a.csv, only: {}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_site(path)
+    text = str(caught.value)
+    assert "data.take: take is called image_list since version 0.2; rename it" in text
+    assert "data.only: no such setting" in text
+    assert "row_filter" not in text.splitlines()[2]
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])

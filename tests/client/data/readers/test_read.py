@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.config import Columns, CsvData, FoldersData, Only
+from client.config import Columns, CsvData, FoldersData, RowFilter
 from client.data.readers.read import read
 from client.data.references import PictureFile
 from common.errors import SiteDataError
@@ -113,9 +113,9 @@ def test_a_missing_column_is_answered_with_those_that_are_there(tmp_path):
 
 def test_only_takes_the_rows_of_one_site_and_ignores_the_others(tmp_path):
     config = csv_with(tmp_path, "file,label,site\na.png,mel,x\ngone.png,odd,y\nb.png,nv,x\n")
-    mine = config.model_copy(update={"only": Only(column="site", values=("x",))})
+    mine = config.model_copy(update={"row_filter": RowFilter(column="site", values=("x",))})
     assert len(read(mine, CLASSES).rows) == 2
-    nobody = config.model_copy(update={"only": Only(column="site", values=("z",))})
+    nobody = config.model_copy(update={"row_filter": RowFilter(column="site", values=("z",))})
     with pytest.raises(SiteDataError, match=r"no row with site=z; the column holds x \(2\), y \(1\)"):
         read(nobody, CLASSES)
 

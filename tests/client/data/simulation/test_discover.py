@@ -26,8 +26,12 @@ def test_a_csv_with_a_site_column_is_a_federation(column, tmp_path):
     assert [(site.name, site.num_images) for site in found.sites] == [("north", 2), ("south", 1)]
     data = found.sites[0].data
     assert isinstance(data, CsvData)
-    assert data.only is not None
-    assert (data.only.column, data.only.values, data.columns.group) == (column, ("north",), "lesion_id")
+    assert data.row_filter is not None
+    assert (data.row_filter.column, data.row_filter.values, data.columns.group) == (
+        column,
+        ("north",),
+        "lesion_id",
+    )
     assert found.sites[0].split == GroupedSplit()
     assert found.has_groups
 
