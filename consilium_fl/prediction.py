@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from client import predict
-from client.predict import Problem as Unreadable
+from client.predict import Unreadable
 from client.training.device import choose_device
 from common.config.heads import SOFTMAX
 from common.errors import SiteDataError

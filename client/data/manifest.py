@@ -46,6 +46,11 @@ class ImageRow:
     acquisition: str | None = None
     """Device, clinic or collection that the image is from, as the data calls it."""
 
+    @property
+    def group_key(self) -> str:
+        """The same for images of one group; an image of no known group is one of its own."""
+        return f"group {self.group}" if self.group else f"image {self.image.key}"
+
 
 @dataclass(frozen=True)
 class Manifest:

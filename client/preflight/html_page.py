@@ -127,7 +127,7 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
     rows = report.manifest.rows
     return [
         (f"{len(rows):,}", "images"),
-        (f"{len({row.group or row.image.key for row in rows}):,}", "patients or lesions"),
+        (f"{len({row.group_key for row in rows}):,}", "patients or lesions"),
         (f"{sum(count > 0 for count in report.manifest.class_counts())}", "classes with images"),
         (f"{len(report.manifest.on('train')):,} / {len(report.manifest.on('test')):,}", "train / test"),
         (f"{ranks['stops']} / {ranks['look']}", "stop the study / worth a look"),
@@ -153,7 +153,7 @@ def _classes(manifest: Manifest, sides: tuple[Side | None, ...]) -> list[_ClassR
     """No row where there is no image at all."""
     if not manifest.rows:
         return []
-    groups = Counter(label for label, _ in {(row.label, row.group or row.image.key) for row in manifest.rows})
+    groups = Counter(label for label, _ in {(row.label, row.group_key) for row in manifest.rows})
     counts = zip(*(manifest.class_counts(side) for side in sides), strict=True)
     return [
         _ClassRow(name, by_side, groups[name]) for name, by_side in zip(manifest.classes, counts, strict=True)
@@ -162,14 +162,14 @@ def _classes(manifest: Manifest, sides: tuple[Side | None, ...]) -> list[_ClassR
 
 def _sizes(report: Report) -> list[_SizeRow]:
     """The most frequent size first."""
-    sizes = Counter((image.size, image.kind) for image in report.whole)
+    sizes = Counter((image.size, image.kind) for image in report.readable)
     return [_SizeRow(*size, kind, count) for (size, kind), count in sizes.most_common()]
 
 
 def _samples(report: Report) -> dict[str, list[ImageRow]]:
     """Some images of each class, chosen by a hash of their names, so that a second page shows the same."""
     classes = report.manifest.classes
-    bad = {image.row.image.key for image in report.seen if image.problem}
+    bad = {image.row.image.key for image in report.images if image.problem}
     each = max(1, min(_SAMPLES, _MOST_SAMPLES // max(len(classes), 1)))
     rows = sorted(
         (row for row in report.manifest.rows if row.image.key not in bad),

@@ -20,8 +20,8 @@ from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSl
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Text: TypeAlias = Literal["none", "said", "suspected"]
-"""Whether text is burned in: nothing speaks for it, the file says so, or the picture looks like it."""
+Text: TypeAlias = Literal["none", "declared", "suspected"]
+"""Burned-in text: no sign of it, declared in the file, or suspected from the picture."""
 
 _SMALL = 64
 _COLOURLESS = 8
@@ -29,8 +29,8 @@ _COLOURLESS = 8
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was found. With a problem, the rest says nothing."""
+class InspectedImage:
+    """Properties of one image. With a problem, the other fields mean nothing."""
 
     row: ImageRow
     problem: str = ""
@@ -45,29 +45,36 @@ class Seen:
     text: Text = "none"
     decode_s: float = 0.0
 
+    @property
+    def where(self) -> str:
+        """The row that names the image, and the image's name, for a person."""
+        return f"{self.row.source} ({self.row.image.name})"
 
-def inspect(row: ImageRow, size: int) -> Seen:
+
+def inspect(row: ImageRow, size: int) -> InspectedImage:
     """Open and decode one image, to a square of `size`."""
     started = time.perf_counter()
     try:
         picture = decode.load(row.image, size)
         square = decode.square(picture, size, "bilinear")
         decode_s = time.perf_counter() - started
-        whole, kind, text = _told(row.image, picture)
+        whole_size, kind, text = _stored(row.image, picture)
         digest = _digest(row.image, square)
     except OSError as error:
-        return Seen(row, problem=f"cannot be read ({error.strerror or type(error).__name__})")
+        return InspectedImage(row, problem=f"cannot be read ({error.strerror or type(error).__name__})")
     except BadImage as bad:
-        return Seen(row, problem=str(bad))
-    # From afar: a blank sensor's noise averages out.
+        return InspectedImage(row, problem=str(bad))
+    # Made small, so that a blank sensor's noise averages out.
     small = np.asarray(Image.fromarray(square).resize((_SMALL, _SMALL), Image.Resampling.BOX))
     if kind == "RGB" and int(np.ptp(small, axis=2).max()) <= _COLOURLESS:
         kind = "RGB without colour"
     spread = float(small.std(axis=(0, 1)).max())
-    return Seen(row, "", whole, kind, spread, digest, duplicates.fingerprint(small), text, decode_s)
+    return InspectedImage(
+        row, "", whole_size, kind, spread, digest, duplicates.fingerprint(small), text, decode_s
+    )
 
 
-def _told(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, int], str, Text]:
+def _stored(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, int], str, Text]:
     """Size, channels and depth as they are stored, and whether text is burned in."""
     match reference:
         case PictureFile(path):
@@ -77,7 +84,7 @@ def _told(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, i
             header = dicom.read_header(path)
             kind = f"{_attribute(header, 'BitsStored')}-bit {_attribute(header, 'PhotometricInterpretation')}"
             if _attribute(header, "BurnedInAnnotation").upper() == "YES":
-                return picture.size, kind, "said"
+                return picture.size, kind, "declared"
             return picture.size, kind, "suspected" if burned_in_text.looks_written_on(picture) else "none"
         case NiftiSlice() | NpzEntry():
             return picture.size, "", "none"
@@ -88,9 +95,7 @@ def _told(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, i
 def _attribute(header: "Dataset", keyword: str) -> str:
     try:
         return str(header.get(keyword, "")).strip()
-    except (
-        Exception
-    ):  # pydicom converts values when they are asked for, and a broken one raises nearly anything
+    except Exception:  # pydicom converts a value when it is read, and a broken one raises nearly anything
         return ""
 
 

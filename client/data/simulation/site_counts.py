@@ -61,4 +61,4 @@ def _classes(sites: Mapping[str, Manifest]) -> Sequence[str]:
 
 
 def _num_groups(manifest: Manifest) -> int:
-    return len({row.group or row.image.key for row in manifest.rows})
+    return len({row.group_key for row in manifest.rows})

@@ -322,7 +322,7 @@ def test_a_split_of_the_data_that_tears_a_lesion_apart_stops_the_study(site: Sit
     report = check(load_site(path), CLASSES[1:])
     (finding,) = found(report, "stops", "puts images of one group on both sides")
     assert "10 of 10 groups are torn apart" in finding.what
-    assert len(report.seen) == 20
+    assert len(report.images) == 20
 
 
 def test_a_split_by_image_and_a_class_on_one_side_only_are_worth_a_look(site: Site) -> None:
@@ -408,10 +408,10 @@ def test_a_dicom_with_burned_in_text_is_told_by_its_attribute_or_by_its_look(tmp
     }  # fmt: skip
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
     report = check(load_site(tmp_path / "site.yaml"), ("mel",))
-    (said,) = found(report, "look", "say that text is burned in")
-    (seen,) = found(report, "look", "look as if text were burned in")
+    (said,) = found(report, "look", "declare burned-in text")
+    (seen,) = found(report, "look", "seem to have burned-in text")
     assert [row.image.path.stem for row in (*said.rows, *seen.rows)] == ["said", "seen"]
-    assert {image.kind for image in report.seen} == {"8-bit MONOCHROME2"}
+    assert {image.kind for image in report.images} == {"8-bit MONOCHROME2"}
 
 
 # --- the command and the page ----------------------------------------------------------------

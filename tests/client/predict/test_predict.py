@@ -22,7 +22,7 @@ from server.rounds.sites import InProcessSites
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
-DICOMS = Path(__file__).parents[3] / "shared" / "data" / "dicom_nifti_samples.tar"
+DICOMS = Path(__file__).parents[4] / "shared" / "data" / "dicom_nifti_samples.tar"
 
 
 @pytest.fixture

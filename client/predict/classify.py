@@ -1,0 +1,100 @@
+"""Classes of images in files, folders and memory, one by one or as lines of CSV.
+
+Files that are not images are listed and skipped. Images are decoded one after another and classified in batches, so
+memory does not grow with their number.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from PIL.Image import Image as Picture
+
+from client.data.decoding import decode
+from client.data.references import BadImage, DicomFrame
+from client.images import Preprocessing
+from client.predict.image_files import Unreadable, references
+from client.predict.predictor import Predictor
+from common.heads import Floats
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Predicted class and probabilities of one image."""
+
+    path: Path | None
+    """None for a picture that was given in memory."""
+    frame: int
+    """From 1."""
+    predicted: str
+    probabilities_C: Floats
+
+
+def classify(predictor: Predictor, images: Iterable[Path | Picture]) -> Iterator[Classified | Unreadable]:
+    """Classes of images in files, folders and memory, in order.
+
+    Images are classified in batches, so an unreadable file comes before the other images of its batch.
+    """
+    waiting: list[tuple[Path | None, int, decode.Pixels]] = []
+    for square in _squares(predictor.preprocessing, images):
+        if isinstance(square, Unreadable):
+            yield square
+            continue
+        waiting.append(square)
+        if len(waiting) == _BATCH:
+            yield from _classes(predictor, waiting)
+            waiting.clear()
+    if waiting:
+        yield from _classes(predictor, waiting)
+
+
+def _squares(
+    preprocessing: Preprocessing, images: Iterable[Path | Picture]
+) -> Iterator[tuple[Path | None, int, decode.Pixels] | Unreadable]:
+    size, interpolation = preprocessing.stored_size, preprocessing.interpolation
+    for number, image in enumerate(images, start=1):
+        if isinstance(image, Picture):
+            try:
+                yield None, 1, decode.square_of(image, size, interpolation)
+            except BadImage as bad:
+                yield Unreadable(Path(f"image {number}"), str(bad))
+            continue
+        for reference in references([image]):
+            if isinstance(reference, Unreadable):
+                yield reference
+                continue
+            path, source = reference
+            frame = source.frame + 1 if isinstance(source, DicomFrame) else 1
+            try:
+                yield path, frame, decode.decode(source, size, interpolation)
+            except BadImage as bad:
+                yield Unreadable(path, str(bad))
+
+
+def _classes(
+    predictor: Predictor, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
+) -> Iterator[Classified]:
+    probabilities_NC = predictor.probabilities([square for _, _, square in batch])
+    for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):
+        yield Classified(path, frame, predictor.classes[int(row_C.argmax())], row_C)
+
+
+def write(predictor: Predictor, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
+    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
+
+    Returns the files that could not be used.
+    """
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["file", "frame", "predicted", *predictor.classes])
+    unreadable: list[Unreadable] = []
+    for outcome in classify(predictor, paths):
+        if isinstance(outcome, Unreadable):
+            unreadable.append(outcome)
+        else:
+            shares = (f"{value:.6f}" for value in outcome.probabilities_C)
+            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares])
+    return unreadable

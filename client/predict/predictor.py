@@ -1,0 +1,156 @@
+"""Predictor: a finished study's network with one of its heads, which gives class probabilities.
+
+A study's folder is the operator's run (federated heads) or the site's own under `state_dir` (its local heads).
+A head is only good with the weights that it was fitted on, so a head of other weights is refused.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from sklearn.pipeline import Pipeline
+from torch import nn
+
+from client.data.decoding import decode
+from client.heads import features, sklearn_heads
+from client.images import Preprocessing
+from client.model import build, parameters
+from client.training.precision import weights_dtype
+from common.config import StudyConfig
+from common.config.heads import SOFTMAX
+from common.errors import ConfigError, SiteDataError
+from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
+from common.settings import load_settings
+from common.weights import digest, load_file
+
+
+@dataclass(frozen=True)
+class LocalHead:
+    """A site's own head."""
+
+    pipeline: Pipeline
+    num_classes: int
+
+    def probabilities(self, features_NF: sklearn_heads.Rows) -> Floats:
+        return sklearn_heads.probabilities(self.pipeline, features_NF, self.num_classes)
+
+
+Head: TypeAlias = FittedHead | LocalHead | None
+"""None: the network's own softmax."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with its weights, and the head on its features."""
+
+    classes: tuple[str, ...]
+    model: nn.Module
+    preprocessing: Preprocessing
+    layer: str | None
+    head: Head
+    study: StudyConfig
+    device: torch.device
+
+    def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
+        """(N, C) of decoded squares. Raises ConsiliumError if the weights give no numbers."""
+        images = Squares(squares, self.preprocessing)
+        features_NF, logits_NC = features.extract(
+            self.model, images, layer=self.layer, device=self.device, precision=self.study.local.precision
+        )
+        return softmax(logits_NC) if self.head is None else self.head.probabilities(features_NF)
+
+
+class Squares:
+    """Decoded images without labels, as `client.images.Images` describes images."""
+
+    def __init__(self, squares: Sequence[decode.Pixels], preprocessing: Preprocessing) -> None:
+        self._squares_NRRC = torch.from_numpy(np.stack(squares))
+        self._preprocessing = preprocessing
+
+    @property
+    def labels_N(self) -> torch.Tensor:
+        return torch.zeros(len(self._squares_NRRC), dtype=torch.int64)
+
+    def batch(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:  # noqa: ARG002
+        size = self._preprocessing.image_size
+        start = (self._squares_NRRC.shape[1] - size) // 2
+        middles_BSSC = self._squares_NRRC[indices_B, start : start + size, start : start + size]
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1)
+            for values in (self._preprocessing.mean, self._preprocessing.std)
+        )
+        return middles_BSSC.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
+
+
+def load(folder: Path, title: str, weights_dir: Path | None, device: torch.device) -> Predictor:
+    """The network of a study's folder with the head called `title`, or with its softmax.
+
+    Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
+    """
+    study = load_settings(folder / "study.yaml", StudyConfig, "study")
+    path = folder / "weights.safetensors"
+    arrays, about = load_file(path)
+    built = build.of_study(study, weights_dir)
+    chosen = parameters.partition(built.model, study.model)
+    shared = {name: array for name, array in arrays.items() if name in chosen.shared}
+    local = {name: array for name, array in arrays.items() if name in chosen.local}
+    weights_digest = digest(shared)
+    if about.get("sha256") != weights_digest:
+        raise SiteDataError(
+            f"{path} is damaged or not of this study: its hash is {weights_digest[:12]}; fetch it again"
+        )
+    if chosen.local and not local:
+        raise SiteDataError(
+            f"{path} lacks the layers that stay at each site (model.batch_norm is local); name the study's folder "
+            "in the site's own state_dir"
+        )
+    parameters.load_shared(built.model, chosen, shared)
+    parameters.load_local(built.model, chosen, local)
+    head = None if title == SOFTMAX else _head(folder / "heads", title, study, weights_digest)
+    model = built.model.to(device, weights_dtype(study.local.precision)).eval()
+    if study.local.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    layer = None if study.heads is None else study.heads.layer
+    return Predictor(study.classes, model, built.preprocessing, layer, head, study, device)
+
+
+def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalHead:
+    path = folder / f"{title}.safetensors"
+    if path.is_file():
+        arrays, label = load_file(path)
+        try:
+            form = HeadForm.model_validate_json(label["head"])
+            classes, made_of = tuple(json.loads(label["classes"])), label["weights_sha256"]
+        except (KeyError, ValueError) as error:
+            raise SiteDataError(f"{path} has no label of a head ({type(error).__name__})") from error
+        _check(title, classes, made_of, study, weights_digest)
+        return read_head(form, arrays, len(classes))
+    if (folder / f"{title}.skops").is_file():
+        pipeline, about = sklearn_heads.load(folder / title)
+        _check(title, about.classes, about.weights_digest, study, weights_digest)
+        return LocalHead(pipeline, len(about.classes))
+    known = sorted(
+        {p.name.removesuffix(p.suffix) for p in folder.glob("*") if p.suffix in (".safetensors", ".skops")}
+    )
+    raise ConfigError(
+        f"--head: {folder} holds no head {title!r}; it holds {', '.join(known) or 'none'}, and {SOFTMAX} is the "
+        "network's own"
+    )
+
+
+def _check(
+    title: str, classes: tuple[str, ...], made_of: str, study: StudyConfig, weights_digest: str
+) -> None:
+    if classes != study.classes:
+        raise SiteDataError(
+            f"head {title} is for {', '.join(classes)}, the study for {', '.join(study.classes)}"
+        )
+    if made_of != weights_digest:
+        raise SiteDataError(
+            f"head {title} was made of the weights {made_of[:12]}, found {weights_digest[:12]}; a head is only good "
+            "with its own weights. Take both from one folder."
+        )

@@ -1,0 +1,74 @@
+"""Findings about the data set as a whole: its classes, its groups, and its split into training and test images."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from client.config import ByImageSplit, NoSplit, SiteConfig
+from client.data.manifest import Manifest
+from client.data.splitting.kept_split import foreseen
+from client.preflight.findings import Finding
+from common.errors import SiteDataError
+
+FEW_GROUPS = 5
+"""Patients or lesions of a class; a test on fewer says little."""
+
+
+def of_classes(manifest: Manifest) -> Iterator[Finding]:
+    """Classes with few images or none, and images without a patient or lesion."""
+    groups: dict[str, set[str]] = {name: set() for name in manifest.classes}
+    for row in manifest.rows:
+        groups[row.label].add(row.group_key)
+    few = [f"{name}: {len(keys)}" for name, keys in groups.items() if 0 < len(keys) < FEW_GROUPS]
+    if few:
+        text = f"classes with fewer than {FEW_GROUPS} patients or lesions; a test on them says little"
+        yield Finding("look", text, tuple(few))
+    none = [name for name, keys in groups.items() if not keys]
+    if none:
+        yield Finding(
+            "look", "classes of the study without an image here; other sites may have them", tuple(none)
+        )
+    ungrouped = sum(row.group is None for row in manifest.rows)
+    if ungrouped:
+        yield Finding(
+            "look",
+            f"{ungrouped} of {len(manifest.rows)} images name no patient or lesion: if one has several images, they "
+            "may be trained and tested on; name the column in the site's YAML",
+        )
+
+
+def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Finding]]:
+    """The manifest with the split that a study would use, and findings about it; without sides if there is none."""
+    if not manifest.rows:
+        return manifest, []
+    try:
+        split = foreseen(manifest, site.split, site.state_dir)
+    except SiteDataError as error:
+        return _without_sides(manifest), [Finding("stops", str(error))]
+    return split, list(_uneven(split, site))
+
+
+def _uneven(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:
+    if isinstance(site.split, NoSplit):
+        return
+    counts = zip(manifest.classes, manifest.class_counts("train"), manifest.class_counts("test"), strict=True)
+    lacking = [
+        f"{name}: {'no image to train on' if test else 'no image to test on'} ({train + test} in all)"
+        for name, train, test in counts
+        if (train == 0) != (test == 0)
+    ]
+    if lacking:
+        yield Finding("look", "classes that are on one side of the split only", tuple(lacking))
+    if isinstance(site.split, ByImageSplit):
+        sides_by_group: dict[str, set[str | None]] = {}
+        for row in manifest.rows:
+            sides_by_group.setdefault(row.group_key, set()).add(row.split)
+        num_on_both = sum(len(sides) > 1 for sides in sides_by_group.values())
+        yield Finding(
+            "look",
+            f"split.kind is by_image: {num_on_both} of {len(sides_by_group)} patients or lesions are trained "
+            "and tested on, so test scores are too high; take grouped unless you compare with work that split so",
+        )
+
+
+def _without_sides(manifest: Manifest) -> Manifest:
+    return replace(manifest, rows=tuple(replace(row, split=None) for row in manifest.rows))
