@@ -175,7 +175,7 @@ def trained_head(world: World, sites: Sequence[SiteConfig], seed: int) -> dict[s
     width = next(iter(data.values()))[0].shape[1]
     model = nn.Linear(width, len(study.classes))
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    names = parameters.Parts(shared=("weight", "bias"), local=(), frozen=())
+    names = parameters.TensorNames(shared=("weight", "bias"), local=(), frozen=())
     local = study.local.model_copy(update={"channels_last": False})
     weights = parameters.shared_arrays(model, names)
     for number in range(1, study.rounds + 1):

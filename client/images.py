@@ -1,7 +1,7 @@
-"""What training needs to know about images: how they are prepared, and how a batch is got.
+"""Interface between model and data: how images are prepared, and how a batch is read.
 
 The model side decides the preparation (it comes with the encoder), the data side carries it
-out. This file is all that the two know of each other.
+out. Neither side depends on more of the other than this file.
 """
 
 from typing import Annotated, Literal, Protocol

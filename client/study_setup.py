@@ -29,7 +29,7 @@ class StudySetup:
     study: StudyConfig
     model: nn.Module
     preprocessing: Preprocessing
-    parts: parameters.Parts
+    parts: parameters.TensorNames
     store: ImageStore
     state: SiteState
     first_local: Arrays

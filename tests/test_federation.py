@@ -335,7 +335,7 @@ def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_pat
 def test_a_resumed_study_equals_an_uninterrupted_one(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, killed_in: str
 ) -> None:
-    """Everything starts anew after the kill: the server and every trainer. FedAdam has state on
+    """Everything starts again after the kill: the server and every trainer. FedAdam has state on
     the server, local batch norm has state at the sites."""
     study = make_study(
         rounds=3,

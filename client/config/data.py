@@ -137,7 +137,7 @@ class MostTumour(Frozen):
 
 
 class EverySlice(Frozen):
-    """Every so many axial slices, where they show brain."""
+    """Axial slices at a regular distance, where they show brain."""
 
     kind: Literal["every"] = "every"
     step: Annotated[int, Field(ge=1, le=155)]

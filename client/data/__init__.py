@@ -1,1 +1,1 @@
-"""A site's images: found, checked, split and kept decoded."""
+"""A site's images: read, checked, split and kept decoded."""

@@ -1,8 +1,8 @@
-"""Images that are there twice: the same file, or nearly the same picture.
+"""Duplicate images: the same file, or nearly the same picture.
 
-A picture that trains and tests makes the test a matter of memory, whatever its lesion is called.
-The same file is found by its SHA-256. A picture that was saved anew, or shrunk, is found by a
-perceptual hash: 64 bits of its coarse frequencies (pHash, Zauner 2010), of which few differ.
+A picture on both sides of the split measures memory, whatever its lesion is called. SHA-256
+detects the same file. A perceptual hash detects a picture that was saved again, or shrunk:
+64 bits of its coarse frequencies (pHash, Zauner 2010), of which few differ.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ Bits = npt.NDArray[np.uint64]
 
 
 def fingerprint(square: Pixels) -> int:
-    """64 bits of what a picture looks like, from afar."""
+    """Perceptual hash of a picture, 64 bits."""
     return int(str(imagehash.phash(Image.fromarray(square))), 16)
 
 
@@ -33,11 +33,11 @@ def same(digests: Sequence[str]) -> list[tuple[int, ...]]:
     places = defaultdict(list)
     for place, digest in enumerate(digests):
         places[digest].append(place)
-    return [tuple(found) for found in places.values() if len(found) > 1]
+    return [tuple(equal) for equal in places.values() if len(equal) > 1]
 
 
 def near(fingerprints: Sequence[int], most: int = NEAR) -> Iterator[tuple[int, int, int]]:
-    """Pairs of places, the first before the second, whose fingerprints differ in at most so many bits."""
+    """Pairs of places, the first before the second, whose fingerprints differ in at most `most` bits."""
     bits_N = np.array(fingerprints, np.uint64)
     for start in range(0, len(bits_N), _BLOCK):
         block_B = bits_N[start : start + _BLOCK]

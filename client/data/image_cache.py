@@ -1,13 +1,13 @@
-"""The file in which decoded images outlive the process that decoded them, mapped into memory.
+"""File of decoded images, mapped into memory; it outlives the process that decoded them.
 
 One file holds the pixels, then a CRC-32 of every image, then a tail that says how many there are. It is
-written beside its place, flushed and renamed, and read wholly on every start: a length alone does not
-tell a file that lost a block in a power cut, or a bit on a tired disk, from a good one. What is
-damaged is made anew. The reading is not lost, since it fills the page cache for the first epoch.
+written under another name, flushed and renamed, and read as a whole on every start: a length alone does not
+show that a block was lost in a power cut, or a bit on an old disk. A damaged file is made again.
+The reading is not lost, since it fills the page cache for the first epoch.
 
-The file that is being written is its own lock (flock). Whoever wants the same images meanwhile waits
-and then has them; the kernel lets go of the lock of a process that was killed, so what it left is
-known to be nobody's, and what a living process writes is never taken for a leftover.
+The file that is being written is its own lock (flock). Another process that needs the same images waits
+and then uses them. The kernel releases the lock of a process that was killed, so a file that it left is
+unlocked, and a file that a living process writes is never taken for a leftover.
 """
 
 import errno
@@ -41,7 +41,7 @@ _MARK = b"consilium-images"
 _TOGETHER = 64
 """Images that one thread reads in one go."""
 _PATIENCE_S = 3600.0
-"""How often a process that waits for another looks, and how long the other may write nothing."""
+"""Seconds for which the other process may write nothing before a waiting one gives up."""
 
 
 def keep(
@@ -60,18 +60,18 @@ def keep(
     path = folder / f"{name}{_ENDING}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found, _ = _found(path, shape, num_threads)
-        if found is not None:
-            return found
+        kept, _ = _kept(path, shape, num_threads)
+        if kept is not None:
+            return kept
         with _claimed(path.with_suffix(_UNFINISHED)) as file:
-            # Another process may have finished them, or mended them, while this one waited.
-            found, problem = _found(path, shape, num_threads)
-            if found is not None:
-                return found
+            # Another process may have finished or repaired the file while this one waited.
+            kept, problem = _kept(path, shape, num_threads)
+            if kept is not None:
+                return kept
             if problem:
-                warn(f"the kept file of {shape[0]} decoded images {problem}; it is made anew")
+                warn(f"the kept file of {shape[0]} decoded images {problem}; it is made again")
                 path.unlink(missing_ok=True)
-            _make_room(folder, file, most_bytes - _size(shape))
+            _free_space(folder, file, most_bytes - _size(shape))
             _write(file, shape, images)
             path.with_suffix(_UNFINISHED).rename(path)
             return _mapped(file, shape)
@@ -85,19 +85,20 @@ def keep(
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _found(path: Path, shape: Shape, num_threads: int | None) -> tuple[Bytes | None, str | None]:
+def _kept(path: Path, shape: Shape, num_threads: int | None) -> tuple[Bytes | None, str | None]:
     """The images, or what is wrong with their file; neither if there is none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return None, None
     started = time.monotonic()
-    with file:  # one opening for both: what is mapped is what was read, whoever replaces the file
+    # One opening for both: the mapped bytes are those that were checked, even if the file is replaced.
+    with file:
         if problem := _problem(file, shape, num_threads):
             return None, problem
         os.utime(file.fileno())  # used now
         event(
-            f"{shape[0]} decoded images found from an earlier start, read again in "
+            f"{shape[0]} decoded images kept from an earlier start, read again in "
             f"{time.monotonic() - started:.1f} s",
             images=shape[0],
         )
@@ -108,9 +109,9 @@ def _problem(file: IO[bytes], shape: Shape, num_threads: int | None) -> str | No
     num_images, num_bytes = shape[0], _size(shape)
     each = shape[1] * shape[2] * shape[3]
     handle = file.fileno()
-    found = os.fstat(handle).st_size
-    if found != num_bytes:
-        return f"has {found:,} bytes, expected {num_bytes:,}"
+    actual = os.fstat(handle).st_size
+    if actual != num_bytes:
+        return f"has {actual:,} bytes, expected {num_bytes:,}"
     sums = os.pread(handle, 4 * num_images, num_images * each)
     if os.pread(handle, _TAIL.size, num_bytes - _TAIL.size) != _tail(shape, sums):
         return "was never finished, or its end is damaged"
@@ -172,7 +173,7 @@ def _size(shape: Shape) -> int:
     return shape[0] * (shape[1] * shape[2] * shape[3] + 4) + _TAIL.size
 
 
-def _make_room(folder: Path, ours: IO[bytes], most_bytes: int) -> None:
+def _free_space(folder: Path, ours: IO[bytes], most_bytes: int) -> None:
     """Delete what killed processes left, then the longest unused files until the others fit.
 
     A file that another process has mapped can go as well: it keeps its pages until it ends.
@@ -190,8 +191,8 @@ def _make_room(folder: Path, ours: IO[bytes], most_bytes: int) -> None:
     kept: list[tuple[int, int, Path]] = []
     for path in folder.glob(f"*{_ENDING}"):
         with suppress(FileNotFoundError):
-            found = path.stat()
-            kept.append((found.st_mtime_ns, found.st_size, path))
+            status = path.stat()
+            kept.append((status.st_mtime_ns, status.st_size, path))
     taken += sum(size for _, size, _ in kept)
     for _, size, path in sorted(kept):
         if taken <= most_bytes:
@@ -205,17 +206,17 @@ def _make_room(folder: Path, ours: IO[bytes], most_bytes: int) -> None:
 
 @contextmanager
 def _claimed(partial: Path) -> Iterator[IO[bytes]]:
-    """`partial`, open, with nobody else writing it; afterwards it is gone, unless it was renamed.
+    """`partial`, open, and locked against other writers; afterwards it is removed, unless it was renamed.
 
     Waits as long as another process writes. Raises StorageError if that one makes no progress.
     """
-    is_told = False
+    is_logged = False
     while True:
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
             if not _locked(file):
-                if not is_told:
+                if not is_logged:
                     event("another process is decoding the same images; waiting for it")
-                    is_told = True
+                    is_logged = True
                 _be_patient(file)
                 continue
             if not _is_at(file, partial):
@@ -225,7 +226,7 @@ def _claimed(partial: Path) -> Iterator[IO[bytes]]:
             finally:
                 if _is_at(file, partial):
                     partial.unlink()
-                # Said, because the map of what was written keeps the file open, and so the lock.
+                # Released here, because the map of what was written keeps the file open, and so the lock.
                 fcntl.flock(file, fcntl.LOCK_UN)
             return
 

@@ -1,7 +1,7 @@
-"""What a site holds: one row per image, before anything is decoded.
+"""Manifest of a site: one row per image, before anything is decoded.
 
 Every reader produces this and nothing behind it knows where rows came from, except that each
-row carries its `source`, so that a person can be sent to the line that is wrong.
+row carries its `source`, so that an error names the line that is wrong.
 """
 
 import os
@@ -31,12 +31,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image and what is known of it."""
+    """One image with its label, group and side."""
 
     image: ImageReference
     label: str
     group: str | None
-    """What a split must not tear apart, from `grouped`; None: neither patient nor lesion is known."""
+    """Images of one group stay on one side of a split, see `grouped`; None: neither patient nor lesion is known."""
     split: str | None
     """As the data says it until `split` has made it "train" or "test"."""
     source: str

@@ -1,6 +1,6 @@
 """Progress of a long pass over images, for a person who waits.
 
-On a terminal a bar that is gone when the work is done. Elsewhere (a service, a pipe, JSON logs) a log line
+On a terminal a bar, which is removed when the work is done. Elsewhere (a service, a pipe, JSON logs) a log line
 every few seconds. Neither names a file.
 """
 

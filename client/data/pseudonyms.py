@@ -1,8 +1,8 @@
-"""Names that tell images of one patient apart from others', and nothing else.
+"""Pseudonyms: names under which the images of one patient belong together, and that say nothing else.
 
 A hash of a patient's number can be undone by trying all numbers; one that is keyed with a secret
 that never leaves the site cannot (HMAC, RFC 2104). The secret is drawn once, and only its owner may
-read the file. Whoever removes it changes the names of all groups, and nothing else.
+read the file. Removing it changes the names of all groups, and nothing else.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ _BYTES = 32
 
 
 def site_secret(state_dir: Path) -> bytes:
-    """This site's secret, drawn when it is first asked for. Raises SiteDataError, StorageError."""
+    """This site's secret, drawn when it is first needed. Raises SiteDataError, StorageError."""
     path = state_dir / "identifiers.secret"
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         _draw(path)
         if path.stat().st_mode & 0o077:
             raise SiteDataError(f"{path} may be read by others on this machine; run `chmod 600 {path}`")
-        found = path.read_bytes()
+        secret = path.read_bytes()
     except OSError as error:
         raise StorageError(
             f"{path} cannot be written or read: {error.strerror}. The trainer keeps there what it hides "
             "patients' identifiers with; give it a state_dir of its own."
         ) from error
-    if len(found) != _BYTES:
+    if len(secret) != _BYTES:
         raise SiteDataError(
-            f"{path} has {len(found)} bytes, expected {_BYTES}; put it back from a copy, or remove it"
+            f"{path} has {len(secret)} bytes, expected {_BYTES}; put it back from a copy, or remove it"
         )
-    return found
+    return secret
 
 
 def hidden(secret: bytes, kind: str, identifier: str) -> str:

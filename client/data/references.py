@@ -1,11 +1,11 @@
-"""Where one image is to be found, before it is opened.
+"""References to images: where one image is stored, before it is opened.
 
 A photograph is a file; a frame of a DICOM, a slice of three volumes and an entry of an archive
 are parts of files. A reference says which part and how it is to be read, and is plain data: it
-goes through splits, checks and caches without anybody there asking what kind it is.
-Only `pixels.decode` does.
+goes through splits, checks and caches, which do not depend on its kind.
+Only `decode.decode` does.
 
-`key` tells images apart and stays the same when reading is set otherwise, so that a kept split
+`key` identifies an image and stays the same when other settings read it differently, so that a kept split
 holds; `how` is what else the pixels depend on; `files` are those whose change makes another image.
 """
 
@@ -43,7 +43,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Window:
-    """What of a DICOM's values becomes black to white."""
+    """Range of a DICOM's values that becomes black to white."""
 
     centre: float
     width: float

@@ -8,8 +8,8 @@ finds it again, and a changed image or another size makes another file.
 
 Not a hash of the images' bytes, which would be safe as well: to compute it every start would read the
 whole data set, over a network for minutes, to save decoding after a move. A file that is replaced under
-its name, size and time of change (`cp -p`, `rsync -t`) is told by the second time (ctime), which
-programs cannot set; the price is that a chmod of the images makes them be decoded again.
+its name, size and time of change (`cp -p`, `rsync -t`) is recognised by its ctime, which
+programs cannot set; the price is that after a chmod the images are decoded again.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ class ImageStore:
         return self.manifest.class_counts(side)
 
     def summary(self, min_cell: int | None) -> ImageSummary | None:
-        """What the images look like from afar; None without any."""
+        """Sizes and colours of the images; None without any."""
         return summary(self.manifest.rows, self._pixels_NRRC, min_cell)
 
 
@@ -213,10 +213,10 @@ def identity(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> str:
 
 def _size_and_times(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return -1, -1, -1  # decoding will say what is wrong, together with all other bad images
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 # --- decoding ------------------------------------------------------------------------------
@@ -246,12 +246,12 @@ def _decoded(
             elif not problems:
                 yield outcome
     finally:
-        pool.shutdown(cancel_futures=True)  # whoever takes no more (a full disk) need not wait for the rest
+        pool.shutdown(cancel_futures=True)  # after an error (a full disk) the rest is not needed
     if problems:
         refuse(
             f"{len(problems)} of {len(rows)} images cannot be used",
             problems,
-            "Mend or replace these files, or remove them from the data set.",
+            "Repair or replace these files, or remove them from the data set.",
         )
     seconds = time.monotonic() - started
     event(f"{len(rows)} images decoded in {seconds:.1f} s", images=len(rows), seconds=seconds)

@@ -7,7 +7,7 @@ are stored, which the squares no longer tell; they stand in the files' headers.
 The smallest and the largest side are, by their nature, facts about single images. A site that counts
 no fewer than k patients therefore tells the k-th smallest and the k-th largest instead, each patient
 counted once: at least k patients have an image as small, or as large. With fewer than 2k patients
-the two ends would be of the same ones, and no sizes are told.
+the two ends would be of the same ones, and no sizes are sent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSl
 from common.wire import ImageSummary, Sizes
 
 STEP = 4
-"""Every so many pixels, each way, count towards means and deviations."""
+"""Every fourth pixel, each way, counts towards means and deviations."""
 _DIGITS = 3
 _CHUNK = 256
 _ORIENTATION = 0x0112
@@ -34,7 +34,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 def summary(rows: Sequence[ImageRow], pixels_NRRC: torch.Tensor, min_cell: int | None) -> ImageSummary | None:
-    """Of these images, kept as these squares of bytes; None without any."""
+    """Summary of these images, whose stored squares are `pixels_NRRC`; None without any."""
     if not rows:
         return None
     mean, std = channel_figures(pixels_NRRC)
@@ -50,10 +50,10 @@ def channel_figures(
     """
     sum_C, squares_C, number = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 0
     for start in range(0, len(pixels_NRRC), _CHUNK):
-        seen_PC = pixels_NRRC[start : start + _CHUNK, ::STEP, ::STEP].reshape(-1, 3).to(torch.int32)
-        sum_C += seen_PC.sum(dim=0, dtype=torch.int64)
-        squares_C += (seen_PC * seen_PC).sum(dim=0, dtype=torch.int64)
-        number += len(seen_PC)
+        pixels_PC = pixels_NRRC[start : start + _CHUNK, ::STEP, ::STEP].reshape(-1, 3).to(torch.int32)
+        sum_C += pixels_PC.sum(dim=0, dtype=torch.int64)
+        squares_C += (pixels_PC * pixels_PC).sum(dim=0, dtype=torch.int64)
+        number += len(pixels_PC)
     mean_C = sum_C.double() / number
     std_C = (squares_C.double() / number - mean_C**2).clamp(min=0).sqrt()
     return _rounded(mean_C), _rounded(std_C)
@@ -69,14 +69,14 @@ def _rounded(values_C: torch.Tensor) -> tuple[float, float, float]:
 
 def sizes(rows: Sequence[ImageRow], least: int) -> Sizes | None:
     """The range of sides that at least `least` patients share at each end, None if too few are there."""
-    found: dict[object, list[tuple[int, int]]] = {}
+    sides_by_group: dict[object, list[tuple[int, int]]] = {}
     for number, row in enumerate(rows):
-        found.setdefault(row.group or number, []).append(size(row.image))
-    if len(found) < (2 * least if least > 1 else 1):
+        sides_by_group.setdefault(row.group or number, []).append(size(row.image))
+    if len(sides_by_group) < (2 * least if least > 1 else 1):
         return None
     return Sizes(
-        width=_ends([[width for width, _ in group] for group in found.values()], least),
-        height=_ends([[height for _, height in group] for group in found.values()], least),
+        width=_ends([[width for width, _ in group] for group in sides_by_group.values()], least),
+        height=_ends([[height for _, height in group] for group in sides_by_group.values()], least),
     )
 
 
@@ -118,7 +118,7 @@ def _dicom_size(path: Path, _changed: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _volume_size(path: Path, _changed: int) -> tuple[int, int]:
-    """Of an axial slice: the two axes that are left-right and front-back once it is turned."""
+    """Width and height of an axial slice: the two axes that are left-right and front-back once it is turned."""
     image = nibabel.Nifti1Image.from_filename(path)
     axes = nibabel.io_orientation(image.affine)[:, 0].tolist()  # type: ignore[no-untyped-call]
     turned = {int(axis): int(side) for axis, side in zip(axes, image.shape, strict=False)}

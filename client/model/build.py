@@ -1,8 +1,8 @@
 """The model as every site builds it: the same bits from the same study.
 
 Weights come from the study's seed, from a file that each site holds and whose checksum the study
-names, or from timm's hub if, and only if, the study says so. Whatever a file lacks, or has too
-much of, is reported; a file of another model is refused rather than loaded in part.
+names, or from timm's hub if, and only if, the study says so. Missing and surplus tensors of a
+file are reported; a file of another model is refused rather than loaded in part.
 """
 
 import sys
@@ -59,7 +59,7 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Built:
-    """A float32 model on the CPU, the images it wants, and how its weights were found."""
+    """A float32 model on the CPU, the preprocessing of its images, and where its weights came from."""
 
     model: nn.Module
     preprocessing: Preprocessing
@@ -67,12 +67,16 @@ class Built:
 
 
 def build(
-    config: ModelConfig, num_classes: int, seed: int, weights_dir: Path | None, asked: prompts.Prompts = ()
+    config: ModelConfig,
+    num_classes: int,
+    seed: int,
+    weights_dir: Path | None,
+    class_prompts: prompts.Prompts = (),
 ) -> Built:
     """Build the study's model. Raises ConfigError and SiteDataError.
 
-    `asked` are the study's prompts; only a text tower that is trained needs them. torch's own
-    generator is left as it was: building a model must not shift anybody's draws.
+    `class_prompts` are the study's prompts; only a text tower that is trained needs them. torch's own
+    generator is left as it was: building a model must not shift other random draws.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -81,7 +85,7 @@ def build(
                 model, report = _encoder(config, num_classes, weights_dir)
                 images = preprocessing(config)
             case ClipConfig():
-                model, images, report = _clip(config, num_classes, weights_dir, asked)
+                model, images, report = _clip(config, num_classes, weights_dir, class_prompts)
             case _:
                 assert_never(config)
         tuning.install(model, config, images.image_size)
@@ -109,7 +113,7 @@ def _encoder(config: ImageSide, num_classes: int, weights_dir: Path | None) -> t
 
 
 def _clip(
-    config: ClipConfig, num_classes: int, weights_dir: Path | None, asked: prompts.Prompts
+    config: ClipConfig, num_classes: int, weights_dir: Path | None, class_prompts: prompts.Prompts
 ) -> tuple[nn.Module, Preprocessing, LoadReport]:
     match config.library:
         case "timm":
@@ -119,7 +123,7 @@ def _clip(
         case "open_clip":
             image, images, num_features = open_clip.image_tower(config, weights_dir)
             report = LoadReport(open_clip.origin(config.weights, config.encoder))
-    classes = _classes(config, num_classes, weights_dir, asked)
+    classes = _classes(config, num_classes, weights_dir, class_prompts)
     width = classes.shape[1] if isinstance(classes, Tensor) else classes.width
     if config.library == "timm":
         projection: nn.Module = nn.Linear(num_features, width)
@@ -135,14 +139,14 @@ def _clip(
 
 
 def _classes(
-    config: ClipConfig, num_classes: int, weights_dir: Path | None, asked: prompts.Prompts
+    config: ClipConfig, num_classes: int, weights_dir: Path | None, class_prompts: prompts.Prompts
 ) -> Tensor | ClassTexts:
     """Class vectors (C, W), or the tower that gives them."""
     match config.text:
         case RandomText(width=width):
             return normalize(torch.randn(num_classes, width), dim=1)
         case OpenClipText(trainable=True) | HuggingFaceText(trainable=True):
-            return text.class_texts(config.text, asked, weights_dir)
+            return text.class_texts(config.text, class_prompts, weights_dir)
         case OpenClipText() | HuggingFaceText():
             if config.vectors is None:
                 raise ConfigError(

@@ -3,7 +3,7 @@
 Images become unit vectors of the text tower's width, classes are unit vectors already, and their
 cosines times a learned scale are logits (Radford et al. 2021, arXiv:2103.00020, figure 3). So a
 CLIP is a classifier to everything that trains and scores it. Class vectors come from a text tower
-that was asked once, from the study's seed, or, if the study trains the tower, from the tower
+that ran once, from the study's seed, or, if the study trains the tower, from the tower
 itself at every step.
 """
 

@@ -1,7 +1,7 @@
-"""A study's weights as a model without products beside its layers: what LoRA learned, in the encoder's own weights.
+"""Export of a finished run as one whole model: LoRA's products are added to the encoder's own weights.
 
-What a study writes are the tensors that travelled. For use outside of Consilium the whole model is wanted, and
-under the names that timm or open_clip give it.
+A study writes only the tensors that travelled. Use outside of Consilium needs the whole model, under the
+names that timm or open_clip give it.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Which tensors of a model travel, which stay, and which nobody trains.
+"""Roles of a model's tensors: which are shared, which stay local, and which are frozen.
 
-Every float tensor is in exactly one part: `shared` ones are trained and travel, `local` ones are
+Every float tensor has exactly one role: `shared` ones are trained and travel, `local` ones are
 trained and stay (normalisation at each site, FedBN, arXiv:2102.07623), `frozen` ones are the same
 everywhere, and only their hash is compared. Under parameter-efficient tuning most of the encoder is
 frozen, running means and variances included. Integer buffers are in none: they count batches, mean
@@ -25,8 +25,8 @@ from common.weights import Array, Arrays, TensorSpec, digest
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Names of a model's `state_dict`, in its order."""
+class TensorNames:
+    """Names of a model's `state_dict` by role, each in its order."""
 
     shared: tuple[str, ...]
     local: tuple[str, ...]
@@ -41,7 +41,7 @@ class Parts:
 # --- deciding ------------------------------------------------------------------------------------
 
 
-def partition(model: nn.Module, config: ImageSide) -> Parts:
+def partition(model: nn.Module, config: ImageSide) -> TensorNames:
     """Sort the tensors of `model` as the study says. Raises ConfigError."""
     trained = _trained_parameters(model, config)
     norms = _normalisation(model)
@@ -53,7 +53,7 @@ def partition(model: nn.Module, config: ImageSide) -> Parts:
     }
     stays = moving if config.batch_norm == "local" else set[str]()
     names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-    return Parts(
+    return TensorNames(
         shared=tuple(n for n in names if n in trained | moving and n not in stays),
         local=tuple(n for n in names if n in stays),
         frozen=tuple(n for n in names if n not in trained | moving),
@@ -131,16 +131,16 @@ def _normalisation(model: nn.Module) -> list[frozenset[str]]:
     ]
 
 
-# --- carrying out --------------------------------------------------------------------------------
+# --- applying ------------------------------------------------------------------------------------
 
 
-def freeze(model: nn.Module, parts: Parts) -> None:
+def freeze(model: nn.Module, names: TensorNames) -> None:
     """Let gradients reach the trained parameters only."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in parts.trained)
+        parameter.requires_grad_(name in names.trained)
 
 
-def train_mode(model: nn.Module, parts: Parts) -> None:
+def train_mode(model: nn.Module, names: TensorNames) -> None:
     """Training mode for what is trained; what is frozen computes as it will in use.
 
     A batch-norm layer in training mode moves its statistics even without gradients, and
@@ -150,13 +150,13 @@ def train_mode(model: nn.Module, parts: Parts) -> None:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         floats = [prefix + name for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
-        if floats and parts.trained.isdisjoint(floats):
+        if floats and names.trained.isdisjoint(floats):
             module.eval()
-        elif isinstance(module, BatchNorm) and f"{prefix}running_mean" not in parts.trained:
+        elif isinstance(module, BatchNorm) and f"{prefix}running_mean" not in names.trained:
             module.eval()  # only its shift is trained
 
 
-def layout(model: nn.Module, parts: Parts) -> dict[str, TensorSpec]:
+def layout(model: nn.Module, names: TensorNames) -> dict[str, TensorSpec]:
     """Names, shapes and kinds of the tensors that travel."""
     parameters = {name for name, _ in model.named_parameters()}
     return {
@@ -167,33 +167,33 @@ def layout(model: nn.Module, parts: Parts) -> dict[str, TensorSpec]:
                 "role": "parameter" if name in parameters else "statistic",
             }
         )
-        for name, tensor in _tensors(model, parts.shared).items()
+        for name, tensor in _tensors(model, names.shared).items()
     }
 
 
-def shared_arrays(model: nn.Module, parts: Parts) -> dict[str, Array]:
+def shared_arrays(model: nn.Module, names: TensorNames) -> dict[str, Array]:
     """Copies of the tensors that travel."""
-    return _arrays(model, parts.shared)
+    return _arrays(model, names.shared)
 
 
-def load_shared(model: nn.Module, parts: Parts, arrays: Arrays) -> None:
+def load_shared(model: nn.Module, names: TensorNames, arrays: Arrays) -> None:
     """Put what arrived into the model, on its device and in its number format. Raises WireError."""
-    _load(model, parts.shared, arrays)
+    _load(model, names.shared, arrays)
 
 
-def local_arrays(model: nn.Module, parts: Parts) -> dict[str, Array]:
+def local_arrays(model: nn.Module, names: TensorNames) -> dict[str, Array]:
     """Copies of the tensors that this site trains and keeps."""
-    return _arrays(model, parts.local)
+    return _arrays(model, names.local)
 
 
-def load_local(model: nn.Module, parts: Parts, arrays: Arrays) -> None:
+def load_local(model: nn.Module, names: TensorNames, arrays: Arrays) -> None:
     """Put back what this site kept. Raises WireError."""
-    _load(model, parts.local, arrays)
+    _load(model, names.local, arrays)
 
 
-def frozen_digest(model: nn.Module, parts: Parts) -> str:
-    """Hash of the tensors that nobody trains; equal at every site of a study."""
-    return digest(_arrays(model, parts.frozen))
+def frozen_digest(model: nn.Module, names: TensorNames) -> str:
+    """Hash of the frozen tensors; equal at every site of a study."""
+    return digest(_arrays(model, names.frozen))
 
 
 def _tensors(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:

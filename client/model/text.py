@@ -1,4 +1,4 @@
-"""What a text tower makes of the classes: one unit vector each.
+"""Class vectors from a text tower: one unit vector per class.
 
 A prompt becomes a vector of length 1; of several prompts of a class the mean is taken and made of length
 1 again, as CLIP's authors do for their ensembles (Radford et al. 2021, arXiv:2103.00020, section 3.1.4).
@@ -41,7 +41,7 @@ class ClassTexts(nn.Module):
 
 
 def class_texts(
-    config: OpenClipText | HuggingFaceText, asked: Prompts, weights_dir: Path | None
+    config: OpenClipText | HuggingFaceText, class_prompts: Prompts, weights_dir: Path | None
 ) -> ClassTexts:
     """The study's text tower over the study's prompts. Raises ConfigError and SiteDataError.
 
@@ -56,26 +56,26 @@ def class_texts(
             count = _counter(tokenizer)
         case _:
             assert_never(config)
-    prompts = [prompt for of_class in asked for prompt in of_class]
+    prompts = [prompt for of_class in class_prompts for prompt in of_class]
     for prompt in prompts:
-        if (found := count(prompt)) > tokenizer.context_length:
+        if (num_tokens := count(prompt)) > tokenizer.context_length:
             log.warn(
-                f"a prompt of {found} tokens is cut at the {tokenizer.context_length} that the text tower reads: "
+                f"a prompt of {num_tokens} tokens is cut at the {tokenizer.context_length} that the text tower reads: "
                 f"{prompt[:60]}..."
             )
-    return ClassTexts(tower, tokenizer(prompts), len(asked), width)
+    return ClassTexts(tower, tokenizer(prompts), len(class_prompts), width)
 
 
 def embed(
-    config: OpenClipText | HuggingFaceText, asked: Prompts, weights_dir: Path | None, seed: int = 0
+    config: OpenClipText | HuggingFaceText, class_prompts: Prompts, weights_dir: Path | None, seed: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors (C, W) of the classes; `seed` is of a tower with random weights.
+    """Unit vectors (C, W) of the classes; `seed` is that of a tower with random weights.
 
     Raises ConfigError and SiteDataError.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        texts = class_texts(config, asked, weights_dir).eval()
+        texts = class_texts(config, class_prompts, weights_dir).eval()
         vectors_CW: npt.NDArray[np.float32] = texts().float().numpy()
     if not np.isfinite(vectors_CW).all():
         raise SiteDataError(

@@ -57,7 +57,7 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None, stored_side: i
     except SiteDataError as error:
         return Report(site.name, (Finding("stops", str(error)),), Manifest((), tuple(classes or ())))
     if not survey.manifest.rows and not survey.problems:
-        return Report(site.name, (Finding("stops", read.nothing(survey)),), survey.manifest)
+        return Report(site.name, (Finding("stops", read.no_images(survey)),), survey.manifest)
     num_threads = site.threads or os.cpu_count() or 1
     inspected = _open(survey.manifest.rows, stored_side, num_threads)
     manifest, split_findings = classes_and_split.on_sides(survey.manifest, site)

@@ -1,4 +1,4 @@
-"""What a check found: ranked by what it means for the site, each with what to do about it."""
+"""Findings of a check: ranked by what they mean for the site, each with what to do about it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from client.data.manifest import ImageRow
 
 Rank: TypeAlias = Literal["stops", "look", "fine"]
 RANKS: tuple[Rank, ...] = ("stops", "look", "fine")
-"""`stops` keeps the site out of a study, `look` is for a person to judge, `fine` is what was seen to be right."""
+"""`stops` keeps the site out of a study, `look` is for a person to judge, `fine` is a check without a problem."""
 
 _MOST_SHOWN = 20
 
@@ -24,7 +24,7 @@ class Finding:
     items: tuple[str, ...] = ()
     """Each file or row."""
     rows: tuple[ImageRow, ...] = ()
-    """Images that show it, to be looked at."""
+    """Images that show it, for a person to see."""
 
     @property
     def text(self) -> str:

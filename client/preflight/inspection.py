@@ -1,7 +1,7 @@
-"""One image, opened: what can be told of it without looking at the others.
+"""Inspection of one image: its size, channels, contrast, hashes and burned-in text.
 
-Everything that a check asks is answered from one decoding, at the size that training keeps, so that the
-time it took is the time that training will need.
+Everything comes from one decoding at the size that training keeps, so that the time it took is the time that
+training will need.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""What this machine brings to a study: a device, memory, and room on the disk.
+"""Findings about the machine: its device, its memory, and free space on its disk.
 
-Asked of the very process or container that would train, for a GPU that the machine has and the container
-does not see is the usual surprise.
+The check runs in the process or container that would train: a GPU that the machine has and the container
+does not see is the usual problem.
 """
 
 import os
@@ -23,14 +23,14 @@ def check(site: SiteConfig) -> Iterator[Finding]:
     yield _memory(site.cache.memory_mib)
 
 
-def _device(wish: str) -> Finding:
+def _device(setting: str) -> Finding:
     from client.training.device import choose_device, device_name
 
     try:
-        device = choose_device(wish)
+        device = choose_device(setting)
     except ConfigError as error:
         return Finding("stops", str(error))
-    if device.type == "cpu" and wish == "auto":
+    if device.type == "cpu" and setting == "auto":
         return Finding(
             "look",
             "no GPU is seen: this site would train on its CPU, tens of times slower. If the machine has one, the "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from client.images import Images
-from client.model.parameters import Parts, freeze, train_mode
+from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import batch_size, class_weights, split, training_batches
 from client.training.losses import Loss, by_class
 from client.training.optimizers import build_optimizer, lr_factor
@@ -69,7 +69,7 @@ def fit(
     images: Images,
     local: LocalConfig,
     *,
-    parts: Parts,
+    parts: TensorNames,
     progress: Progress,
     penalty: Penalty | None,
     device: torch.device,

@@ -1,11 +1,11 @@
-"""Text that is part of a picture: a name or a date that no removal of attributes removes.
+"""Detection of burned-in text: a name or a date in the picture itself, which no removal of attributes removes.
 
-A file may say so (BurnedInAnnotation, PS3.3 C.7.6.1.1), most say nothing. So the picture is looked at
-as well, for what writing leaves and anatomy rarely does: rows with several strokes, white,
-a few pixels wide and dark on both sides, one such row below the other. A suspicion, no proof: both
-ultrasound images with text among pydicom's samples are found and no other of theirs; of 681 slices of
+A file may declare it (BurnedInAnnotation, PS3.3 C.7.6.1.1), most do not. So the picture is searched as
+well, for a pattern of writing that is rare in anatomy: rows with several strokes, white,
+a few pixels wide and dark on both sides, one such row below the other. This is a suspicion, no proof: both
+ultrasound images with text among pydicom's samples are detected and no other of theirs; of 681 slices of
 the public brain MRI sets one is, with what may be a caption at its edge. Dark writing on a bright
-ground, or writing of other colours than white and light grey, is not found.
+ground, or writing of other colours than white and light grey, is not detected.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 _WHITE, _DARK = 224, 96
 """Of 255."""
 _WIDEST, _NEAR = 6, 2
-"""Pixels of a stroke; within so many pixels beside it, it is dark."""
+"""Width of a stroke in pixels; the distance in pixels at which both sides of it are dark."""
 _STROKES, _ROWS = 4, 5
 """Strokes in a row, and rows one below the other."""
 

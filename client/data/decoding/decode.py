@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from client.data.decoding import dicom, nifti, npz
-from client.data.decoding.memory_budget import room
+from client.data.decoding.memory_budget import reserved
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -88,7 +88,7 @@ def _guarded() -> Iterator[None]:
         raise BadImage("takes more memory to decode than is free; save it smaller") from error
     except Exception as error:
         # Decoders answer a broken file with nearly any error there is.
-        raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it anew") from error
+        raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it again") from error
 
 
 def _upright(path: Path, size: int) -> Image.Image:
@@ -97,7 +97,7 @@ def _upright(path: Path, size: int) -> Image.Image:
         _check_for_bombs(image, path)
         # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
         image.draft(None, (2 * size, 2 * size))
-        with room(image.width * image.height):
+        with reserved(image.width * image.height):
             return to_rgb(ImageOps.exif_transpose(image))
 
 
@@ -118,12 +118,12 @@ def _check_for_bombs(image: Image.Image, path: Path) -> None:
         # Every scan goes over the whole picture. In what is compressed, FF is never followed by DA.
         scans = path.read_bytes().count(b"\xff\xda")
         if scans > MOST_SCANS:
-            raise BadImage(f"is a JPEG of {scans} scans; expected at most {MOST_SCANS}; save it anew")
+            raise BadImage(f"is a JPEG of {scans} scans; expected at most {MOST_SCANS}; save it again")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         width, height = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
         if width * height > MOST_TILE_PIXELS:
             raise BadImage(
-                f"has tiles of {width} x {height} pixels; expected at most {MOST_TILE_PIXELS:,}; save it anew"
+                f"has tiles of {width} x {height} pixels; expected at most {MOST_TILE_PIXELS:,}; save it again"
             )
 
 

@@ -30,7 +30,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
 from client.data.decoding import dicom_worker
-from client.data.decoding.memory_budget import room
+from client.data.decoding.memory_budget import reserved
 from client.data.references import BadImage, DicomFrame, Window
 
 MOST_PIXELS = 2**26
@@ -52,17 +52,17 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 def read_header(path: Path) -> pydicom.FileDataset:
     """Everything before the pixels. Raises BadImage."""
     try:
-        # A deflated file unpacks as a whole, header and pixels, to a size that nobody knows before.
+        # A deflated file unpacks as a whole, header and pixels, to a size that is not known before.
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax != DeflatedExplicitVRLittleEndian:
             return pydicom.dcmread(path, stop_before_pixels=True, defer_size=_MOST_HEADER)
     except InvalidDicomError as error:
-        raise BadImage("lacks the header of a DICOM file (the mark DICM); export it anew") from error
+        raise BadImage("lacks the header of a DICOM file (the mark DICM); export it again") from error
     except OSError as error:
         raise BadImage(f"cannot be read ({error.strerror or type(error).__name__})") from error
     except Exception as error:
         # Parsers answer a broken file with nearly any error there is, and its text may hold a value.
-        raise BadImage(f"cannot be read as DICOM ({type(error).__name__}); export it anew") from error
+        raise BadImage(f"cannot be read as DICOM ({type(error).__name__}); export it again") from error
     raise BadImage("is a deflated DICOM, which may unpack to any size; save it undeflated")
 
 
@@ -71,8 +71,10 @@ def num_frames(header: pydicom.Dataset) -> int:
     try:
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
         frames = int(header.get("NumberOfFrames") or 1)
-    except Exception as error:  # a value is converted when it is asked for
-        raise BadImage("says no number where rows, columns or frames should stand; export it anew") from error
+    except Exception as error:  # a value is converted when it is read
+        raise BadImage(
+            "says no number where rows, columns or frames should stand; export it again"
+        ) from error
     if min(rows, columns) < 1:
         raise BadImage(f"holds no image (modality {header.get('Modality') or 'unknown'}); leave it out")
     if rows * columns > MOST_PIXELS:
@@ -91,7 +93,7 @@ def picture(reference: DicomFrame) -> Image.Image:
     try:
         _check_layout(header)
         _check_codestream(reference, header, frames)
-        with room(header.Rows * header.Columns):
+        with reserved(header.Rows * header.Columns):
             return _rendered(_values(reference, header), header, reference)
     except BadImage:
         raise
@@ -121,7 +123,7 @@ def _rendered(pixels: npt.NDArray[Any], header: pydicom.Dataset, reference: Dico
 
 def _check_layout(header: pydicom.Dataset) -> None:
     if "TransferSyntaxUID" not in getattr(header, "file_meta", {}):
-        raise BadImage("does not say how its pixels are stored (transfer syntax); export it anew")
+        raise BadImage("does not say how its pixels are stored (transfer syntax); export it again")
     samples, bits = header.get("SamplesPerPixel", 1), header.get("BitsAllocated")
     if samples not in (1, 3) or bits not in (1, 8, 16, 32):
         raise BadImage(f"has {samples} sample(s) of {bits} bits a pixel; expected 1 or 3 of 8, 16 or 32 bits")
@@ -136,12 +138,13 @@ def _check_codestream(reference: DicomFrame, header: pydicom.Dataset, frames: in
         pydicom.dcmread(file, stop_before_pixels=True, defer_size=_MOST_HEADER)
         file.seek(12, 1)  # tag, VR, two reserved bytes and a length: encapsulated pixels are always explicit
         data = get_frame(file, reference.frame, number_of_frames=frames)
-    found = _size_in_jpeg2000(data) if syntax in JPEG2000TransferSyntaxes else _size_in_jpeg(data)
-    said = int(header.Columns), int(header.Rows)
-    if found != said:
+    in_frame = _size_in_jpeg2000(data) if syntax in JPEG2000TransferSyntaxes else _size_in_jpeg(data)
+    in_header = int(header.Columns), int(header.Rows)
+    if in_frame != in_header:
         raise BadImage(
-            f"says {said[0]} x {said[1]} pixels, but its frame {'x'.join(map(str, found)) if found else 'no size'}; "
-            "export it anew"
+            f"says {in_header[0]} x {in_header[1]} pixels, but its frame "
+            f"{'x'.join(map(str, in_frame)) if in_frame else 'no size'}; "
+            "export it again"
         )
 
 

@@ -1,9 +1,8 @@
-"""Decodes compressed DICOM frames in processes of their own, since some decoders end their process.
+"""Worker processes that decode compressed DICOM frames, since some decoders end their process.
 
-GDCM, the only decoder there is for lossless JPEG, answers some damaged files with abort(), and no
-`try` catches that. So it works for the trainer from outside: a process that dies or that is still at one
-frame after a minute costs that frame, not the trainer, and the kernel holds it to a limit of
-memory. A process that has had nothing to do for a while ends by itself.
+GDCM, the only decoder for lossless JPEG, answers some damaged files with abort(), and no `try` catches that.
+So it runs outside the trainer. A worker that dies, or that takes over a minute for one frame, costs that frame
+and not the trainer. The kernel limits its memory. An idle worker ends by itself.
 """
 
 import atexit
@@ -36,12 +35,12 @@ _HEAD = 2**16
 
 
 def frame(path: Path, number: int, most_bytes: int) -> npt.NDArray[Any]:
-    """The values of one frame, as `pydicom.pixels.utils.pixel_array` gives them, in at most so many bytes.
+    """The values of one frame, as `pydicom.pixels.utils.pixel_array` gives them, in at most `most_bytes`.
 
     Raises BadImage.
     """
     request = json.dumps([str(path.absolute()), number]).encode()
-    for _ in range(2):  # the first may have just gone home
+    for _ in range(2):  # an idle worker may just have exited
         try:
             worker = _WAITING.get_nowait()
         except queue.Empty:
@@ -51,12 +50,12 @@ def frame(path: Path, number: int, most_bytes: int) -> npt.NDArray[Any]:
             _WAITING.put(worker)
             return _array(answer)
         if worker.is_late:
-            raise BadImage(f"is not decoded after {DEADLINE_S:.0f} s; export it anew")
-    raise BadImage("ends the program that decodes it, so it is damaged; export it anew")
+            raise BadImage(f"is not decoded after {DEADLINE_S:.0f} s; export it again")
+    raise BadImage("ends the program that decodes it, so it is damaged; export it again")
 
 
 class _Worker:
-    """Another process, which answers one request after another."""
+    """A worker process; it answers one request after another."""
 
     def __init__(self) -> None:
         self.is_late = False
@@ -70,7 +69,7 @@ class _Worker:
         _ALL.add(self)
 
     def answer(self, request: bytes, most_bytes: int) -> bytes | None:
-        """None if the process ended before it had answered, or answered with more than that."""
+        """None if the process ended before it had answered, or its answer is longer than `most_bytes`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         clock = threading.Timer(DEADLINE_S, self._too_late)
@@ -106,7 +105,7 @@ def _end_all() -> None:
 
 
 def serve() -> None:
-    """What such a process does: reads requests, writes arrays, ends when nobody asks any more."""
+    """Main loop of a worker: reads requests, writes arrays, ends when no request comes for a while."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MIB * 2**20, MOST_MIB * 2**20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -131,10 +130,10 @@ def _decode(path: str, number: int) -> npt.NDArray[Any]:
 
 def _array(answer: bytes) -> npt.NDArray[Any]:
     head, _, values = answer.partition(b"\n")
-    told = json.loads(head)
-    if "error" in told:
-        raise BadImage(f"has pixels that cannot be decoded ({told['error']})")
-    return np.frombuffer(values, told["dtype"]).reshape(told["shape"])
+    properties = json.loads(head)
+    if "error" in properties:
+        raise BadImage(f"has pixels that cannot be decoded ({properties['error']})")
+    return np.frombuffer(values, properties["dtype"]).reshape(properties["shape"])
 
 
 def _send(file: IO[bytes], data: bytes) -> None:

@@ -1,8 +1,7 @@
-"""Room for the pictures that are decoded at once.
+"""Memory budget for images that are decoded at the same time.
 
-What a picture takes while it is decoded is up to some 24 bytes a pixel, and as many are decoded at once
-as there are threads. Ordinary ones are small and never wait here; sixteen at the limit of what is
-accepted would be tens of gigabytes.
+Decoding takes up to about 24 bytes a pixel, and every thread decodes an image. Ordinary images are small and
+never wait here. Sixteen images of the largest accepted size would take tens of gigabytes.
 """
 
 import threading
@@ -10,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_AT_ONCE = 2**26
-"""Pixels; 1.5 GiB at the worst. A larger picture waits until it is alone."""
+"""Pixels; 1.5 GiB at the worst. A larger image waits until it is the only one."""
 
 _change = threading.Condition()
 _taken = 0
 
 
 @contextmanager
-def room(num_pixels: int) -> Iterator[None]:
-    """To be held while a picture of so many pixels is decoded."""
+def reserved(num_pixels: int) -> Iterator[None]:
+    """Reserve memory for decoding an image of `num_pixels`; waits until the budget has it."""
     global _taken
     share = min(num_pixels, MOST_AT_ONCE)
     with _change:

@@ -49,12 +49,12 @@ def picture(reference: NiftiSlice) -> Image.Image:
 def scaled(path: Path) -> Bytes3:
     """A volume as 8 bits, from memory if it was among the last few. Raises BadImage."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise BadImage(f"has no file {path.name} ({error.strerror})") from error
     # One at a time: slices of one volume come one after another, and several would fill the memory.
     with _LOCK:
-        return _scaled(path, found.st_size, found.st_mtime_ns)
+        return _scaled(path, status.st_size, status.st_mtime_ns)
 
 
 def load(path: Path) -> npt.NDArray[np.float32]:
@@ -66,10 +66,10 @@ def load(path: Path) -> npt.NDArray[np.float32]:
     except BadImage:
         raise
     except (OSError, EOFError, zlib.error) as error:
-        raise BadImage(f"has a file {path.name} that is cut short or damaged; copy it anew") from error
+        raise BadImage(f"has a file {path.name} that is cut short or damaged; copy it again") from error
     except Exception as error:
         raise BadImage(
-            f"has a file {path.name} that cannot be read as NIfTI ({type(error).__name__}); convert it anew"
+            f"has a file {path.name} that cannot be read as NIfTI ({type(error).__name__}); convert it again"
         ) from error
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     return values
@@ -98,7 +98,7 @@ def _voxels(file: IO[bytes] | gzip.GzipFile, name: str) -> npt.NDArray[np.float3
     """Values on the scale of the file, turned to RAS."""
     start = file.read(_HEADER)
     if len(start) < _HEADER:
-        raise BadImage(f"has a file {name} that is shorter than the header of a NIfTI; copy it anew")
+        raise BadImage(f"has a file {name} that is shorter than the header of a NIfTI; copy it again")
     header: Any = nibabel.Nifti1Header(start, check=False)  # type: ignore[no-untyped-call]
     if bytes(header["magic"].tobytes())[:3] != b"n+1":
         raise BadImage(f"has a file {name} that is no NIfTI-1 file; convert it")
@@ -113,7 +113,7 @@ def _voxels(file: IO[bytes] | gzip.GzipFile, name: str) -> npt.NDArray[np.float3
         raise BadImage(f"has a file {name} of {kind} voxels; expected whole or floating-point numbers")
     offset = float(header["vox_offset"])
     if not _HEADER <= offset <= _HEADER + _MOST_EXTENSION:
-        raise BadImage(f"has a file {name} whose voxels begin at an impossible place; convert it anew")
+        raise BadImage(f"has a file {name} whose voxels begin at an impossible place; convert it again")
     file.read(int(offset) - _HEADER)
     values = np.empty(num_voxels, np.float32)
     for place in range(0, num_voxels, _PIECE):
@@ -121,7 +121,7 @@ def _voxels(file: IO[bytes] | gzip.GzipFile, name: str) -> npt.NDArray[np.float3
         data = file.read(part.size * kind.itemsize)
         if len(data) < part.size * kind.itemsize:
             missing = (num_voxels - place) * kind.itemsize - len(data)
-            raise BadImage(f"has a file {name} that ends {missing:,} bytes too early; copy it anew")
+            raise BadImage(f"has a file {name} that ends {missing:,} bytes too early; copy it again")
         part[:] = np.frombuffer(data, kind)
     slope, intercept = header.get_slope_inter()
     if slope is not None:

@@ -40,9 +40,9 @@ class Header:
 
 def picture(reference: NpzEntry) -> Image.Image:
     """One image, grey or RGB. Raises BadImage."""
-    found = reference.path.stat()
+    status = reference.path.stat()
     with _LOCK:
-        stream = _STREAMS.get((reference.path, reference.array, found.st_size, found.st_mtime_ns))
+        stream = _STREAMS.get((reference.path, reference.array, status.st_size, status.st_mtime_ns))
         return Image.fromarray(stream.image(reference.index))
 
 
@@ -74,7 +74,7 @@ def whole(path: Path, array: str) -> npt.NDArray[Any]:
 
 
 class _Stream:
-    """One array, read from front to back; begins anew for an image that is no longer kept."""
+    """One array, read from front to back; begins again for an image that is no longer kept."""
 
     def __init__(self, path: Path, array: str, _size: int, _changed: int) -> None:
         self._path, self._array = path, array
@@ -163,7 +163,7 @@ def check_images(array: str, header: Header) -> None:
 def _opened(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     # As numpy writes them; LZMA and others may ask for gigabytes before the first byte.
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadImage("is packed in another way than numpy's; save it anew with numpy.savez_compressed")
+        raise BadImage("is packed in another way than numpy's; save it again with numpy.savez_compressed")
     return archive.open(name)
 
 
@@ -175,11 +175,11 @@ def _header_of(archive: zipfile.ZipFile, name: str) -> Header:
 def _header(file: IO[bytes]) -> Header:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise BadImage(f"is of version {version} of numpy's format; save it anew")
+        raise BadImage(f"is of version {version} of numpy's format; save it again")
     # numpy reads as much as the length says and compares it with a limit afterwards.
     length = file.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > _MOST_HEADER:
-        raise BadImage("has an array with a header of an impossible length; copy it anew")
+        raise BadImage("has an array with a header of an impossible length; copy it again")
     head = BytesIO(length + file.read(int.from_bytes(length, "little")))
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read(head, max_header_size=_MOST_HEADER)
@@ -191,7 +191,7 @@ def _header(file: IO[bytes]) -> Header:
 def _exactly(file: IO[bytes], num_bytes: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     data = file.read(num_bytes)
     if len(data) < num_bytes:
-        raise BadImage(f"ends after {len(data):,} of {num_bytes:,} bytes; copy it anew")
+        raise BadImage(f"ends after {len(data):,} of {num_bytes:,} bytes; copy it again")
     return np.frombuffer(data, dtype)
 
 
@@ -200,7 +200,7 @@ def _product(shape: tuple[int, ...]) -> int:
     for size in shape:
         product *= size
     if product < 0:
-        raise BadImage(f"says an impossible shape {shape}; save it anew")
+        raise BadImage(f"says an impossible shape {shape}; save it again")
     return product
 
 
@@ -213,4 +213,6 @@ def _guarded(read: Callable[[], T]) -> T:
         raise BadImage("lacks an array that it should have; expected an archive of MedMNIST") from error
     except Exception as error:
         # zipfile, zlib and numpy answer a broken file with many kinds of error.
-        raise BadImage(f"cannot be read as a numpy archive ({type(error).__name__}); copy it anew") from error
+        raise BadImage(
+            f"cannot be read as a numpy archive ({type(error).__name__}); copy it again"
+        ) from error

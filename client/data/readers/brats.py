@@ -8,7 +8,7 @@ and 76, 2020: 293 and 76.
 Encoders take three channels, so three of the four volumes become red, green and blue: by default T1ce,
 T2 and FLAIR, which show enhancing core, oedema and extent. The patient is the group: slices of
 one head are nearly the same picture. Grades say something of the head, not of the slice, so
-slices that show no tumour are taken only if they are asked for.
+slices that show no tumour are taken only if the settings say so.
 
 Menze et al. 2015, doi:10.1109/TMI.2014.2377694; Bakas et al. 2017, doi:10.1038/sdata.2017.117; Bakas
 et al. 2018, arXiv:1811.02629. Free for research after registration (CBICA, University of Pennsylvania).
@@ -76,7 +76,7 @@ def read_brats(config: BratsData) -> tuple[list[ImageRow], list[str]]:
     return rows, problems
 
 
-# --- who is there ----------------------------------------------------------------------------
+# --- patients --------------------------------------------------------------------------------
 
 
 def _subjects(root: Path, problems: list[str]) -> Iterator[_Subject]:
@@ -108,27 +108,27 @@ def _subjects(root: Path, problems: list[str]) -> Iterator[_Subject]:
 
 
 def _collection(name: str) -> str | None:
-    parts = name.split("_")
-    return parts[1] if len(parts) >= 4 else None
+    fields = name.split("_")
+    return fields[1] if len(fields) >= 4 else None
 
 
 def _volume(folder: Path, modality: str) -> Path:
     for ending in _ENDINGS:
         if (path := folder / f"{folder.name}_{modality}{ending}").is_file():
             return path
-    raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it anew")
+    raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it again")
 
 
 def _segmentation(folder: Path) -> Path:
     # One patient of 2020 has its segmentation under the name that it had at its hospital.
-    found = sorted(
+    files = sorted(
         path
         for path in folder.iterdir()
         if "seg" in path.name.lower() and path.name.endswith(_ENDINGS) and not path.name.startswith(".")
     )
-    if not found:
-        raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it anew")
-    return found[0]
+    if not files:
+        raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it again")
+    return files[0]
 
 
 # --- which slices ----------------------------------------------------------------------------

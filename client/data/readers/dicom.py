@@ -1,10 +1,10 @@
 """DICOM files as a PACS exports them, labelled by a csv.
 
-Files are found anywhere under `root` by their header, whatever they are called; a csv says the
+Files are recognised anywhere under `root` by their header, whatever they are called; a csv says the
 label by SOPInstanceUID (an image), SeriesInstanceUID, StudyInstanceUID or PatientID. A file with
 several frames is several images of one label, or its middle one. Files that no line speaks of are
 left out with a count, as exports hold reports and scouts too; files that cannot be read are
-problems, because nobody knows whose they are.
+problems, because their patients are not known.
 
 What a DICOM says of a person stays in this file: rows carry keyed hashes of PatientID (or of the
 study, where the patient is not named), and messages name files and lines, never values.
@@ -135,6 +135,6 @@ def _text(header: pydicom.Dataset, keyword: str) -> str:
     try:
         value: Any = header.get(keyword)
     except Exception as error:
-        # pydicom converts values when they are asked for, and a broken one raises nearly anything.
-        raise BadImage(f"has a broken {keyword}; export it anew") from error
+        # pydicom converts values when they are read, and a broken one raises nearly anything.
+        raise BadImage(f"has a broken {keyword}; export it again") from error
     return "" if value is None else str(value).strip()

@@ -72,7 +72,7 @@ class NamedImages:
         return None
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The folders, for a message."""
         return ", ".join(map(str, self._folders))
 

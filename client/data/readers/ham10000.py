@@ -28,7 +28,7 @@ def read_ham10000(config: Ham10000Data) -> tuple[list[ImageRow], list[str]]:
         source = f"{table.path.name} row {number}"
         path = images.find(cells.get("image_id", ""))
         if path is None:
-            problems.append(f"{source}: no image {cells.get('image_id', '')!r} in {images.told}")
+            problems.append(f"{source}: no image {cells.get('image_id', '')!r} in {images.description}")
             continue
         rows.append(
             ImageRow(

@@ -1,4 +1,4 @@
-"""A list of images on disk: which of a data set are one site's, and on which side each is.
+"""Image list: a file that says which images of a data set are one site's, and on which side each is.
 
 The list names images by their `key`, which every kind of data has, so that frames, slices and entries
 of archives can be shared out like picture files; how they are read stays with the data. What
@@ -32,7 +32,7 @@ def write_list(path: Path, rows: Sequence[ImageRow]) -> None:
 
 
 def listed(rows: Sequence[ImageRow], path: Path) -> tuple[list[ImageRow], list[str]]:
-    """Those of `rows` that the list names, each with its split if the list has one, and what it names in vain.
+    """Rows that the list names, each with its split if the list has one, and entries that are not in the data.
 
     Raises SiteDataError if the file is no such list.
     """
@@ -40,17 +40,17 @@ def listed(rows: Sequence[ImageRow], path: Path) -> tuple[list[ImageRow], list[s
     require_columns(table, ("image",), "expected a list that `consilium-site partition` wrote")
     wanted = {_key(cells.get("image", "")): (number, cells.get("split")) for number, cells in table.rows}
     taken: list[ImageRow] = []
-    met: set[str] = set()
+    listed_keys: set[str] = set()
     for row in rows:
         key = _key(row.image.key)
         if key in wanted:
-            met.add(key)
+            listed_keys.add(key)
             _, side = wanted[key]
             taken.append(replace(row, split=side) if side else row)
     problems = [
         f"{path.name} row {number}: {key} is not among the images of the data"
         for key, (number, _) in wanted.items()
-        if key not in met
+        if key not in listed_keys
     ]
     return taken, [*table.problems, *problems]
 

@@ -57,7 +57,7 @@ def _rows(
         if len(right) != 1:
             problems.append(f"{source}: {len(right)} classes are marked, expected one")
         elif path is None:
-            problems.append(f"{source}: no image {name!r} in {images.told}")
+            problems.append(f"{source}: no image {name!r} in {images.description}")
         else:
             side = cells.get(split, "") if split else None
             rows.append(

@@ -25,28 +25,28 @@ _SIDES = ("train", "val", "test")
 def read_medmnist(config: MedMnistData) -> tuple[list[ImageRow], list[str]]:
     """Rows in the archive's order. Raises SiteDataError if the archive is none of MedMNIST's."""
     try:
-        found = npz.arrays(config.archive)
-        sides = [side for side in _SIDES if f"{side}_images" in found]
+        arrays = npz.arrays(config.archive)
+        sides = [side for side in _SIDES if f"{side}_images" in arrays]
         if not sides:
-            names = ", ".join(sorted(found)) or "nothing"
+            names = ", ".join(sorted(arrays)) or "nothing"
             raise BadImage(f"holds {names}; expected train_images and train_labels")  # noqa: TRY301
-        return [row for side in sides for row in _rows(config, side, found)], []
+        return [row for side in sides for row in _rows(config, side, arrays)], []
     except BadImage as bad:
         raise SiteDataError(f"{config.archive} {bad}") from bad
 
 
-def _rows(config: MedMnistData, side: str, found: dict[str, npz.Header]) -> Iterator[ImageRow]:
+def _rows(config: MedMnistData, side: str, arrays: dict[str, npz.Header]) -> Iterator[ImageRow]:
     images = f"{side}_images"
-    npz.check_images(images, found[images])
+    npz.check_images(images, arrays[images])
     labels = npz.whole(config.archive, f"{side}_labels")
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
         raise BadImage(
             f"has {labels.dtype} labels of shape {labels.shape}; expected one number an image. Sets with several "
             "labels an image cannot be used"
         )
-    if len(labels) != found[images].shape[0]:
+    if len(labels) != arrays[images].shape[0]:
         raise BadImage(
-            f"has {found[images].shape[0]} images but {len(labels)} labels for {side}; copy it anew"
+            f"has {arrays[images].shape[0]} images but {len(labels)} labels for {side}; copy it again"
         )
     for index, label in enumerate(np.ravel(labels)):
         yield ImageRow(

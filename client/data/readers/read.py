@@ -1,7 +1,7 @@
-"""From a site's files to a manifest: checks everything that can be checked without decoding.
+"""Reading of a site's data into a manifest, with every check that needs no decoding.
 
-A data manager mends a data set in one go or loses a day, so every reader collects all it
-finds wrong and says so at once. Whatever the kind of data, the same checks follow here.
+A data manager repairs a data set in one go or loses a day, so every reader collects all problems and
+reports them at once. The same checks follow here for every kind of data.
 """
 
 import difflib
@@ -42,18 +42,18 @@ from common.log import warn
 
 @dataclass(frozen=True)
 class Survey:
-    """What a site's data holds, the sound rows and all that is wrong with others."""
+    """Contents of a site's data: the usable rows, and the problems of the others."""
 
     where: Path
     manifest: Manifest
     """May be empty."""
     problems: tuple[str, ...]
     num_repeats: int
-    """Rows that say again what another says."""
+    """Rows that repeat another row."""
 
 
 def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | None = None) -> Survey:
-    """All that `config` points at, problems and all; without `classes`, those that the data has.
+    """All rows that `config` points at, and all problems; without `classes`, those that the data has.
 
     `state_dir` keeps the secret that hides patients' identifiers; without it, names of groups are
     good for this one manifest. Raises SiteDataError if nothing can be read.
@@ -62,34 +62,33 @@ def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | 
     names = _labels(rows, config) if classes is None else tuple(classes)
     rows = _mapped(rows, config, names)
     unique = _without_repeats(rows)
-    sound = [row for row in unique.rows if row.label in names]
+    usable = [row for row in unique.rows if row.label in names]
     problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
-    return Survey(where, Manifest(tuple(grouped(sound)), names), tuple(problems), unique.num_repeats)
+    return Survey(where, Manifest(tuple(grouped(usable)), names), tuple(problems), unique.num_repeats)
 
 
 def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
     """All images that `config` points at. Raises SiteDataError that lists every problem."""
-    found = survey(config, classes, state_dir)
-    where = found.where
-    if found.problems:
+    contents = survey(config, classes, state_dir)
+    where = contents.where
+    if contents.problems:
         refuse(
             f"{where.name} cannot be used as it is",
-            found.problems,
-            f"Mend {where} or the images it names, then start again.",
+            contents.problems,
+            f"Correct {where} or the images it names, then start again.",
         )
-    if not found.manifest.rows:
-        raise SiteDataError(nothing(found))
-    if found.num_repeats:
-        warn(f"{found.num_repeats} row(s) repeat another row and count once", repeats=found.num_repeats)
-    return found.manifest
+    if not contents.manifest.rows:
+        raise SiteDataError(no_images(contents))
+    if contents.num_repeats:
+        warn(f"{contents.num_repeats} row(s) repeat another row and count once", repeats=contents.num_repeats)
+    return contents.manifest
 
 
-def nothing(found: Survey) -> str:
-    """What to say of a site without a single image."""
-    return (
-        f"{found.where} holds no image of any class; the study has the classes "
-        f"{', '.join(found.manifest.classes) or '(none)'}. Point `data` of the site's YAML at images of these classes."
-    )
+def no_images(contents: Survey) -> str:
+    """Error message for a site without a single image."""
+    classes = ", ".join(contents.manifest.classes) or "(none)"
+    return f"{contents.where} holds no image of any class; the study has the classes {classes}. "
+        "Point `data` of the site's YAML at images of these classes."
 
 
 def labels(config: DataConfig) -> tuple[str, ...]:
@@ -103,7 +102,7 @@ def _labels(rows: Sequence[ImageRow], config: DataConfig) -> tuple[str, ...]:
 
 
 def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
-    """Where the rows are from, the rows, and what is wrong with others. Raises SiteDataError."""
+    """Where the rows are from, the usable rows, and the problems of the others. Raises SiteDataError."""
     try:
         where, rows, problems = _all_rows(config, state_dir)
     except OSError as error:
@@ -113,8 +112,8 @@ def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageR
         ) from error
     if config.image_list is None:
         return where, rows, problems
-    rows, in_vain = listed(rows, config.image_list)
-    return where, rows, [*problems, *in_vain]
+    rows, not_in_data = listed(rows, config.image_list)
+    return where, rows, [*problems, *not_in_data]
 
 
 def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
@@ -143,7 +142,7 @@ def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[Im
 
 
 def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
-    """Rows under the study's class names; those that the site leaves out are counted and gone."""
+    """Rows under the study's class names; those that the site leaves out are counted and dropped."""
     kept, dropped = [], Counter[str]()
     for row in rows:
         label = config.label_map.get(row.label, row.label)
@@ -152,8 +151,8 @@ def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]
         else:
             kept.append(replace(row, label=label))
     if dropped:
-        told = ", ".join(f"{label} ({count})" for label, count in sorted(dropped.items()))
-        warn(f"left out, as the site's YAML says: images of {told}", dropped=sum(dropped.values()))
+        counts = ", ".join(f"{label} ({count})" for label, count in sorted(dropped.items()))
+        warn(f"left out, as the site's YAML says: images of {counts}", dropped=sum(dropped.values()))
     return kept
 
 
@@ -184,7 +183,7 @@ class _Unique:
 
 
 def _without_repeats(rows: Sequence[ImageRow]) -> _Unique:
-    """Each file once; a file that is said to be two things is a problem."""
+    """Each file once; a file with two different labels, groups or sides is a problem."""
     kept: dict[str, ImageRow] = {}
     problems = []
     for row in rows:

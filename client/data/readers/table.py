@@ -1,4 +1,4 @@
-"""One line per image: labels.csv.
+"""Reader of labels.csv: one line per image.
 
 Read as people save it: with or without a byte-order mark, separated by comma, semicolon or
 tab. Row numbers are those of a spreadsheet: the header is row 1. Rows that `row_filter` leaves out
@@ -37,7 +37,7 @@ def read_table(path: Path) -> Table:
     """A csv file with a header line. Raises SiteDataError if it cannot be read as one."""
     try:
         if path.exists() and not path.is_file():
-            raise SiteDataError(f"{path} is no file; expected a csv with a line of column names")
+            raise SiteDataError(f"{path} is not a file; expected a csv with a line of column names")
         if path.exists() and path.stat().st_size > MOST_BYTES:
             raise SiteDataError(
                 f"{path} has {path.stat().st_size:,} bytes; expected a csv of at most {MOST_BYTES:,}"
@@ -79,15 +79,15 @@ def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
     rows = []
     for number, cells in chosen:
         source = f"{table.path.name} row {number}"
-        found = list(_problems(cells, source, config))
-        problems += found
-        if not found:
+        of_row = list(_problems(cells, source, config))
+        problems += of_row
+        if not of_row:
             rows.append(_row(cells, source, config))
     return rows, problems
 
 
 def is_file(path: Path) -> bool:
-    """False as well for a name that no file can have, such as one of 300 letters."""
+    """Whether `path` is a file; False as well for a name that no file can have, such as one of 300 letters."""
     try:
         return path.is_file()
     except OSError:
@@ -129,7 +129,7 @@ def _chosen(table: Table, row_filter: RowFilter | None) -> Iterator[tuple[int, d
         values = ", ".join(f"{value} ({count})" for value, count in seen.most_common(10))
         raise SiteDataError(
             f"{table.path} has no row with {row_filter.column}={', '.join(absent)}; "
-            f"the column holds {values or 'nothing'}. Mend the values in the site's YAML."
+            f"the column holds {values or 'nothing'}. Correct the values in the site's YAML."
         )
     yield from (
         (number, cells) for number, cells in table.rows if cells.get(row_filter.column) in row_filter.values

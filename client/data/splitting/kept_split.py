@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.config import SplitConfig
 from client.data.manifest import ImageRow, Manifest, Side
-from client.data.splitting.split import split, torn_groups
+from client.data.splitting.split import groups_on_both_sides, split
 from common.errors import SiteDataError
 from common.files import write_atomically
 from common.log import event, warn
@@ -61,10 +61,10 @@ def _settled(manifest: Manifest, config: SplitConfig, before: Mapping[str, Side]
     if not any(row.image.key in before for row in manifest.rows):
         return split(manifest, config)
     rows = tuple(_placed(manifest.rows, before))
-    if config.kind != "by_image" and (torn := torn_groups(rows)):
+    if config.kind != "by_image" and (on_both := groups_on_both_sides(rows)):
         raise SiteDataError(
-            f"{len(torn)} patient(s) or lesion(s) have images on both sides of the split that was drawn earlier, "
-            f"because images are joined otherwise now: {', '.join(torn[:5])}. Put the table back as it was, or "
+            f"{len(on_both)} patient(s) or lesion(s) have images on both sides of the split that was drawn earlier, "
+            f"because images are joined otherwise now: {', '.join(on_both[:5])}. Put the table back as it was, or "
             "remove the split under state_dir/splits, for a new split and a new study"
         )
     return Manifest(rows, manifest.classes)

@@ -2,7 +2,7 @@
 
 Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
 So whole groups move, the classes keep their shares as far as groups allow (`client/data/splitting/stratify.py`),
-and a split that comes with the data is refused if it tears a group apart.
+and a split that comes with the data is refused if it puts one group on both sides.
 """
 
 import csv
@@ -102,7 +102,7 @@ def write_split(
         refuse(
             f"{labels_csv.name} cannot be split",
             [*problems, *table.problems],
-            f"Mend {labels_csv} or name its columns.",
+            f"Correct {labels_csv} or name its columns.",
         )
     cells = [row for _, row in table.rows]
     keys = ["/".join(row.get(name, "") for name in (label, *strata)) for row in cells]
@@ -125,11 +125,11 @@ def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
     on: dict[str, set[str]] = {}
     for row, side in zip(manifest.rows, sides, strict=True):
         on.setdefault(_owner(row.group, row.image.key), set()).add(side)
-    torn = sum(len(found) > 1 for found in on.values())
+    num_on_both = sum(len(sides) > 1 for sides in on.values())
     warn(
-        f"split.kind is by_image: {torn} of {len(on)} lesions or patients are on both sides, so the test is too "
+        f"split.kind is by_image: {num_on_both} of {len(on)} lesions or patients are on both sides, so the test is too "
         "optimistic; use it only to compare with work that split so",
-        torn=torn,
+        torn=num_on_both,
     )
     rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
     return replace(manifest, rows=rows)
@@ -165,12 +165,12 @@ def _given(manifest: Manifest) -> list[Side]:
             "the split that comes with the data cannot be used",
             [f"{value!r} in {count} row(s)" for value, count in wrong.most_common()],
             f"Expected train or test, first missing in {first.source}. "
-            "Mend these, or let `split: {kind: grouped}` draw one.",
+            "Correct these, or let `split: {kind: grouped}` draw one.",
         )
     return [SIDES[(row.split or "").lower()] for row in manifest.rows]
 
 
-def torn_groups(rows: Sequence[ImageRow]) -> list[str]:
+def groups_on_both_sides(rows: Sequence[ImageRow]) -> list[str]:
     """Groups with images on more than one side."""
     sides: dict[str, set[str | None]] = {}
     for row in rows:
@@ -180,12 +180,12 @@ def torn_groups(rows: Sequence[ImageRow]) -> list[str]:
 
 
 def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
-    if torn := torn_groups(rows):
+    if on_both := groups_on_both_sides(rows):
         refuse(
             "the split puts images of one group on both sides, so a test would measure memory",
-            [f"group {group} is in train and in test" for group in torn],
-            f"{len(torn)} of {len({row.group for row in rows} - {None})} groups are torn apart. Mend the split, or let "
-            "`split: {kind: grouped}` draw one.",
+            [f"group {group} is in train and in test" for group in on_both],
+            f"{len(on_both)} of {len({row.group for row in rows} - {None})} groups are on both sides. "
+            "Correct the split, or let `split: {kind: grouped}` draw one.",
         )
 
 

@@ -267,5 +267,5 @@ def test_a_table_that_is_no_plain_file_is_not_waited_for(kind, tmp_path):
     os.mkfifo(tmp_path / "labels.csv")
     file = tmp_path / "labels.csv"
     data = CsvData(labels=file) if kind == "csv" else Ham10000Data(metadata=file)
-    with pytest.raises(SiteDataError, match="is no file"):
+    with pytest.raises(SiteDataError, match="is not a file"):
         readers.read(data, ("a", "b"))

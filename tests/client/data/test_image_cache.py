@@ -61,7 +61,7 @@ def flip_a_bit(data: bytes, place: int) -> bytes:
         (lambda data: bytes(NUM_BYTES), "was never finished"),
     ],
 )
-def test_a_damaged_file_is_found_and_made_anew(damage, said, tmp_path, caplog):
+def test_a_damaged_file_is_detected_and_made_again(damage, said, tmp_path, caplog):
     keep(tmp_path)
     path = tmp_path / "a.rgb"
     whole = path.read_bytes()
@@ -70,7 +70,7 @@ def test_a_damaged_file_is_found_and_made_anew(damage, said, tmp_path, caplog):
         assert np.array_equal(keep(tmp_path), IMAGES)
     (record,) = caplog.records
     assert re.search(said, record.message)
-    assert "made anew" in record.message
+    assert "made again" in record.message
     assert path.read_bytes() == whole
 
 

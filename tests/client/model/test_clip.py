@@ -232,7 +232,7 @@ def test_embedded_vectors_travel_in_the_study_and_no_tower_is_built(tiny_clip, t
 def test_a_trained_text_tower_travels_like_any_other_weights(tiny_clip):
     tower = OpenClipText(architecture=tiny_clip, weights=SeedWeights(), trainable=True)
     config = clip(text=tower, trainable="head")
-    model = build(config, 3, seed=1, weights_dir=None, asked=ASKED).model
+    model = build(config, 3, seed=1, weights_dir=None, class_prompts=ASKED).model
     shared = partition(model, config).shared
     assert "head.text.tower.token_embedding.weight" in shared
     by_class = losses.by_class()(model(images_of()), torch.tensor([0, 1]), torch.ones(3))

@@ -63,7 +63,7 @@ def test_the_command_writes_a_study_that_needs_no_tower(tower, tmp_path, capsys)
     assert "RANDOM" in said
 
 
-def test_a_study_that_was_asked_before_is_asked_anew(tower, tmp_path):
+def test_a_study_that_was_asked_before_is_asked_again(tower, tmp_path):
     source = write(tmp_path / "x.yaml", study_of(tower))
     embed_file(source, tmp_path / "one.yaml", None)
     changed = yaml.safe_load((tmp_path / "one.yaml").read_text()) | {"class_names": {"mel": "a mole"}}

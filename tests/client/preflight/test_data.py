@@ -321,7 +321,7 @@ def test_a_split_of_the_data_that_tears_a_lesion_apart_stops_the_study(site: Sit
     (site.folder / "labels.csv").write_text("\n".join(["file,label,lesion,side", *lines]) + "\n")
     report = check(load_site(path), CLASSES[1:])
     (finding,) = found(report, "stops", "puts images of one group on both sides")
-    assert "10 of 10 groups are torn apart" in finding.what
+    assert "10 of 10 groups are on both sides" in finding.what
     assert len(report.images) == 20
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from client.model.build import build
-from client.model.parameters import Parts, frozen_digest, partition, shared_arrays
+from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
 from client.training.batches import training_batches
 from client.training.fit import Progress, fit
 from client.training.optimizers import build_optimizer, lr_factor
@@ -81,7 +81,7 @@ def biases_only():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     nn.init.zeros_(model[1].weight)
     nn.init.zeros_(model[1].bias)
-    return model, Parts(shared=("1.bias",), local=(), frozen=("1.weight",))
+    return model, TensorNames(shared=("1.bias",), local=(), frozen=("1.weight",))
 
 
 # --- federation ------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_dropout_follows_the_seed_and_leaves_torchs_generator_alone(generate_ima
     def once():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 32 * 32, 3))
-        parts = Parts(shared=("2.weight", "2.bias"), local=(), frozen=())
+        parts = TensorNames(shared=("2.weight", "2.bias"), local=(), frozen=())
         torch.rand(3)
         state = torch.get_rng_state()
         train(model, parts, generate_images(6), LocalConfig(batch_size=2))

@@ -11,12 +11,12 @@ def test_pictures_are_decoded_at_once_as_long_as_they_fit(first, second, monkeyp
     is_in, may_go = threading.Event(), threading.Event()
 
     def decode() -> None:
-        with memory_budget.room(second):
+        with memory_budget.reserved(second):
             is_in.set()
             may_go.wait(60)
 
     other = threading.Thread(target=decode)
-    with memory_budget.room(first):
+    with memory_budget.reserved(first):
         other.start()
         fits = min(first, 100) + min(second, 100) <= 100
         assert is_in.wait(60 if fits else 0.05) == fits

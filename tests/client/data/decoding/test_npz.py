@@ -53,7 +53,7 @@ def test_an_array_is_read_from_front_to_back_and_never_as_a_whole(tmp_path, monk
     monkeypatch.setattr(npz, "_KEPT", 4)
     order = [0, 1, 3, 2, 99, 97, 0]
     assert [int(decode(NpzEntry(path, "train_images", n), 28, "nearest")[0, 0, 0]) for n in order] == order
-    # 0 to 99 once; 2 and 97 were still kept; the last one begins anew
+    # 0 to 99 once; 2 and 97 were still kept; the last one begins again
     assert asked == [28 * 28] * 101
 
 

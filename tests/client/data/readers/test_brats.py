@@ -150,7 +150,7 @@ def test_all_that_is_wrong_is_said_at_once(of_2018):
     volume(second / f"{second.name}_seg.nii.gz", np.zeros((16, 16, 12), np.int16))
     with pytest.raises(SiteDataError) as caught:
         read.read(of_2018, ("HGG", "LGG"))
-    assert "has no Brats18_CBICA_AAB_1_t2.nii or .nii.gz; copy it anew" in str(caught.value)
+    assert "has no Brats18_CBICA_AAB_1_t2.nii or .nii.gz; copy it again" in str(caught.value)
     assert "LGG/Brats18_TCIA09_141_1 has no tumour in its segmentation" in str(caught.value)
 
 

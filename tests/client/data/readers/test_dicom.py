@@ -289,13 +289,13 @@ SAMPLES = {
     "MR_small.dcm": (64, 64),
     "MR_small_RLE.dcm": (64, 64),
     "SC_rgb_jpeg_dcmd.dcm": (256, 256),
-    "badVR.dcm": "says no number where rows, columns or frames should stand; export it anew",
+    "badVR.dcm": "says no number where rows, columns or frames should stand; export it again",
     "emri_small.dcm": (64, 64),
     "emri_small_jpeg_2k_lossless.dcm": (64, 64),
     "examples_jpeg2k.dcm": (640, 480),
     "examples_overlay.dcm": (484, 300),
     "examples_rgb_color.dcm": (320, 240),
-    "no_meta.dcm": "lacks the header of a DICOM file (the mark DICM); export it anew",
+    "no_meta.dcm": "lacks the header of a DICOM file (the mark DICM); export it again",
 }
 
 

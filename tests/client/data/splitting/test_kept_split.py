@@ -81,7 +81,7 @@ def test_another_seed_and_other_classes_have_splits_of_their_own(tmp_path):
     assert len(list((tmp_path / "splits").iterdir())) == 3
 
 
-def test_a_split_that_somebody_edited_is_not_drawn_anew_behind_their_back(tmp_path):
+def test_a_split_that_somebody_edited_is_not_drawn_again_behind_their_back(tmp_path):
     kept(Manifest(rows(0, 40), CLASSES), GroupedSplit(), tmp_path)
     (file,) = (tmp_path / "splits").iterdir()
     file.write_text(file.read_text().replace(",test", ",maybe"))
@@ -174,4 +174,4 @@ def test_no_group_is_on_two_sides_of_a_kept_split_that_grows(found, num_first, c
         first = kept(Manifest(images[:num_first], CLASSES), config, Path(state_dir))
         grown = kept(Manifest(images, CLASSES), config, Path(state_dir))
         assert grown.rows[:num_first] == first.rows
-        assert drawing.torn_groups(grown.rows) == []
+        assert drawing.groups_on_both_sides(grown.rows) == []

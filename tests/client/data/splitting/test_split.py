@@ -108,7 +108,7 @@ def test_a_given_split_that_tears_a_group_apart_is_refused_with_a_count():
     rows = [("mel", "a", "train"), ("mel", "a", "test"), ("nv", "b", "train")]
     with pytest.raises(SiteDataError, match="group a is in train and in test") as caught:
         split(manifest(rows), ColumnSplit())
-    assert "1 of 2 groups are torn apart" in str(caught.value)
+    assert "1 of 2 groups are on both sides" in str(caught.value)
 
 
 def test_a_given_split_with_other_words_is_refused():
