@@ -1,4 +1,4 @@
-"""Random changes to training images, by preset: what may differ between two pictures of one thing.
+"""Augmentation: random changes to training images, by preset.
 
 torchvision's transforms v2 draw from torch's global generator; here every image's draws come from a
 seed of its own, drawn from the caller's generator, so that a step can be taken again bit for bit.

@@ -1,6 +1,6 @@
-"""Ask a study's text tower what it makes of the classes, and write the answer into the study.
+"""Class vectors of a study's text tower, written into the study's file.
 
-Done once, by anybody who has the tower; the study is then whole, and no site needs the tower. Works on the
+Computed once, by a person who has the tower; after that no site needs the tower. Works on the
 file of a study and on a grid's, whose studies are under `study` and `variants`.
 """
 
@@ -22,7 +22,7 @@ from common.settings import to_yaml, validate_settings
 
 @dataclass(frozen=True)
 class Embedded:
-    """What one text tower said."""
+    """Class vectors of one study."""
 
     place: str
     """Which study of the file; empty for the only one."""
@@ -32,13 +32,17 @@ class Embedded:
     """The tower has random weights."""
 
     def describe(self) -> str:
-        """One sentence; classes that a tower cannot tell apart are worth knowing before training."""
+        """One sentence; it names the two classes that the tower separates least."""
         cosines_CC = self.vectors_CW @ self.vectors_CW.T - 2 * np.eye(len(self.classes))
         one, other = np.unravel_index(int(cosines_CC.argmax()), cosines_CC.shape)
         closest = f"{self.classes[one]} and {self.classes[other]}, cosine {cosines_CC[one, other]:.2f}"
         num_classes, width = self.vectors_CW.shape
         where = f"{self.place}: " if self.place else ""
-        random = "; the tower is RANDOM, its vectors know nothing of the words" if self.is_random else ""
+        random = (
+            "; the tower is RANDOM, its vectors do not depend on the meaning of the words"
+            if self.is_random
+            else ""
+        )
         return f"{where}{num_classes} classes x {width} numbers; closest: {closest}{random}"
 
 

@@ -1,8 +1,8 @@
-"""Which encoder a name means, and what images it wants to see.
+"""Encoders by name, with the preprocessing that each needs.
 
 The paper (arXiv:2505.23040) names its encoders as torchvision does; here they come from timm, which
 carries preprocessing, licence and origin with every weight. Any other timm name works as well.
-timm's own registry is the only place that is asked, so no name can reach out to a hub.
+Names are looked up in timm's own registry only, so no name can make a connection to a hub.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""CLIP's own towers, as open_clip builds them.
+"""Image and text towers of CLIP, as open_clip builds them.
 
 Only what is needed is built: an image tower comes without its text tower, which is several times as
 large as the prompts it would read. A name that open_clip would look up on a hub is refused unless the
@@ -136,12 +136,12 @@ def _load(model: Any, path: Path, name: str, side: Literal["visual", "text"]) ->
 def _preprocessing(model: Any) -> Preprocessing:
     import open_clip
 
-    found = open_clip.get_model_preprocess_cfg(model)
-    size = found["size"]
+    settings = open_clip.get_model_preprocess_cfg(model)
+    size = settings["size"]
     return Preprocessing(
         image_size=size if isinstance(size, int) else size[0],
-        mean=found.get("mean", open_clip.OPENAI_DATASET_MEAN),
-        std=found.get("std", open_clip.OPENAI_DATASET_STD),
-        interpolation=found.get("interpolation", "bicubic"),
+        mean=settings.get("mean", open_clip.OPENAI_DATASET_MEAN),
+        std=settings.get("std", open_clip.OPENAI_DATASET_STD),
+        interpolation=settings.get("interpolation", "bicubic"),
         crop_share=1,  # open_clip resizes the shorter side to the tower's size and crops the rest
     )

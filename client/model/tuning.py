@@ -1,7 +1,7 @@
 """Parameter-efficient tuning: small new layers, put into a model that is already built.
 
-What they add is trained and travels; the rest stays as it came and only its hash is compared. Linear
-probe and BitFit add nothing: they are a choice of names, see parts.py. LoRA is peft's.
+The new layers are trained and travel; the rest stays frozen and only its hash is compared. Linear
+probe and BitFit add nothing: they are a choice of names, see parameters.py. LoRA is peft's.
 """
 
 import re
@@ -33,7 +33,7 @@ class Adapter(nn.Module):
 
 
 def install(model: nn.Module, config: ImageSide, image_size: int) -> None:
-    """Put in what the study's tuning adds, for images of `image_size` pixels a side.
+    """Add the layers of the study's tuning, for images of `image_size` pixels a side.
 
     Raises ConfigError if the encoder has no place for it.
     """
@@ -100,7 +100,7 @@ def _targets(encoder: nn.Module, layers: Literal["attention", "linear", "all"]) 
     """Paths of the layers below the head that may get a product beside them."""
     head = encoder.get_classifier() if hasattr(encoder, "get_classifier") else nn.Identity()  # type: ignore[operator]
     of_head = {id(module) for module in head.modules()}
-    found = set()
+    targets = set()
     for path, module in encoder.named_modules():
         match module:
             case nn.MultiheadAttention():  # open_clip's; peft knows it as a whole
@@ -112,8 +112,8 @@ def _targets(encoder: nn.Module, layers: Literal["attention", "linear", "all"]) 
             case _:
                 wanted = False
         if wanted and id(module) not in of_head:
-            found.add(path)
-    return found
+            targets.add(path)
+    return targets
 
 
 def _called(encoder: nn.Module, image_size: int) -> set[str]:
@@ -143,11 +143,11 @@ def merged(model: nn.Module) -> nn.Module:
 
     plain = deepcopy(model)
     with torch.no_grad():
-        while found := next(
+        while product := next(
             ((path, layer) for path, layer in plain.named_modules() if isinstance(layer, BaseTunerLayer)),
             None,
         ):
-            path, layer = found
+            path, layer = product
             if hasattr(layer, "unload_and_optionally_merge_module"):
                 whole = layer.unload_and_optionally_merge_module(
                     merge=True, safe_merge=False, adapter_names=None

@@ -1,4 +1,4 @@
-"""A file that a study names is that very file, or the site refuses."""
+"""Verification of a weights file: its checksum is the one in the study, or the site refuses it."""
 
 import hashlib
 from pathlib import Path
@@ -22,15 +22,15 @@ def verified(wanted: FileWeights, weights_dir: Path | None, inside: str | None =
         path = path / inside
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SiteDataError(
             f"{path} cannot be read ({error.strerror}); the study starts from it. Fetch it from the "
             "study operator and put it there."
         ) from error
-    if found != wanted.sha256:
+    if checksum != wanted.sha256:
         raise SiteDataError(
-            f"{path} has SHA-256 {found}, expected {wanted.sha256}; it is another file or was damaged "
+            f"{path} has SHA-256 {checksum}, expected {wanted.sha256}; it is another file or was damaged "
             "on the way. Fetch it again from the study operator."
         )
     return path

@@ -1,16 +1,16 @@
-"""`consilium-site check-connection`: would the gateway get through, and if not, where does it end?
+"""Check of the connection to the server: name, port, certificate, clock, key, speed; `check-connection`.
 
-The way to the server in its order: name, port, certificate, clock, key. The server answers a few calls
-that it has to refuse, and what it says in refusing tells what is asked, without changing anything there, so
-that this may run while the gateway is connected:
+The steps come in the order of the way to the server, and the first obstacle ends the check. The server must
+refuse a few calls, and the reason of its refusal answers the question. Nothing changes at the server, so this
+may run while the gateway is connected:
 
-* the clock: nothing on Flower's port tells the time, but the server refuses a signature whose time
-  differs too much from its own. The latest time that it takes is found by halving, to a second;
+* the clock: Flower's port does not give the time, but the server refuses a signature whose time
+  differs too much from its own. The latest time that it accepts is searched by halving, to a second;
 * the key: an activation with a heartbeat that no server allows is refused for its heartbeat if the key is
   enrolled, and for its key if it is not;
 * the line: a call of some MiB is refused as well, but only when all of it has arrived.
 
-The calls carry a mark, so that the server's log calls them a check and not an attempt.
+The calls carry a header, so that the server's log names them a check and not an attempt.
 """
 
 import json
@@ -47,7 +47,7 @@ _LONGEST_AHEAD_S = 86400.0
 
 
 def check(config: GatewayConfig) -> Iterator[Finding]:
-    """Everything on the way to the server; ends at what lies in the way of the rest."""
+    """Every step on the way to the server; ends at the first that stops the others."""
     yield _version(config)
     try:
         require_files(config)
@@ -86,14 +86,14 @@ def _version(config: GatewayConfig) -> Finding:
 
 def _name(_config: GatewayConfig, host: str, port: int) -> Finding:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         return Finding(
             "stops",
             f"the name {host} is not known here ({error.strerror}); ask the network people for DNS, or the operator "
             "for an address that is in the certificate",
         )
-    addresses = sorted({str(entry[4][0]) for entry in found})
+    addresses = sorted({str(entry[4][0]) for entry in entries})
     return Finding("fine", f"{host} is {', '.join(addresses)}")
 
 
@@ -138,12 +138,12 @@ def _certificate(config: GatewayConfig, host: str, port: int) -> Finding:
     return Finding("look" if left < _SOON_DAYS else "fine", text)
 
 
-# --- what the server says --------------------------------------------------------------------
+# --- the server's answers --------------------------------------------------------------------
 
 
 @dataclass
 class Server:
-    """Asks the server what it must refuse."""
+    """Calls that the server must refuse, and its answers."""
 
     config: GatewayConfig
     key: ec.EllipticCurvePrivateKey
@@ -157,9 +157,9 @@ class Server:
         self._channel.close()
 
     def refusal(self, ahead_s: float = 0.0, padding: bytes = b"") -> tuple[str, int | None]:
-        """What the server says to a call that is signed as if the clock were `ahead_s` further.
+        """The server's answer to a call that is signed as if the clock were `ahead_s` further.
 
-        Its words, and Flower's number of the error, if it has one. `padding` travels along and is not read.
+        The message, and Flower's number of the error, if it has one. `padding` travels along and is not read.
         """
         now = (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
         public = keys.flower_form(self.key.public_key())
@@ -184,7 +184,7 @@ class Server:
 
 
 def _unread(padding: bytes) -> bytes:
-    """`padding` as a protobuf field that nobody has: number 100, so many bytes."""
+    """`padding` as an unknown protobuf field: number 100, with its length in bytes."""
     if not padding:
         return b""
     size, length = len(padding), b""
@@ -223,8 +223,8 @@ def clock_behind_s(takes: Callable[[float], bool]) -> float:
     """How far this clock is behind the server's, to a second; negative: ahead.
 
     The server takes signatures of up to AHEAD_S after its own time, and of up to BEHIND_S before it.
-    `takes` says whether it takes one of so many seconds after this clock's time. Raises ValueError if it takes none
-    within a day.
+    `takes` says whether it takes one that is this many seconds after this clock's time. Raises ValueError if it takes
+    none within a day.
     """
     step = BEHIND_S  # the window is wider than that, so no step jumps over it
     tries = int(_LONGEST_AHEAD_S / step)
@@ -240,7 +240,7 @@ def clock_behind_s(takes: Callable[[float], bool]) -> float:
 
 
 def _enrolled(server: Server) -> Finding:
-    said, number = server.refusal()
+    message, number = server.refusal()
     fingerprint = keys.fingerprint(server.key.public_key())
     if number == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
         return Finding("fine", "the server knows this site's key")
@@ -250,9 +250,9 @@ def _enrolled(server: Server) -> Finding:
             f"the server does not know this site's key; read it to the study operator, who enrols it: {fingerprint}. "
             "If it was revoked, make a new one: `consilium-site key --renew`",
         )
-    if "timestamp" in said:
+    if "timestamp" in message:
         return Finding("look", "whether the key is enrolled cannot be known before the clock is right")
-    return Finding("look", f"whether the key is enrolled cannot be known: the server said {said[:200]!r}")
+    return Finding("look", f"whether the key is enrolled cannot be known: the server said {message[:200]!r}")
 
 
 def _line(server: Server) -> Finding:
@@ -260,9 +260,9 @@ def _line(server: Server) -> Finding:
     server.refusal()
     empty_s = time.monotonic() - started
     started = time.monotonic()
-    said, number = server.refusal(padding=os.urandom(MEASURED_MIB * 2**20))
-    if number is None and "timestamp" not in said:
-        return Finding("look", f"how fast the line is could not be measured: {said[:200]}")
+    message, number = server.refusal(padding=os.urandom(MEASURED_MIB * 2**20))
+    if number is None and "timestamp" not in message:
+        return Finding("look", f"how fast the line is could not be measured: {message[:200]}")
     seconds = max(time.monotonic() - started - empty_s, 1e-3)
     mib_s = MEASURED_MIB / seconds
     times = ", ".join(

@@ -1,7 +1,7 @@
-"""From an image's reference to the square of RGB bytes that training uses.
+"""Decoding of an image's reference into the square of RGB bytes that training uses.
 
-What a file claims to be is not trusted: colour modes are brought to RGB without clipping or
-guessing, a camera's orientation mark is obeyed, and what is no usable picture (truncated,
+A file's own description is not trusted: colour modes are brought to RGB without clipping or
+guessing, a camera's orientation mark is applied, and a picture that cannot be used (truncated,
 tiny, huge, animated) is refused with a reason. The centre square is cut and resized in one
 step, with antialiasing, which is the usual resize of the shorter side and centre crop.
 """
@@ -23,7 +23,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = npt.NDArray[np.uint8]
 
 SMALLEST = 8
-"""Pixels a side under which a file is a mistake rather than a picture."""
+"""Smallest accepted side in pixels; a smaller picture is a mistake."""
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 """Whatever a file's name says (JPEG includes MPO); Pillow knows others that start a program of their own."""
@@ -113,7 +113,7 @@ def _check(image: Image.Image) -> None:
 
 
 def _check_for_bombs(image: Image.Image, path: Path) -> None:
-    """Small files that decode for hours, or to much more than the picture that they hold."""
+    """Refuse small files that decode for hours, or to much more than the picture that they hold."""
     if image.format in ("JPEG", "MPO"):
         # Every scan goes over the whole picture. In what is compressed, FF is never followed by DA.
         scans = path.read_bytes().count(b"\xff\xda")
@@ -135,7 +135,7 @@ def _checked(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any colour mode as RGB; what is transparent becomes black."""
+    """Any colour mode as RGB; transparent pixels become black."""
     match image.mode:
         case "RGB":
             return image

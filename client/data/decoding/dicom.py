@@ -1,13 +1,13 @@
-"""From one frame of a DICOM to a picture of 8 bits.
+"""Decoding of one DICOM frame into a picture of 8 bits.
 
 Values are brought to the modality's scale (Hounsfield units for CT), then a window makes them
 black to white: the site's own, else the file's, else the 1st to the 99th percentile of the frame.
 A window's function is taken as linear (PS3.3 C.11.2.1.2.1). MONOCHROME1 is turned over, so that
 more is brighter everywhere. Overlays are not drawn.
 
-A file is believed about its size only within limits, and a compressed frame must itself be as large
+The size in a file's header is accepted only within limits, and a compressed frame must itself be as large
 as the file says before a decoder allocates anything: RLE, JPEG, JPEG-LS and JPEG 2000 are decoded by
-pydicom's decoders, which trust what they are given, and apart from the trainer
+pydicom's decoders, which trust their input, so they run outside the trainer's process
 (`client/data/decoding/dicom_worker.py`).
 """
 
@@ -50,7 +50,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
 def read_header(path: Path) -> pydicom.FileDataset:
-    """Everything before the pixels. Raises BadImage."""
+    """The header: everything before the pixels. Raises BadImage."""
     try:
         # A deflated file unpacks as a whole, header and pixels, to a size that is not known before.
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
@@ -67,7 +67,7 @@ def read_header(path: Path) -> pydicom.FileDataset:
 
 
 def num_frames(header: pydicom.Dataset) -> int:
-    """Images in a file. Raises BadImage if there are none that can be read."""
+    """Number of images in a file. Raises BadImage if there are none that can be read."""
     try:
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
         frames = int(header.get("NumberOfFrames") or 1)

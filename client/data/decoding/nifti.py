@@ -1,7 +1,7 @@
 """NIfTI volumes of heads, read within limits and brought to 8 bits inside the brain.
 
 Scanners scale MRI arbitrarily, so each volume is scaled on its own: the 1st to the 99th percentile
-of the brain (what is not 0, as in skull-stripped data) becomes 1 to 255, and what is outside
+of the brain (what is not 0, as in skull-stripped data) becomes 1 to 255, and the background
 stays 0. All volumes are turned to the same orientation (RAS), so the third axis is axial.
 
 A file is unpacked piece by piece and no further than its header says it goes, and a header that says

@@ -1,9 +1,9 @@
 """Arrays in a numpy archive (.npz), read as a stream.
 
 The largest MedMNIST archives unpack to 13 GB, and a zip can be made to unpack to anything. So no
-array is ever unpacked as a whole: images are read one after another, in the order in which
-everything here asks for them, and a few are kept for threads that are not quite in step. What is
-read as a whole (labels) is so within a limit.
+array is ever unpacked as a whole: images are read one after another, in the order of
+the archive, and a few are kept for threads that lag behind. Labels are
+read as a whole, within a limit.
 """
 
 import threading
@@ -32,7 +32,7 @@ _KEPT_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Header:
-    """What an array says of itself."""
+    """Header of an array: its shape and type."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

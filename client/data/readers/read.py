@@ -87,8 +87,10 @@ def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = No
 def no_images(contents: Survey) -> str:
     """Error message for a site without a single image."""
     classes = ", ".join(contents.manifest.classes) or "(none)"
-    return f"{contents.where} holds no image of any class; the study has the classes {classes}. "
+    return (
+        f"{contents.where} holds no image of any class; the study has the classes {classes}. "
         "Point `data` of the site's YAML at images of these classes."
+    )
 
 
 def labels(config: DataConfig) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""A federation out of one folder: who the sites are and where each one's images lie.
+"""Discovery of a federation in one folder: its sites, and where the images of each are.
 
-For trying things out on one machine, where all hospitals' images happen to be in one place.
+For simulation on one machine, where all hospitals' images are in one place.
 Two layouts are understood, because nearly every public data set has one of them or is one
 command away: a labels.csv with a site column, or one folder per site with one per class.
-Only names are looked at; whether images can be used is for each site to find out.
+Only names are read; each site checks by itself whether its images can be used.
 """
 
 import re
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class FoundSite:
-    """What one site's YAML needs to know; paths are absolute."""
+    """Contents of one site's YAML; paths are absolute."""
 
     name: str
     data: DataConfig
@@ -62,7 +62,7 @@ class FoundFederation:
 
 
 def discover(data_dir: Path) -> FoundFederation:
-    """The federation that lies in `data_dir`. Raises SiteDataError that says what was found there."""
+    """The federation that lies in `data_dir`. Raises SiteDataError that says what the folder holds."""
     folder = data_dir.absolute()
     if not folder.is_dir():
         raise SiteDataError(f"{data_dir} is not a folder. {_EXPECTED}")
@@ -107,8 +107,8 @@ def _from_folders(folder: Path) -> FoundFederation:
     sites = []
     names = site_names([path.name for path in folders_in(folder)])
     for root in folders_in(folder):
-        found = [(path.name, side, len(images_in(path))) for path, side in class_folders(root)]
-        filled = [(label, side, count) for label, side, count in found if count]
+        counted = [(path.name, side, len(images_in(path))) for path, side in class_folders(root)]
+        filled = [(label, side, count) for label, side, count in counted if count]
         if not filled:
             continue
         classes |= {label for label, _, _ in filled}
@@ -165,5 +165,5 @@ def site_names(values: Sequence[str] | Mapping[str, int]) -> dict[str, str]:
     return names
 
 
-def _refuse(found: str) -> NoReturn:
-    raise SiteDataError(f"{found} {_EXPECTED}")
+def _refuse(contents: str) -> NoReturn:
+    raise SiteDataError(f"{contents} {_EXPECTED}")

@@ -1,6 +1,6 @@
-"""Drawing one skin lesion as a dermoscope shows it, from random numbers alone.
+"""Drawing of one skin lesion as a dermoscope shows it, from random numbers alone.
 
-Each class is drawn from the signs by which dermatologists tell it (Kittler et al. 2016,
+Each class is drawn from the signs by which dermatologists recognise it (Kittler et al. 2016,
 doi:10.1016/j.jaad.2015.12.038): pigment network and symmetry for naevi, several colours and a
 ragged border for melanoma, branching vessels for basal cell carcinoma, lagoons for vascular
 lesions. No sign is always there, and some lesions look like another class, as real ones do;
@@ -33,7 +33,7 @@ MISTAKEN: dict[str, tuple[str, ...]] = {
     "nv": ("mel", "bkl", "df"),
     "vasc": ("mel", "bcc"),
 }
-"""What a lesion of each class is mistaken for."""
+"""Class with which a lesion of each class is confused."""
 
 ATYPICAL = 0.1
 """Share of lesions that look like another class."""

@@ -1,4 +1,4 @@
-"""Shares out the images of one data set among simulated sites, whole patients and lesions at a time.
+"""Partition of one data set among simulated sites, whole patients and lesions at a time.
 
 What hospitals differ in can be chosen: where images were made (`ByAcquisition`), nothing (`Alike`),
 how often each class is seen (`LabelSkew`), how many images there are (`QuantitySkew`), or which class is

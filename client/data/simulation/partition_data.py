@@ -1,7 +1,7 @@
-"""From one data set on disk to the settings of simulated sites.
+"""Partition of a data set on disk: the settings of simulated sites, and a list of images for each.
 
-A site is the data set as it was, and a list of the images that are its own (`listing`): whatever kind of
-data it is, it is read as before. The list also says the sides, so that studies of single sites, of all
+A site is the whole data set with a list of its own images (`readers/image_list.py`), so every kind of data is
+read as before. The list also has the sides, so that studies of single sites, of all
 together and of all images pooled (`--pooled`) test on the same images.
 """
 
@@ -48,24 +48,24 @@ class Source:
 
 
 def source(path: Path, seed: int, column: str | None = None) -> Source:
-    """What a site's YAML or a labels.csv points at; `column` names a csv's acquisition.
+    """The data set that a site's YAML or a labels.csv points at; `column` names a csv's acquisition.
 
     Raises ConfigError or SiteDataError.
     """
     if path.suffix.lower() in (".yaml", ".yml"):
         site = load_site(path)
-        found = Source(site.data, site.split, site.state_dir)
+        data_set = Source(site.data, site.split, site.state_dir)
     else:
-        found = _from_csv(path.absolute(), seed)
+        data_set = _from_csv(path.absolute(), seed)
     if column is None:
-        return found
-    if not isinstance(found.data, CsvData):
+        return data_set
+    if not isinstance(data_set.data, CsvData):
         raise ConfigError(
-            f"--column={column} is for a csv; data.kind={found.data.kind} says itself what each image's source is. "
+            f"--column={column} is for a csv; data.kind={data_set.data.kind} names each image's source itself. "
             "Leave --column out."
         )
-    columns = found.data.columns.model_copy(update={"acquisition": column})
-    return Source(found.data.model_copy(update={"columns": columns}), found.split, found.state_dir)
+    columns = data_set.data.columns.model_copy(update={"acquisition": column})
+    return Source(data_set.data.model_copy(update={"columns": columns}), data_set.split, data_set.state_dir)
 
 
 def _from_csv(path: Path, seed: int) -> Source:
@@ -100,7 +100,7 @@ def partition(whole: Source, how: Partition, seed: int, classes: Sequence[str] |
     pieces = _pieces(manifest, hidden=isinstance(whole.data, DicomData))
     homes = shared_out(pieces, how, seed)
     if isinstance(how, ByAcquisition):
-        _tell_moved(pieces, homes)
+        _log_moved(pieces, homes)
         safe = site_names(Counter(homes))
         homes = [safe[name] for name in homes]
     sites: dict[str, Manifest] = {}
@@ -127,7 +127,7 @@ def write(
 
     Raises StorageError.
     """
-    found = [
+    found_sites = [
         _site(name, manifest.rows, whole.data, out, ColumnSplit()) for name, manifest in sites.items()
     ]  # fmt: skip
     training = [row for manifest in sites.values() for row in manifest.on("train")]
@@ -136,7 +136,7 @@ def write(
     classes = next(iter(sites.values())).classes
     has_groups = all(row.group is not None for manifest in sites.values() for row in manifest.rows)
     # No group is at two sites.
-    return FoundFederation(classes, tuple(found), has_groups, num_shared_groups=0), pooled
+    return FoundFederation(classes, tuple(found_sites), has_groups, num_shared_groups=0), pooled
 
 
 def _site(name: str, rows: Sequence[ImageRow], data: DataConfig, out: Path, sides: SplitConfig) -> FoundSite:
@@ -146,7 +146,7 @@ def _site(name: str, rows: Sequence[ImageRow], data: DataConfig, out: Path, side
 
 
 def _pieces(manifest: Manifest, *, hidden: bool) -> list[Piece]:
-    """What is dealt, under names that do not change with the place of the files or with a site's secret."""
+    """Images as they are dealt, under names that do not change with the place of the files or with a site's secret."""
     keys = places(manifest.rows)
     first: dict[str | None, str] = {}
     for row, key in zip(manifest.rows, keys, strict=True):
@@ -158,7 +158,7 @@ def _pieces(manifest: Manifest, *, hidden: bool) -> list[Piece]:
     return pieces
 
 
-def _tell_moved(pieces: Sequence[Piece], homes: Sequence[str]) -> None:
+def _log_moved(pieces: Sequence[Piece], homes: Sequence[str]) -> None:
     moved = sum(piece.acquisition != home for piece, home in zip(pieces, homes, strict=True))
     if moved:
         log.event(

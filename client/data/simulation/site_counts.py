@@ -1,6 +1,6 @@
-"""Which site has how many images of which class, as a table to print and as a picture.
+"""Images per site and class, as a table to print and as a picture.
 
-How a federation's sites differ is the first thing that a reader of its figures asks.
+A reader of a federation's figures needs to know first how its sites differ.
 """
 
 from collections.abc import Mapping, Sequence

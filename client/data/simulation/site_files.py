@@ -1,7 +1,7 @@
-"""The settings of a simulated federation: one site.yaml per site found, and who they are.
+"""Settings files of a simulated federation: one YAML per site, and one that lists the sites.
 
 Only for simulation on one machine: a real hospital writes its own YAML. `federation.yaml`
-tells the simulating server the sites, the classes and whether the images are synthetic,
+names to the simulating server the sites, the classes and whether the images are synthetic,
 which at real institutions the study operator knows.
 """
 
@@ -26,7 +26,7 @@ STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.so
 
 
 def write_sites(
-    found: FoundFederation,
+    federation: FoundFederation,
     out: Path,
     *,
     synthetic: bool,
@@ -39,10 +39,10 @@ def write_sites(
     """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml.
 
     `containers` says for how many sites there are containers; their settings are then 1.yaml, 2.yaml, and
-    so on, by the order of names, because a compose file is written before anybody looked at the images.
+    so on, by the order of names, because a compose file is written before the images are read.
     Raises StorageError, SiteDataError.
     """
-    all_sites = [*found.sites, *([pooled] if pooled else [])]
+    all_sites = [*federation.sites, *([pooled] if pooled else [])]
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
     if containers is not None:
         sites = _in_containers(sites, containers)
@@ -51,11 +51,11 @@ def write_sites(
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
     about = {
         "synthetic": synthetic,
-        "classes": list(found.classes),
-        "sites": {site.name: site.num_images for site in found.sites},
+        "classes": list(federation.classes),
+        "sites": {site.name: site.num_images for site in federation.sites},
     }
     write_atomically(out / "federation.yaml", to_yaml(about))
-    if not found.has_groups:
+    if not federation.has_groups:
         log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
     log.event(f"wrote the settings of {', '.join(site.name for site in all_sites)} to {out}")
 
@@ -65,7 +65,7 @@ def _in_containers(sites: Mapping[str, SiteConfig], number: int) -> dict[str, Si
     if number != len(sites):
         raise SiteDataError(
             f"the images are of {len(sites)} sites ({', '.join(sites)}), there are containers for {number}; "
-            f"`consilium-server compose --sites {len(sites)} > docker-compose.override.yml` makes them meet"
+            f"`consilium-server compose --sites {len(sites)} > docker-compose.override.yml` makes as many"
         )
     places = {"state_dir": STATE_IN_CONTAINER, "socket": SOCKET_IN_CONTAINER}
     return {str(place): site.model_copy(update=places) for place, site in enumerate(sites.values(), start=1)}
@@ -87,7 +87,7 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
 
 
 def _write_overlap_secret(path: Path) -> None:
-    """What real sites would hand each other past the server; kept when it is there. Raises StorageError."""
+    """The secret that real sites would give each other past the server; kept if it exists. Raises StorageError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123
@@ -98,12 +98,12 @@ def _write_overlap_secret(path: Path) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}; give another folder") from error
 
 
-def pooled_site(found: FoundFederation) -> FoundSite:
+def pooled_site(federation: FoundFederation) -> FoundSite:
     """All training images in one place; its test images are the sites' own, so it scores none.
 
     Raises SiteDataError if the split is not known yet.
     """
-    first = found.sites[0]
+    first = federation.sites[0]
     if not isinstance(first.data, CsvData) or first.data.columns.split is None:
         raise SiteDataError(
             "a pooled site needs a labels.csv with a column `split`, or it would train on the sites' test "
@@ -116,4 +116,6 @@ def pooled_site(found: FoundFederation) -> FoundSite:
             "columns": columns.model_copy(update={"split": None}),
         }
     )
-    return FoundSite(POOLED, data, NoSplit(all="train"), num_images=sum(s.num_images for s in found.sites))
+    return FoundSite(
+        POOLED, data, NoSplit(all="train"), num_images=sum(s.num_images for s in federation.sites)
+    )

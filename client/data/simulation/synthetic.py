@@ -1,6 +1,6 @@
-"""A made-up federation: dermoscopy-like images of several hospitals, for trying things out.
+"""Synthetic federation: dermoscopy-like images of several hospitals, for tests and demonstrations.
 
-What makes federated training hard is drawn in on purpose: each site has its own camera
+The difficulties of federated training are drawn in on purpose: each site has its own camera
 (colour cast, sharpness, vignette, compression, image size), its own mix of classes (the second
 one lacks a class) and its own number of images, and some lesions were photographed more than once.
 The same seed gives the same files. Everything written says that it is synthetic.
@@ -70,7 +70,7 @@ _CAMERAS = (
 
 
 def site_names(number: int) -> tuple[str, ...]:
-    """Names for so many made-up sites."""
+    """Names of the synthetic sites."""
     return (*SITES, *(f"site-{place}" for place in range(len(SITES) + 1, number + 1)))[:number]
 
 

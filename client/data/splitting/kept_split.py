@@ -1,8 +1,8 @@
-"""The split of a site, kept on its disk, so that it never changes under a study.
+"""Kept split: the split of a site on its disk, so that it never changes during a study.
 
 A drawn split depends on every image and on the library that draws. One image more, or another
-version, and a study that goes on next week tests on what it trained on today. So what was drawn
-once is written down and read again. Images that came later follow their lesion or patient; those
+version, and a study that goes on next week tests on what it trained on today. So the split
+is drawn once, written to a file and read again. Images that came later follow their lesion or patient; those
 of new ones train, for a test set that grows is another test. A person who wants another split
 removes the file, or gives another seed.
 """
@@ -43,7 +43,7 @@ def kept(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
 
 
 def foreseen(manifest: Manifest, config: SplitConfig, state_dir: Path) -> Manifest:
-    """What `kept` would answer now; nothing is written. Raises SiteDataError."""
+    """What `kept` would return now; nothing is written. Raises SiteDataError."""
     path = _path(manifest, config, state_dir)
     return _settled(manifest, config, {} if path is None or not path.exists() else _read(path))
 
@@ -84,7 +84,7 @@ def _sides(rows: Sequence[ImageRow]) -> dict[str, Side]:
 
 
 def _name(config: SplitConfig, classes: Sequence[str]) -> str:
-    """Another one for other classes: a study of them has other images to divide."""
+    """Name of the file; another one for other classes, whose study has other images to divide."""
     what = f"{config.model_dump_json()} {' '.join(classes)}"
     return f"{config.kind}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 

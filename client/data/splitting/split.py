@@ -1,4 +1,4 @@
-"""Which images train and which test, so that the test is honest.
+"""Split of a site's images into training and test images, with whole groups on one side.
 
 Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
 So whole groups move, the classes keep their shares as far as groups allow (`client/data/splitting/stratify.py`),
@@ -23,7 +23,7 @@ from common.log import event, warn
 
 
 def split(manifest: Manifest, config: SplitConfig) -> Manifest:
-    """The same rows, each on a side. Raises SiteDataError if there is no honest split."""
+    """The same rows, each on a side. Raises SiteDataError if no split keeps groups together."""
     match config:
         case GroupedSplit(test_share=share, seed=seed):
             sides = _drawn(manifest, (1 - share, share), 1, seed)

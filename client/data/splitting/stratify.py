@@ -1,6 +1,6 @@
-"""Deals whole groups into bins, so that each bin gets its share of every class.
+"""Stratified dealing of whole groups into bins: each bin gets its share of every class.
 
-Under every split and every simulated federation. Own, and in plain numbers, so that a seed means
+Every split and every simulated federation uses it. It is our own code, in whole numbers, so that a seed means
 the same on every machine and with every version of a library: groups come in the order of a hash
 of seed and name, whatever the order of the rows, and each goes to the bin that lacks most of its
 classes. Groups of several classes come first; those of one class then even out what these left.
