@@ -30,7 +30,7 @@ _MOST_NAMED = 5
 class Predictor:
     """A trained network with its preprocessing, and perhaps a head on its features; see `load_predictor`."""
 
-    def __init__(self, inner: predict.Predictor) -> None:
+    def __init__(self, inner: predict.ImageClassifier) -> None:
         self._inner = inner
 
     @property

@@ -15,8 +15,8 @@ from PIL.Image import Image as Picture
 from client.data.decoding import decode
 from client.data.references import BadImage, DicomFrame
 from client.images import Preprocessing
+from client.predict.image_classifier import ImageClassifier
 from client.predict.image_files import Unreadable, references
-from client.predict.predictor import Predictor
 from common.heads import Floats
 
 _BATCH = 64
@@ -34,22 +34,24 @@ class Classified:
     probabilities_C: Floats
 
 
-def classify(predictor: Predictor, images: Iterable[Path | Picture]) -> Iterator[Classified | Unreadable]:
+def classify(
+    classifier: ImageClassifier, images: Iterable[Path | Picture]
+) -> Iterator[Classified | Unreadable]:
     """Classes of images in files, folders and memory, in order.
 
     Images are classified in batches, so an unreadable file comes before the other images of its batch.
     """
     waiting: list[tuple[Path | None, int, decode.Pixels]] = []
-    for square in _squares(predictor.preprocessing, images):
+    for square in _squares(classifier.preprocessing, images):
         if isinstance(square, Unreadable):
             yield square
             continue
         waiting.append(square)
         if len(waiting) == _BATCH:
-            yield from _classes(predictor, waiting)
+            yield from _classes(classifier, waiting)
             waiting.clear()
     if waiting:
-        yield from _classes(predictor, waiting)
+        yield from _classes(classifier, waiting)
 
 
 def _squares(
@@ -76,22 +78,22 @@ def _squares(
 
 
 def _classes(
-    predictor: Predictor, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
+    classifier: ImageClassifier, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
 ) -> Iterator[Classified]:
-    probabilities_NC = predictor.probabilities([square for _, _, square in batch])
+    probabilities_NC = classifier.probabilities([square for _, _, square in batch])
     for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):
-        yield Classified(path, frame, predictor.classes[int(row_C.argmax())], row_C)
+        yield Classified(path, frame, classifier.classes[int(row_C.argmax())], row_C)
 
 
-def write(predictor: Predictor, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
+def write(classifier: ImageClassifier, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
     """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
 
     Returns the files that could not be used.
     """
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["file", "frame", "predicted", *predictor.classes])
+    rows.writerow(["file", "frame", "predicted", *classifier.classes])
     unreadable: list[Unreadable] = []
-    for outcome in classify(predictor, paths):
+    for outcome in classify(classifier, paths):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
         else:

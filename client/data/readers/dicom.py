@@ -22,7 +22,7 @@ from client.data.decoding.dicom import num_frames, read_header
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
-from client.data.readers.table import Table, read_table, require_columns
+from client.data.readers.table import CsvTable, read_table, require_columns
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
 from common.log import warn
@@ -74,7 +74,7 @@ def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[s
     return rows, problems
 
 
-def _lines(table: Table, config: DicomData) -> tuple[dict[str, _Line], list[str]]:
+def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[str]]:
     columns = config.columns
     wanted = [columns.key or config.match, columns.label, *([columns.split] if columns.split else [])]
     require_columns(table, wanted, "as data.columns and data.match of the site's YAML say")

@@ -11,7 +11,7 @@ doi:10.7910/DVN/DBW86T; CC BY-NC 4.0.
 from client.config import Ham10000Data
 from client.data.manifest import ImageRow
 from client.data.readers.folders import NamedImages
-from client.data.readers.table import Table, read_table, require_columns, with_values
+from client.data.readers.table import CsvTable, read_table, require_columns, with_values
 from client.data.references import PictureFile
 from common.errors import SiteDataError
 
@@ -44,7 +44,7 @@ def read_ham10000(config: Ham10000Data) -> tuple[list[ImageRow], list[str]]:
     return rows, problems
 
 
-def _sources(config: Ham10000Data, table: Table) -> tuple[str, tuple[str, ...]]:
+def _sources(config: Ham10000Data, table: CsvTable) -> tuple[str, tuple[str, ...]]:
     if not config.sources:
         return "", ()
     if "dataset" not in table.header:

@@ -16,7 +16,7 @@ from pathlib import Path
 from client.config import FedIsic2019Data, IsicData
 from client.data.manifest import ImageRow
 from client.data.readers.folders import NamedImages
-from client.data.readers.table import Table, read_table, require_columns, with_values
+from client.data.readers.table import CsvTable, read_table, require_columns, with_values
 from client.data.references import PictureFile
 
 ISIC2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -40,7 +40,7 @@ def read_fed_isic(config: FedIsic2019Data) -> tuple[list[ImageRow], list[str]]:
 
 
 def _rows(
-    table: Table,
+    table: CsvTable,
     numbered: Iterator[tuple[int, dict[str, str]]] | tuple[tuple[int, dict[str, str]], ...],
     classes: tuple[str, ...],
     lesions: Mapping[str, str],

@@ -21,8 +21,8 @@ MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Table:
-    """A csv as text."""
+class CsvTable:
+    """A csv file as text."""
 
     path: Path
     header: tuple[str, ...]
@@ -33,7 +33,7 @@ class Table:
     """Rows with more cells than the header; which cell is which is not known, so they are left out."""
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> CsvTable:
     """A csv file with a header line. Raises SiteDataError if it cannot be read as one."""
     try:
         if path.exists() and not path.is_file():
@@ -67,7 +67,7 @@ def read_table(path: Path) -> Table:
         for number, cells in numbered
         if len(cells) <= len(header)
     )
-    return Table(path, header, delimiter, rows, problems)
+    return CsvTable(path, header, delimiter, rows, problems)
 
 
 def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
@@ -94,7 +94,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def require_columns(table: Table, names: Sequence[str], what: str) -> None:
+def require_columns(table: CsvTable, names: Sequence[str], what: str) -> None:
     """Raises SiteDataError if a column of a published table is not there."""
     if missing := [name for name in names if name not in table.header]:
         raise SiteDataError(
@@ -102,12 +102,12 @@ def require_columns(table: Table, names: Sequence[str], what: str) -> None:
         )
 
 
-def with_values(table: Table, column: str, values: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def with_values(table: CsvTable, column: str, values: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows whose `column` holds one of `values`; without values, all. Raises SiteDataError."""
     return _chosen(table, RowFilter(column=column, values=tuple(values)) if values else None)
 
 
-def _require_columns(table: Table, config: CsvData) -> None:
+def _require_columns(table: CsvTable, config: CsvData) -> None:
     wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
     if config.row_filter is not None:
         wanted["data.row_filter.column"] = config.row_filter.column
@@ -119,7 +119,7 @@ def _require_columns(table: Table, config: CsvData) -> None:
         )
 
 
-def _chosen(table: Table, row_filter: RowFilter | None) -> Iterator[tuple[int, dict[str, str]]]:
+def _chosen(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int, dict[str, str]]]:
     if row_filter is None:
         yield from table.rows
         return

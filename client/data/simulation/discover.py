@@ -24,7 +24,7 @@ from client.config import (
     SplitConfig,
 )
 from client.data.readers.folders import class_folders, folders_in, images_in
-from client.data.readers.table import Table, read_table
+from client.data.readers.table import CsvTable, read_table
 from common.errors import SiteDataError
 
 SITE_COLUMNS = ("site", "domain", "centre", "center")
@@ -70,7 +70,7 @@ def discover(data_dir: Path) -> FoundFederation:
     return _from_csv(read_table(labels)) if labels.is_file() else _from_folders(folder)
 
 
-def _from_csv(table: Table) -> FoundFederation:
+def _from_csv(table: CsvTable) -> FoundFederation:
     site = next((name for name in SITE_COLUMNS if name in table.header), None)
     if site is None or "file" not in table.header or "label" not in table.header:
         _refuse(f"{table.path} has the columns {', '.join(table.header)}.")

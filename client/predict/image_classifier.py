@@ -1,4 +1,4 @@
-"""Predictor: a finished study's network with one of its heads, which gives class probabilities.
+"""Image classifier: a finished study's network with one of its heads, which gives class probabilities.
 
 A study's folder is the operator's run (federated heads) or the site's own under `state_dir` (its local heads).
 A head is only good with the weights that it was fitted on, so a head of other weights is refused.
@@ -44,7 +44,7 @@ Head: TypeAlias = FittedHead | LocalHead | None
 
 
 @dataclass(frozen=True)
-class Predictor:
+class ImageClassifier:
     """A network with its weights, and the head on its features."""
 
     classes: tuple[str, ...]
@@ -86,7 +86,7 @@ class Squares:
         return middles_BSSC.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
 
 
-def load(folder: Path, title: str, weights_dir: Path | None, device: torch.device) -> Predictor:
+def load(folder: Path, title: str, weights_dir: Path | None, device: torch.device) -> ImageClassifier:
     """The network of a study's folder with the head called `title`, or with its softmax.
 
     Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
@@ -115,7 +115,7 @@ def load(folder: Path, title: str, weights_dir: Path | None, device: torch.devic
     if study.local.channels_last:
         model = model.to(memory_format=torch.channels_last)
     layer = None if study.heads is None else study.heads.layer
-    return Predictor(study.classes, model, built.preprocessing, layer, head, study, device)
+    return ImageClassifier(study.classes, model, built.preprocessing, layer, head, study, device)
 
 
 def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalHead:
