@@ -208,7 +208,7 @@ def test_an_unknown_name_stops(config, monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("the name localhost is not known here (Name or service not known)")
 
 
-def test_another_version_than_the_kits_stops_but_the_rest_is_told(config) -> None:
+def test_another_version_than_the_kits_stops_but_the_rest_is_reported(config) -> None:
     said = told(config.model_copy(update={"version": "99.0"}))
     (line,) = said["stops"]
     assert "the start-up kit and the server are 99.0; install that version" in line

@@ -76,14 +76,14 @@ def texts(report: Report, rank: str) -> list[str]:
     return [finding.text for finding in report.findings if finding.rank == rank]
 
 
-def test_a_sound_site_may_take_part_and_is_told_what_it_has(site: Site) -> None:
+def test_a_sound_site_may_take_part_and_its_contents_are_listed(site: Site) -> None:
     report = site.report()
     assert report.may_take_part
     assert texts(report, "look") == []
-    room, told, speed = texts(report, "fine")
+    space, contents, speed = texts(report, "fine")
     # 20 images of 256 x 256 x 3 bytes are 3.75 MiB
-    assert room == "decoded images will take 4 MiB of memory, for an encoder that keeps 256 x 256 pixels"
-    assert told == (
+    assert space == "decoded images will take 4 MiB of memory, for an encoder that keeps 256 x 256 pixels"
+    assert contents == (
         "20 images of 20 patients or lesions (mel 10, nv 10); 16 train, 4 test; 120 x 90 to 120 x 90 pixels"
     )
     assert re.fullmatch(
@@ -264,7 +264,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return site.report(CLASSES)
 
 
-def found(report: Report, rank: str, expected: str) -> list[Finding]:
+def matching(report: Report, rank: str, expected: str) -> list[Finding]:
     return [
         finding
         for finding in report.findings
@@ -280,15 +280,15 @@ def named(value: object) -> str:
 def test_what_stops_a_study_is_found_among_all_other_mistakes(
     spoiled: Report, plant: Plant, expected: str
 ) -> None:
-    assert len(found(spoiled, "stops", expected)) == 1, spoiled.findings
+    assert len(matching(spoiled, "stops", expected)) == 1, spoiled.findings
 
 
 @pytest.mark.parametrize(("plant", "expected"), LOOK, ids=named)
 def test_what_is_worth_a_look_is_found_with_and_without_worse(
     spoiled: Report, doubtful: Report, plant: Plant, expected: str
 ) -> None:
-    assert len(found(doubtful, "look", expected)) == 1, doubtful.findings
-    assert len(found(spoiled, "look", expected)) == 1, spoiled.findings
+    assert len(matching(doubtful, "look", expected)) == 1, doubtful.findings
+    assert len(matching(spoiled, "look", expected)) == 1, spoiled.findings
 
 
 def test_only_what_stops_a_study_keeps_a_site_out(spoiled: Report, doubtful: Report) -> None:
@@ -302,7 +302,7 @@ def test_a_near_pair_on_both_sides_of_the_split_is_named_first(site: Site) -> No
     for number in range(0, 20, 2):
         small = Image.open(site.folder / f"{number}.png").resize((100, 75))
         small.save(site.add(f"near{number}.png", "mel", f"Z{number}"))
-    (finding,) = found(site.report(), "look", "10 pair")
+    (finding,) = matching(site.report(), "look", "10 pair")
     across = [item.endswith("train and test)") for item in finding.items]
     assert across == sorted(across, reverse=True)
     assert f"{sum(across)} of them one in train and one in test" in finding.what
@@ -320,7 +320,7 @@ def test_a_split_of_the_data_that_tears_a_lesion_apart_stops_the_study(site: Sit
     lines = [f"{','.join(row[:2])},L{n // 2},{('train', 'test')[n % 2]}" for n, row in enumerate(site.rows)]
     (site.folder / "labels.csv").write_text("\n".join(["file,label,lesion,side", *lines]) + "\n")
     report = check(load_site(path), CLASSES[1:])
-    (finding,) = found(report, "stops", "puts images of one group on both sides")
+    (finding,) = matching(report, "stops", "puts images of one group on both sides")
     assert "10 of 10 groups are on both sides" in finding.what
     assert len(report.images) == 20
 
@@ -330,16 +330,16 @@ def test_a_split_by_image_and_a_class_on_one_side_only_are_worth_a_look(site: Si
     site.rows = [(*row[:2], f"L{number // 4}") for number, row in enumerate(site.rows)]
     site.add("df.png", "df", "D", seed=150)
     report = site.report(CLASSES)
-    assert found(report, "look", r"by_image: [1-5] of 6 patients or lesions are trained and tested on")
-    assert found(report, "look", r"on one side of the split only:\n  df: no image to test on \(1 in all\)")
+    assert matching(report, "look", r"by_image: [1-5] of 6 patients or lesions are trained and tested on")
+    assert matching(report, "look", r"on one side of the split only:\n  df: no image to test on \(1 in all\)")
 
 
 def test_images_that_will_not_fit_are_said_before_the_study(site: Site) -> None:
     # 20 images of 256 x 256 are 3.75 MiB
     site.settings = {"cache": {"memory_mib": 3, "disk_mib": 3}}
-    assert found(site.report(), "stops", "need 4 MiB, more than cache.disk_mib=3 and cache.memory_mib=3")
+    assert matching(site.report(), "stops", "need 4 MiB, more than cache.disk_mib=3 and cache.memory_mib=3")
     site.settings = {"cache": {"memory_mib": 3}}
-    assert found(site.report(), "fine", "will take 4 MiB in a file under state_dir")
+    assert matching(site.report(), "fine", "will take 4 MiB in a file under state_dir")
 
 
 def test_the_study_says_how_large_images_are_kept(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,7 +387,7 @@ def test_writing_in_a_picture_is_suspected_and_noise_is_not(height: int) -> None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-def test_a_dicom_with_burned_in_text_is_told_by_its_attribute_or_by_its_look(tmp_path: Path) -> None:
+def test_a_dicom_with_burned_in_text_is_detected_by_its_attribute_or_by_its_pixels(tmp_path: Path) -> None:
     images = {
         "said": written_on("", 12),
         "seen": written_on("DOE^JANE 12.03.1961", 12),
@@ -408,9 +408,9 @@ def test_a_dicom_with_burned_in_text_is_told_by_its_attribute_or_by_its_look(tmp
     }  # fmt: skip
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
     report = check(load_site(tmp_path / "site.yaml"), ("mel",))
-    (said,) = found(report, "look", "declare burned-in text")
-    (seen,) = found(report, "look", "seem to have burned-in text")
-    assert [row.image.path.stem for row in (*said.rows, *seen.rows)] == ["said", "seen"]
+    (declared,) = matching(report, "look", "declare burned-in text")
+    (suspected,) = matching(report, "look", "seem to have burned-in text")
+    assert [row.image.path.stem for row in (*declared.rows, *suspected.rows)] == ["said", "seen"]
     assert {image.kind for image in report.images} == {"8-bit MONOCHROME2"}
 
 

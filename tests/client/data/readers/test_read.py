@@ -115,9 +115,9 @@ def test_only_takes_the_rows_of_one_site_and_ignores_the_others(tmp_path):
     config = csv_with(tmp_path, "file,label,site\na.png,mel,x\ngone.png,odd,y\nb.png,nv,x\n")
     mine = config.model_copy(update={"row_filter": RowFilter(column="site", values=("x",))})
     assert len(read(mine, CLASSES).rows) == 2
-    nobody = config.model_copy(update={"row_filter": RowFilter(column="site", values=("z",))})
+    absent = config.model_copy(update={"row_filter": RowFilter(column="site", values=("z",))})
     with pytest.raises(SiteDataError, match=r"no row with site=z; the column holds x \(2\), y \(1\)"):
-        read(nobody, CLASSES)
+        read(absent, CLASSES)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"file,file,label\n", b"file,label\nM\xfcller.png,mel\n"])
