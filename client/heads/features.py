@@ -20,8 +20,8 @@ from client.data.manifest import Side
 from client.data.store import ImageStore, identity
 from client.images import Images
 from client.model.clip import Clip
-from client.training.out_of_memory import is_out_of_memory, take_less
-from client.training.precision import Precision, autocast, weights_dtype
+from client.training.inference import infer
+from client.training.precision import Precision
 from common import log
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.files import write_atomically
@@ -150,30 +150,27 @@ def extract(
 
     Raises ConsiliumError if one is not finite, TooLittleMemory if not one image fits.
     """
-    num_images = len(images.labels_N)
-    modes = {module: module.training for module in model.modules()}
-    model.eval().to(device, weights_dtype(precision))
-    try:
-        rows: list[tuple[Tensor, Tensor]] = []
-        start = 0
-        while start < num_images:
-            indices_B = torch.arange(start, min(start + batch_size, num_images))
-            part = _try(model, images, indices_B, layer, device, precision)
-            if part is None:
-                batch_size = take_less(batch_size, "extracting features")
-                continue
-            rows.append(part)
-            start += len(indices_B)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+
+    def compute(batch_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features_BF, logits_BC = with_logits(model, batch_BCHW, layer)
+        return features_BF.float().cpu(), logits_BC.double().cpu()
+
+    rows = infer(
+        model,
+        images,
+        compute,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        activity="extracting features",
+    )
     if not rows:
         return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float64)
     features_NF, logits_NC = (torch.cat(parts) for parts in zip(*rows, strict=True))
     num_bad = int((~torch.isfinite(features_NF)).any(1).sum())
     if num_bad:
         raise ConsiliumError(
-            f"the received weights give features that are not finite numbers on {num_bad} of {num_images} "
+            f"the received weights give features that are not finite numbers on {num_bad} of {len(features_NF)} "
             "images; expected finite ones. The study has diverged, or local.precision is too narrow for it."
         )
     return features_NF.numpy(), logits_NC.numpy()
@@ -223,27 +220,6 @@ def pooled(output: Tensor, layer: str) -> Tensor:
                 f"heads.layer: {layer} gives {list(shape) or type(output).__name__}, expected a map with as many "
                 "rows as columns, tokens or one row an image; name another module"
             )
-
-
-def _try(
-    model: nn.Module,
-    images: Images,
-    indices_B: Tensor,
-    layer: str | None,
-    device: torch.device,
-    precision: Precision,
-) -> tuple[Tensor, Tensor] | None:
-    """Features and logits of some images, on the CPU; None if the memory does not suffice."""
-    try:
-        with torch.no_grad():
-            batch_BCHW = images.batch(indices_B, None).to(device, weights_dtype(precision))
-            with autocast(precision, device):
-                features_BF, logits_BC = with_logits(model, batch_BCHW, layer)
-            return features_BF.float().cpu(), logits_BC.double().cpu()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    return None
 
 
 def _state_digest(model: nn.Module) -> str:

@@ -1,16 +1,16 @@
-"""A model and images become counts; ratios are the server's business.
+"""Evaluation of a model on images, as counts; the server computes the ratios.
 
 Probabilities are a float64 softmax of the logits, so that the counts of two machines differ only
 where their logits do.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.images import Images
-from client.training.out_of_memory import is_out_of_memory, take_less
-from client.training.precision import Precision, autocast, weights_dtype
+from client.training.inference import infer
+from client.training.precision import Precision
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
 
@@ -28,49 +28,22 @@ def evaluate(
 
     Raises ConsiliumError if an output is not finite, TooLittleMemory if not one image fits.
     """
-    labels_N = images.labels_N
-    if len(labels_N) == 0:
-        return empty(num_classes)
-    modes = {module: module.training for module in model.modules()}
-    model.eval().to(device, weights_dtype(precision))
-    try:
-        score, start = empty(num_classes), 0
-        while start < len(labels_N):
-            indices_B = torch.arange(start, min(start + batch_size, len(labels_N)))
-            logits_BC = _try_logits(model, images, indices_B, device, precision)
-            if logits_BC is None:
-                batch_size = take_less(batch_size, "scoring")
-            else:
-                score += _score(logits_BC, labels_N[indices_B].cpu())
-                start += len(indices_B)
-        return score
-    finally:
-        for module, mode in modes.items():  # one by one: frozen layers may be in another mode
-            module.training = mode
+
+    def logits(batch_BCHW: Tensor) -> Tensor:
+        logits_BC: Tensor = model(batch_BCHW)
+        return logits_BC.detach().double().cpu()
+
+    batches = infer(
+        model, images, logits, device=device, precision=precision, batch_size=batch_size, activity="scoring"
+    )
+    score, start = empty(num_classes), 0
+    for logits_BC in batches:
+        score += _score(logits_BC, images.labels_N[start : start + len(logits_BC)].cpu())
+        start += len(logits_BC)
+    return score
 
 
-def _try_logits(
-    model: nn.Module, images: Images, indices_B: torch.Tensor, device: torch.device, precision: Precision
-) -> torch.Tensor | None:
-    try:
-        return _logits(model, images, indices_B, device, precision)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    return None
-
-
-@torch.no_grad()  # not inference_mode: a compiled model would have to be compiled for it once more
-def _logits(
-    model: nn.Module, images: Images, indices_B: torch.Tensor, device: torch.device, precision: Precision
-) -> torch.Tensor:
-    batch_BCHW = images.batch(indices_B, None).to(device, weights_dtype(precision))
-    with autocast(precision, device):
-        logits_BC: torch.Tensor = model(batch_BCHW)
-    return logits_BC.detach().double().cpu()
-
-
-def _score(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> Score:
+def _score(logits_BC: Tensor, labels_B: Tensor) -> Score:
     if not bool(torch.isfinite(logits_BC).all()):
         raise ConsiliumError(
             "the received weights give outputs that are not finite numbers on this site's images; "

@@ -20,7 +20,7 @@ from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import batch_size, class_weights, split, training_batches
 from client.training.losses import Loss, by_class
 from client.training.optimizers import build_optimizer, lr_factor
-from client.training.out_of_memory import is_out_of_memory, take_less
+from client.training.out_of_memory import attempt, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
 from common.config import LocalConfig
@@ -164,7 +164,7 @@ class _Stepper:
             group["lr"] = lr
         weight = float(self.weights_C[self.labels_N[indices_B.to(self.device)]].sum())
         while True:
-            loss_sum = self._try_gradients(step, indices_B, weight)
+            loss_sum = attempt(lambda: self._gradients(step, indices_B, weight))
             if loss_sum is None:
                 self.optimizer.zero_grad()  # frees what the pieces before left
                 self.micro_batch_size = take_less(self.micro_batch_size, "training", _SAME_BATCH)
@@ -173,16 +173,8 @@ class _Stepper:
             elif self._try_step(step, lr):
                 return loss_sum, weight
 
-    def _try_gradients(self, step: int, indices_B: Tensor, weight: float) -> float | None:
-        """Leave the batch's gradient in the parameters; None if the memory does not suffice."""
-        try:
-            return self._gradients(step, indices_B, weight)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not is_out_of_memory(error):
-                raise
-        return None
-
     def _gradients(self, step: int, indices_B: Tensor, weight: float) -> float:
+        """Leave the batch's gradient in the parameters; returns its summed loss."""
         self.optimizer.zero_grad()
         torch.manual_seed(derive(self.seed, "dropout", step))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)

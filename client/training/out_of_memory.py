@@ -1,13 +1,18 @@
-"""When the device runs out of memory: take less at once, and say so.
+"""Running out of device memory: work continues with fewer images at once, and the log says so.
 
-How much fits is known only to the device, and only when it is full. So nobody has to guess a size:
-work starts with what the study asks for and is halved until it fits.
+How much fits is known only to the device, and only when it is full. So no setting asks for a size that
+fits: work starts with what the study asks for, which is halved until it fits.
 """
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from common.errors import ConsiliumError
 from common.log import warn
+
+Result = TypeVar("Result")
 
 
 class TooLittleMemory(ConsiliumError, MemoryError):
@@ -15,23 +20,34 @@ class TooLittleMemory(ConsiliumError, MemoryError):
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` is a lack of memory; some of torch's libraries say so in their text only."""
+    """Whether `error` is a lack of memory; some of torch's libraries show it in their text only."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
-def take_less(num_images: int, doing: str, note: str = "") -> int:
-    """How many images to try next, after `num_images` at once did not fit. Raises TooLittleMemory.
+def attempt(work: Callable[[], Result]) -> Result | None:
+    """Result of `work`, None if the memory does not suffice; any other error is raised.
 
-    `note` ends the line in the log.
+    The error ends here, before the caller frees memory: an error keeps the tensors of the failed try alive.
+    """
+    try:
+        return work()
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not is_out_of_memory(error):
+            raise
+    return None
 
-    Call it outside of the `except` block: an error holds on to the tensors of the failed try.
+
+def take_less(num_images: int, activity: str, note: str = "") -> int:
+    """How many images to try next, after `num_images` at once did not fit.
+
+    `activity` names the work, and `note` ends the line in the log. Raises TooLittleMemory after a single image.
     """
     torch.cuda.empty_cache()  # does nothing where CUDA is not in use
     if num_images == 1:
         raise TooLittleMemory(
-            f"{doing} does not fit into the memory even with a single image; expected room for at least one. "
+            f"{activity} does not fit into the memory even with a single image; expected room for at least one. "
             "Free the device of other work, or agree on a smaller model.image_size or encoder."
         )
     fewer = num_images // 2
-    warn(f"out of memory: {doing} goes on with {fewer} images at once{note}", images_at_once=fewer)
+    warn(f"out of memory: {activity} continues with {fewer} images at once{note}", images_at_once=fewer)
     return fewer

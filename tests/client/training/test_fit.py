@@ -305,8 +305,8 @@ def test_a_lack_of_memory_means_smaller_micro_batches_and_the_same_weights(gener
     assert fitted.micro_batch_size == 2  # 8, 4, 2
     assert furthest(subtract(shared_arrays(model, parts), received), expected) < 1e-12
     assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-        "out of memory: training goes on with 4 images at once",
-        "out of memory: training goes on with 2 images at once",
+        "out of memory: training continues with 4 images at once",
+        "out of memory: training continues with 2 images at once",
     ]
 
 
