@@ -184,7 +184,7 @@ def trained_head(world: World, sites: Sequence[SiteConfig], seed: int) -> dict[s
             parameters.load_shared(model, names, weights)
             fitted = fit.fit(
                 model, FeatureRows(rows_NF, labels_N), local, parts=names,
-                progress=fit.Progress(number, study.rounds), penalty=None, device=torch.device("cpu"),
+                progress=fit.StudyPosition(number, study.rounds), penalty=None, device=torch.device("cpu"),
                 seed=seeds.derive(seed, site, number), num_classes=len(study.classes),
             )  # fmt: skip
             after = parameters.shared_arrays(model, names)

@@ -1,7 +1,7 @@
-"""The long-lived process that owns a hospital's images, its device and its policy.
+"""Trainer: the long-lived process that owns a hospital's images, its device and its policy.
 
-A plan comes in, counts and a delta go out, if the hospital's policy agrees and once the audit
-log has it. One study at a time is kept warm: the model stays
+It gets a plan and answers with counts and a delta, if the hospital's policy allows it and after the audit
+log has recorded it. One study at a time is kept warm: the model stays
 on the device and the decoded images in memory from round to round, so a round costs its
 training and nothing else. Plans are data; there is no way to hand this process code.
 """
@@ -34,12 +34,12 @@ from common.wire import codec
 
 @dataclass(frozen=True)
 class Answered:
-    """What was said to one plan."""
+    """The last answer, kept for a plan that is sent again."""
 
     plan_id: str
     reply: bytes
-    noted: audit.Fields
-    """What the audit log says of it."""
+    audit_fields: audit.Fields
+    """Entry of the audit log."""
 
 
 class Trainer:
@@ -53,7 +53,7 @@ class Trainer:
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
         self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
-        self._table: steps.Table | None = None
+        self._table: steps.FeatureTable | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -62,7 +62,7 @@ class Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def answer(self, request: bytes) -> bytes:
-        """One plan's bytes in, one answer's bytes out; whatever breaks becomes a Failure.
+        """One plan's bytes in, one answer's bytes out; every error becomes a Failure.
 
         A plan that was answered before is answered from memory: a gateway that lost its
         connection asks again, and a site must not train twice for one round.
@@ -76,8 +76,8 @@ class Trainer:
                 reply = codec.to_bytes(answer)
                 policy.enforce_answer(answer, len(reply), self._site.policy)
                 self._answered = Answered(plan_id, reply, audit.sent(reply, answer))
-            self._audit.append("sent", self._answered.noted)
-        except Exception as error:  # nothing of an exception may leave but its kind
+            self._audit.append("sent", self._answered.audit_fields)
+        except Exception as error:  # only the kind of an error may leave
             return self._fail(error, plan_id)
         return self._answered.reply
 
@@ -96,7 +96,7 @@ class Trainer:
         try:
             self._audit.append("refusal" if failure.error == "policy" else "failure", audit.failed(failure))
             self._audit.append("sent", audit.sent(reply, failure))
-        except StorageError as unwritten:  # then it says nothing but that
+        except StorageError as unwritten:  # an unrecorded failure must not leave
             return codec.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
 
@@ -176,11 +176,11 @@ class Trainer:
             rows = setup.store.manifest.rows if trains else setup.store.manifest.on("test")
             images = image_hashes.shown(rows, self._site.threads)
             self._shown = setup, images
-        found = image_hashes.list_shared(self._site.state_dir, key, images, plan.shared)
-        if found:
-            told = ", ".join(f"{number} {match}" for match, number in found.items())
+        counts = image_hashes.list_shared(self._site.state_dir, key, images, plan.shared)
+        if counts:
+            matches = ", ".join(f"{number} {match}" for match, number in counts.items())
             log.warn(
-                f"images of this site are at a training site, too ({told}): {image_hashes.FILE} in state_dir lists "
+                f"images of this site are also at a training site ({matches}): {image_hashes.FILE} in state_dir lists "
                 "them. Take them out of the data, or the study's figures on this site are not of unseen images"
             )
         else:
@@ -214,7 +214,7 @@ class Trainer:
             setup.store.images("train", augmentation=study.local.augmentation),
             study.local,
             parts=setup.parts,
-            progress=fit.Progress(round=plan.round, rounds=study.rounds),
+            progress=fit.StudyPosition(round=plan.round, rounds=study.rounds),
             penalty=penalty.build_penalty(study.algorithm, setup.model),
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
@@ -236,13 +236,13 @@ class Trainer:
         weights = below("weights", plan.arrays)
         if weights and digest(weights) != plan.weights_digest:
             raise WireError(
-                "found weights that are not those the plan names; something damaged them on the way"
+                "the received weights do not have the digest that the plan names; they were damaged on the way"
             )
         if self._table is None or self._table.weights_digest != plan.weights_digest:
             self._table = None
             self._table = self._features(plan, setup, weights, layer)
         if weights:
-            steps.keep_network(setup.state.folder, plan.study, self._whole(setup), plan.weights_digest)
+            steps.keep_network(setup.state.folder, plan.study, self._all_arrays(setup), plan.weights_digest)
         rules = self._site.policy
         place = steps.Place(
             self._site.state_dir,
@@ -256,7 +256,7 @@ class Trainer:
 
     def _features(
         self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None
-    ) -> steps.Table:
+    ) -> steps.FeatureTable:
         cache = features.Cache(setup.state.folder / "features")
         key = f"{plan.weights_digest} {layer}"
         if weights:
@@ -272,17 +272,17 @@ class Trainer:
                 precision=plan.study.local.precision,
             )
             cache.remember(key, cache.path(setup.model, setup.store, layer, plan.study.local.precision))
-            return steps.Table(plan.weights_digest, sides)
-        path = cache.known(key)  # this trainer was started anew in the middle of the heads
-        found = None if path is None else cache.read(path, len(setup.store.manifest.rows))
-        if found is None:
+            return steps.FeatureTable(plan.weights_digest, sides)
+        path = cache.known(key)  # this trainer was restarted in the middle of the heads
+        rows = None if path is None else cache.read(path, len(setup.store.manifest.rows))
+        if rows is None:
             raise SiteDataError(
-                "the features of these weights are not here any more; the study has to send them"
+                "the features of these weights are no longer on disk; the study has to send the weights again"
             )
-        return steps.Table(plan.weights_digest, features.sides(setup.store, *found))
+        return steps.FeatureTable(plan.weights_digest, features.sides(setup.store, *rows))
 
-    def _whole(self, setup: StudySetup) -> dict[str, Array]:
-        """What travels and what stays here of the network."""
+    def _all_arrays(self, setup: StudySetup) -> dict[str, Array]:
+        """Shared and local tensors of the network, by name."""
         return {
             **parameters.shared_arrays(setup.model, setup.parts),
             **parameters.local_arrays(setup.model, setup.parts),
@@ -303,7 +303,7 @@ def _answer(
     score: Score,
     *,
     evaluate_s: float,
-    fitted: fit.Fitted | None = None,
+    fitted: fit.TrainingResult | None = None,
     delta: Arrays | None = None,
 ) -> wire.RoundAnswer:
     return wire.RoundAnswer(

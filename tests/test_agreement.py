@@ -134,11 +134,11 @@ def test_a_study_starts_after_a_persons_yes(make_site: MakeSite, alone: StudyCon
     site = make_site("north", policy=agreed(ask=True))
     trainer = Trainer(site)
     refused = failure(trainer.answer(enrol_plan(alone)))
-    assert f"study tiny ({alone.fingerprint[:12]}) waits for a person's yes" in refused.reason
+    assert f"study tiny ({alone.fingerprint[:12]}) waits for approval" in refused.reason
     approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="data manager", now=NOON)
     assert enrolled(trainer, alone).train_counts == (8, 8, 8)
     changed = alone.model_copy(update={"rounds": 200})
-    assert "waits for a person's yes" in failure(trainer.answer(enrol_plan(changed, "changed"))).reason
+    assert "waits for approval" in failure(trainer.answer(enrol_plan(changed, "changed"))).reason
 
 
 def test_the_rounds_of_a_day_are_counted_over_restarts_until_midnight(
@@ -246,7 +246,7 @@ def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
     path.write_bytes(path.read_bytes().replace(b'"train":[8,8,8]', b'"train":[9,8,8]'))
     code, told = typed("audit", "--verify", settings)
     assert code == 1
-    assert "EDITED OR CUT: line 6 of audit.jsonl: it is not as it was written" in told
+    assert "EDITED OR CUT: line 6 of audit.jsonl: it was changed after it was written" in told
 
 
 # --- audit -----------------------------------------------------------------------------------

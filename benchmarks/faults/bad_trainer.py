@@ -52,7 +52,7 @@ class BadTrainer:
     def _without_memory(self, request: bytes) -> bytes:
         honest = fit.fit
 
-        def no_room(*_: object, **__: object) -> fit.Fitted:
+        def no_room(*_: object, **__: object) -> fit.TrainingResult:
             raise torch.OutOfMemoryError("CUDA out of memory while holding /data/MUELLER_ANNA_1961.jpg")
 
         fit.fit = no_room  # type: ignore[assignment]

@@ -118,7 +118,7 @@ def _status(settings: SiteFile, socket: TrainerSocket = None) -> int:
     from client.governance import status
 
     site = load_site(settings)
-    text = status.tell(site.name, site.state_dir, socket or site.socket)
+    text = status.describe(site.name, site.state_dir, socket or site.socket)
     first, newline, rest = text.partition("\n")
     terminal.print_styled(first, "bold red" if "NOT running" in first else "bold")
     if newline:

@@ -1,8 +1,8 @@
 """The gateway's Flower app: unpack, forward, pack; no logic.
 
-Flower ships this file from the server to every site and runs it in the gateway. It can reach
-the trainer's socket and nothing else of the hospital's: it never imports torch, sees no
-image, and cannot tell the trainer to run code, because the trainer only understands plans.
+Flower ships this file from the server to every site and runs it in the gateway. Of the hospital it reaches
+only the trainer's socket: it never imports torch and sees no image. It cannot make the trainer run code,
+because the trainer only understands plans.
 """
 
 import uuid
@@ -20,9 +20,9 @@ app = ClientApp()
 
 
 _ADVICE: dict[wire.ErrorKind, str] = {
-    "unreachable": "the site's trainer did not answer its gateway; the gateway's log tells why",
+    "unreachable": "the site's trainer did not answer its gateway; the gateway's log has the reason",
     "message": "the site's gateway could not pass on a message; install the same version on all sides",
-    "internal": "something failed in the site's gateway that nobody foresaw; its log tells what",
+    "internal": "an unexpected error in the site's gateway; its log has the details",
 }
 
 

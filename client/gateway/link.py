@@ -1,8 +1,8 @@
-"""The way from the gateway to the trainer: bytes there, bytes back.
+"""Link between gateway and trainer: it carries the bytes of a plan there and of an answer back.
 
 In a hospital the two share nothing but a Unix socket, so the trainer needs no network at
-all. For tests and simulation the same bytes go straight to a trainer in this process, which
-keeps one code path for what is said. No code is generated: gRPC carries opaque chunks.
+all. Tests and simulations hand the same bytes straight to a trainer in the same process, so
+there is one code path for messages. No code is generated: gRPC carries opaque chunks.
 """
 
 import os
@@ -21,18 +21,18 @@ from common.wire import TRAINER_METHOD, TRAINER_SERVICE
 from common.wire.codec import chunks
 
 CONNECT_S = 60.0
-"""A trainer that restarts is back by then, torch imported; one that is gone is named before the deadline."""
+"""Enough for a trainer to restart and import torch, and shorter than a round's deadline."""
 TRIES = 3
-"""A trainer that dies while it works on a plan gets it again, for it may have been the machine; one that
-dies of the plan itself must not do so all day."""
+"""Times that a plan is sent to a trainer that crashes while it works on it. The machine may have been the
+cause, so it is sent again; the plan itself may be the cause, so the tries are limited."""
 
 _OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20)]
 # sun_path of struct sockaddr_un holds 108 bytes with its closing zero (unix(7)).
 _LONGEST_SOCKET_PATH = 107
 
 
-class _Gone(Exception):
-    """The trainer went away in the middle of an answer."""
+class _ConnectionLost(Exception):
+    """The trainer exited before its answer was complete."""
 
 
 class Link(Protocol):
@@ -51,18 +51,18 @@ class SocketLink:
     def ask(self, request: bytes, timeout_s: float) -> bytes:
         """Send `request`, wait at most `timeout_s` for the whole answer.
 
-        A trainer that dies meanwhile is asked again when it is back: it answers a plan by its id, so
+        A trainer that exits meanwhile gets the plan again after its restart. It answers a plan by its id, so
         nothing is trained twice.
         """
         until = time.monotonic() + timeout_s
         for attempt in range(1, TRIES + 1):
             try:
                 return self._ask_once(request, until - time.monotonic())
-            except _Gone as gone:
+            except _ConnectionLost as lost:
                 if attempt == TRIES:
                     raise SiteFailure(
-                        f"the trainer ended {TRIES} times while it worked on a plan; read its log"
-                    ) from gone
+                        f"the trainer exited {TRIES} times while it worked on a plan; read its log"
+                    ) from lost
         raise AssertionError("the last attempt returns or raises")
 
     def _ask_once(self, request: bytes, timeout_s: float) -> bytes:
@@ -79,7 +79,7 @@ class SocketLink:
                 return b"".join(call(chunks(request), timeout=timeout_s))
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAVAILABLE:
-                    raise _Gone from error
+                    raise _ConnectionLost from error
                 raise SiteFailure(
                     f"the trainer did not answer on its socket within {timeout_s:.0f} s "
                     f"({error.code().name}); start it, or read its log"
@@ -96,12 +96,12 @@ def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:
         yield from chunks(answer(b"".join(request)))
 
     address = _address(socket)
-    _make_way(socket)
+    _remove_stale_socket(socket)
     server = grpc.server(ThreadPoolExecutor(max_workers=1), options=_OPTIONS)
     handlers = {TRAINER_METHOD: grpc.stream_stream_rpc_method_handler(handle)}
     server.add_registered_method_handlers(TRAINER_SERVICE, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(TRAINER_SERVICE, handlers),))
-    # Bound with the owner's rights only: whoever can open the socket can hand in plans.
+    # Bound with the owner's rights only: every process that can open the socket can send plans.
     former = os.umask(0o177)
     try:
         server.add_insecure_port(address)
@@ -115,14 +115,14 @@ def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:
     return server
 
 
-def _make_way(socket: Path) -> None:
-    """Remove the socket of a trainer that is gone; nothing else is ever removed."""
+def _remove_stale_socket(socket: Path) -> None:
+    """Remove the socket of a trainer that has exited; nothing else is ever removed."""
     try:
         socket.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(socket):
             return
         if not stat.S_ISSOCK(socket.lstat().st_mode):
-            raise StorageError(f"{socket} is there and is no socket; give another path, or remove it")
+            raise StorageError(f"{socket} exists and is not a socket; give another path, or remove it")
         if _is_served(socket):
             raise SiteFailure(f"another trainer listens on {socket}; stop it, or give another path")
         socket.unlink()

@@ -1,9 +1,9 @@
 """This site's gateway: Flower's SuperNode, kept alive.
 
-It connects out to the server, with the site's key, and hands what comes to the trainer's socket. It
-sees no image, needs no torch, and may be restarted at any time: the server sends a plan again that
-a gateway forgot. A server that is away or does not know the key yet is tried again for ever, for
-somebody elsewhere may be mending just that; the log says in plain words what is the matter.
+It connects out to the server, with the site's key, and passes plans on to the trainer's socket. It
+sees no image, needs no torch, and may be restarted at any time: the server sends a plan again if its
+gateway was restarted. An unreachable server, or one that does not know the key yet, is tried again without
+end, because the fault may be fixed elsewhere. The log gives the reason in plain words.
 """
 
 import os
@@ -30,7 +30,7 @@ NODE = "gateway"
 
 _LONGEST_PAUSE_S = 30.0
 _REMEMBERED = 20_000
-"""Characters of what the SuperNode said last, to find out why it ended."""
+"""Last characters of the SuperNode's log that are kept, to explain why it ended."""
 
 
 class GatewayConfig(Frozen):
@@ -94,7 +94,7 @@ def run(config: GatewayConfig, until: Path | None = None) -> None:
         processes.stop()
 
 
-# What Flower's SuperNode says, and what it means here.
+# Messages of Flower's SuperNode, and what they mean for a site.
 _REASONS = {
     "Failed to activate SuperNode": "the server does not take this site's key, {fingerprint}. If it is new, read "
     "it to the study operator, who enrols it; if it was revoked, make another with `consilium-site key --renew`; if "
@@ -107,27 +107,27 @@ _REASONS = {
 }
 
 
-def reason(said: str, fingerprint: str) -> str:
-    """What the end of the SuperNode's log means, as an ending of a sentence; empty if it is not known."""
-    found = [(said.rfind(mark), text) for mark, text in _REASONS.items() if mark in said]
-    return f": {max(found)[1].format(fingerprint=fingerprint)}" if found else ""
+def reason(log_text: str, fingerprint: str) -> str:
+    """Meaning of the last known message in the SuperNode's log, as the end of a sentence; empty without one."""
+    matches = [(log_text.rfind(mark), text) for mark, text in _REASONS.items() if mark in log_text]
+    return f": {max(matches)[1].format(fingerprint=fingerprint)}" if matches else ""
 
 
 def _keep(config: GatewayConfig, processes: Processes, until: Path | None) -> None:
     supervision = Supervision(most=None, longest_pause_s=_LONGEST_PAUSE_S)
     log_file = processes.logs / f"{NODE}.log"
     log_file.unlink(missing_ok=True)
-    show, said = Tail(log_file), ""
+    show, log_text = Tail(log_file), ""
     processes.start(NODE, command(config))
     try:
         while until is None or not until.exists():
-            said = (said + show())[-_REMEMBERED:]
+            log_text = (log_text + show())[-_REMEMBERED:]
             now = time.monotonic()
             for ended in supervision.see(processes.ended(), now):
-                said += show()
-                why = reason(said, keys.fingerprint_of_private(config.key))
+                log_text += show()
+                why = reason(log_text, keys.fingerprint_of_private(config.key))
                 log.warn(f"the gateway {ended.how}{why}; starting it again in {ended.pause_s:g} s")
-                said = ""
+                log_text = ""
             for name in supervision.due(now):
                 processes.restart(name)
             time.sleep(POLL_S)
@@ -148,7 +148,7 @@ def command(config: GatewayConfig) -> Command:
 
 
 def environment(config: GatewayConfig, ours: Mapping[str, str]) -> dict[str, str]:
-    """What Flower's processes see of this machine."""
+    """Environment of Flower's processes."""
     path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
     return {
         **ours,

@@ -1,9 +1,9 @@
-"""Which studies a person at this site has agreed to, where the policy says `ask: true`.
+"""Approvals: studies that a person at this site has agreed to, where the policy says `ask: true`.
 
-A plan does not wait inside the trainer: it is refused until somebody has said yes, so nothing
-hangs over a weekend, and the server is told why. What was asked and what was approved are
-files under `state_dir`, one a study, for whoever wants to read or remove them. They are named
-by the fingerprint of the whole study, so a study that was changed has to be approved anew.
+A plan does not wait inside the trainer. It is refused until the study is approved, so nothing
+hangs over a weekend, and the server gets the reason. Pending and approved studies are
+files under `state_dir`, one per study, for people to read or remove. They are named
+by the fingerprint of the whole study, so a changed study has to be approved again.
 """
 
 import json
@@ -18,13 +18,13 @@ from common.errors import ConfigError, StorageError
 from common.files import write_atomically
 
 _MOST_PENDING = 100
-"""A server cannot fill the site's disk with questions."""
+"""Limit on pending studies, so that a server cannot fill the site's disk."""
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A study that waits for a person's yes."""
+    """A study that waits for a person's approval."""
 
     study: StudyConfig
     asked: str
@@ -32,17 +32,17 @@ class Pending:
 
     @property
     def label(self) -> str:
-        """What `approve` takes; the name alone will do if only one study has it."""
+        """Argument of `approve`; the name alone is enough if only one study has it."""
         return f"{self.study.name}-{self.study.fingerprint[:_SHOWN]}"
 
 
 def is_approved(state_dir: Path, study: StudyConfig) -> bool:
-    """Whether somebody at this site has approved exactly this study."""
+    """Whether a person at this site has approved exactly this study."""
     return _path(state_dir, "approved", study).exists()
 
 
 def note(state_dir: Path, study: StudyConfig, now: datetime) -> None:
-    """Remember that this study was asked for. Raises StorageError."""
+    """Add this study to the pending ones. Raises StorageError."""
     path = _path(state_dir, "pending", study)
     if path.exists() or len(list(path.parent.glob("*.json"))) >= _MOST_PENDING:
         return
@@ -50,10 +50,10 @@ def note(state_dir: Path, study: StudyConfig, now: datetime) -> None:
 
 
 def pending(state_dir: Path) -> list[Pending]:
-    """Studies that wait, the longest waiting first. Raises StorageError for a file that was changed."""
-    found = [_read(path) for path in _folder(state_dir, "pending").glob("*.json")]
+    """Studies that wait, the longest waiting first. Raises StorageError for an edited file."""
+    studies = [_read(path) for path in _folder(state_dir, "pending").glob("*.json")]
     return sorted(
-        (one for one in found if not is_approved(state_dir, one.study)),
+        (one for one in studies if not is_approved(state_dir, one.study)),
         key=lambda one: (one.asked, one.label),
     )
 
@@ -71,14 +71,14 @@ def find(state_dir: Path, wanted: str) -> Pending:
 
 
 def approve(state_dir: Path, meant: Pending, *, by: str, now: datetime) -> None:
-    """Say yes to this study, for `by`. Raises StorageError."""
+    """Approve this study, in the name of `by`. Raises StorageError."""
     approved = _path(state_dir, "approved", meant.study)
     write_atomically(approved, _text(meant.study, approved=now.isoformat(timespec="seconds"), by=by))
     _path(state_dir, "pending", meant.study).unlink(missing_ok=True)
 
 
 def describe(one: Pending) -> str:
-    """What a person should know before saying yes."""
+    """What a person should know before approving a study."""
     study, local = one.study, one.study.local
     work = f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
     tuned = "" if study.model.tuning is None else f" by {study.model.tuning.kind}"
@@ -86,7 +86,7 @@ def describe(one: Pending) -> str:
         f"{one.label}: asked {one.asked}\n"
         f"  {study.model.kind} {study.model.encoder}{tuned}, classes {', '.join(study.classes)}\n"
         f"  {study.rounds} rounds of {work}, {study.algorithm.kind}\n"
-        f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'nobody'}"
+        f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'none'}"
     )
 
 
@@ -103,7 +103,7 @@ def _text(study: StudyConfig, **about: str) -> bytes:
 
 
 def _read(path: Path) -> Pending:
-    """The study of a file; one that was edited is not the one that was asked for."""
+    """The pending study in a file. Raises StorageError if the file was edited: it is then another study."""
     try:
         content = json.loads(path.read_bytes())
         one = Pending(StudyConfig.model_validate(content["study"]), str(content["asked"]))
@@ -113,6 +113,6 @@ def _read(path: Path) -> Pending:
         ) from error
     if path.stem != f"{one.study.name}-{one.study.fingerprint}":
         raise StorageError(
-            f"{path} is not the study that was asked for; remove it, and the study will ask again"
+            f"{path} was edited and is another study than its name says; remove it, and the study will ask again"
         )
     return one

@@ -1,18 +1,18 @@
-"""What came to this hospital and what left it, in a file that cannot be edited unnoticed.
+"""Audit log of a site: what was received and what was sent, in a file whose edits can be detected.
 
 One JSON object a line; each holds the hash of the line before it and, at its end, its own:
 
     {"previous":"<hash of the line before>","time":...,"event":...,...,"hash":"<SHA-256 of all before this>"}
 
-so a byte that was changed, a line that was removed and a line that was put in are found by
-`verify`. Lines cut off at the end, or a chain that was computed anew, are found only by somebody who
-noted a hash elsewhere: `verify` prints the last one, and takes an earlier one to look for.
+so `verify` detects a changed byte, a removed line and an inserted line. It cannot detect lines cut off at
+the end, or a chain that was computed again, without a hash that was noted elsewhere: `verify` prints the
+last one, and checks for an earlier one.
 
-An answer is written down, to the disk, before it is handed to the gateway; what cannot be
-written down does not leave. After a power cut the last line may be torn. Nothing is ever taken
-out: the torn piece stays where it is, and the next line says how long it is and what its hash is.
+An answer is written to the disk before it is handed to the gateway; an answer that cannot be
+recorded does not leave. After a power cut the last line may be torn. Nothing is ever removed:
+the torn piece stays where it is, and the next line records its hash.
 
-A line never holds a path, a file name or anything of a patient: only what the server sent or
+A line never holds a path, a file name or anything about a patient: only what the server sent or
 gets, sizes, counts that left, hashes and case numbers.
 """
 
@@ -51,21 +51,21 @@ _LOCK_S = 30.0
 
 @dataclass(frozen=True)
 class Chain:
-    """Where the lines read so far end."""
+    """State of the hash chain after the lines read so far."""
 
     num_lines: int = 0
     head: str = _NO_LINE
     """Hash of the last whole line."""
     torn: str | None = None
-    """SHA-256 of the last line if it is not whole; the next one must tell of it."""
+    """SHA-256 of the last line if it is not whole; the next one must record it."""
     num_torn: int = 0
 
 
-_CHANGED = "it is not as it was written"
+_CHANGED = "it was changed after it was written"
 
 
 class _BrokenError(Exception):
-    """A line is not what was written; `line` counts from 1."""
+    """A line was changed, removed or inserted; `line` counts from 1."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -79,19 +79,19 @@ def line_after(head: str, fields: Fields) -> bytes:
 
 
 def _follow(chain: Chain, line: bytes) -> tuple[Chain, Fields]:
-    """The chain with one more line, given without its end, and what the line says."""
+    """The chain with one more line, given without its end, and the line's fields."""
     number, fields = chain.num_lines + 1, _whole(line)
     if chain.torn is not None and (fields.get("event") != "torn" or fields.get("sha256") != chain.torn):
         raise _BrokenError(chain.num_lines, _CHANGED)
     if not fields:
         return replace(chain, num_lines=number, torn=_hash(line), num_torn=chain.num_torn + 1), {}
     if fields["previous"] != chain.head:
-        raise _BrokenError(number, "it does not follow the line before: one was removed, put in or changed")
+        raise _BrokenError(number, "it does not follow the line before: one was removed, inserted or changed")
     return replace(chain, num_lines=number, head=str(fields["hash"]), torn=None), fields
 
 
 def _whole(line: bytes) -> Fields:
-    """What a line says, nothing if its own hash does not fit."""
+    """Fields of a line, none if its own hash does not fit."""
     match = _END.fullmatch(line)
     if match is None or _hash(match[1]).encode() != match[2]:
         return {}
@@ -103,21 +103,21 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# --- looking for edits -----------------------------------------------------------------------
+# --- detecting edits -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found."""
+    """Result of `verify`."""
 
     num_lines: int
     """Lines up to the first broken one."""
     num_torn: int
-    """Among them, pieces of lines that a power cut or a full disk left, each with a line that tells of it."""
+    """Among them, pieces of lines that a power cut or a full disk left, each with a line that records it."""
     head: str
     """Hash of the last whole line; worth noting down somewhere else."""
     problem: str | None = None
-    """A sentence that names the first broken line, None if there is none."""
+    """A sentence on the first broken line, None if there is none."""
 
 
 def verify(path: Path, expected: str | None = None) -> Verdict:
@@ -134,23 +134,23 @@ def verify(path: Path, expected: str | None = None) -> Verdict:
             num_lines, problem = broken.line - 1, f"line {broken.line} of {path.name}: {broken}"
     if problem is None and not seen:
         problem = (
-            f"no line of {path.name} has the hash {expected}; lines were cut off, or all were written anew"
+            f"no line of {path.name} has the hash {expected}; lines were cut off, or all were written again"
         )
     return Verdict(num_lines, whole.num_torn, whole.head, problem)
 
 
 def show(path: Path) -> Iterator[str]:
-    """The log for a person: time, event, and what it says but for hashes. Raises StorageError."""
+    """The log for a person: time, event and fields, without hashes. Raises StorageError."""
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
         lines = file.read().removesuffix(b"\n").split(b"\n")  # at once: the trainer waits for the lock
     for line in lines:
         fields = _whole(line)
-        told = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _NOT_SHOWN)
-        yield f"{fields['time']}  {fields['event']}: {told}" if fields else "(a torn line, or an edited one)"
+        shown = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _NOT_SHOWN)
+        yield f"{fields['time']}  {fields['event']}: {shown}" if fields else "(a torn line, or an edited one)"
 
 
 def events(path: Path) -> Iterator[Fields]:
-    """What each whole line says; nothing without a log. Raises StorageError."""
+    """Fields of each whole line; none without a log. Raises StorageError."""
     if not path.exists():
         return
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
@@ -201,11 +201,11 @@ class Audit:
             now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
             if chain.torn is not None:
                 log.warn(
-                    f"line {chain.num_lines} of {self._path.name} is torn; it stays, and the next one says so"
+                    f"line {chain.num_lines} of {self._path.name} is torn; it stays, and the next line records its hash"
                 )
-                told = line_after(chain.head, {"time": now, "event": "torn", "sha256": chain.torn})
-                chain, _ = _follow(chain, told[:-1])
-                start += told
+                record = line_after(chain.head, {"time": now, "event": "torn", "sha256": chain.torn})
+                chain, _ = _follow(chain, record[:-1])
+                start += record
             line = line_after(chain.head, {"time": now, "event": event, **fields})
             self._write(file.fileno(), start + line)
             self._catch_up(file)
@@ -215,12 +215,12 @@ class Audit:
         return sum(when >= moment for when in self._rounds.values())
 
     def _catch_up(self, file: BinaryIO) -> bytes:
-        """Follow the whole lines that were added, by whomever; returns a piece without an end after them."""
+        """Follow the lines that any process added; returns an unfinished line after them."""
         about = os.fstat(file.fileno())
-        if self._file != (about.st_dev, about.st_ino):  # the first time, or somebody moved the old one away
+        if self._file != (about.st_dev, about.st_ino):  # the first time, or the old file was moved away
             self._file, self._read_up_to, self._chain = (about.st_dev, about.st_ino), 0, Chain()
         if about.st_size < self._read_up_to:
-            raise StorageError(f"{self._path} is shorter than it was: somebody cut it. {_WHAT_TO_DO}")
+            raise StorageError(f"{self._path} is shorter than it was: it was cut. {_WHAT_TO_DO}")
         file.seek(self._read_up_to)
         for line in file:
             if not line.endswith(b"\n"):
@@ -315,7 +315,7 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
 
 
 def sent(reply: bytes, answer: wire.Answer) -> Fields:
-    """Of what is about to leave."""
+    """Fields of a message that is about to leave."""
     size: Fields = {"bytes": len(reply), "sha256": _hash(reply)}
     match answer:
         case wire.Enrolment():
@@ -339,7 +339,7 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
 
 
 def failed(failure: wire.Failure) -> Fields:
-    """Of a plan that was not carried out."""
+    """Fields of a plan that was not carried out."""
     about: Fields = {"plan_id": failure.plan_id, "error": failure.error, "case": failure.case}
     return {**about, "reason": failure.reason} if failure.reason else about
 

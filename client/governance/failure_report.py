@@ -1,8 +1,8 @@
-"""What may leave a hospital when something breaks.
+"""Failure report: all that leaves a hospital when something breaks.
 
 The text of an exception may hold a path with a patient's name, so no text of an exception
-ever leaves. The server gets the kind of error, a case number and a fixed advice; the whole
-story stands under that number in the site's own log. Only a refusal by the site's policy may
+ever leaves. The server gets the kind of error, a case number and a fixed advice. The site's
+own log has the details under that number. Only a refusal by the site's policy may
 add a reason, which is made of the study's own values.
 """
 
@@ -27,12 +27,12 @@ _ADVICE: dict[wire.ErrorKind, str] = {
     "storage": "the site could not write to its disk",
     "message": "the site could not understand the plan; install the same version on both sides",
     "unreachable": "the site's trainer did not answer",
-    "internal": "something failed at the site that nobody foresaw",
+    "internal": "an unexpected error at the site",
 }
 
 
 def failure(error: BaseException, plan_id: str, site: str) -> wire.Failure:
-    """What the server is told of `error`; the story goes to this site's log."""
+    """Report of `error` for the server; the details go to this site's log."""
     case = uuid.uuid4().hex[:8]
     kind = _kind(error)
     log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)

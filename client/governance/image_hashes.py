@@ -1,12 +1,12 @@
-"""What this site says when a study asks whether sites hold the same images.
+"""Keyed image hashes: this site's answer when a study checks whether sites hold the same images.
 
 Two hashes of each image are keyed (HMAC-SHA256, RFC 2104) with a secret that the sites share and the
-server does not: of the pixels it shows, which finds a file that was renamed or saved anew without
-loss, and of its perceptual hash, which finds most that were shrunk or compressed anew and now and
-then takes two pictures for one. Without the secret nobody can tell of any image in the world whether
-it is here; docs/decisions/0008 says why not otherwise.
+server does not: of the pixels, which detects a file that was renamed or saved again without
+loss, and of the perceptual hash, which detects most images that were shrunk or compressed again and
+sometimes confuses two images. Without the secret, no one can test whether an image is at this site;
+docs/decisions/0008 has the reasons.
 
-The key is another one for every study, so that hashes of two studies say nothing of each other.
+Every study has its own key, so that hashes of two studies cannot be linked.
 They are cut to 128 bits: that two of a million different images have the same one by chance has
 odds of 1 to 10**26. There are as many as images were enrolled, sorted: where two images of the site
 are alike, fillers take the place of the second, so that not even this shows.
@@ -89,9 +89,9 @@ def check(key: bytes) -> str:
 
 def tokens(key: bytes, site: str, hashes: Sequence[str]) -> tuple[str, ...]:
     """As many keyed hashes as `hashes`, in their own order; fillers stand for those that come again."""
-    found = {token(key, name) for name in hashes}
-    fillers = (token(key, f"filler {site} {number}") for number in range(len(hashes) - len(found)))
-    return tuple(sorted([*found, *fillers]))
+    hashed = {token(key, name) for name in hashes}
+    fillers = (token(key, f"filler {site} {number}") for number in range(len(hashes) - len(hashed)))
+    return tuple(sorted([*hashed, *fillers]))
 
 
 def token(key: bytes, name: str) -> str:
@@ -103,27 +103,25 @@ def _keyed(key: bytes, text: str) -> bytes:
     return hmac.new(key, text.encode(), hashlib.sha256).digest()
 
 
-# --- what an image shows -----------------------------------------------------------------------
+# --- hashes of an image -----------------------------------------------------------------------
 
 
 def shown(rows: Sequence[ImageRow], num_threads: int | None) -> tuple[Shown, ...]:
     """Every image, decoded as a whole. Raises SiteDataError that names every bad one."""
     if len(rows) > wire.MOST_TOKENS:
         raise SiteDataError(f"{len(rows):,} images cannot be compared; expected at most {wire.MOST_TOKENS:,}")
-    found: list[Shown] = []
+    images: list[Shown] = []
     problems: list[str] = []
     with ThreadPoolExecutor(num_threads or os.cpu_count(), "compare") as pool:
         for start in range(0, len(rows), _WINDOW):
             for outcome in pool.map(_look, rows[start : start + _WINDOW]):
                 if isinstance(outcome, Shown):
-                    found.append(outcome)
+                    images.append(outcome)
                 else:
                     problems.append(outcome)
     if problems:
-        refuse(
-            "images cannot be compared with other sites'", problems, "Mend or replace these, or remove them."
-        )
-    return tuple(found)
+        refuse("images cannot be compared with other sites'", problems, "Fix, replace or remove these.")
+    return tuple(images)
 
 
 def _look(row: ImageRow) -> Shown | str:
@@ -138,18 +136,18 @@ def _look(row: ImageRow) -> Shown | str:
     return Shown(row, f"pixels {digest}", f"looks {duplicates.fingerprint(picture):016x}")
 
 
-# --- what is said --------------------------------------------------------------------------------
+# --- the answer ----------------------------------------------------------------------------------
 
 
 def answer(plan: wire.OverlapPlan, key: bytes, images: Sequence[Shown]) -> wire.OverlapAnswer:
-    """The hashes of these images; none if the plan tells which are shared."""
-    told: Sequence[Shown] = () if plan.shared else images
+    """The hashes of these images; none if the plan already lists the shared ones."""
+    listed: Sequence[Shown] = () if plan.shared else images
     return wire.OverlapAnswer(
         plan_id=plan.plan_id,
         site=plan.site,
         check=check(key),
-        same=tokens(key, plan.site, [image.pixels for image in told]),
-        similar=tokens(key, plan.site, [image.looks for image in told]),
+        same=tokens(key, plan.site, [image.pixels for image in listed]),
+        similar=tokens(key, plan.site, [image.looks for image in listed]),
     )
 
 

@@ -1,15 +1,15 @@
-"""What this hospital agreed to: refuses plans outside it, and keeps back what may not leave.
+"""The site's policy, applied: plans outside it are refused, and small cells stay at the site.
 
 A plan is compared with the site's own YAML before anything is built or read, and once more
-when model and images are known. All that is wrong is said at once. The server is told which
-rules refuse and what the *study* asks for, never where the policy draws its line or what this
-site holds; the one exception is when the device is free again, without which nobody could
-try again. The limits stand in the site's own log.
+when model and images are known. All violations are reported at once. The server learns which
+rules refuse and what the *study* asks for. It never learns the policy's limits or what this
+site holds. One exception is the next opening time, because a server needs it to try again.
+The limits are written to the site's own log.
 
-Small cells are not masked but left out: images of a class with too few patients are neither
-counted nor trained on nor scored. A count that is withheld while its images still train is not
-withheld, since a delta tells which classes it has seen; and numbers that are left out on both
-sides still add up, so the server can go on comparing scores with what was enrolled.
+Small cells are left out, not masked: images of a class with too few patients are neither
+counted, trained on nor scored. Withholding the count alone would not help, because a delta
+shows which classes it was trained on. Images left out everywhere also keep the sums
+consistent, so the server can compare scores with the enrolled counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ _LONGEST_NAME, _LONGEST_REASON = 80, 2000
 
 @dataclass(frozen=True)
 class BuiltStudy:
-    """What is known once the study's model is built and the images are found."""
+    """Facts that are known once the study's model is built and the images are read."""
 
     train_counts: tuple[int, ...]
     """Training images per class, without those that the policy leaves out."""
@@ -42,7 +42,7 @@ class BuiltStudy:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rule may look at besides plan and policy."""
+    """Facts that a rule uses besides plan and policy."""
 
     now: datetime
     """With a time zone, in which `hours` and a day are meant."""
@@ -51,17 +51,17 @@ class Facts:
     rounds_today: int
     """Rounds of training that this site has answered today."""
     num_bytes: int
-    """Of the plan, as it came."""
+    """Size of the plan as received."""
     built: BuiltStudy | None = None
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RuleViolation:
     """One rule that refuses a plan."""
 
     rule: str
     """Name of the setting."""
-    told: str
+    message: str
     """For the server: what the study asks for."""
     limit: str
     """For this site's log: what the policy says."""
@@ -70,10 +70,10 @@ class Refusal:
 # --- plans -----------------------------------------------------------------------------------
 
 
-def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
+def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViolation]:
     """Every rule that refuses this plan; a rule about what is not known yet refuses nothing."""
     study = plan.study
-    refusals = [
+    violations = [
         *_names(study, policy),
         *_hours(policy, facts.now),
         *_approval(study, policy, facts),
@@ -83,11 +83,11 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[Refusal]:
         ),
     ]
     if isinstance(plan, wire.HeadPlan):
-        return [*refusals, *_heads(plan, policy), *_only_scores(plan, policy)]
+        return [*violations, *_heads(plan, policy), *_only_scores(plan, policy)]
     if not _trains(plan):
-        return refusals + list(_only_scores(plan, policy))
+        return violations + list(_only_scores(plan, policy))
     return [
-        *refusals,
+        *violations,
         *_rounds(plan, policy, facts),
         *_epochs(study.local, policy, facts.built),
         *_seen(study.local, policy),
@@ -114,19 +114,21 @@ def _trains(plan: wire.Plan) -> bool:
             return False
 
 
-def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[Refusal]:
+def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
     for rule, what, name, allowed in (
         ("studies", "the study is", study.name, policy.studies),
         ("encoders", "the study's encoder is", study.model.encoder, policy.encoders),
     ):
         if not _matches(name, allowed):
-            yield Refusal(rule, f"{what} {_quoted(name)}", f"allowed: {_listed(allowed)}")
+            yield RuleViolation(rule, f"{what} {_quoted(name)}", f"allowed: {_listed(allowed)}")
 
 
-def _hours(policy: PolicyConfig, now: datetime) -> Iterator[Refusal]:
+def _hours(policy: PolicyConfig, now: datetime) -> Iterator[RuleViolation]:
     if policy.hours is not None and not is_open(policy.hours, now.time()):
         again = next_opening(policy.hours, now).isoformat(timespec="minutes")
-        yield Refusal("hours", f"this site takes plans again at {again}", f"open {policy.hours.model_dump()}")
+        yield RuleViolation(
+            "hours", f"this site takes plans again at {again}", f"open {policy.hours.model_dump()}"
+        )
 
 
 def is_open(hours: Hours, clock: time) -> bool:
@@ -137,63 +139,61 @@ def is_open(hours: Hours, clock: time) -> bool:
 
 
 def next_opening(hours: Hours, now: datetime) -> datetime:
-    """The next time, after `now`, at which `hours` open, by the clock on the wall."""
+    """The next time, after `now`, at which `hours` open, by local time."""
     today = now.replace(hour=hours.opens.hour, minute=hours.opens.minute, second=0, microsecond=0)
     return today if today > now else today + timedelta(days=1)
 
 
-def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterator[Refusal]:
+def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
     if policy.ask and not facts.approved:
-        yield Refusal(
+        yield RuleViolation(
             "ask",
-            f"study {study.name} ({study.fingerprint[:12]}) waits for a person's yes at this site",
+            f"study {study.name} ({study.fingerprint[:12]}) waits for approval at this site",
             "see `consilium-site pending` and `consilium-site approve`",
         )
 
 
-def _overlap(plan: wire.Plan, policy: PolicyConfig) -> Iterator[Refusal]:
+def _overlap(plan: wire.Plan, policy: PolicyConfig) -> Iterator[RuleViolation]:
     compares = plan.study.overlap is not None
     if compares and not policy.overlap:
-        yield Refusal(
-            "overlap", "the study compares images between sites", "not compared, not even as hashes"
+        yield RuleViolation(
+            "overlap", "the study compares images between sites", "no comparison allowed, not even of hashes"
         )
-    if isinstance(plan, wire.OverlapPlan) and not compares:  # who approved the study did not read of it
-        yield Refusal(
-            "overlap", "the plan compares images, its study says nothing of it", "a study must say so"
+    if isinstance(plan, wire.OverlapPlan) and not compares:  # the approval was given without it
+        yield RuleViolation(
+            "overlap", "the plan compares images, its study does not", "a study must declare it"
         )
 
 
-def _only_scores(plan: wire.Plan, policy: PolicyConfig) -> Iterator[Refusal]:
+def _only_scores(plan: wire.Plan, policy: PolicyConfig) -> Iterator[RuleViolation]:
     if not policy.scores and plan.site in plan.study.sites.evaluate:
-        yield Refusal("scores", "the study asks this site for scores only", "no scores leave")
+        yield RuleViolation("scores", "the study asks this site for scores only", "no scores leave")
 
 
-def _heads(plan: wire.HeadPlan, policy: PolicyConfig) -> Iterator[Refusal]:
+def _heads(plan: wire.HeadPlan, policy: PolicyConfig) -> Iterator[RuleViolation]:
     titles = plan.study.heads.titles if plan.study.heads is not None else ()
-    if held := [title for title in titles if not _matches(title, policy.heads)]:
-        told = f"the study fits {', '.join(map(_quoted, held[:5]))}"
-        yield Refusal("heads", told, f"allowed: {_listed(policy.heads) or 'none'}")
+    if refused := [title for title in titles if not _matches(title, policy.heads)]:
+        message = f"the study fits {', '.join(map(_quoted, refused[:5]))}"
+        yield RuleViolation("heads", message, f"allowed: {_listed(policy.heads) or 'none'}")
 
 
-def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Refusal]:
+def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
     most = policy.max_rounds_per_day
     if isinstance(plan, wire.RoundPlan) and most is not None and facts.rounds_today >= most:
-        yield Refusal(
+        yield RuleViolation(
             "max_rounds_per_day", "this site trains no more today", f"{facts.rounds_today} of {most}"
         )
 
 
-def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[Refusal]:
-    most, found = (
-        policy.max_epochs_per_round,
-        epochs(local, None if built is None else sum(built.train_counts)),
-    )
-    if most is None or found is None or found <= most:
+def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
+    most = policy.max_epochs_per_round
+    num_epochs = epochs(local, None if built is None else sum(built.train_counts))
+    if most is None or num_epochs is None or num_epochs <= most:
         return
     steps = f"{local.steps} steps of {local.batch_size} images"
     asked = f"{local.num_epochs} epochs" if local.num_epochs is not None else steps
-    yield Refusal(
-        "max_epochs_per_round", f"the study asks for {asked} a round", f"{found:g}, at most {most:g}"
+    yield RuleViolation(
+        "max_epochs_per_round", f"the study asks for {asked} a round", f"{num_epochs:g}, at most {most:g}"
     )
 
 
@@ -208,36 +208,40 @@ def epochs(local: LocalConfig, num_images: int | None) -> float | None:
     return local.steps * local.batch_size / num_images
 
 
-def _seen(local: LocalConfig, policy: PolicyConfig) -> Iterator[Refusal]:
-    """A delta of two images is as good as the two images."""
+def _seen(local: LocalConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
+    """A delta trained on two images can reveal both (gradient inversion)."""
     if local.steps is None or local.batch_size == "all" or policy.min_cell is None:
         return
     if (seen := local.steps * local.batch_size) < policy.min_cell:
-        yield Refusal("min_cell", f"the study sees only {seen} images a round", f"at least {policy.min_cell}")
+        yield RuleViolation(
+            "min_cell", f"the study sees only {seen} images a round", f"at least {policy.min_cell}"
+        )
 
 
-def _images(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[Refusal]:
+def _images(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
     if built is None:
         return
     few, total = "this site holds too few training images of the study's classes", sum(built.train_counts)
     if policy.min_train_images is not None and total < policy.min_train_images:
-        yield Refusal("min_train_images", few, f"{total}, at least {policy.min_train_images}")
+        yield RuleViolation("min_train_images", few, f"{total}, at least {policy.min_train_images}")
     least = min((count for count in built.train_counts if count), default=0)
     if policy.min_class_images is not None and least < policy.min_class_images:
-        yield Refusal("min_class_images", few, f"{least}, at least {policy.min_class_images} of each class")
+        yield RuleViolation(
+            "min_class_images", few, f"{least}, at least {policy.min_class_images} of each class"
+        )
 
 
-def _tensors(names: Sequence[str], policy: PolicyConfig) -> Iterator[Refusal]:
-    held = [name for name in names if not _matches(name, policy.tensors)]
-    if held:
-        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-        told = f"the study trains {_quoted(held[0])}{more}; train fewer (model.trainable)"
-        yield Refusal("tensors", told, f"may leave: {_listed(policy.tensors)}")
+def _tensors(names: Sequence[str], policy: PolicyConfig) -> Iterator[RuleViolation]:
+    refused = [name for name in names if not _matches(name, policy.tensors)]
+    if refused:
+        more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+        message = f"the study trains {_quoted(refused[0])}{more}; train fewer (model.trainable)"
+        yield RuleViolation("tensors", message, f"may leave: {_listed(policy.tensors)}")
 
 
-def _size(rule: str, what: str, found: int, most: float | None) -> Iterator[Refusal]:
-    if most is not None and found > most * _MIB:
-        yield Refusal(rule, f"{what} of this study has {found / _MIB:.1f} MiB", f"at most {most:g}")
+def _size(rule: str, what: str, size: int, most: float | None) -> Iterator[RuleViolation]:
+    if most is not None and size > most * _MIB:
+        yield RuleViolation(rule, f"{what} of this study has {size / _MIB:.1f} MiB", f"at most {most:g}")
 
 
 def _names_of_tensors(plan: wire.Plan, facts: Facts) -> list[str]:
@@ -251,11 +255,11 @@ def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:
     return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.built.layout.values())
 
 
-# --- what is kept back -----------------------------------------------------------------------
+# --- what is withheld -----------------------------------------------------------------------
 
 
 def withholds(policy: PolicyConfig) -> bool:
-    """Whether counts may leave something out. Depends on the policy alone, so it tells nothing of the images."""
+    """Whether counts may leave something out. Depends on the policy alone, so it reveals nothing about the images."""
     return policy.min_cell is not None or not policy.scores
 
 
@@ -275,17 +279,17 @@ def usable(manifest: Manifest, policy: PolicyConfig) -> Manifest:
 
 
 def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None:
-    """Look once more at what is about to leave, `size` bytes. Raises PolicyRefusal.
+    """Check an answer of `size` bytes before it leaves. Raises PolicyRefusal.
 
-    Finds nothing if the rest of the trainer is right; that is why it looks.
+    A second barrier: it refuses nothing as long as the rest of the trainer is correct.
     """
-    refusals = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
-    refusals += _tensors(sorted(wire.arrays_of(answer)), policy)
+    violations = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
+    violations += _tensors(sorted(wire.arrays_of(answer)), policy)
     if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
-        refusals.append(Refusal("min_cell", "an answer counts too few images", "left out too late"))
+        violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
-        refusals.append(Refusal("overlap", "an answer holds hashes of images", "none may leave"))
-    _raise_if_any(refusals)
+        violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
+    _raise_if_any(violations)
 
 
 def _class_counts(answer: wire.Answer) -> Sequence[int]:
@@ -305,12 +309,14 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
 # --- shared ----------------------------------------------------------------------------------
 
 
-def _raise_if_any(refusals: Sequence[Refusal]) -> None:
-    if not refusals:
+def _raise_if_any(violations: Sequence[RuleViolation]) -> None:
+    if not violations:
         return
-    story = "\n".join(f"  {refusal.rule}: {refusal.told} ({refusal.limit})" for refusal in refusals)
-    reason = "; ".join(f"{refusal.rule}: {refusal.told}" for refusal in refusals)
-    raise PolicyRefusal(f"this site's policy refuses the plan:\n{story}", reason[:_LONGEST_REASON])
+    details = "\n".join(
+        f"  {violation.rule}: {violation.message} ({violation.limit})" for violation in violations
+    )
+    reason = "; ".join(f"{violation.rule}: {violation.message}" for violation in violations)
+    raise PolicyRefusal(f"this site's policy refuses the plan:\n{details}", reason[:_LONGEST_REASON])
 
 
 def _matches(name: str, patterns: Sequence[str] | None) -> bool:

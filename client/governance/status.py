@@ -1,7 +1,7 @@
-"""`consilium-site status`: what this site is doing, since when, with which study, and what has left it.
+"""Status of a site, for `consilium-site status`: its current work, and what has left it by study.
 
-Read from the audit log, which has a line for everything that came and left, and from whether the
-trainer's socket answers. Nobody is asked, nothing is written.
+It is read from the audit log, which has a line for every message in and out, and from whether the
+trainer's socket answers. Nothing is written and no message is sent.
 """
 
 import socket as sockets
@@ -15,8 +15,8 @@ from common.spans import format_span
 
 
 @dataclass
-class Left:
-    """What has left the site for one study."""
+class Sent:
+    """Totals of what has left the site for one study."""
 
     answers: int = 0
     rounds: set[int] = field(default_factory=set)
@@ -28,17 +28,17 @@ class Left:
     """When something last left."""
 
 
-def tell(name: str, state_dir: Path, socket: Path | None, now: datetime | None = None) -> str:
-    """For a person. Raises StorageError."""
+def describe(name: str, state_dir: Path, socket: Path | None, now: datetime | None = None) -> str:
+    """The status as text. Raises StorageError."""
     lines = [f"{name}: {_trainer(socket)}"]
-    lines += told(audit.events(state_dir / audit.FILE), now or datetime.now(UTC))
-    lines += [f"waits for your yes: {approval.describe(study)}" for study in approval.pending(state_dir)]
+    lines += summarize(audit.events(state_dir / audit.FILE), now or datetime.now(UTC))
+    lines += [f"waits for your approval: {approval.describe(study)}" for study in approval.pending(state_dir)]
     return "\n".join(lines)
 
 
-def told(events: Iterable[audit.Fields], now: datetime) -> list[str]:
-    """What the audit log says: what is being done, and by study what has left."""
-    by_study: dict[str, Left] = {}
+def summarize(events: Iterable[audit.Fields], now: datetime) -> list[str]:
+    """Lines on the current work and, by study, on what has left, from the audit log's entries."""
+    by_study: dict[str, Sent] = {}
     studies: dict[str, str] = {}  # by plan
     open_plan: audit.Fields | None = None
     last: audit.Fields | None = None
@@ -47,8 +47,8 @@ def told(events: Iterable[audit.Fields], now: datetime) -> list[str]:
         if fields["event"] == "plan" and "study" in fields:
             studies[plan_id], open_plan = str(fields["study"]), fields
         if plan_id not in studies:
-            continue  # an approval, or a message that was no plan
-        left = by_study.setdefault(studies[plan_id], Left())
+            continue  # an approval, or a message that is not a plan
+        left = by_study.setdefault(studies[plan_id], Sent())
         match fields["event"]:
             case "sent":
                 left.answers += 1
@@ -62,7 +62,7 @@ def told(events: Iterable[audit.Fields], now: datetime) -> list[str]:
             case "failure":
                 left.failed += 1
     if last is None:
-        return ["nothing has come and nothing has left yet"]
+        return ["no plan received and nothing sent yet"]
     return [_doing(open_plan, last, now), *(_study(name, left) for name, left in by_study.items())]
 
 
@@ -73,7 +73,7 @@ def _doing(open_plan: audit.Fields | None, last: audit.Fields, now: datetime) ->
     return f"works on {what} of study {open_plan['study']}, since {_since(open_plan, now)}"
 
 
-def _study(name: str, left: Left) -> str:
+def _study(name: str, left: Sent) -> str:
     sent = f"{left.answers} answers, {left.num_bytes / 2**20:,.1f} MiB"
     rounds = f", of {len(left.rounds)} rounds" if left.rounds else ""
     last = f"; last at {left.last[:19].replace('T', ' ')} UTC" if left.last else ""

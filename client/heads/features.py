@@ -1,8 +1,8 @@
-"""What a network sees in an image, as one row of numbers: the input of classical heads.
+"""Features: one row of numbers per image from the network, the input of classical heads.
 
-Features are taken with the weights that came, in evaluation, with the batches and the number format
-of scoring, so a head sees what the network's own classifier sees. Getting them costs a pass over all
-images, so they are kept on the site's disk under the hash of everything they depend on: weights,
+They are computed with the received weights, in evaluation mode, with the batches and the number format
+of scoring, so a head sees what the network's own classifier sees. That costs a pass over all
+images, so features are kept on the site's disk under the hash of everything they depend on: weights,
 layer, images, precision. They never leave the site.
 """
 
@@ -42,10 +42,10 @@ class Features:
 
     features_NF: Rows
     logits_NC: npt.NDArray[np.float64]
-    """The network's own, of the same pass."""
+    """Logits of the network's own classifier, from the same pass."""
     labels_N: npt.NDArray[np.int64]
     groups_N: tuple[str, ...]
-    """What a resampling must not tear apart: patient or lesion, or the image itself."""
+    """Group that a resampling must keep together: patient or lesion, or the image itself."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +57,25 @@ class Cache:
     def path(self, model: nn.Module, store: ImageStore, layer: str | None, precision: Precision) -> Path:
         """The file for these; the hash covers whatever the features depend on."""
         images = identity(store.manifest.rows, store.preprocessing)
-        what = [_FORMAT, _state_digest(model), layer, precision, images]
-        return self.folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.safetensors"
+        inputs = [_FORMAT, _state_digest(model), layer, precision, images]
+        return self.folder / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]}.safetensors"
 
     def remember(self, key: str, path: Path) -> None:
-        """Note under which file the features of these weights lie, for a trainer that starts again."""
+        """Record which file has the features of these weights, for a restarted trainer."""
         write_atomically(self.folder / _INDEX, json.dumps({**self._index(), key: path.name}).encode())
 
     def known(self, key: str) -> Path | None:
-        """The file of these weights' features, None if they have not been here."""
+        """The file with the features of these weights, None if there is none."""
         name = self._index().get(key)
         path = None if name is None else self.folder / Path(name).name
         return path if path is not None and path.is_file() else None
 
     def _index(self) -> dict[str, str]:
         try:
-            found = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
+            index = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return {key: name for key, name in found.items() if (self.folder / str(name)).is_file()}
+        return {key: name for key, name in index.items() if (self.folder / str(name)).is_file()}
 
     def read(self, path: Path, num_images: int) -> tuple[Rows, npt.NDArray[np.float64]] | None:
         """Features and logits; None if they are not there, or damaged."""
@@ -84,7 +84,7 @@ class Cache:
         try:
             arrays, _ = load_file(path)
         except StorageError:
-            log.warn("kept features are damaged and are computed anew")
+            log.warn("kept features are damaged; they are computed again")
             return None
         if {*arrays} != {"features", "logits"} or not all(len(a) == num_images for a in arrays.values()):
             return None
@@ -108,16 +108,16 @@ def of(
     device: torch.device,
     precision: Precision,
 ) -> dict[Side, Features]:
-    """Features of the images on both sides, from the cache if these weights have been there before.
+    """Features of the images on both sides, from the cache if they are there.
 
     Raises ConsiliumError if one is not finite, ConfigError if the network has no such layer.
     """
     path = cache.path(model, store, layer, precision)
-    found = cache.read(path, len(store.manifest.rows))
-    if found is None:
-        found = extract(model, store.images(None), layer=layer, device=device, precision=precision)
-        cache.keep(path, *found)
-    return sides(store, *found)
+    rows = cache.read(path, len(store.manifest.rows))
+    if rows is None:
+        rows = extract(model, store.images(None), layer=layer, device=device, precision=precision)
+        cache.keep(path, *rows)
+    return sides(store, *rows)
 
 
 def sides(store: ImageStore, features_NF: Rows, logits_NC: npt.NDArray[np.float64]) -> dict[Side, Features]:
@@ -223,7 +223,7 @@ def pooled(output: Tensor, layer: str) -> Tensor:
 
 
 def _state_digest(model: nn.Module) -> str:
-    """Of every float tensor that the network holds: what is shared, what stays here and what is frozen."""
+    """Digest of every float tensor of the network: shared, local and frozen."""
     return digest(
         {
             name: tensor.detach().cpu().numpy()

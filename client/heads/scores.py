@@ -1,4 +1,4 @@
-"""How a head does on a site's test images beside the network's own softmax, as counts.
+"""Scores of a head on a site's test images, compared with the network's own softmax, as counts.
 
 Both classify the same images, so their difference has an interval of its own: whole groups (patients,
 lesions) are drawn again, 1,000 times, with a fixed seed.
@@ -33,7 +33,7 @@ def beside(
     labels_N: npt.NDArray[np.int64],
     groups_N: Sequence[str],
 ) -> HeadResult:
-    """A head's score, and how it compares. `not_finite` if its probabilities are no numbers."""
+    """A head's score and its comparison; problem `not_finite` if a probability is not a finite number."""
     if not np.all(np.isfinite(probabilities_NC)):
         return HeadResult(title=title, problem="not_finite")
     head_right_N = probabilities_NC.argmax(1) == labels_N

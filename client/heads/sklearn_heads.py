@@ -1,4 +1,4 @@
-"""Classical heads through scikit-learn: which pipeline a setting means, and what it says of features.
+"""Classical heads with scikit-learn: the pipeline for each setting, and its probabilities.
 
 Nothing here knows of networks, sites or messages, and nothing imports torch: heads are fitted in a process
 of their own (`client/heads/worker.py`). They are kept with skops, which loads no code; what a file may be
@@ -79,8 +79,8 @@ def fit(
         return pipeline.fit(features_ND, labels_N)
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=seed)
     search = GridSearchCV(pipeline, grid, scoring="balanced_accuracy", cv=folds, n_jobs=1)
-    found: Pipeline = search.fit(features_ND, labels_N, groups=groups_N).best_estimator_
-    return found
+    best: Pipeline = search.fit(features_ND, labels_N, groups=groups_N).best_estimator_
+    return best
 
 
 def _head(
@@ -174,14 +174,14 @@ def probabilities(pipeline: Pipeline, features_ND: Rows, num_classes: int) -> Fl
     head = pipeline.steps[-1][1]
     if isinstance(head, NearestCentroid):
         mapped_ND = pipeline[:-1].transform(features_ND) if len(pipeline) > 1 else features_ND
-        found_NK = softmax(-0.5 * euclidean_distances(mapped_ND, head.centroids_, squared=True))
+        probabilities_NK = softmax(-0.5 * euclidean_distances(mapped_ND, head.centroids_, squared=True))
     elif hasattr(pipeline, "predict_proba"):
-        found_NK = pipeline.predict_proba(features_ND)
+        probabilities_NK = pipeline.predict_proba(features_ND)
     else:
         scores = pipeline.decision_function(features_ND)
-        found_NK = softmax(np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores)
+        probabilities_NK = softmax(np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores)
     result_NC = np.zeros((len(features_ND), num_classes))
-    result_NC[:, head.classes_.astype(int)] = found_NK
+    result_NC[:, head.classes_.astype(int)] = probabilities_NK
     return result_NC
 
 
@@ -189,7 +189,7 @@ def probabilities(pipeline: Pipeline, features_ND: Rows, num_classes: int) -> Fl
 
 
 class HeadLabel(Frozen):
-    """What belongs with a head: of what it was made, and what its numbers mean."""
+    """Label of a kept head: its study and weights, and the meaning of its numbers."""
 
     title: str
     study: str
@@ -213,28 +213,28 @@ def save(path: Path, pipeline: Pipeline, label: HeadLabel) -> None:
 
 
 def load(path: Path) -> tuple[Pipeline, HeadLabel]:
-    """Undo `save`. Raises SiteDataError for what is no head, is of another scikit-learn, or holds other types."""
+    """Undo `save`. Raises SiteDataError for what is not a head, is of another scikit-learn, or holds other types."""
     from skops import io as skops
 
     try:
         label = TypeAdapter(HeadLabel).validate_json(path.with_name(f"{path.name}.json").read_bytes())
         data = path.with_name(f"{path.name}.skops").read_bytes()
-        strange = sorted(set(skops.get_untrusted_types(data=data)) - set(_TRUSTED))
+        untrusted = sorted(set(skops.get_untrusted_types(data=data)) - set(_TRUSTED))
     except (OSError, ValueError, ValidationError) as error:
         raise SiteDataError(
             f"{path.name} is not a whole head ({type(error).__name__}); fit it again"
         ) from error
-    if strange:
+    if untrusted:
         raise SiteDataError(
-            f"{path.name} holds {', '.join(strange[:5])}, which no head of ours does; not loaded"
+            f"{path.name} holds {', '.join(untrusted[:5])}, expected only the types of Consilium's heads; not loaded"
         )
     if label.sklearn != sklearn.__version__:
         raise SiteDataError(
             f"{path.name} was fitted by scikit-learn {label.sklearn}, found {sklearn.__version__}; fit it again, "
             "or install that version"
         )
-    found: Pipeline = skops.loads(data, trusted=[*_TRUSTED])
-    return found, label
+    pipeline: Pipeline = skops.loads(data, trusted=[*_TRUSTED])
+    return pipeline, label
 
 
 def as_json(config: LocalHead | Vote) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
 """One step towards the study's heads, carried out on this site's features.
 
-Features stay here; what goes back are sums over training images (`client/heads/sums.py`), coefficients of a
+Features stay at the site. The answer holds sums over training images (`client/heads/sums.py`), coefficients of a
 linear head where the study lets the sites vote, and scores on test images (`client/heads/scores.py`).
-A head that cannot be had here is named with one of four words; the others go on. The story stands in the
-site's own log.
+A head that cannot be fitted here is reported with one of four fixed words, and the others continue. The
+site's own log has the details.
 """
 
 import time
@@ -34,8 +34,8 @@ _MAPS_KEPT = 4
 
 
 @dataclass
-class Table:
-    """The features of one set of weights, and maps of the training ones that were asked for before."""
+class FeatureTable:
+    """Features under one set of weights, with a small cache of mapped training features."""
 
     weights_digest: str
     sides: Mapping[Side, Features]
@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Place:
-    """What a step needs to know of the site."""
+    """Folders and limits of the site that a step needs."""
 
     state_dir: Path
     folder: Path
@@ -62,8 +62,8 @@ class Place:
     min_cell: int | None
 
 
-def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswer:
-    """The answer to one step. Raises ConsiliumError; then this site has no part in the step."""
+def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
+    """The answer to one step. Raises ConsiliumError; this site is then left out of the step."""
     started = time.monotonic()
     heads, train = plan.study.heads, table.sides["train"]
     if heads is None:
@@ -94,11 +94,11 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
             for config in _votes(heads, votes):
                 mapped_ND = table.mapped(_view(plan, config.title, None, table))
                 try:
-                    found = _fit(config, mapped_ND, table, plan, place)
-                except HeadUnavailable as gone:
-                    results.append(_gone(f"federated.{config.title}", gone))
+                    coefficients = _fit(config, mapped_ND, table, plan, place)
+                except HeadUnavailable as error:
+                    results.append(_unavailable(f"federated.{config.title}", error))
                 else:
-                    arrays |= under(f"coefficients/{config.title}", found)
+                    arrays |= under(f"coefficients/{config.title}", coefficients)
         case head_steps.ScoreStep():
             counts = np.zeros_like(counts)
             results = _scores(plan, heads, table, place)
@@ -116,10 +116,10 @@ def carry_out(plan: wire.HeadPlan, table: Table, place: Place) -> wire.HeadAnswe
     )
 
 
-# --- what came along ---------------------------------------------------------------------------
+# --- arrays of the plan ---------------------------------------------------------------------------
 
 
-def _view(plan: wire.HeadPlan, name: str, fourier: Fourier | None, table: Table) -> View:
+def _view(plan: wire.HeadPlan, name: str, fourier: Fourier | None, table: FeatureTable) -> View:
     arrays = below(f"view/{name}", plan.arrays)
     if not arrays and fourier is None:
         return identity(table.sides["train"].features_NF.shape[1])
@@ -130,7 +130,9 @@ def _points(plan: wire.HeadPlan, name: str, width: int) -> Floats:
     points_PC = plan.arrays.get(f"points/{name}")
     shape = (width + 1, len(plan.study.classes))
     if points_PC is None or points_PC.shape != shape or not np.all(np.isfinite(points_PC)):
-        raise WireError(f"found no points of {list(shape)} finite numbers for a head that is searched for")
+        raise WireError(
+            f"found no array of shape {list(shape)} with finite numbers for a head that is searched for"
+        )
     return np.asarray(points_PC, np.float64)
 
 
@@ -141,44 +143,46 @@ def _check_weights(weights_C: tuple[float, ...], study: StudyConfig) -> None:
 
 def _votes(heads: HeadsConfig, names: tuple[str, ...]) -> list[Vote]:
     known = {head.title: head for head in heads.federated if isinstance(head, Vote)}
-    if strange := [name for name in names if name not in known]:
-        raise WireError(f"found a plan for {len(strange)} vote(s) that the study does not list")
+    if unknown := [name for name in names if name not in known]:
+        raise WireError(f"found a plan for {len(unknown)} vote(s) that the study does not list")
     return [known[name] for name in names]
 
 
 # --- fitting and scoring -----------------------------------------------------------------------
 
 
-def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: Table, place: Place) -> list[HeadResult]:
+def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place: Place) -> list[HeadResult]:
     test, classes = table.sides["test"], len(plan.study.classes)
     if not len(test.labels_N):
-        test = _nothing(test, classes)
+        test = _without_images(test, classes)
     results = [scores.of_softmax(test.logits_NC, test.labels_N)]
     if plan.site in plan.study.sites.train:
         for config in heads.local:
             title = f"local.{config.title}"
             try:
-                found = _fit(config, table.sides["train"].features_NF, table, plan, place)
-            except HeadUnavailable as gone:
-                results.append(_gone(title, gone))
+                fitted = _fit(config, table.sides["train"].features_NF, table, plan, place)
+            except HeadUnavailable as error:
+                results.append(_unavailable(title, error))
                 continue
             results.append(
-                scores.beside(title, found["probabilities"], test.logits_NC, test.labels_N, test.groups_N)
+                scores.beside(title, fitted["probabilities"], test.logits_NC, test.labels_N, test.groups_N)
             )
     for form in plan.step.heads if isinstance(plan.step, head_steps.ScoreStep) else ():
         head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
-        found_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
-        results.append(scores.beside(form.title, found_NC, test.logits_NC, test.labels_N, test.groups_N))
+        probabilities_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
+        results.append(
+            scores.beside(form.title, probabilities_NC, test.logits_NC, test.labels_N, test.groups_N)
+        )
     return results
 
 
-def _nothing(test: Features, num_classes: int) -> Features:
+def _without_images(test: Features, num_classes: int) -> Features:
     """No images, in shapes that can be counted."""
     return Features(test.features_NF, np.zeros((0, num_classes)), np.zeros(0, np.int64), ())
 
 
 def _fit(
-    config: LocalHead | Vote, train_ND: Array, table: Table, plan: wire.HeadPlan, place: Place
+    config: LocalHead | Vote, train_ND: Array, table: FeatureTable, plan: wire.HeadPlan, place: Place
 ) -> Mapping[str, Array]:
     train, study = table.sides["train"], plan.study
     keep = None if isinstance(config, Vote) else place.folder / HEADS / f"local.{config.title}"
@@ -199,17 +203,17 @@ def _fit(
         label=None if keep is None else label,
     )
     started = time.monotonic()
-    found = worker.run(
+    result = worker.run(
         job, train_ND, train.labels_N, train.groups_N, table.sides["test"].features_NF,
         state_dir=place.state_dir, keep=keep,
     )  # fmt: skip
     log.event(f"fitted {config.title} on {len(train_ND)} images in {time.monotonic() - started:.1f} s")
-    return found
+    return result
 
 
-def _gone(title: str, gone: HeadUnavailable) -> HeadResult:
-    log.warn(f"no head {title} here: {gone}")
-    return HeadResult(title=title, problem=gone.problem)
+def _unavailable(title: str, error: HeadUnavailable) -> HeadResult:
+    log.warn(f"head {title} could not be fitted: {error}")
+    return HeadResult(title=title, problem=error.problem)
 
 
 # --- for `consilium-site predict` ---------------------------------------------------------------

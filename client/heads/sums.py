@@ -1,4 +1,4 @@
-"""Sums over a site's training features: all that a federated head ever gets from it.
+"""Sums over a site's training features: all that leaves the site for a federated head.
 
 Every function turns rows, one an image, into arrays whose shapes depend on the network, the classes and
 the map, never on how many images there are.
@@ -17,16 +17,16 @@ from common.wire import Problem, ViewRequest
 def statistics(
     mapped_ND: Floats, labels_N: npt.NDArray[np.int64], request: ViewRequest
 ) -> dict[str, npt.NDArray[np.floating]]:
-    """Sums per class and what else is wanted: `sums` (C, D), `squares` (C, D), `moments` (D (D + 1) / 2)."""
+    """Sums per class and what else is requested: `sums` (C, D), `squares` (C, D), `moments` (D (D + 1) / 2)."""
     weights_C = np.asarray(request.class_weights)
     of_class_CN = (labels_N == np.arange(len(weights_C))[:, None]).astype(np.float64)
-    found: dict[str, npt.NDArray[np.floating]] = {"sums": of_class_CN @ mapped_ND}
+    sums: dict[str, npt.NDArray[np.floating]] = {"sums": of_class_CN @ mapped_ND}
     if request.squares:
-        found["squares"] = of_class_CN @ mapped_ND**2
+        sums["squares"] = of_class_CN @ mapped_ND**2
     if request.moments != "none":
         weighted_ND = mapped_ND * weights_C[labels_N][:, None]
-        found["moments"] = triangle(weighted_ND.T @ mapped_ND).astype(request.moments)
-    return found
+        sums["moments"] = triangle(weighted_ND.T @ mapped_ND).astype(request.moments)
+    return sums
 
 
 def gradient(

@@ -1,9 +1,8 @@
-"""Fits one head in a process of its own, so that it can be stopped.
+"""Head worker: a process that fits one classical head, so that a fit can be stopped.
 
-scikit-learn cannot be interrupted, and a support vector machine on a large site may take days. A process can:
-when its time is over it is ended, and the trainer, its network and its images stay where they are.
-The folder that the two share lies in the site's `state_dir` and is removed afterwards, for features are as
-private as images.
+scikit-learn cannot be interrupted, and a support vector machine on a large site may take days. A process can
+be ended at its time limit, and the trainer keeps its network and images. The folder that the two share lies in
+the site's `state_dir` and is removed afterwards, because features are as private as images.
 
     python -m client.heads.worker FOLDER    job.json, features.safetensors -> result.safetensors, head.skops
 """
@@ -27,7 +26,7 @@ from common.weights import Array, load_file, save_file
 
 
 class Job(Frozen):
-    """What a worker is to do."""
+    """One fit: what the worker gets as job.json."""
 
     config: Annotated[LocalHead | Vote, Field(union_mode="left_to_right")]
     num_classes: int
@@ -38,7 +37,7 @@ class Job(Frozen):
 
 
 class HeadUnavailable(Exception):
-    """There is no head; `problem` is what the server may be told."""
+    """A head could not be fitted; `problem` is the reason that may go to the server."""
 
     def __init__(self, problem: HeadProblem, message: str) -> None:
         super().__init__(message)
@@ -55,7 +54,7 @@ def run(
     state_dir: Path,
     keep: Path | None = None,
 ) -> Mapping[str, Array]:
-    """Fit apart: a head's `probabilities` of the test rows, or a vote's `weights` and `bias`.
+    """Fit in a worker process: a head's `probabilities` of the test rows, or a vote's `weights` and `bias`.
 
     `keep` is where the head goes. Raises HeadUnavailable if there is none, StorageError if the disk is full.
     """
@@ -93,7 +92,7 @@ def _work(folder: Path, job: Job) -> None:
         )
     except subprocess.TimeoutExpired as late:
         raise HeadUnavailable(
-            "too_slow", f"not fitted within {job.config.time_limit_s:g} s; it was given up"
+            "too_slow", f"not fitted within the time limit of {job.config.time_limit_s:g} s"
         ) from late
     if done.returncode != 0:
         raise HeadUnavailable("failed", f"the fit ended with {done.returncode}:\n{done.stderr[-4000:]}")
@@ -105,11 +104,11 @@ def _move(source: Path, target: Path) -> None:
         for ending in (".skops", ".json"):
             source.with_name(source.name + ending).replace(target.with_name(target.name + ending))
     except OSError as error:
-        raise StorageError(f"a head could not be kept in {target.parent}: {error.strerror}") from error
+        raise StorageError(f"a head cannot be written to {target.parent}: {error.strerror}") from error
 
 
 def main(folder: Path) -> None:
-    """The worker's side."""
+    """Fit the job in `folder` and write its result there; runs in the worker process."""
     from client.heads import sklearn_heads
 
     job = TypeAdapter(Job).validate_json((folder / "job.json").read_bytes())

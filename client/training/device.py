@@ -5,19 +5,19 @@ import torch
 from common.errors import ConfigError
 
 
-def choose_device(wish: str) -> torch.device:
+def choose_device(setting: str) -> torch.device:
     """`auto`: the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
-    if wish == "auto":
+    if setting == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wish)
+    device = torch.device(setting)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device: found {wish!r}, but this process sees {torch.cuda.device_count()} CUDA device(s); "
+            f"device: found {setting!r}, but this process sees {torch.cuda.device_count()} CUDA device(s); "
             "use `auto` or `cpu`, or give the process a GPU"
         )
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """What the server's table calls it; no serial numbers."""
+    """Name for the server's table; no serial numbers."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -27,15 +27,15 @@ from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
 
-HELD_IMAGES = 1024
+MOST_IMAGES = 1024
 """Most images that are prepared, and so computed on, at once: 0.6 GB of them at 224 pixels a side."""
 
 _SAME_BATCH = "; the batch of a step stays the same (batch normalisation, if any, sees smaller groups)"
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where in the study this round stands; the learning rate follows the whole study."""
+class StudyPosition:
+    """Position of a round in its study; the learning rate follows the whole study."""
 
     round: int
     """From 1."""
@@ -51,8 +51,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What one round of training did. The weights are in the model."""
+class TrainingResult:
+    """Figures of one round of training. The weights are in the model."""
 
     num_examples: int
     """Distinct images trained on."""
@@ -70,13 +70,13 @@ def fit(
     local: LocalConfig,
     *,
     parts: TensorNames,
-    progress: Progress,
+    progress: StudyPosition,
     penalty: Penalty | None,
     device: torch.device,
     seed: int,
     num_classes: int,
     loss: Loss | None = None,
-) -> Fitted:
+) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes.
 
@@ -111,7 +111,7 @@ def fit(
         labels_N=images.labels_N.to(device),
         weights_C=class_weights(images.labels_N, num_classes, local).to(device, dtype),
         micro_batch_size=min(
-            local.micro_batch_size or HELD_IMAGES, batch_size(num_images, local), HELD_IMAGES
+            local.micro_batch_size or MOST_IMAGES, batch_size(num_images, local), MOST_IMAGES
         ),
     )
     batches = training_batches(images.labels_N, local, seed)
@@ -126,16 +126,13 @@ def fit(
             num_seen += len(indices_B)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
         raise _diverged("a weight", len(batches) - 1, lr)
-    return Fitted(
+    return TrainingResult(
         num_examples=min(num_images, num_seen),  # the first pass shows every image once
         num_steps=len(batches),
         mean_loss=loss_sum / weight_sum,
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
     )
-
-
-# --- which images, in which order ----------------------------------------------------------------
 
 
 # --- one optimizer step --------------------------------------------------------------------------
@@ -200,7 +197,7 @@ class _Stepper:
         draws = None
         if self.local.augmentation != "none":
             draws = torch.Generator().manual_seed(derive(self.seed, "augmentation", step))
-        for held_B in split(indices_B, HELD_IMAGES):
+        for held_B in split(indices_B, MOST_IMAGES):
             batch_BCHW = self.images.batch(held_B, draws)
             for piece_B in split(torch.arange(len(held_B)), self.micro_batch_size):
                 part_BCHW = batch_BCHW[piece_B[0] : piece_B[-1] + 1].to(self.device, self.weights_C.dtype)
@@ -229,6 +226,3 @@ def _diverged(what: str, step: int, lr: float) -> ConsiliumError:
         f"training stopped at step {step + 1} of this round with learning rate {lr:g}: found {what} that "
         "is not a finite number. Lower local.optimizer.lr, or set local.clip_grad_norm or a warm-up."
     )
-
-
-# --- optimizer and learning rate -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a site keeps of a study between rounds, on its own disk.
+"""Local state of a study: what a site keeps between rounds, on its own disk.
 
 Layers that stay local (batch norm under `batch_norm: local`) are trained round after round
 and must survive a restart of the trainer. They are kept by round: a server that lost its last

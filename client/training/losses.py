@@ -1,4 +1,4 @@
-"""What a batch is blamed for: a function from logits and labels to one number.
+"""Loss functions for local training: from logits and labels to one number.
 
 The training loop takes any of these. Two of them compare the images of a batch with each other. They
 need nothing but the logits, for the cosine of image i with the text of image j is the one with the class

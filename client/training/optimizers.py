@@ -33,7 +33,7 @@ def build_optimizer(
 
 
 def lr_factor(schedule: training.Schedule, share: float) -> float:
-    """What the optimizer's `lr` is multiplied with after `share` of the whole study."""
+    """Factor on the optimizer's `lr` after `share` of the whole study."""
     rise = min(1.0, share / schedule.warmup) if schedule.warmup > 0 else 1.0
     match schedule:
         case training.Constant():

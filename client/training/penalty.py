@@ -1,4 +1,4 @@
-"""What an algorithm adds to the loss of a site; the training loop itself never changes.
+"""Penalties: what an algorithm adds to the loss of a site; the training loop itself never changes.
 
 A penalty is a function of the model, called once per optimizer step. Only FedProx has one: what
 the other algorithms change happens on the server.

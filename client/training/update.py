@@ -1,4 +1,4 @@
-"""From trained weights to what leaves the hospital: an ordered list of small steps.
+"""Update: the difference between trained and received weights, through an ordered list of small steps.
 
 The first is always the difference to what was received. Steps that bound or shrink it (clip,
 noise, compress) follow in the order of the list, each a function from arrays to new arrays.

@@ -146,7 +146,7 @@ def test_a_trainer_that_dies_of_a_plan_is_not_asked_for_ever(
 
     def dies(_: SocketLink, request: bytes, timeout_s: float) -> bytes:
         asked.append(request)
-        raise link._Gone
+        raise link._ConnectionLost
 
     monkeypatch.setattr(SocketLink, "_ask_once", dies)
     with pytest.raises(SiteFailure, match="ended 3 times while it worked on a plan"):
@@ -222,7 +222,7 @@ def test_a_second_trainer_of_a_site_is_refused_and_the_first_goes_on(socket: Pat
 
 def test_a_file_in_the_way_is_never_removed(socket: Path) -> None:
     socket.write_text("a diary")
-    with pytest.raises(StorageError, match="is no socket"):
+    with pytest.raises(StorageError, match="is not a socket"):
         serve(bytes, socket)
     assert socket.read_text() == "a diary"
 

@@ -228,7 +228,7 @@ def test_a_running_trainer_stops_at_a_log_that_was_cut_and_starts_a_new_one_wher
     log.append("sent", {})
     path = tmp_path / FILE
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
-    with pytest.raises(StorageError, match="is shorter than it was: somebody cut it"):
+    with pytest.raises(StorageError, match="is shorter than it was: it was cut"):
         log.append("plan", {})
     path.rename(tmp_path / "kept.jsonl")
     log.append("plan", {})
@@ -238,7 +238,7 @@ def test_a_running_trainer_stops_at_a_log_that_was_cut_and_starts_a_new_one_wher
 def test_a_restarted_trainer_stops_at_a_log_that_was_edited(tmp_path: Path) -> None:
     path = written(tmp_path, "plan", "sent")
     path.write_bytes(path.read_bytes().replace(b'"bytes":0', b'"bytes":5'))
-    with pytest.raises(StorageError, match=r"line 1 of .*it is not as it was written.*move the file away"):
+    with pytest.raises(StorageError, match=r"line 1 of .*it was changed after it was written.*move the file away"):
         Audit(tmp_path, at()).append("plan", {})
 
 
@@ -248,7 +248,7 @@ def test_an_edit_beneath_a_running_trainer_is_found_though_it_goes_on(tmp_path: 
     path = tmp_path / FILE
     path.write_bytes(path.read_bytes().replace(b'"bytes":0', b'"bytes":5'))
     log.append("sent", {})
-    assert "line 1 of audit.jsonl: it is not as it was written" in str(verify(path).problem)
+    assert "line 1 of audit.jsonl: it was changed after it was written" in str(verify(path).problem)
 
 
 def _write_some(folder: Path, name: str) -> None:

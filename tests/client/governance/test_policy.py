@@ -134,7 +134,7 @@ def test_steps_are_refused_once_the_images_are_counted_without_telling_how_many(
     study, two = make_study(local={"steps": 10, "batch_size": 12}), policy(max_epochs_per_round=2)
     assert rules(study, two, built=None) == []
     (refusal,) = check(round_plan(study), two, facts())
-    assert refusal.told == "the study asks for 10 steps of 12 images a round"
+    assert refusal.message == "the study asks for 10 steps of 12 images a round"
     assert refusal.limit == "2.5, at most 2"  # stays at the site: 120 images / 2.5 = 48
 
 
@@ -144,7 +144,7 @@ def test_a_round_that_sees_fewer_images_than_a_cell_is_refused(make_study: MakeS
     assert rules(study, policy(min_cell=7)) == ["min_cell"]
 
 
-def test_all_refusals_are_told_at_once_and_none_of_the_limits(make_study: MakeStudy) -> None:
+def test_all_refusals_are_listed_at_once_and_none_of_the_limits(make_study: MakeStudy) -> None:
     strict = policy(
         studies=["allowed-study"], encoders=["allowed_encoder"], max_epochs_per_round=0.37,
         max_rounds_per_day=53, min_train_images=7919, min_class_images=7907, tensors=["allowed.tensor"],
@@ -245,14 +245,14 @@ def test_the_last_second_before_closing_is_open() -> None:
         ("2026-10-24T20:00:00+02:00", "2026-10-25T19:00+01:00"),  # summer time ends in between
     ],
 )
-def test_the_next_opening_is_told_by_the_clock_on_the_wall(now: str, again: str) -> None:
+def test_the_next_opening_is_given_by_the_clock_on_the_wall(now: str, again: str) -> None:
     moment = datetime.fromisoformat(now).astimezone(BERLIN)
     assert next_opening(hours("19:00-07:00"), moment).isoformat(timespec="minutes") == again
 
 
 def test_a_plan_outside_the_hours_learns_when_to_come_back(make_study: MakeStudy) -> None:
     (refusal,) = check(enrol_plan(make_study()), policy(hours="19:00-07:00"), facts())
-    assert refusal.told == "this site takes plans again at 2026-11-23T19:00+01:00"
+    assert refusal.message == "this site takes plans again at 2026-11-23T19:00+01:00"
 
 
 @given(st.times(), st.times(), st.times())
@@ -314,9 +314,9 @@ def test_a_hospital_can_refuse_to_have_its_images_compared(make_study: MakeStudy
 def test_images_are_compared_only_for_a_study_that_says_so(make_study: MakeStudy) -> None:
     plan = wire.OverlapPlan(plan_id="o", site="north", study=make_study())
     (refusal,) = check(plan, PolicyConfig(), facts())
-    assert (refusal.rule, refusal.told) == (
+    assert (refusal.rule, refusal.message) == (
         "overlap",
-        "the plan compares images, its study says nothing of it",
+        "the plan compares images, its study does not",
     )
 
 

@@ -12,25 +12,25 @@ PLAN = {"plan_id": "p1", "kind": "round", "study": "skin", "round": 3, "bytes": 
 ANSWER = {"plan_id": "p1", "kind": "answer", "round": 3, "bytes": 3 * 2**19}
 
 
-def told(tmp_path: Path, *events: tuple[str, dict], after_s: float = 0.0) -> list[str]:
+def status_lines(tmp_path: Path, *events: tuple[str, dict], after_s: float = 0.0) -> list[str]:
     audit = Audit(tmp_path, lambda: NOON)
     for event, fields in events:
         audit.append(event, fields)
-    return status.tell("north", tmp_path, None, NOON + timedelta(seconds=after_s)).splitlines()[1:]
+    return status.describe("north", tmp_path, None, NOON + timedelta(seconds=after_s)).splitlines()[1:]
 
 
 def test_before_any_plan_nothing_has_left(tmp_path: Path) -> None:
-    assert told(tmp_path) == ["nothing has come and nothing has left yet"]
+    assert status_lines(tmp_path) == ["no plan received and nothing sent yet"]
 
 
 def test_a_plan_without_an_answer_is_being_worked_on(tmp_path: Path) -> None:
-    doing, study = told(tmp_path, ("plan", PLAN), after_s=90)
+    doing, study = status_lines(tmp_path, ("plan", PLAN), after_s=90)
     assert doing == "works on round 3 of study skin, since 2027-03-01 12:00:00 UTC (90 s)"
     assert study == "  study skin: 0 answers, 0.0 MiB, have left"
 
 
 def test_an_answered_plan_is_waited_after_and_counted(tmp_path: Path) -> None:
-    doing, study = told(tmp_path, ("plan", PLAN), ("sent", ANSWER), ("sent", ANSWER), after_s=7200)
+    doing, study = status_lines(tmp_path, ("plan", PLAN), ("sent", ANSWER), ("sent", ANSWER), after_s=7200)
     assert doing == "waits for a plan, since 2027-03-01 12:00:00 UTC (2 h)"
     # the same answer twice, 1.5 MiB each time, is one round
     assert (
@@ -40,7 +40,7 @@ def test_an_answered_plan_is_waited_after_and_counted(tmp_path: Path) -> None:
 
 def test_studies_are_told_apart_and_refusals_are_counted(tmp_path: Path) -> None:
     other = {"plan_id": "p2", "kind": "enrol", "study": "lung", "bytes": 1}
-    _, skin, lung = told(
+    _, skin, lung = status_lines(
         tmp_path,
         ("plan", PLAN), ("sent", ANSWER),
         ("plan", other), ("refusal", {"plan_id": "p2", "error": "policy"}),
@@ -55,13 +55,15 @@ def test_studies_are_told_apart_and_refusals_are_counted(tmp_path: Path) -> None
 
 
 def test_a_message_that_was_no_plan_is_not_worked_on(tmp_path: Path) -> None:
-    assert told(tmp_path, ("plan", {"kind": "unreadable", "bytes": 5}))[0].startswith("waits for a plan")
+    assert status_lines(tmp_path, ("plan", {"kind": "unreadable", "bytes": 5}))[0].startswith(
+        "waits for a plan"
+    )
 
 
 def test_whether_the_trainer_runs_is_asked_of_its_socket(tmp_path: Path) -> None:
     place = tmp_path / "t.sock"
-    assert status.tell("north", tmp_path, place).startswith("north: the trainer is NOT running")
+    assert status.describe("north", tmp_path, place).startswith("north: the trainer is NOT running")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
         listener.listen()
-        assert status.tell("north", tmp_path, place).startswith("north: the trainer is running")
+        assert status.describe("north", tmp_path, place).startswith("north: the trainer is running")

@@ -18,7 +18,7 @@ from client.model.clip import LARGEST_LOG_SCALE, ClipHead
 from client.model.encoders import PAPER_ENCODERS
 from client.model.parameters import partition
 from client.training import losses
-from client.training.fit import Progress, fit
+from client.training.fit import StudyPosition, fit
 from common.config import (
     ClassVectors,
     ClipConfig,
@@ -79,7 +79,7 @@ def test_one_of_each_family_takes_a_step_under_each_loss(encoder, size, generate
             generate_images(6, size=size),
             local,
             parts=parts,
-            progress=Progress(1, 1),
+            progress=StudyPosition(1, 1),
             penalty=None,
             device=torch.device("cpu"),
             seed=1,

@@ -8,7 +8,7 @@ from client.model.build import build
 from client.model.encoders import architecture
 from client.model.parameters import freeze, frozen_digest, partition
 from client.model.tuning import Adapter, install, merged
-from client.training.fit import Progress, fit
+from client.training.fit import StudyPosition, fit
 from common.config import (
     AdamW,
     BitFit,
@@ -56,7 +56,7 @@ def test_only_what_travels_changes(tuning, kind, generate_images):
         generate_images(6),
         LocalConfig(steps=2, batch_size=4, augmentation="none", optimizer=AdamW(lr=0.01)),
         parts=parts,
-        progress=Progress(1, 1),
+        progress=StudyPosition(1, 1),
         penalty=None,
         device=torch.device("cpu"),
         seed=1,

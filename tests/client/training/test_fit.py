@@ -11,7 +11,7 @@ from torch import nn
 from client.model.build import build
 from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
 from client.training.batches import training_batches
-from client.training.fit import Progress, fit
+from client.training.fit import StudyPosition, fit
 from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import TooLittleMemory
 from client.training.penalty import build_penalty
@@ -50,7 +50,7 @@ def train(model, parts, images, local, *, progress=None, algorithm=None, seed=7)
         images,
         local,
         parts=parts,
-        progress=progress or Progress(round=1, rounds=1),
+        progress=progress or StudyPosition(round=1, rounds=1),
         penalty=build_penalty(algorithm or FedAvg(), model),
         device=CPU,
         seed=seed,
@@ -134,7 +134,7 @@ def test_the_penalty_counts_once_a_step_and_not_in_the_reported_loss(generate_im
         images,
         local,
         parts=parts,
-        progress=Progress(1, 1),
+        progress=StudyPosition(1, 1),
         penalty=lambda model: model.head.bias.sum(),
         device=CPU,
         seed=7,
@@ -499,15 +499,15 @@ def test_the_learning_rate_follows_the_whole_study(schedule, share, factor):
 
 def test_a_step_stands_in_its_middle():
     # Round 3 of 4, first of two steps: two rounds and a quarter of one, of four.
-    assert Progress(round=3, rounds=4).share(0, 2) == (2 + 0.25) / 4
+    assert StudyPosition(round=3, rounds=4).share(0, 2) == (2 + 0.25) / 4
 
 
 @pytest.mark.parametrize(
     ("schedule", "progress", "factor"),
     [
-        (Cosine(), Progress(1, 1), 0.5),
-        (Constant(warmup=0.5), Progress(1, 4), 0.25),  # an eighth of the study, of a half
-        (Step(milestones=(0.5,)), Progress(2, 2), 0.1),
+        (Cosine(), StudyPosition(1, 1), 0.5),
+        (Constant(warmup=0.5), StudyPosition(1, 4), 0.25),  # an eighth of the study, of a half
+        (Step(milestones=(0.5,)), StudyPosition(2, 2), 0.1),
     ],
 )
 def test_a_step_is_as_long_as_the_schedule_says(generate_images, schedule, progress, factor):
