@@ -127,7 +127,9 @@ def _wait_for_a_quorum(
         return collector.num_answered + len(trainers & sites.online()) >= study.sites.quorum
 
     if not are_enough():
-        log.event(f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect", round=collector.number)
+        log.event(
+            f"waiting for {', '.join(sorted(trainers - sites.online()))} to connect", round=collector.number
+        )
         wait_until(are_enough, study.deadlines.round_s, poll_s=SLOW_POLL_S, pause=pause)
 
 

@@ -238,7 +238,9 @@ def test_a_running_trainer_stops_at_a_log_that_was_cut_and_starts_a_new_one_wher
 def test_a_restarted_trainer_stops_at_a_log_that_was_edited(tmp_path: Path) -> None:
     path = written(tmp_path, "plan", "sent")
     path.write_bytes(path.read_bytes().replace(b'"bytes":0', b'"bytes":5'))
-    with pytest.raises(StorageError, match=r"line 1 of .*it was changed after it was written.*move the file away"):
+    with pytest.raises(
+        StorageError, match=r"line 1 of .*it was changed after it was written.*move the file away"
+    ):
         Audit(tmp_path, at()).append("plan", {})
 
 
