@@ -31,7 +31,7 @@ def test_a_plan_without_an_answer_is_being_worked_on(tmp_path: Path) -> None:
 
 def test_an_answered_plan_is_waited_after_and_counted(tmp_path: Path) -> None:
     doing, study = status_lines(tmp_path, ("plan", PLAN), ("sent", ANSWER), ("sent", ANSWER), after_s=7200)
-    assert doing == "waits for a plan, since 2027-03-01 12:00:00 UTC (2 h)"
+    assert doing == "waits for a plan, since 2027-03-01 12:00:00 UTC (2.0 h)"
     # the same answer twice, 1.5 MiB each time, is one round
     assert (
         study == "  study skin: 2 answers, 3.0 MiB, of 1 rounds, have left; last at 2027-03-01 12:00:00 UTC"
