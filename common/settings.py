@@ -152,7 +152,7 @@ def _kinds(model: type[BaseModel]) -> tuple[object, ...]:
 
 
 def _fields(models: list[type[BaseModel]], part: int | str) -> list[FieldInfo]:
-    return [model.model_fields[part] for model in models if part in model.model_fields]  # type: ignore[index]
+    return [model.model_fields[part] for model in models if part in model.model_fields]
 
 
 def suggest(field: str, known: list[str]) -> str | None:

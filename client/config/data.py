@@ -63,7 +63,10 @@ class Mapped(Frozen):
 class CsvData(Mapped):
     """One line per image in a csv."""
 
-    RENAMED: ClassVar[Mapping[str, Renamed]] = Mapped.RENAMED | {"only": Renamed("row_filter", since="0.2")}
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        **Mapped.RENAMED,
+        "only": Renamed("row_filter", since="0.2"),
+    }
 
     kind: Literal["csv"] = "csv"
     labels: Path

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from client.config import CsvData, FoldersData, NoSplit, PolicyConfig, SiteConfig
 from client.trainer import Trainer
 from client.training import fit
-from client.training.device import choose_device
-from client.training.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
-from common.errors import ConfigError, StorageError
 from common.weights import digest
 from common.wire import Sizes, codec
 
@@ -397,50 +393,3 @@ def test_a_healthy_site_named_like_a_patient_sends_nothing_of_it_either(
     assert isinstance(answer, wire.Enrolment)
     for data_out in (reply, trainer.answer(round_plan(study, answer.weights))):
         assert_nothing_of_the_patient_in(codec.split(data_out)[0].encode(), tmp_path)
-
-
-# --- device and state ------------------------------------------------------------------------
-
-
-def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"'cuda:1'.*1 CUDA device.*use `auto` or `cpu`"):
-        choose_device("cuda:1")
-    assert choose_device("cuda:0") == torch.device("cuda:0")
-    assert choose_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
-def test_auto_takes_a_gpu_if_there_is_one(
-    monkeypatch: pytest.MonkeyPatch, available: bool, device: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert choose_device("auto") == torch.device(device)
-
-
-def test_local_layers_are_replaced_whole_or_not_at_all(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = SiteState(tmp_path, make_study())
-    assert state.local_arrays(before_round=9) is None
-    state.keep_local(1, {"bn": np.arange(3.0)})
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as disk:
-        disk.setattr("os.fsync", full)
-        with pytest.raises(StorageError, match="No space left"):
-            state.keep_local(1, {"bn": np.arange(4.0)})
-    kept = state.local_arrays(before_round=2)
-    assert kept is not None
-    np.testing.assert_array_equal(kept["bn"], [0.0, 1.0, 2.0])
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
-    state.forget()
-    state.forget()  # nothing there is nothing to forget
-    assert state.local_arrays(before_round=9) is None
-
-
-def test_local_layers_of_one_study_are_not_anothers(make_study: MakeStudy, tmp_path: Path) -> None:
-    SiteState(tmp_path, make_study()).keep_local(1, {"bn": np.ones(1)})
-    assert SiteState(tmp_path, make_study(seed=4)).local_arrays(before_round=2) is None

@@ -10,15 +10,10 @@ from torch import nn
 
 from client.model.build import build
 from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
-from client.training.batches import training_batches
 from client.training.fit import StudyPosition, fit
-from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import TooLittleMemory
 from client.training.penalty import build_penalty
 from common.config import (
-    Adadelta,
-    Adagrad,
-    Adam,
     AdamW,
     ClassifierConfig,
     Constant,
@@ -26,7 +21,6 @@ from common.config import (
     FedAvg,
     FedProx,
     LocalConfig,
-    RMSprop,
     Sgd,
     Step,
 )
@@ -471,32 +465,6 @@ def test_local_batch_norm_is_trained_where_it_stays(generate_images):
 # --- learning rate -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("schedule", "share", "factor"),
-    [
-        (Constant(), 0.3, 1),
-        (Constant(warmup=0.2), 0.05, 0.25),
-        (Constant(warmup=0.2), 0.2, 1),
-        (Constant(warmup=1), 0.5, 0.5),
-        (Cosine(), 0, 1),
-        (Cosine(), 0.5, 0.5),
-        (Cosine(), 1, 0),
-        (Cosine(), 1 / 3, 0.75),  # (1 + cos 60°)/2
-        (Cosine(final=0.1), 0.5, 0.55),  # 0.1 + 0.9/2
-        (Cosine(warmup=0.2), 0.1, 0.5),
-        (Cosine(warmup=0.2), 0.6, 0.5),  # half of the remaining 0.8
-        (Cosine(warmup=1), 1, 1),
-        (Step(), 0.49, 1),
-        (Step(), 0.5, 0.1),
-        (Step(), 0.8, 0.01),
-        (Step(warmup=0.1, milestones=(0.3,), gamma=0.5), 0.05, 0.5),
-        (Step(warmup=0.1, milestones=(0.3,), gamma=0.5), 0.4, 0.5),
-    ],
-)
-def test_the_learning_rate_follows_the_whole_study(schedule, share, factor):
-    assert lr_factor(schedule, share) == pytest.approx(factor)
-
-
 def test_a_step_stands_in_its_middle():
     # Round 3 of 4, first of two steps: two rounds and a quarter of one, of four.
     assert StudyPosition(round=3, rounds=4).share(0, 2) == (2 + 0.25) / 4
@@ -515,71 +483,3 @@ def test_a_step_is_as_long_as_the_schedule_says(generate_images, schedule, progr
     local = FULL_BATCH.model_copy(update={"schedule": schedule})
     scheduled, _ = step_of(generate_images(4), local, progress=progress)
     assert furthest(scheduled, {name: factor * array for name, array in constant.items()}) < 1e-15
-
-
-# --- optimizers --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "after"),
-    [
-        # weight 1, gradient 2; Adam's first step is lr whatever the gradient
-        (Sgd(lr=0.1, momentum=0.9, weight_decay=0.5), 0.75),  # 1 - 0.1 * (2 + 0.5*1)
-        (Adam(lr=0.1, weight_decay=0.5), 0.9),  # 1 - 0.1 * 2.5/√2.5²
-        (AdamW(lr=0.1, weight_decay=0.5), 0.85),  # 1 - 0.1*0.5*1 - 0.1 * 2/√2²
-        (Adagrad(lr=0.1), 0.9),  # 1 - 0.1 * 2/√2²
-        (Adadelta(lr=1, weight_decay=0), 0.9968377),  # 1 - 2 * √1e-6 / √(0.1 * 2² + 1e-6)
-        (RMSprop(lr=0.1), 0.0),  # 1 - 0.1 * 2/√(0.01 * 2²)
-    ],
-    ids=lambda value: getattr(value, "kind", None),
-)
-def test_the_first_step_of_an_optimizer_follows_its_formula(optimizer, after):
-    weight = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-    stepper = build_optimizer([weight], optimizer)
-    (2 * weight).backward()
-    stepper.step()
-    assert weight.item() == pytest.approx(after, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "second"),
-    [
-        (Sgd(lr=0.1, momentum=0.9, weight_decay=0), -0.38),  # -0.1 * (2 + 0.9*2)
-        (RMSprop(lr=0.01, momentum=0.5), None),
-    ],
-    ids=lambda value: getattr(value, "kind", None),
-)
-def test_momentum_reaches_the_optimizer(optimizer, second):
-    weight = nn.Parameter(torch.tensor(0.0, dtype=torch.float64))
-    stepper = build_optimizer([weight], optimizer)
-    assert stepper.defaults["momentum"] == optimizer.momentum
-    weight.grad = torch.tensor(2.0, dtype=torch.float64)
-    stepper.step()
-    first = weight.item()
-    stepper.step()
-    if second is not None:
-        assert weight.item() - first == pytest.approx(second)
-
-
-@pytest.mark.parametrize("optimizer", [Adam(betas=(0.5, 0.25)), AdamW(betas=(0.5, 0.25))])
-def test_betas_reach_the_optimizer(optimizer):
-    assert build_optimizer([nn.Parameter(torch.zeros(1))], optimizer).defaults["betas"] == (0.5, 0.25)
-
-
-def test_weighted_sampling_draws_rare_classes_as_often_as_common_ones():
-    # 990 images of one class and 10 of the other: a shuffled epoch has 10 of the rare one, a weighted one
-    # about 500 (its standard deviation is 16).
-    labels_N = torch.tensor([0] * 990 + [1] * 10)
-    drawn = torch.cat(
-        training_batches(labels_N, LocalConfig(epochs=1, batch_size=50, sampling="weighted"), seed=0)
-    )
-    assert len(drawn) == 1000
-    assert 420 < int(labels_N[drawn].sum()) < 580
-    shuffled = torch.cat(training_batches(labels_N, LocalConfig(epochs=1, batch_size=50), seed=0))
-    assert sorted(shuffled.tolist()) == list(range(1000))
-
-
-@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"batch_size": "all"}])
-def test_rare_classes_are_made_up_for_once(other):
-    with pytest.raises(ValueError, match="sampling=weighted"):
-        LocalConfig(sampling="weighted", **other)

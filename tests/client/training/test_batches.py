@@ -1,0 +1,56 @@
+"""Batches of a round: order, sizes and class weights, by hand."""
+
+import pytest
+import torch
+
+from client.training.batches import batch_size, class_weights, split, training_batches
+from common.config import LocalConfig
+
+
+def sizes(num_images: int, **settings: object) -> list[int]:
+    batches = training_batches(torch.zeros(num_images, dtype=torch.long), LocalConfig(**settings), seed=0)
+    return [len(batch) for batch in batches]
+
+
+def test_a_batch_is_never_larger_than_the_site() -> None:
+    assert batch_size(3, LocalConfig(batch_size=32)) == 3
+    assert batch_size(100, LocalConfig(batch_size=32)) == 32
+    assert batch_size(100, LocalConfig(batch_size="all")) == 100
+
+
+def test_one_image_left_over_joins_the_piece_before_it() -> None:
+    assert [piece.tolist() for piece in split(torch.arange(9), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert [len(piece) for piece in split(torch.arange(3), 1)] == [1, 1, 1]
+    assert [len(piece) for piece in split(torch.arange(10), 4)] == [4, 4, 2]
+
+
+def test_steps_end_a_round_in_the_middle_of_an_epoch() -> None:
+    assert sizes(10, epochs=2, batch_size=4) == [4, 4, 2, 4, 4, 2]
+    assert sizes(10, steps=4, batch_size=4) == [4, 4, 2, 4]
+
+
+def test_balanced_weights_give_every_class_that_is_present_the_same_sum() -> None:
+    labels_N = torch.tensor([0, 0, 0, 1])
+    weights_C = class_weights(labels_N, 3, LocalConfig(class_weights="balanced"))
+    # 4 images, 2 classes present: 4/(2*3) = 2/3 and 4/(2*1) = 2; the absent class gets 0.
+    assert weights_C.tolist() == pytest.approx([2 / 3, 2, 0])
+    assert class_weights(labels_N, 3, LocalConfig()).tolist() == [1, 1, 1]
+
+
+def test_weighted_sampling_draws_rare_classes_as_often_as_common_ones():
+    # 990 images of one class and 10 of the other: a shuffled epoch has 10 of the rare one, a weighted one
+    # about 500 (its standard deviation is 16).
+    labels_N = torch.tensor([0] * 990 + [1] * 10)
+    drawn = torch.cat(
+        training_batches(labels_N, LocalConfig(epochs=1, batch_size=50, sampling="weighted"), seed=0)
+    )
+    assert len(drawn) == 1000
+    assert 420 < int(labels_N[drawn].sum()) < 580
+    shuffled = torch.cat(training_batches(labels_N, LocalConfig(epochs=1, batch_size=50), seed=0))
+    assert sorted(shuffled.tolist()) == list(range(1000))
+
+
+@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"batch_size": "all"}])
+def test_rare_classes_are_made_up_for_once(other):
+    with pytest.raises(ValueError, match="sampling=weighted"):
+        LocalConfig(sampling="weighted", **other)
