@@ -6,6 +6,7 @@ fits every site's device.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -41,7 +42,7 @@ def infer(
     try:
         while start < len(images.labels_N):
             indices_B = torch.arange(start, min(start + batch_size, len(images.labels_N)))
-            output = attempt(lambda batch=indices_B: _on_batch(images, batch, compute, device, precision))
+            output = attempt(partial(_on_batch, images, indices_B, compute, device, precision))
             if output is None:
                 batch_size = take_less(batch_size, activity)
             else:
