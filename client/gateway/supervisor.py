@@ -7,9 +7,7 @@ end, because the fault may be fixed elsewhere. The log gives the reason in plain
 """
 
 import os
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,8 @@ from common import keys, log
 from common.config import Name
 from common.errors import ConfigError
 from common.polling import POLL_S
-from common.processes.launcher import Command, Processes, flower_command
+from common.processes.flower import environment, supernode_command
+from common.processes.launcher import Command, Processes
 from common.processes.ports import free_ports
 from common.processes.restarts import Supervision
 from common.processes.tail import Tail
@@ -86,7 +85,7 @@ def run(config: GatewayConfig, until: Path | None = None) -> None:
     """
     require_files(config)
     config.flwr_home.mkdir(parents=True, exist_ok=True)
-    processes = Processes(config.flwr_home / "logs", environment(config, os.environ))
+    processes = Processes(config.flwr_home / "logs", environment(config.flwr_home, os.environ))
     log.event(f"{config.site}: the gateway connects to {config.server}")
     try:
         _keep(config, processes, until)
@@ -136,25 +135,13 @@ def _keep(config: GatewayConfig, processes: Processes, until: Path | None) -> No
 
 
 def command(config: GatewayConfig) -> Command:
-    """How Flower's SuperNode is started."""
-    (port,) = free_ports(1)  # for its own child process, on loopback
-    return [
-        flower_command("flower-supernode"),
-        "--root-certificates", config.ca, "--superlink", config.server,
-        "--auth-supernode-private-key", config.key,
-        "--node-config", f'site="{config.site}" trainer="{config.socket}"',
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-
-
-def environment(config: GatewayConfig, ours: Mapping[str, str]) -> dict[str, str]:
-    """Environment of Flower's processes."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
-    return {
-        **ours,
-        "PATH": path,  # Flower starts its children by name
-        "FLWR_HOME": str(config.flwr_home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
-    }
+    """Command of this site's SuperNode."""
+    (port,) = free_ports(1)
+    return supernode_command(
+        site=config.site,
+        superlink=config.server,
+        ca=config.ca,
+        key=config.key,
+        trainer=config.socket,
+        port=port,
+    )

@@ -20,13 +20,14 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError, LaunchError
 from common.lock import held
 from common.polling import POLL_S
+from common.processes.flower import environment
 from common.processes.launcher import Command, Processes, flower_command
 from common.settings import load_settings
 from server.deployment import queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.deployment.refusals import Refusals, sentence
 from server.deployment.study_runner import Outcome, follow, run_folder, set_aside, size, write_server_settings
-from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, environment
+from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation
 from server.storage import checkpoint, requests, status
 
 _KEYS_S, _TRY_AGAIN_S = 0.5, 10.0

@@ -7,7 +7,6 @@ and start runs, listen on loopback only.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -192,19 +191,6 @@ class Federation:
             else f"starting it again in {ended.pause_s:g} s (restart {ended.number} of at most {MOST})"
         )
         log.warn(f"{ended.name} {ended.how}; {what}", process=ended.name)
-
-
-def environment(flwr_home: Path, ours: Mapping[str, str]) -> dict[str, str]:
-    """What every process of the federation sees of this machine."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", "")])
-    return {
-        **ours,
-        "PATH": path,  # Flower starts its children by name
-        "FLWR_HOME": str(flwr_home.resolve()),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
-    }
 
 
 def _address(host: str, port: int) -> str:

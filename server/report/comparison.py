@@ -8,6 +8,7 @@ from pathlib import Path
 from common.files import write_atomically
 from server.config import Federation
 from server.report import plots
+from server.report.text import escaped, markdown_table
 from server.storage.history import RoundRecord
 
 
@@ -31,9 +32,9 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
     )
     lines = [
         *banner,
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(_cell(line.get(column, "")) for column in columns) + " |" for line in table),
+        markdown_table(
+            columns, [[escaped(line.get(column, "")) for column in columns] for line in table], right=0
+        ),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
@@ -52,11 +53,6 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
     }
     picture = plots.comparison(curves, folder, synthetic=federation.synthetic)
     write_atomically(folder / "comparison.png", picture)
-
-
-def _cell(text: str) -> str:
-    """`text` within a table: a failure may quote the lines of a log."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def figures_of(row: Row) -> dict[str, str]:

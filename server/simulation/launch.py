@@ -20,10 +20,10 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.lock import held
+from common.processes.flower import environment
 from common.processes.launcher import Processes
 from common.processes.ports import claim_port, free_ports, port_is_taken
 from server.deployment.study_runner import Outcome, follow, run_folder, size, write_server_settings
-from server.deployment.superlink import environment
 from server.simulation.local_federation import LocalFederation
 
 FLEET_PORT = 9092

@@ -13,7 +13,8 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.keys import make_site_key
-from common.processes.launcher import Command, flower_command
+from common.processes.flower import supernode_command
+from common.processes.launcher import Command
 from common.processes.ports import free_ports
 from common.processes.restarts import sites_of
 from server.deployment import certificates
@@ -67,13 +68,14 @@ class LocalFederation(Federation):
 
     def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
         """How the gateway of site `name` is started; `port` is for its own child process."""
-        return [
-            flower_command("flower-supernode"),
-            "--root-certificates", ca, "--superlink", f"localhost:{self.fleet_port}",
-            "--auth-supernode-private-key", key,
-            "--node-config", f'site="{name}" trainer="{socket}"',
-            "--host", "127.0.0.1", "--port", str(port),
-        ]  # fmt: skip
+        return supernode_command(
+            site=name,
+            superlink=f"localhost:{self.fleet_port}",
+            ca=ca,
+            key=key,
+            trainer=socket,
+            port=port,
+        )
 
     def _enrol(self) -> None:
         """Tell the SuperLink the sites' keys, and the server which Flower node each now stands for."""

@@ -17,7 +17,7 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from common.processes.launcher import Interrupted, Processes
 from common.processes.ports import claim_port
-from server.deployment import bundle, study_runner, superlink
+from server.deployment import bundle, study_runner
 from server.simulation import launch
 from server.simulation.launch import LocalSite, run_local
 from server.simulation.local_federation import LocalFederation
@@ -477,17 +477,6 @@ def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepe
         all_of_it.processes.end(name)
     assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
     assert all_of_it.processes.ended().keys() == {"north-gateway"}
-
-
-def test_nothing_phones_home_and_flowers_files_stay_in_the_run(tmp_path: Path) -> None:
-    env = superlink.environment(
-        tmp_path / "runs" / "a" / "federation" / "flower", {"HOME": "/home/x", "PATH": "/bin"}
-    )
-    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
-    assert env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
-    assert env["FLWR_HOME"] == str(tmp_path / "runs" / "a" / "federation" / "flower")
-    assert env["PATH"].endswith(":/bin")
-    assert env["HOME"] == "/home/x"
 
 
 def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
