@@ -30,7 +30,7 @@ from client.data.store import ImageStore
 from client.heads import steps as head_steps
 from client.heads import worker
 from client.heads.features import Features, extract
-from client.heads.steps import Place, Table
+from client.heads.steps import FeatureTable, Place
 from client.model import build
 from common import wire
 from common.config import ClassifierConfig, FileWeights, StudyConfig
@@ -77,7 +77,7 @@ class Pool:
             return Features(rows_NF[mine].astype(np.float32), logits, labels_N[mine], groups)
 
         test_site_N = np.arange(len(self.test_labels_N)) % len(NAMES)
-        table = Table(
+        table = FeatureTable(
             digest(WEIGHTS),
             {
                 "train": side(self.train_NF, self.labels_N, self.site_N),
