@@ -23,15 +23,15 @@ LABEL = HeadLabel(
 
 
 def clusters():
-    """Twelve images each of classes 0 and 2, of a study with three classes."""
+    """Forty images each of classes 0 and 2: a leaf of gradient boosting needs twenty."""
     draws = np.random.default_rng(0)
-    features_ND = np.concatenate([draws.normal(0, 1, (12, 2)), draws.normal(9, 1, (12, 2))])
-    return features_ND, np.repeat([0, 2], 12)
+    features_ND = np.concatenate([draws.normal(0, 1, (40, 2)), draws.normal(9, 1, (40, 2))])
+    return features_ND, np.repeat([0, 2], 40)
 
 
 def fit(config):
     features_ND, labels_N = clusters()
-    return sklearn_heads.fit(config, features_ND, labels_N, [*range(24)], seed=0, threads=1)
+    return sklearn_heads.fit(config, features_ND, labels_N, [*range(80)], seed=0, threads=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
