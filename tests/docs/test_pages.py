@@ -82,7 +82,7 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     code = [token.content for token in tokens(page) if token.type == "code_inline"]
     named = {path for text in code for path in NAMED.findall(text) if text.startswith(path)}
     missing = {path for path in named if "..." not in path and not list(ROOT.glob(path.rstrip("./") or "."))}
-    assert not missing
+    assert missing <= {"docs/_build/"}  # `make docs` writes it
 
 
 def test_a_table_of_contents_lists_every_page() -> None:

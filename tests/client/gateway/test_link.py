@@ -149,7 +149,7 @@ def test_a_trainer_that_dies_of_a_plan_is_not_asked_for_ever(
         raise link._ConnectionLost
 
     monkeypatch.setattr(SocketLink, "_ask_once", dies)
-    with pytest.raises(SiteFailure, match="ended 3 times while it worked on a plan"):
+    with pytest.raises(SiteFailure, match="exited 3 times while it worked on a plan"):
         SocketLink(socket).ask(b"x", timeout_s=240)
     assert asked == [b"x"] * 3
 

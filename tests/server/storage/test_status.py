@@ -94,7 +94,7 @@ def test_what_was_said_of_a_round_stays_when_the_study_ends(tmp_path: Path) -> N
 
 def test_a_damaged_status_is_an_error_for_readers_and_is_replaced_by_the_next_one(tmp_path):
     (tmp_path / "status.json").write_text("{")
-    with pytest.raises(StorageError, match=r"status\.json is not a readable status"):
+    with pytest.raises(StorageError, match=r"status\.json cannot be read"):
         read_status(tmp_path)
     set_status(tmp_path, "failed", "the disk")
     assert read_status(tmp_path).reason == "the disk"
