@@ -15,7 +15,7 @@ help: ## show this list
 install: $(VENV)/.installed ## make the virtual environment, exactly as requirements.lock says
 
 # uv checks every download against the lock's hashes; pip alone would ignore them in a constraint.
-# Compiled once here: a federation starts dozens of Python processes, each would compile anew.
+# Compiled once here: a federation starts dozens of Python processes, each would compile again.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.11.33

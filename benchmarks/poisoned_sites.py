@@ -111,7 +111,7 @@ def poisoned(answer: Answer, attack: Attack, seed: int) -> Answer:
 
 def balanced_accuracy(defence: Defence, trainers: dict[str, Answer], seed: int) -> float | None:
     """Of the final weights, over all sites' test images; None if the study could not finish."""
-    # Refusing may cost the poisoned site's vote; Krum has to have all five. Nobody is set aside: the
+    # Refusing may cost the poisoned site's vote; Krum has to have all five. No site is set aside: the
     # final weights are scored by every site, so that each figure is over the same images.
     required = len(SITES) - 1 if defence.admission else len(SITES)
     study = StudyConfig.model_validate(

@@ -114,7 +114,7 @@ def _balanced(confusion: object) -> float:
 
 
 def interval(confusion_CC: object) -> tuple[float, float]:
-    """95 % of balanced accuracies when each class's test images are drawn anew, 2,000 times, seed 0.
+    """95 % of balanced accuracies when each class's test images are drawn again, 2,000 times, seed 0.
 
     One image a lesion, so images are drawn one by one. Says nothing about another seed of the training.
     """

@@ -4,7 +4,7 @@
 
 Carries bytes both ways on loopback, in order, at most so many a second and each so much later.
 Cut (SIGUSR1) it swallows nothing and closes nothing: like a pulled cable, bytes just do not arrive
-until it is mended (SIGUSR2). A user-space line needs no privileges; what it does not imitate is
+until it is repaired (SIGUSR2). A user-space line needs no privileges; what it does not imitate is
 the loss of single packets.
 """
 

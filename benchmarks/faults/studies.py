@@ -44,7 +44,7 @@ class Seen:
 
 # --- what a site says ------------------------------------------------------------------------
 
-TOLD: dict[str, tuple[str, str, str]] = {
+BAD_ANSWERS: dict[str, tuple[str, str, str]] = {
     NONSENSE: ("bytes that are no message", "not a Consilium message|could not pass on a message", "failed"),
     REPLAY: (
         "its answer to the round before, once more",
@@ -71,7 +71,7 @@ def bad_answers(world: World) -> list[Seen]:
         if fault in BAD:
             done, expected, outcome = BAD[fault].done, BAD[fault].expected, BAD[fault].outcome
         else:
-            done, expected, outcome = TOLD[fault]
+            done, expected, outcome = BAD_ANSWERS[fault]
         line = _line(launch, rf"round {number}  south: {outcome}.*")
         seen.append(
             Seen(
@@ -307,7 +307,7 @@ def expired_certificate(world: World) -> list[Seen]:
     return [
         Seen(
             "expired certificate", "the server's certificate ended 3 minutes ago", line, None,
-            f"exit code {code}", "nothing was begun: whoever checks certificates does not connect",
+            f"exit code {code}", "nothing was begun: a site that checks certificates does not connect",
             code == 1 and "did not enrol the key" in line,
         )
     ]  # fmt: skip
@@ -317,7 +317,7 @@ def expired_certificate(world: World) -> list[Seen]:
 
 
 def cut_line(world: World, seconds: float = 60.0) -> list[Seen]:
-    """The line of one of two sites is cut in the middle of a round and mended."""
+    """The line of one of two sites is cut in the middle of a round and repaired."""
     gate = world.gate("cut", 1)
     launch = world.launch("cut", Plan(links={"north": Link()}, gates={"north": gate.folder}))
     launch.wait_until_held(gate, 2)
@@ -330,12 +330,12 @@ def cut_line(world: World, seconds: float = 60.0) -> list[Seen]:
     launch.wait_for("round 2 of 3 of cut took")
     after_s = time.monotonic() - cut
     code = launch.end()
-    told = _line(launch, r"north is not connected.*|round 2  north: failed.*") or _line(
+    logged = _line(launch, r"north is not connected.*|round 2  north: failed.*") or _line(
         launch, r"round 2  north: .*"
     )
     return [
         Seen(
-            f"link cut for {seconds:.0f} s", "no byte passes in round 2, then all do", _without_time(told), after_s,
+            f"link cut for {seconds:.0f} s", "no byte passes in round 2, then all do", _without_time(logged), after_s,
             _how_it_ended(launch, code), "nothing", code == 0,
         )
     ]  # fmt: skip

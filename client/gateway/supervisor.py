@@ -79,7 +79,7 @@ def require_files(config: GatewayConfig) -> None:
 
 
 def run(config: GatewayConfig, until: Path | None = None) -> None:
-    """Keep the gateway alive until this process is told to end, or the file `until` appears.
+    """Keep the gateway alive until this process is asked to end, or the file `until` appears.
 
     Raises ConfigError.
     """
@@ -98,7 +98,7 @@ _REASONS = {
     "Failed to activate SuperNode": "the server does not take this site's key, {fingerprint}. If it is new, read "
     "it to the study operator, who enrols it; if it was revoked, make another with `consilium-site key --renew`; if "
     "another gateway of this site was running until a moment ago, the server notices within a minute",
-    # Flower's word for a call that was refused, when nobody here asked it to end.
+    # Flower's word for a call that was refused, when no one here asked it to end.
     "SuperNode terminated gracefully": "the server refused its calls: either this machine's clock is not the server's, "
     "or the key was revoked. `consilium-site check-connection` says which",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate does not fit ca.pem and the name in gateway.yaml, or has "

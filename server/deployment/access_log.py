@@ -1,12 +1,11 @@
-"""Flower's SuperLink with a doorkeeper, who writes down whom it turns away.
+"""Flower's SuperLink with a log of refused connections.
 
     python -m server.deployment.access_log RECORD flower-superlink's options
 
-Flower refuses a key that is not enrolled, a clock that is wrong, and a request without a signature; but
-its log names no address, and for a wrong clock nobody at all. Here every refusal leaves one line in
-RECORD: when, from which address, with which key, how far its clock is off, and why. `up` says it in
-its own log. The same caller is noted once a minute, and the file is started anew when it is large, so
-that knocking fills no disk.
+Flower refuses a key that is not enrolled, a clock that is wrong, and a request without a signature. Its own log
+names no address, and for a wrong clock no caller at all. Here every refusal adds one line to RECORD: when, from
+which address, with which key, how far its clock is off, and why. `up` reads RECORD into its own log. The same
+caller is noted once a minute, and a large file is started again, so that repeated calls fill no disk.
 """
 
 import contextlib
@@ -34,8 +33,8 @@ MOST_CALLERS, LARGEST = 1000, 2**20
 _FLEET, _ENTRIES = "/flwr.proto.Fleet/", ("ActivateNode", "RegisterNode")
 
 
-class Door(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Writes down every call of the Fleet API that is refused, and changes nothing."""
+class RefusalRecorder(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Records every refused call of the Fleet API, and changes nothing."""
 
     def __init__(self, record: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._record, self._clock = record, clock
@@ -53,11 +52,11 @@ class Door(grpc.ServerInterceptor):  # type: ignore[misc]
             try:
                 return handler.unary_unary(request, context)
             except Exception as error:
-                with contextlib.suppress(Exception):  # whatever happens here must not open the door
+                with contextlib.suppress(Exception):  # an error here must not let the call pass
                     if is_entry or context.code() == grpc.StatusCode.UNAUTHENTICATED:
-                        # Flower's own errors repeat the whole key before they come to the point.
-                        said = str(error).rpartition("exception: ")[2] or _details(context)
-                        self.note(context.peer(), metadata, said)
+                        # Flower's own errors repeat the whole key before they give the reason.
+                        message = str(error).rpartition("exception: ")[2] or _details(context)
+                        self.note(context.peer(), metadata, message)
                 raise
 
         return grpc.unary_unary_rpc_method_handler(
@@ -67,12 +66,12 @@ class Door(grpc.ServerInterceptor):  # type: ignore[misc]
     def note(self, peer: str, metadata: dict[str, Any], what: str) -> None:
         """Write one line, unless the same was written a moment ago."""
         address, fingerprint, now = host_of(peer), _fingerprint(metadata), self._clock()
-        who = (address, fingerprint, what[:200])
-        if now - self._noted.get(who, -AGAIN_S) < AGAIN_S:
+        caller = (address, fingerprint, what[:200])
+        if now - self._noted.get(caller, -AGAIN_S) < AGAIN_S:
             return
         if len(self._noted) >= MOST_CALLERS:
             self._noted.clear()
-        self._noted[who] = now
+        self._noted[caller] = now
         refusal = Refusal(
             time=datetime.now(UTC),
             address=address,
@@ -112,15 +111,15 @@ def _details(context: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the SuperLink with a door."""
+    """Run the SuperLink with a recorder of refusals."""
     record, sys.argv[1:] = Path(arguments[0]), list(arguments[1:])
     module = sys.modules[f"{flower_cli.__name__}.flower_superlink"]
     start = module._run_fleet_api_grpc_rere
 
-    def with_door(*, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
-        return start(interceptors=[Door(record), *(interceptors or [])], **rest)
+    def with_recorder(*, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
+        return start(interceptors=[RefusalRecorder(record), *(interceptors or [])], **rest)
 
-    module._run_fleet_api_grpc_rere = with_door  # type: ignore[attr-defined]
+    module._run_fleet_api_grpc_rere = with_recorder  # type: ignore[attr-defined]
     flower_superlink()
 
 

@@ -63,7 +63,7 @@ def make_authority(valid_days: float = CA_VALID_DAYS) -> Authority:
 
 
 def keep_authority(authority: Authority, folder: Path) -> None:
-    """Write ca.pem, which sites get, and ca.key, which nobody gets."""
+    """Write ca.pem, which sites get, and ca.key, which stays with the operator."""
     folder.mkdir(parents=True, exist_ok=True)
     write_private(folder / "ca.key", authority.key, serialization.PrivateFormat.PKCS8)
     (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))

@@ -37,7 +37,7 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
     """Run this server until it is stopped; with `once`, until no study waits any more.
 
     `study` is asked for first, unless one of its name is to go on. Returns how the last study ended.
-    Raises LaunchError, and Interrupted when it is told to end.
+    Raises LaunchError, and Interrupted when it is asked to end.
     """
     (folder.root / "logs").mkdir(exist_ok=True)
     with (
@@ -172,8 +172,8 @@ class Host(Federation):
     # --- what the operator asks ----------------------------------------------------------
 
     def look(self) -> bool:
-        """Bring back what died, and do what was asked. True if the study has to be run anew."""
-        anew = super().look()
+        """Bring back what died, and do what was asked. True if the study has to be run again."""
+        run_again = super().look()
         if self.has_superlink and time.monotonic() - self._looked_at_keys > _KEYS_S:
             try:
                 self._follow_keys()
@@ -185,7 +185,7 @@ class Host(Federation):
         if self._study is not None and requests.take_stop(self.folder.runs / self._study.name):
             self._stop(self.folder.runs / self._study.name)
             return False
-        return anew
+        return run_again
 
     def _stop(self, run_dir: Path) -> None:
         """End the running study; what it has left stays, and it can be gone on with."""
@@ -242,5 +242,5 @@ class Host(Federation):
             self.processes.run([flwr, "supernode", "unregister", str(node_id), CONNECTION], START_S)
             log.warn(f"a key was revoked, {keys.fingerprint(keys.from_flower(pem))}; its site is cut off")
 
-    def _enrol_anew(self) -> None:
+    def _enrol_again(self) -> None:
         self._follow_keys()

@@ -67,7 +67,7 @@ class ServerFolder:
 
     @property
     def ready(self) -> Path:
-        """A file that is there once sites may connect, for whoever watches over this server."""
+        """A file that is there once sites may connect, for the program that supervises this server."""
         return self.root / "ready"
 
     @property

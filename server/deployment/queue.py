@@ -66,7 +66,9 @@ def put_back(folder: ServerFolder, name: str) -> Entry:
     """Let a study that broke off or was stopped go on. Raises ConfigError if it cannot."""
     _require_unknown(folder, name)
     if checkpoint.latest(folder.runs / name) is None:
-        raise ConfigError(f"{folder.runs / name} has no checkpoint to go on from; run the study anew")
+        raise ConfigError(
+            f"{folder.runs / name} has no checkpoint to go on from; run the study again from its start"
+        )
     path = folder.root / "queue" / f"{time.time_ns()}-{name}{RESUME}"
     write_atomically(path, b"")
     return Entry(path)

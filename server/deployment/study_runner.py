@@ -1,6 +1,6 @@
 """One study from its folder to its end, whatever federation carries it.
 
-Whoever starts a study, on one machine or between hospitals, does the same: an earlier run of the
+A study is started in the same way on one machine and between hospitals: an earlier run of the
 name is set aside, the server's log is shown as it grows, a server that crashed is run again from its
 last checkpoint as long as that helps, and the status says how it ended.
 """
@@ -27,7 +27,7 @@ MOST_CRASHES = 3
 
 _BEGIN_S = 300.0
 _FULL_BYTES = 4 * 2**20
-"""Whatever failed with less than this left on the disk failed for want of room."""
+"""Bytes; with fewer left on the disk, a failed study is explained by the full disk."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
     begun_by, crashes = time.monotonic() + _BEGIN_S, _Crashes(run_dir)
     while True:
         show()
-        anew = federation.look()
+        run_again = federation.look()
         now = status.read_status(run_dir)
-        if now is not None and federation.has_superlink and not anew:
+        if now is not None and federation.has_superlink and not run_again:
             now = now.or_died()
             if now.is_over:
                 show()
@@ -67,8 +67,8 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
                     status.set_status(run_dir, "failed", reason)
                     return Outcome(False, reason)
                 log.warn(f"the server crashed ({crash}); it goes on from the last checkpoint")
-                anew = True
-        if anew:
+                run_again = True
+        if run_again:
             status.set_status(run_dir, "starting", "the server is started again")
             _run_again(federation)
             begun_by = time.monotonic() + _BEGIN_S
@@ -82,7 +82,7 @@ def _run_again(federation: Federation) -> None:
     except LaunchError:
         if federation.has_superlink:
             raise
-        # It died under the command; when it is back, the study is run anew.
+        # It died under the command; when it is back, the study is run again.
 
 
 def _require_room(run_dir: Path, crash: str) -> None:

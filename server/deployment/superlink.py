@@ -1,6 +1,6 @@
 """Flower's SuperLink on this machine: started, enrolled at, given studies, and brought back.
 
-The SuperLink takes the ServerApp with it when it dies, so after its return the study is run anew,
+The SuperLink takes the ServerApp with it when it dies, so after its return the study is run again,
 which goes on from the last checkpoint. Enrolled keys are in its database; if that is gone they
 are enrolled again. Sites reach its Fleet API; the Control and Runtime APIs, which can enrol keys
 and start runs, listen on loopback only.
@@ -125,7 +125,7 @@ class Federation:
         """Run the study that this federation is for. Raises LaunchError."""
         raise NotImplementedError
 
-    def _enrol_anew(self) -> None:
+    def _enrol_again(self) -> None:
         """Tell a SuperLink whose database was gone the sites' keys. Raises LaunchError."""
         raise NotImplementedError
 
@@ -139,7 +139,7 @@ class Federation:
     # --- coming back ---------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Start what has ended again, when it is time. True if the study has to be run anew.
+        """Start what has ended again, when it is time. True if the study has to be run again.
 
         Raises LaunchError if what was given up cannot be done without.
         """
@@ -150,15 +150,15 @@ class Federation:
                 self.processes.end_family(SUPERLINK)  # a ServerApp without its SuperLink waits for nothing
             if ended.is_final:
                 self._lost(ended.name)
-        run_anew = False
+        run_again = False
         for name in self._supervision.due(now):
             if name not in self.processes.ended():
                 continue  # a gateway that was started with its new enrolment
             if name == SUPERLINK:
-                run_anew = self._bring_superlink_back()
+                run_again = self._bring_superlink_back()
             else:
                 self.processes.restart(name)
-        return run_anew
+        return run_again
 
     def _bring_superlink_back(self) -> bool:
         """Start it and wait for it; False if it ended once more, which is for the next look."""
@@ -171,7 +171,7 @@ class Federation:
             self._wait_for_superlink()
             if self._unknown:
                 log.warn("the SuperLink's database is gone; the sites' keys are enrolled again")
-                self._enrol_anew()
+                self._enrol_again()
                 self._unknown = False
         except LaunchError:
             if self.has_superlink:
@@ -201,16 +201,16 @@ def _node_id(site: str, answer: str) -> int:
     try:
         return int(json.loads(answer[answer.index("{") :])["node-id"])
     except (ValueError, KeyError) as error:
-        told = " ".join(answer.split())  # Flower prints a page
-        raise LaunchError(f"Flower did not enrol the key of {site}: {told[:300]}") from error
+        message = " ".join(answer.split())  # Flower prints a page
+        raise LaunchError(f"Flower did not enrol the key of {site}: {message[:300]}") from error
 
 
 def _run_id(answer: str) -> int:
     try:
         return int(json.loads(answer[answer.index("{") :])["run-id"])
     except (ValueError, KeyError, TypeError) as error:
-        told = " ".join(answer.split())
-        raise LaunchError(f"Flower did not start the study: {told[:300]}") from error
+        message = " ".join(answer.split())
+        raise LaunchError(f"Flower did not start the study: {message[:300]}") from error
 
 
 def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:

@@ -1,7 +1,7 @@
 """A federation in containers on one machine: what docker-compose.yml needs before and besides it.
 
 Between institutions each side makes its own keys and the operator enrols them one by one. Here all
-sides are one person's, so one service makes everything anew at every `docker compose up`, and hands each
+sides are one person's, so one service makes everything again at every `docker compose up`, and hands each
 site its part on a volume that no other site sees. Runs are kept. The compose file itself is the
 pattern for further sites: what it says of its last one is said of them, with their number.
 """

@@ -17,7 +17,7 @@ FOLDERS = ("study", "site", "monitoring", "schema")
 
 
 def federation_yaml() -> str:
-    """The example `federation.yaml`; valid as it is, with host names that nobody owns (RFC 2606)."""
+    """The example `federation.yaml`; valid as it is, with reserved host names (RFC 2606)."""
     return _shipped().joinpath("server", "federation.yaml").read_text(encoding="utf-8")
 
 

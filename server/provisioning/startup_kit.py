@@ -27,7 +27,7 @@ from server.deployment.folder import ServerFolder
 ALWAYS = ("localhost", "127.0.0.1")
 """In every certificate: the server's own commands reach it there."""
 _RENEW = timedelta(days=90)
-"""A certificate that ends sooner is made anew."""
+"""A certificate that ends sooner is replaced."""
 _NEW_CA = timedelta(days=365)
 """A CA that ends sooner has to be spoken of: a new one means work at every site."""
 
@@ -50,7 +50,7 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
     if not (keys / "ca.pem").exists():
         certificates.keep_authority(certificates.make_authority(), keys)
         yield f"made a CA; {keys / 'ca.key'} vouches for servers: keep it secret, and in the backup"
-    why = _why_anew(keys / "server.pem", hosts)
+    why = _reason_to_replace(keys / "server.pem", hosts)
     if why is not None:
         certificates.issue(certificates.load_authority(keys), keys, hosts)
         yield f"made the server's certificate for {', '.join(hosts)}: {why}"
@@ -110,7 +110,7 @@ def _write_kits(config: FederationConfig, out: Path) -> Iterator[str]:
             yield f"{path.name} is as it was"
         else:
             write_atomically(path, data)
-            what = "changed: give it to the site anew" if had_one else "made: give it to the site"
+            what = "changed: give it to the site again" if had_one else "made: give it to the site"
             yield f"{path} {what}"
 
 
@@ -125,7 +125,7 @@ def _remove_others(folder: ServerFolder) -> Iterator[str]:
         yield f"{site} is no longer in the federation; its key is revoked"
 
 
-def _why_anew(path: Path, hosts: list[str]) -> str | None:
+def _reason_to_replace(path: Path, hosts: list[str]) -> str | None:
     if not path.exists():
         return "there was none"
     certificate = _read(path)

@@ -26,7 +26,7 @@ _LEGEND = (
     "*AUROC* is one-vs-rest, mean over classes, from score histograms. *ECE* is the expected calibration "
     "error over 15 bins. *AVG* is what the paper calls so; it can be read in two ways, hence two columns. "
     "The interval takes images as independent, so it is too narrow where a patient has several. `-`: the "
-    "images cannot say, e.g. for want of test images."
+    "images cannot say, e.g. because there are no test images."
 )
 
 
@@ -157,7 +157,7 @@ def _row(scored: Scored) -> list[str]:
 def _confusion(outcome: Outcome) -> str:
     final = outcome.final
     if final is None or final.pooled is None:
-        return "## Confusion matrix\n\nNone, for want of scores."
+        return "## Confusion matrix\n\nNone: no scores are available."
     rows = [
         [f"**{name}**", *map(str, counts)]
         for name, counts in zip(outcome.study.classes, final.pooled.confusion_CC, strict=True)
@@ -175,7 +175,7 @@ def _confusion(outcome: Outcome) -> str:
 def _classes(outcome: Outcome) -> str:
     final = outcome.final
     if final is None or final.pooled is None:
-        return "## Per class\n\nNothing, for want of scores."
+        return "## Per class\n\nNone: no scores are available."
     f = final.pooled.figures
     rows = [
         [name, str(support), *map(percent, values)]
@@ -196,8 +196,8 @@ def _heads(outcome: Outcome) -> list[str]:
     sites = list(table.cells)
     head = ["head", *(f"{site} (only scores)" if site in evaluate else site for site in sites)]
     rows = [[title, *(_head_cell(table.cells[site].get(title)) for site in sites)] for title in titles(table)]
-    told = [f"- {title} could not be had: {escaped(reason)}." for title, reason in table.lacking.items()]
-    told += [f"- {site} had no part in {escaped(reason)}" for site, reason in table.problems.items()]
+    lines = [f"- {title} could not be fitted: {escaped(reason)}." for title, reason in table.lacking.items()]
+    lines += [f"- {site} had no part in {escaped(reason)}" for site, reason in table.problems.items()]
     return [
         "\n\n".join(
             [
@@ -208,7 +208,7 @@ def _heads(outcome: Outcome) -> list[str]:
                 "test gives p < 0.05. *local*: each site's own head on its own test images. *federated*: one head for "
                 f"all, fitted in {table.num_messages} messages a site from sums and gradients. A table of many heads "
                 "has some that look better by chance.",
-                *(["\n".join(told)] if told else []),
+                *(["\n".join(lines)] if lines else []),
             ]
         )
     ]

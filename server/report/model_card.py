@@ -47,7 +47,7 @@ def model_card(outcome: Outcome) -> str:
     )
     size = "the encoder's own" if study.model.image_size is None else f"{study.model.image_size} px"
     items = {
-        "Intended use": "research only. Not a medical device: nobody may be diagnosed or treated by it.",
+        "Intended use": "research only. Not a medical device: it must not be used to diagnose or treat anyone.",
         "Classes": ", ".join(study.classes) + " (in the order of the outputs)",
         "Encoder": f"`{study.model.encoder}`, image size {size}, trained: {_trainable(study)}, "
         f"normalisation layers: {study.model.batch_norm if study.model.tuning is None else 'as they came'}",

@@ -22,7 +22,7 @@ class Outcome:
     census: Census | None = None
     """None: not on record."""
     overlap: Overlap | None = None
-    """None: nobody compared the sites' images."""
+    """None: the sites' images were not compared."""
     heads: HeadTable | None = None
 
     @property

@@ -1,7 +1,7 @@
 """The two pictures of a report: curves over the rounds, and the confusion matrix.
 
-Colours are those of Okabe and Ito (2008), their yellow darkened for a white page: they are told
-apart with any colour vision. Every site has its own marker as well, so that a black-and-white
+Colours are those of Okabe and Ito (2008), their yellow darkened for a white page: they
+differ for any colour vision. Every site has its own marker as well, so that a black-and-white
 print still reads.
 """
 

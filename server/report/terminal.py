@@ -26,7 +26,9 @@ def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = Fals
     closing = state.closing
     title = "closing evaluation" if closing else f"round {state.round} of {study.rounds}"
     title += f" of {study.name} took {state.seconds:.1f} s"
-    title += f"; scores are of the model after round {state.round - 1}" if state.scores else "; nobody scored"
+    title += (
+        f"; scores are of the model after round {state.round - 1}" if state.scores else "; no site scored"
+    )
     title += "; SYNTHETIC images" if synthetic else ""
     if closing and state.scores:
         return f"{title}\n{table(state.scores, evaluate)}"
@@ -35,10 +37,10 @@ def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = Fals
     sites = per_site(state.scores)
     body = []
     for row in state.sites:
-        told = _figures(sites[row.site])[:4] if row.site in sites else ["-"] * 4
+        figures = _figures(sites[row.site])[:4] if row.site in sites else ["-"] * 4
         trained = [str(row.num_examples or "-"), _cell(row.train_loss)]
         costs = [f"{row.answered_after_s:.1f}", f"{row.mib_down:.1f}", f"{row.mib_up:.1f}"]
-        body.append([_mark(row.site, evaluate), row.outcome, *trained, *told, *costs])
+        body.append([_mark(row.site, evaluate), row.outcome, *trained, *figures, *costs])
     pools = _pools(state.scores, evaluate) if state.scores else {}
     foot = [[name, "", "", "", *_figures(f)[:4], "", "", ""] for name, f in pools.items()]
     return f"{title}\n{aligned(head, body, foot)}"

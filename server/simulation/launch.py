@@ -72,7 +72,7 @@ def run_local(
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
         _started(work, sockets) as processes,
     ):
-        told = size(run_dir / "server.log")
+        log_start = size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
         federation = LocalFederation(
             study=study,
@@ -83,7 +83,7 @@ def run_local(
             write_settings=partial(write_server_settings, study, run_dir, synthetic=synthetic),
         )
         federation.start()
-        return follow(federation, run_dir, told)
+        return follow(federation, run_dir, log_start)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class LocalFederation(Federation):
         """Tell the SuperLink the sites' keys, and the server which Flower node each now stands for."""
         self._settings = self.write_settings(self.register(self._public_keys))
 
-    def _enrol_anew(self) -> None:
+    def _enrol_again(self) -> None:
         self._enrol()
         gateways = {f"{name}-gateway" for name in self.sites} - self._supervision.given_up
         for gateway in sorted(gateways):  # each believes to be a node that is known no more

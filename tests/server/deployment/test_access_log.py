@@ -46,7 +46,7 @@ class Call:
     def code(self) -> grpc.StatusCode | None:
         return grpc.StatusCode.UNAUTHENTICATED if self.said else None
 
-    def comes_to(self, keeper: access_log.Door, handler) -> object:
+    def comes_to(self, keeper: access_log.RefusalRecorder, handler) -> object:
         made = grpc.unary_unary_rpc_method_handler(handler)
         return keeper.intercept_service(lambda _: made, self).unary_unary("request", self)
 
@@ -65,7 +65,7 @@ def test_a_refusal_is_passed_on_as_it_is_and_leaves_a_line(record: Path, key) ->
     )
     error = Exception()
     with pytest.raises(Exception) as raised:  # noqa: PT011  (the very one)
-        call.comes_to(access_log.Door(record), refuse(error))
+        call.comes_to(access_log.RefusalRecorder(record), refuse(error))
     assert raised.value is error
     (line,) = [Refusal.model_validate_json(text) for text in record.read_text().splitlines()]
     assert (line.address, line.fingerprint, line.what) == (
@@ -77,7 +77,7 @@ def test_a_refusal_is_passed_on_as_it_is_and_leaves_a_line(record: Path, key) ->
 
 
 def test_who_is_let_in_leaves_nothing(record: Path) -> None:
-    assert Call().comes_to(access_log.Door(record), lambda request, _: request) == "request"
+    assert Call().comes_to(access_log.RefusalRecorder(record), lambda request, _: request) == "request"
     assert not record.exists()
 
 
@@ -93,13 +93,13 @@ def test_only_who_is_not_let_in_is_noted(record: Path, method: str, said: str, n
     call = Call(said=said)
     call.method = method
     with pytest.raises(ValueError, match="x"):
-        call.comes_to(access_log.Door(record), refuse(ValueError("x")))
+        call.comes_to(access_log.RefusalRecorder(record), refuse(ValueError("x")))
     assert record.exists() == noted
 
 
 def test_who_knocks_on_and_on_is_noted_once_a_minute(record: Path) -> None:
     clock = [0.0]
-    keeper = access_log.Door(record, lambda: clock[0])
+    keeper = access_log.RefusalRecorder(record, lambda: clock[0])
     for at in (0, 1, 59, 60, 61):
         clock[0] = at
         keeper.note("ipv4:192.0.2.7:1", {}, "no key")
@@ -108,7 +108,7 @@ def test_who_knocks_on_and_on_is_noted_once_a_minute(record: Path) -> None:
 
 def test_knocking_fills_no_disk(record: Path, monkeypatch) -> None:
     monkeypatch.setattr(access_log, "LARGEST", 500)
-    keeper = access_log.Door(record)
+    keeper = access_log.RefusalRecorder(record)
     for number in range(100):
         keeper.note(f"ipv4:192.0.2.{number}:1", {}, "x" * 10_000)
     assert record.stat().st_size < 1200
@@ -116,7 +116,9 @@ def test_knocking_fills_no_disk(record: Path, monkeypatch) -> None:
 
 def test_a_door_that_cannot_write_is_still_a_door(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"):
-        Call().comes_to(access_log.Door(tmp_path / "no" / "such" / "folder"), refuse(ValueError("refused")))
+        Call().comes_to(
+            access_log.RefusalRecorder(tmp_path / "no" / "such" / "folder"), refuse(ValueError("refused"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_what_happened_is_told_with_the_name_of_the_site(about, told: str) -> No
 
 
 def test_the_record_is_read_as_it_grows_and_when_it_starts_anew(record: Path) -> None:
-    keeper = access_log.Door(record)
+    keeper = access_log.RefusalRecorder(record)
     keeper.note("ipv4:192.0.2.1:1", {}, "before the server started")
     reader = Refusals(record)
     assert reader.new() == []
@@ -208,4 +210,4 @@ def test_the_door_is_put_before_flowers_own(monkeypatch, tmp_path: Path) -> None
     monkeypatch.setattr("sys.argv", ["x"])
     access_log.main([str(tmp_path / "record"), "--insecure"])
     ((first, second),) = started
-    assert (type(first), second) == (access_log.Door, "auth")
+    assert (type(first), second) == (access_log.RefusalRecorder, "auth")

@@ -68,7 +68,7 @@ def test_the_report_has_the_table_and_can_be_written_again(tmp_path, study, held
     assert json.loads((tmp_path / "census.json").read_text())["sites"]["north"]["train_counts"] == [8, 10, 12]
     text = write.write_report(tmp_path, study).read_text()
     assert "| south~ | - / - | 20 / 5 | 30 / - | 50 / 5 | 600 x 450 |" in text
-    assert "Nobody looked whether images of unseen are at a training site, too." in text
+    assert "It was not checked whether images of unseen are at a training site, too." in text
 
 
 def test_a_report_without_a_census_is_as_it_was(study):

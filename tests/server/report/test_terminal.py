@@ -95,7 +95,7 @@ def test_a_round_without_scores_has_a_table(study):
     state = RoundState(
         round=1, weights={}, layout={}, preprocessing={}, sites=(SiteRound("north", "failed"),)
     )
-    assert "nobody scored" in round_table(study, state)
+    assert "no site scored" in round_table(study, state)
 
 
 @pytest.mark.parametrize("number", [1, 4])
