@@ -30,10 +30,20 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3  # as on the repository's own pages: docs/hospital/site.md#when-something-fails
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Python. Decoders, torch and Flower are not needed to read docstrings.
+# Python. Reading docstrings needs none of these, and they take half a minute to import.
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["torch", "torchvision", "timm", "open_clip", "flwr"]
+autodoc_mock_imports = [
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip",
+    "flwr",
+    "sklearn",
+    "skops",
+    "peft",
+    "transformers",
+]
 
 # The site
 html_theme = "pydata_sphinx_theme"
