@@ -50,3 +50,19 @@ def test_no_file_that_touches_images_is_shipped(app: Path) -> None:
     shipped = {path.relative_to(app / "client").as_posix() for path in (app / "client").rglob("*.py")}
     assert {"app.py", "link.py"} <= {Path(name).name for name in shipped}
     assert not {name for name in shipped if name.startswith(("data/", "model/", "training/", "trainer"))}
+
+
+def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
+    app = bundle.stage(tmp_path / "app")
+    gateway = {path.relative_to(app).as_posix() for path in (app / "client").rglob("*.py")}
+    assert gateway == {f"client/{name}" for name in bundle.GATEWAY_FILES}
+    assert {path.name for path in app.iterdir()} == {
+        "client",
+        "common",
+        "server",
+        "pyproject.toml",
+        "LICENSE",
+    }
+    assert not list(app.rglob("*.pyc"))
+    size = sum(path.stat().st_size for path in app.rglob("*") if path.is_file())
+    assert size < 10 * 2**20  # Flower's limit

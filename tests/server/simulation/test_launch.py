@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
@@ -17,7 +16,6 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from common.processes.launcher import Interrupted, Processes
 from common.processes.ports import claim_port
-from server.deployment import bundle, study_runner
 from server.simulation import launch
 from server.simulation.launch import LocalSite, run_local
 from server.simulation.local_federation import LocalFederation
@@ -165,125 +163,6 @@ def test_sites_with_long_names_that_begin_alike_have_sockets_of_their_own() -> N
         assert longest < 40
 
 
-class Scripted:
-    """A federation whose looks, and whose server's status, follow a script."""
-
-    def __init__(self, run_dir: Path, looks: list[Callable[[], bool]], work: Path) -> None:
-        self.run_dir, self.looks, self.work = run_dir, iter(looks), work
-        self.has_superlink = True
-        self.num_runs = 0
-        self.refusals: list[bool] = []
-        """Runs that Flower does not take; True where the SuperLink ended under them."""
-
-    def look(self) -> bool:
-        self.has_superlink = True
-        return next(self.looks)()
-
-    def run_study(self) -> None:
-        self.num_runs += 1
-        if self.refusals:
-            self.has_superlink = not self.refusals.pop(0)
-            raise LaunchError("`flwr run app` ended with exit code 1")
-
-
-@pytest.fixture
-def say(tmp_path: Path) -> Callable[..., Callable[[], bool]]:
-    """`say("crashed", "why")`: a look during which the server's status becomes this."""
-
-    def make(stage: status.Stage | None, reason: str = "", *, anew: bool = False) -> Callable[[], bool]:
-        def look() -> bool:
-            if stage is not None:
-                status.set_status(tmp_path, stage, reason)
-            return anew
-
-        return look
-
-    return make
-
-
-def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[study_runner.Outcome, int]:
-    federation = Scripted(tmp_path, list(looks), tmp_path)
-    return study_runner.follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
-
-
-def test_a_study_is_followed_until_its_server_says_how_it_ended(tmp_path, say) -> None:
-    outcome, num_runs = followed(tmp_path, say(None), say("running"), say("finished", "3 rounds"))
-    assert (outcome.finished, outcome.reason, num_runs) == (True, "3 rounds", 0)
-
-
-def test_a_server_that_crashed_is_run_again_and_one_that_failed_is_not(tmp_path, say) -> None:
-    outcome, num_runs = followed(
-        tmp_path, say("running"), say("crashed", "a bug"), say("running"), say("failed", "no quorum")
-    )
-    assert (outcome.finished, outcome.reason, num_runs) == (False, "no quorum", 1)
-
-
-def test_a_server_that_crashes_again_and_again_fails_in_the_end(tmp_path, say) -> None:
-    outcome, num_runs = followed(tmp_path, *[say("crashed", "a bug")] * 4)
-    assert not outcome.finished
-    assert outcome.reason == "the server crashed 4 times without a round in between: a bug"
-    assert num_runs == 3
-    last = status.read_status(tmp_path)
-    assert last is not None
-    assert (last.status, last.reason) == ("failed", outcome.reason)
-
-
-def test_crashes_between_which_a_round_was_finished_are_forgiven(tmp_path, say) -> None:
-    (tmp_path / "checkpoints").mkdir()
-
-    def crash_after(number: int) -> Callable[[], bool]:
-        def look() -> bool:
-            (tmp_path / "checkpoints" / f"round-{number:04d}.safetensors").touch()
-            return say("crashed", "a bug")()
-
-        return look
-
-    outcome, num_runs = followed(tmp_path, *[crash_after(n) for n in range(9)], say("finished", "9 rounds"))
-    assert (outcome.finished, num_runs) == (True, 9)
-
-
-def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said_last(tmp_path, say) -> None:
-    outcome, num_runs = followed(
-        tmp_path, say("running"), say("crashed", "no SuperLink", anew=True), say("running"), say("finished")
-    )
-    assert (outcome.finished, num_runs) == (True, 1)
-
-
-def test_a_server_that_never_says_that_it_began_counts_as_crashed(tmp_path, say, monkeypatch) -> None:
-    monkeypatch.setattr(study_runner, "_BEGIN_S", 0.0)
-    outcome, num_runs = followed(tmp_path, say("starting"), *[say(None)] * 3)
-    assert not outcome.finished
-    assert "4 times without a round in between: it did not begin within 0 s; the logs in" in outcome.reason
-    assert num_runs == 3
-
-
-def test_while_the_server_is_started_again_the_status_says_so(tmp_path, say) -> None:
-    seen: list[status.Status | None] = []
-
-    def look() -> bool:
-        seen.append(status.read_status(tmp_path))
-        return say("finished", "3 rounds")()
-
-    followed(tmp_path, say("crashed", "a bug"), look)
-    assert [(now.status, now.reason) for now in seen if now] == [("starting", "the server is started again")]
-
-
-def test_a_superlink_that_dies_under_the_command_to_run_is_waited_for(tmp_path, say) -> None:
-    federation = Scripted(
-        tmp_path, [say("crashed", "a bug"), say(None), say(None, anew=True), say("finished")], tmp_path
-    )
-    federation.refusals = [True]
-    assert study_runner.follow(cast(LocalFederation, federation), tmp_path, 0).finished
-    assert federation.num_runs == 2
-
-
-def test_a_run_that_flower_does_not_take_ends_the_study(tmp_path, say) -> None:
-    federation = Scripted(tmp_path, [say("crashed", "a bug")], tmp_path)
-    federation.refusals = [False]
-    with pytest.raises(LaunchError, match="flwr run"):
-        study_runner.follow(cast(LocalFederation, federation), tmp_path, 0)
-
-
 @pytest.mark.parametrize(
     ("end", "stage", "reason"),
     [
@@ -393,103 +272,3 @@ def test_a_trainer_that_dies_is_started_again_and_named(
         assert federation.processes.ended() == {}
     finally:
         federation.processes.stop()
-
-
-class Sleepers:
-    """A federation of processes that sleep, whose SuperLink dies, or not, each time it is waited for."""
-
-    def __init__(
-        self, federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, dies: list[bool]
-    ) -> None:
-        self.clock, self.dies, self.enrolled = 100.0, dies, 0
-        self.federation, self.processes = federation, federation.processes
-        federation._database.touch()
-        for name in [
-            "superlink",
-            *(f"{site}-{part}" for site in federation.sites for part in ("trainer", "gateway")),
-        ]:
-            self.processes.start(name, [sys.executable, "-c", "import time; time.sleep(600)"])
-        monkeypatch.setattr("server.deployment.superlink.time", SimpleNamespace(monotonic=lambda: self.clock))
-        monkeypatch.setattr(LocalFederation, "_wait_for_superlink", lambda _: self.wait())
-        monkeypatch.setattr(LocalFederation, "_enrol", lambda _: self.enrol())
-
-    def wait(self) -> None:
-        self.federation._database.touch()  # as the SuperLink does first
-        if self.dies.pop(0):
-            self.processes.end("superlink")
-            raise LaunchError("the SuperLink did not start")
-
-    def enrol(self) -> None:
-        self.enrolled += 1
-
-    def look(self, after_s: float = 0.0) -> bool:
-        self.clock += after_s
-        return self.federation.look()
-
-
-@pytest.fixture
-def sleepers(
-    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[list[bool]], Sleepers]]:
-    yield lambda dies: Sleepers(federation, monkeypatch, dies)
-    federation.processes.stop()
-
-
-def test_a_superlink_with_its_database_comes_back_without_enrolling_anew(sleepers) -> None:
-    all_of_it = sleepers([False])
-    all_of_it.processes.end("superlink")
-    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
-    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (0, {})
-
-
-def test_a_superlink_that_dies_while_it_comes_back_is_started_once_more(sleepers) -> None:
-    all_of_it = sleepers([True, False])
-    all_of_it.processes.end("superlink")
-    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, False]
-    assert [all_of_it.look(), all_of_it.look(after_s=2)] == [False, True]
-
-
-def test_keys_are_enrolled_even_if_the_first_superlink_without_them_dies_before(sleepers) -> None:
-    all_of_it = sleepers([True, False])
-    all_of_it.federation._database.unlink()
-    all_of_it.processes.end("superlink")
-    all_of_it.look()
-    all_of_it.look(after_s=1)  # makes a database, and dies
-    all_of_it.look()
-    assert all_of_it.look(after_s=2)
-    assert all_of_it.enrolled == 1
-
-
-def test_gateways_that_died_with_a_forgetful_superlink_are_started_once(sleepers) -> None:
-    all_of_it = sleepers([False])
-    all_of_it.federation._database.unlink()
-    for name in ("superlink", "north-gateway", "unseen-gateway"):  # before and after it in the alphabet
-        all_of_it.processes.end(name)
-    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
-    assert (all_of_it.enrolled, all_of_it.processes.ended()) == (1, {})
-
-
-def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepers) -> None:
-    all_of_it = sleepers([False])
-    all_of_it.federation._supervision._given_up.add("north-gateway")
-    all_of_it.federation._database.unlink()
-    for name in ("superlink", "north-gateway"):
-        all_of_it.processes.end(name)
-    assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
-    assert all_of_it.processes.ended().keys() == {"north-gateway"}
-
-
-def test_gateways_get_the_files_that_a_gateway_needs_and_no_others(tmp_path: Path) -> None:
-    app = bundle.stage(tmp_path / "app")
-    gateway = {path.relative_to(app).as_posix() for path in (app / "client").rglob("*.py")}
-    assert gateway == {f"client/{name}" for name in bundle.GATEWAY_FILES}
-    assert {path.name for path in app.iterdir()} == {
-        "client",
-        "common",
-        "server",
-        "pyproject.toml",
-        "LICENSE",
-    }
-    assert not list(app.rglob("*.pyc"))
-    size = sum(path.stat().st_size for path in app.rglob("*") if path.is_file())
-    assert size < 10 * 2**20  # Flower's limit

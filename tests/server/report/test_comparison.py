@@ -1,0 +1,55 @@
+"""One line per run of a grid: what its final weights reached, or why it failed."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.config import StudyConfig
+from server.config import Federation
+from server.report import plots
+from server.report.comparison import Row, figures_of, write_comparison
+from server.report.write import append_round
+from server.state import RoundState
+from server.storage import history
+
+
+@pytest.fixture
+def finished(tmp_path: Path, study: StudyConfig, random_state: Callable[[int], RoundState]) -> Row:
+    """Three rounds and the closing evaluation, 4.25 s each."""
+    for number in range(1, 5):
+        append_round(tmp_path, random_state(number), study)
+    return Row("fedavg", 0, history.read_rounds(tmp_path), failure=None, run_dir=tmp_path)
+
+
+def test_a_finished_run_stands_with_its_last_weights_and_its_minutes(finished: Row) -> None:
+    line = figures_of(finished)
+    last = finished.rounds[-1]
+    assert last.pooled is not None
+    assert (line["outcome"], line["rounds"]) == ("finished", "3")
+    assert line["balanced accuracy"] == f"{last.pooled.figures.balanced_accuracy:.3f}"
+    assert line["balanced accuracy unseen"] == f"{last.scored['unseen'].figures.balanced_accuracy:.3f}"
+    assert line["minutes"] == "0.3"  # 4 x 4.25 s = 17 s
+
+
+def test_a_failed_run_stands_with_its_reason_and_without_figures(tmp_path: Path) -> None:
+    row = Row("krum", 1, (), failure="2 of 3 sites answered", run_dir=tmp_path)
+    assert figures_of(row) == {"variant": "krum", "seed": "1", "outcome": "failed: 2 of 3 sites answered"}
+    assert figures_of(Row("krum", 1, (), None, tmp_path))["outcome"] == "failed: no scores"
+
+
+def test_table_and_csv_have_a_line_for_every_run(
+    finished: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "comparison", lambda *_, **__: b"")
+    failed = Row("a|b", 1, (), failure="no quorum", run_dir=tmp_path)
+    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=True)
+    write_comparison(tmp_path, [finished, failed], federation)
+    banner, _, head, _, first, second = (tmp_path / "comparison.md").read_text().splitlines()
+    assert banner.startswith("**SYNTHETIC")
+    assert head.startswith("| variant | seed | outcome |")
+    assert first.startswith("| fedavg | 0 | finished |")
+    assert second.startswith("| a\\|b | 1 | failed: no quorum |")
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["fedavg", "a|b"]
