@@ -280,11 +280,15 @@ def strangers(world: World) -> list[Seen]:
     code = launch.end()
     rows = {
         "clock 10 minutes ahead": ("south", "its gateway's clock is 600 s ahead", "south.*did not connect"),
-        "plan outside the policy": ("refusing", "its policy allows other encoders only", "policy: .*encoder"),
+        "plan outside the policy": (
+            "refusing",
+            "its policy allows other encoders only",
+            r"encoder.*\(policy, case",
+        ),
         "corrupt image": (
             "spoilt",
             "one image file cut to 200 bytes; all are decoded before round 1",
-            "data: ",
+            r"\(data, case",
         ),
     }
     seen = []
