@@ -27,17 +27,6 @@ from client.config.split import ColumnSplit, GroupedSplit, SplitConfig
 from common.config import Name
 from common.settings import Frozen, load_settings
 
-# --- images and labels ---------------------------------------------------------------------
-
-
-# --- train and test ------------------------------------------------------------------------
-
-
-# --- what the hospital agreed to -----------------------------------------------------------
-
-
-# --- the site ------------------------------------------------------------------------------
-
 
 class CacheConfig(Frozen):
     """How much room decoded images may take, so that no epoch decodes a JPEG twice."""

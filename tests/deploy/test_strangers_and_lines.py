@@ -1,4 +1,4 @@
-"""Sites that cannot take part, a certificate that nobody trusts, and lines that are slow or cut."""
+"""Sites that cannot take part, an untrusted certificate, and lines that are slow or cut."""
 
 from collections.abc import Callable
 

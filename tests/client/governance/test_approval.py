@@ -65,7 +65,7 @@ def test_a_file_that_was_edited_is_not_approved_by_mistake(make_study: MakeStudy
     note(tmp_path, make_study(), NOW)
     (path,) = (tmp_path / "approvals" / "pending").iterdir()
     path.write_text(path.read_text().replace('"rounds": 2', '"rounds": 200'))
-    with pytest.raises(StorageError, match="was edited and is another st"):
+    with pytest.raises(StorageError, match="was edited and is another study than its name says"):
         find(tmp_path, "tiny")
     path.write_text("{")
     with pytest.raises(StorageError, match="cannot be read as a study"):
