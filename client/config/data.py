@@ -1,10 +1,11 @@
 """Settings of a site's images: which files, which labels, which groups."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from common.config import Name
 from common.settings import Frozen, Renamed
@@ -84,12 +85,32 @@ class CsvData(Mapped):
         return self.labels.parent if self.images is None else self.images
 
 
+class GroupPattern(Frozen):
+    """Patient of an image, as its path names it."""
+
+    pattern: Annotated[str, StringConstraints(min_length=1)]
+    """A regular expression (Python's `re`) that is searched in the path below `root`, with `/` between folders.
+    Its first group in parentheses is the patient, e.g. `/(P[0-9]+)_` for `benign/P017_2.png`; without a
+    group, all that it matches."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression ({error}); correct it") from error
+        return pattern
+
+
 class FoldersData(Mapped):
     """One folder per class, or `train` and `test` folders that hold one folder per class."""
 
     kind: Literal["folders"] = "folders"
     root: Path
     """The folder with the class folders, or with `train` and `test`."""
+    group: GroupPattern | None = None
+    """How a path names the patient. Images of one patient are never on both sides of a split."""
 
 
 class Ham10000Data(Mapped):

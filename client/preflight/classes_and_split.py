@@ -1,5 +1,7 @@
 """Findings about the data set as a whole: its classes, its groups, and its split into training and test images."""
 
+import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +11,8 @@ from client.data.splitting.kept_split import foreseen
 from client.preflight.findings import Finding
 from common.errors import SiteDataError
 
+LARGE_SHARE, LARGE_TIMES = 0.2, 3
+"""Of all images, and times the usual number; a patient with more than both may be many patients under one name."""
 FEW_GROUPS = 5
 """Patients or lesions of a class; a test on fewer says little."""
 
@@ -27,13 +31,33 @@ def of_classes(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "look", "classes of the study without an image here; other sites may have them", tuple(none)
         )
-    ungrouped = sum(row.group is None for row in manifest.rows)
+    yield from _groups(manifest)
+
+
+def _groups(manifest: Manifest) -> Iterator[Finding]:
+    """Images without a patient or lesion, and the patient or lesion with the most images."""
+    rows = manifest.rows
+    ungrouped = sum(row.group is None for row in rows)
     if ungrouped:
         yield Finding(
             "look",
-            f"{ungrouped} of {len(manifest.rows)} images name no patient or lesion: if one has several images, they "
-            "may be trained and tested on; name the column in the site's YAML",
+            f"{ungrouped} of {len(rows)} images ({ungrouped / len(rows):.0%}) name no patient or lesion: if one has "
+            "several images, they may be trained and tested on; name the column in the site's YAML "
+            "(data.columns.patient), or for `kind: folders` how the path names it (data.group.pattern)",
         )
+    sizes = Counter(row.group for row in rows if row.group is not None)
+    if not sizes:
+        return
+    (group, largest), *_ = sizes.most_common(1)
+    first = next(row for row in rows if row.group == group)
+    text = (
+        f"the patient or lesion with the most images has {largest} of {len(rows)} ({largest / len(rows):.0%}), that of "
+        f"{first.source}"
+    )
+    if largest > max(LARGE_SHARE * len(rows), LARGE_TIMES * statistics.median(sizes.values())):
+        yield Finding("look", f"{text}; is it one patient, or a value that stands for many?")
+    else:
+        yield Finding("fine", text)
 
 
 def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Finding]]:

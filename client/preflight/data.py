@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from client.config import CsvData, SiteConfig
+from client.config import SiteConfig
 from client.data.manifest import ImageRow, Manifest
 from client.data.progress import shown
 from client.data.readers import read
-from client.data.readers.folders import images_in
-from client.data.readers.table import read_table
 from client.preflight import classes_and_split, copies, decoding_cost, images
-from client.preflight.findings import Finding, may_take_part, ranked
+from client.preflight.findings import Finding, Rank, may_take_part, ranked
 from client.preflight.inspection import InspectedImage, inspect
 from common.errors import SiteDataError
 
@@ -57,13 +55,14 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None, stored_side: i
     except SiteDataError as error:
         return Report(site.name, (Finding("stops", str(error)),), Manifest((), tuple(classes or ())))
     if not survey.manifest.rows and not survey.problems:
-        return Report(site.name, (Finding("stops", read.no_images(survey)),), survey.manifest)
+        nothing = Finding("stops", read.no_images(survey))
+        return Report(site.name, ranked([nothing, *_unused(survey)]), survey.manifest)
     num_threads = site.threads or os.cpu_count() or 1
     inspected = _open(survey.manifest.rows, stored_side, num_threads)
     manifest, split_findings = classes_and_split.on_sides(survey.manifest, site)
     findings = [
         *_read(survey),
-        *_unnamed(site),
+        *_unused(survey),
         *images.findings(inspected),
         *copies.findings(inspected, manifest),
         *classes_and_split.of_classes(manifest),
@@ -93,20 +92,11 @@ def _read(survey: read.Survey) -> Iterator[Finding]:
         yield Finding("look", f"{survey.num_repeats} row(s) repeat another row and count once")
 
 
-def _unnamed(site: SiteConfig) -> Iterator[Finding]:
-    """Pictures beside a table that no row of it names."""
-    data = site.data
-    if not isinstance(data, CsvData) or data.row_filter or data.image_list:
-        return
-    cells = (row.get(data.columns.image, "") for _, row in read_table(data.labels).rows)
-    named = {os.path.normpath(data.image_folder / cell) for cell in cells}
-    left = [path for path in images_in(data.image_folder) if os.path.normpath(path) not in named]
-    if left:
-        yield Finding(
-            "look",
-            f"{len(left)} image file(s) have no row in {data.labels.name} and are not used",
-            tuple(str(path.relative_to(data.image_folder)) for path in left),
-        )
+def _unused(survey: read.Survey) -> Iterator[Finding]:
+    """What lies in the data set and is not used."""
+    for unused in survey.unused:
+        rank: Rank = "fine" if unused.is_usual else "look"
+        yield Finding(rank, f"not used: {len(unused.names)} {unused.kind}", unused.names)
 
 
 def _summary(manifest: Manifest, inspected: Sequence[InspectedImage]) -> Finding:

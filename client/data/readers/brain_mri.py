@@ -13,16 +13,16 @@ and trains on another tests on images that it has seen.
 from dataclasses import replace
 
 from client.config import BrainMriData, FoldersData
-from client.data.manifest import ImageRow
 from client.data.readers.folders import read_folders
+from client.data.readers.rows import ReadRows
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 
-def read_brain_mri(config: BrainMriData) -> tuple[list[ImageRow], list[str]]:
+def read_brain_mri(config: BrainMriData) -> ReadRows:
     """Rows under the four names; other folders keep theirs. Raises SiteDataError."""
-    rows, problems = read_folders(FoldersData(root=config.root))
-    return [replace(row, label=_class(row.label)) for row in rows], problems
+    contents = read_folders(FoldersData(root=config.root))
+    return contents._replace(rows=[replace(row, label=_class(row.label)) for row in contents.rows])
 
 
 def _class(folder: str) -> str:

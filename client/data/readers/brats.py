@@ -25,7 +25,8 @@ from client.config import BratsData, MostTumour
 from client.data.decoding import nifti
 from client.data.manifest import ImageRow
 from client.data.progress import shown
-from client.data.readers.folders import folders_in
+from client.data.readers.rows import ReadRows, Unused
+from client.data.readers.scan import beside_folders, folders_in, merged
 from client.data.readers.table import read_table, require_columns
 from client.data.references import BadImage, NiftiSlice
 from common.errors import SiteDataError
@@ -42,7 +43,7 @@ class _Subject:
     """The institution in names such as Brats18_CBICA_AAB_1."""
 
 
-def read_brats(config: BratsData) -> tuple[list[ImageRow], list[str]]:
+def read_brats(config: BratsData) -> ReadRows:
     """Rows and problems; reads one volume a patient to choose its slices. Raises SiteDataError."""
     if not config.root.is_dir():
         raise SiteDataError(
@@ -73,7 +74,27 @@ def read_brats(config: BratsData) -> tuple[list[ImageRow], list[str]]:
             )
             for index in chosen
         ]
-    return rows, problems
+    return ReadRows(rows, problems, _unused(config.root, subjects))
+
+
+def _unused(root: Path, subjects: list[_Subject]) -> list[Unused]:
+    """Folders that are no patient of a grade, and files beside the folders."""
+    used = {subject.folder for subject in subjects}
+    homes = {folder.parent for folder in used} | {root}
+    left = sorted(
+        folder.relative_to(root).as_posix()
+        for home in homes
+        for folder in folders_in(home)
+        if folder not in used | homes
+    )
+    beside = [
+        entry
+        for entry in merged(
+            [("" if home == root else home.name, beside_folders(home)) for home in sorted(homes)]
+        )
+        if not entry.kind.endswith(".csv")
+    ]
+    return [*([Unused("folders that are no patient with a grade", tuple(left))] if left else []), *beside]
 
 
 # --- patients --------------------------------------------------------------------------------

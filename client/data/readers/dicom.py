@@ -10,6 +10,7 @@ What a DICOM says of a person stays in this file: rows carry keyed hashes of Pat
 study, where the patient is not named), and messages name files and lines, never values.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ from client.data.decoding.dicom import num_frames, read_header
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
+from client.data.readers.patients import is_nobody
+from client.data.readers.rows import ReadRows, Unused, by_kind
+from client.data.readers.scan import USUAL, every_file, is_dicom, kind_of
 from client.data.readers.table import CsvTable, read_table, require_columns
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
-from common.log import warn
 
-_MARK = b"DICM"
+_INDEX = "indexes of a disc (DICOMDIR)"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class _Line:
     split: str | None
 
 
-def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[str]]:
-    """Rows and problems. Raises SiteDataError if the folder, the table or its columns are not there."""
+def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
+    """Rows, problems and unused files. Raises SiteDataError if the folder, the table or its columns are not there."""
     if not config.root.is_dir():
         raise SiteDataError(
             f"{config.root} is not a folder; point data.root at the folder of the DICOM files"
@@ -47,15 +50,15 @@ def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[s
     lines, problems = _lines(table, config)
     rows: list[ImageRow] = []
     met: set[str] = set()
-    unlabelled = 0
-    files = list(_files(config.root))
+    unlabelled: list[str] = []
+    files, unused = _files(config.root)
     for path in shown(files, len(files), "DICOM headers read"):
         name = path.relative_to(config.root).as_posix()
         try:
             header = read_header(path)
             identifier = _text(header, config.match)
             if identifier not in lines:
-                unlabelled += 1
+                unlabelled.append(name)
                 continue
             met.add(identifier)
             rows += _rows(path, header, lines[identifier], config, secret)
@@ -67,11 +70,8 @@ def read_dicom(config: DicomData, secret: bytes) -> tuple[list[ImageRow], list[s
         if identifier not in met
     ]
     if unlabelled:
-        warn(
-            f"{unlabelled} DICOM file(s) have no line in {config.labels.name} and are left out",
-            unlabelled=unlabelled,
-        )
-    return rows, problems
+        unused.append(Unused(f"DICOM files that have no line in {config.labels.name}", tuple(unlabelled)))
+    return ReadRows(rows, problems, unused)
 
 
 def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[str]]:
@@ -93,20 +93,24 @@ def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[s
     return lines, problems
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """DICOM files, in the order of their names, and files that are called so."""
-    for path in sorted(root.rglob("*")):
-        hides = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hides or path.name.upper() == "DICOMDIR" or not path.is_file():
-            continue
-        if path.suffix.lower() in (".dcm", ".dicom", ".ima") or _is_marked(path):
-            yield path
+def _files(root: Path) -> tuple[list[Path], list[Unused]]:
+    """DICOM files and files that are called so, in the order of their names, and what is neither."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    files = []
+    for path in every_file(root, names):
+        if path.name.upper() == "DICOMDIR":
+            names[_INDEX].append(path.relative_to(root).as_posix())
+        elif path.suffix.lower() in (".dcm", ".dicom", ".ima") or _is_marked(path):
+            files.append(path)
+        else:
+            names[kind_of(path) or "image files that are no DICOM"].append(path.relative_to(root).as_posix())
+    return files, list(by_kind(names, (*USUAL, _INDEX)))
 
 
 def _is_marked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == _MARK
+            return is_dicom(file.read(132))
     except OSError:
         return True  # reading its header will say why it cannot be opened
 
@@ -116,6 +120,7 @@ def _rows(
 ) -> Iterator[ImageRow]:
     window = None if config.window is None else Window(config.window.centre, config.window.width)
     patient, study = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
+    patient = "" if is_nobody(patient) else patient
     device = f"{_text(header, 'Manufacturer')} {_text(header, 'ManufacturerModelName')}".strip()
     kind, identifier = ("patient", patient) if patient else ("study", study)
     frames = num_frames(header)

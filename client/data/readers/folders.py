@@ -1,81 +1,94 @@
 """One folder per class, with or without train and test folders above them.
 
-Files that are no images (a README, a thumbnail database) are passed over, folders inside a
-class folder are searched, and names that start with a dot do not count.
+Folders inside a class folder are searched. A pattern over the path may name the patient, as most hospitals'
+file names or folders can. What is not used is named: loose images, empty folders, files that are no images.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.config import FoldersData
 from client.data.manifest import SIDES, ImageRow
+from client.data.readers.patients import named
+from client.data.readers.rows import ReadRows, Unused
+from client.data.readers.scan import beside_folders, folders_in, merged, scan
 from client.data.references import PictureFile
 from common.errors import SiteDataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+_EMPTY = "folders without an image"
 
 
-def read_folders(config: FoldersData) -> tuple[list[ImageRow], list[str]]:
-    """Rows in the order of their names; there is nothing that could be wrong with one."""
-    if not config.root.is_dir():
-        raise SiteDataError(f"{config.root} is not a folder; point data.root at one folder per class")
-    rows = []
-    for folder, split in class_folders(config.root):
-        for path in images_in(folder):
-            source = path.relative_to(config.root).as_posix()
-            rows.append(ImageRow(PictureFile(path), folder.name, group=None, split=split, source=source))
-    return rows, []
+@dataclass(frozen=True)
+class ClassFolders:
+    """The class folders of a data set, and what lies beside them."""
+
+    folders: tuple[tuple[Path, str | None], ...]
+    """Each with the side of the split whose folder it lies in."""
+    problems: tuple[str, ...]
+    unused: tuple[Unused, ...]
 
 
-def class_folders(root: Path) -> Iterator[tuple[Path, str | None]]:
-    """Each class folder under `root`, and the train or test folder that it lies in."""
+def read_folders(config: FoldersData) -> ReadRows:
+    """Rows in the order of their names. Raises SiteDataError if the folder is not there."""
+    root = config.root
+    if not root.is_dir():
+        raise SiteDataError(f"{root} is not a folder; point data.root at one folder per class")
+    layout = class_folders(root)
+    rows: list[ImageRow] = []
+    parts: list[tuple[str, Sequence[Unused]]] = [("", layout.unused)]
+    for folder, split in layout.folders:
+        inside = scan(folder)
+        home = folder.relative_to(root).as_posix()
+        parts.append((home, inside.unused))
+        if not inside.images:
+            parts.append(("", [Unused(_EMPTY, (home,))]))
+        # macOS stores accents apart from their letters; the class of a study has them together.
+        label = unicodedata.normalize("NFC", folder.name)
+        for path in inside.images:
+            source = path.relative_to(root).as_posix()
+            rows.append(ImageRow(PictureFile(path), label, group=None, split=split, source=source))
+    unused = merged(parts)
+    if config.group is not None:
+        rows, unmatched = _grouped(rows, config.group.pattern)
+        unused += unmatched
+    return ReadRows(rows, list(layout.problems), unused)
+
+
+def class_folders(root: Path) -> ClassFolders:
+    """The class folders under `root`, with the train or test folder that each lies in."""
     folders = folders_in(root)
-    if folders and all(folder.name.lower() in SIDES for folder in folders):
-        for side in folders:
-            yield from ((folder, side.name.lower()) for folder in folders_in(side))
-    else:
-        yield from ((folder, None) for folder in folders)
+    sides = [folder for folder in folders if folder.name.lower() in SIDES]
+    parts = [("", beside_folders(root))]
+    if not sides:
+        return ClassFolders(tuple((folder, None) for folder in folders), (), tuple(merged(parts)))
+    others = [folder.name for folder in folders if folder not in sides]
+    problems = []
+    if others:
+        problems.append(
+            f"{', '.join(side.name for side in sides)} lie(s) beside {', '.join(others)}: expected folders of "
+            f"classes only, or of sides ({', '.join(SIDES)}) only; move or rename the others"
+        )
+    found = []
+    for side in sides:
+        parts.append((side.name, beside_folders(side)))
+        found += [(folder, side.name.lower()) for folder in folders_in(side)]
+    return ClassFolders(tuple(found), tuple(problems), tuple(merged(parts)))
 
 
-def folders_in(folder: Path) -> list[Path]:
-    """Its folders, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Its image files, however deep, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if _is_image(path, folder))
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-
-class NamedImages:
-    """The image files under some folders."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        for folder in folders:
-            if not folder.is_dir():
-                raise SiteDataError(
-                    f"{folder} is not a folder; point data.images at the folder of the images"
-                )
-        self._folders = tuple(folders)
-
-    def find(self, name: str) -> Path | None:
-        """The file of this name, or None. `ISIC_1` finds `ISIC_1.jpg` and ISIC 2019's `ISIC_1_downsampled.jpg`."""
-        for stem in (name, f"{name}_downsampled", name.removesuffix("_downsampled")):
-            if stem in self._by_stem:
-                return self._by_stem[stem]
-        return None
-
-    @property
-    def description(self) -> str:
-        """The folders, for a message."""
-        return ", ".join(map(str, self._folders))
-
-    @cached_property
-    def _by_stem(self) -> dict[str, Path]:
-        return {path.stem: path for folder in reversed(self._folders) for path in reversed(images_in(folder))}
+def _grouped(rows: Sequence[ImageRow], pattern: str) -> tuple[list[ImageRow], list[Unused]]:
+    """Rows with the patient that the pattern finds in their path, and the paths in which it finds none."""
+    expression = re.compile(pattern)
+    without: list[str] = []
+    patients = []
+    for row in rows:
+        match = expression.search(row.source)
+        if match is None:
+            without.append(row.source)
+        patients.append(match and (match[1] if expression.groups else match[0]))
+    grouped, unknown = named(rows, patients, "patient")
+    if without:
+        unknown.append(Unused("paths in which data.group.pattern finds no patient", tuple(without)))
+    return grouped, unknown

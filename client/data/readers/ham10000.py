@@ -10,38 +10,40 @@ doi:10.7910/DVN/DBW86T; CC BY-NC 4.0.
 
 from client.config import Ham10000Data
 from client.data.manifest import ImageRow
-from client.data.readers.folders import NamedImages
+from client.data.readers.lookup import ImageFinder
+from client.data.readers.patients import named
+from client.data.readers.rows import ReadRows
 from client.data.readers.table import CsvTable, read_table, require_columns, with_values
-from client.data.references import PictureFile
+from client.data.references import BadImage, PictureFile
 from common.errors import SiteDataError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
-def read_ham10000(config: Ham10000Data) -> tuple[list[ImageRow], list[str]]:
-    """Rows and problems. Raises SiteDataError if the table or its columns are not there."""
+def read_ham10000(config: Ham10000Data) -> ReadRows:
+    """Rows, problems and unused images. Raises SiteDataError if the table or its columns are not there."""
     table = read_table(config.metadata)
     require_columns(table, ("image_id", "dx", "lesion_id"), "expected HAM10000's own metadata")
-    images = NamedImages(config.images or (config.metadata.parent,))
-    rows, problems = [], list(table.problems)
-    for number, cells in with_values(table, *_sources(config, table)):
+    images = ImageFinder(config.images or (config.metadata.parent,))
+    rows: list[ImageRow] = []
+    lesions: list[str] = []
+    problems = list(table.problems)
+    chosen = dict(with_values(table, *_sources(config, table)))
+    for number, cells in chosen.items():
         source = f"{table.path.name} row {number}"
-        path = images.find(cells.get("image_id", ""))
-        if path is None:
-            problems.append(f"{source}: no image {cells.get('image_id', '')!r} in {images.description}")
+        try:
+            path = images.find(cells.get("image_id", ""))
+        except BadImage as bad:
+            problems.append(f"{source}: {bad}")
             continue
+        acquisition = cells.get("dataset") or None
         rows.append(
-            ImageRow(
-                PictureFile(path),
-                cells.get("dx", ""),
-                group=None,
-                split=None,
-                source=source,
-                lesion=cells.get("lesion_id") or None,
-                acquisition=cells.get("dataset") or None,
-            )
+            ImageRow(PictureFile(path), cells.get("dx", ""), None, None, source, acquisition=acquisition)
         )
-    return rows, problems
+        lesions.append(cells.get("lesion_id", ""))
+    rows, nobody = named(rows, lesions, "lesion")
+    others = [cells.get("image_id", "") for number, cells in table.rows if number not in chosen]
+    return ReadRows(rows, problems, [*nobody, *images.unused(table.path, others)])
 
 
 def _sources(config: Ham10000Data, table: CsvTable) -> tuple[str, tuple[str, ...]]:

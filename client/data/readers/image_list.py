@@ -28,7 +28,8 @@ def write_list(path: Path, rows: Sequence[ImageRow]) -> None:
     for row in rows:
         cells = (row.label, row.patient, row.lesion, row.group, row.acquisition, row.split)
         writer.writerow([_key(row.image.key), *(cell or "" for cell in cells)])
-    write_atomically(path, text.getvalue().encode())
+    # A file name of another encoding keeps its bytes.
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def listed(rows: Sequence[ImageRow], path: Path) -> tuple[list[ImageRow], list[str]]:
@@ -36,7 +37,7 @@ def listed(rows: Sequence[ImageRow], path: Path) -> tuple[list[ImageRow], list[s
 
     Raises SiteDataError if the file is no such list.
     """
-    table = read_table(path)
+    table = read_table(path, own=True)
     require_columns(table, ("image",), "expected a list that `consilium-site partition` wrote")
     wanted = {_key(cells.get("image", "")): (number, cells.get("split")) for number, cells in table.rows}
     taken: list[ImageRow] = []

@@ -10,68 +10,72 @@ arXiv:1908.02288; CC BY-NC 4.0. Fed-ISIC2019 assigns 23,247 of these images to s
 a published split: Ogier du Terrail et al. 2022, arXiv:2210.04620 (FLamby, MIT).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from client.config import FedIsic2019Data, IsicData
 from client.data.manifest import ImageRow
-from client.data.readers.folders import NamedImages
+from client.data.readers.lookup import ImageFinder
+from client.data.readers.patients import named
+from client.data.readers.rows import ReadRows
 from client.data.readers.table import CsvTable, read_table, require_columns, with_values
-from client.data.references import PictureFile
+from client.data.references import BadImage, PictureFile
 
 ISIC2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 ISIC2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 
 
-def read_isic(config: IsicData) -> tuple[list[ImageRow], list[str]]:
-    """Rows and problems. Raises SiteDataError if a table or its columns are not there."""
+def read_isic(config: IsicData) -> ReadRows:
+    """Rows, problems and unused images. Raises SiteDataError if a table or its columns are not there."""
     table = read_table(config.ground_truth)
     classes = ISIC2018 if config.kind == "isic2018" else ISIC2019
     require_columns(table, ("image", *classes), f"expected the ground truth of {config.kind}")
-    return _rows(table, table.rows, classes, _lesions(config.metadata), config.images, split=None)
+    return _rows(table, table.rows, classes, config.metadata, config.images, split=None)
 
 
-def read_fed_isic(config: FedIsic2019Data) -> tuple[list[ImageRow], list[str]]:
+def read_fed_isic(config: FedIsic2019Data) -> ReadRows:
     """The images of one centre, each with its published fold. Raises SiteDataError."""
     table = read_table(config.split_file)
     require_columns(table, ("image", "center", "fold", *ISIC2019), "expected FLamby's split of Fed-ISIC2019")
     chosen = with_values(table, "center", (str(config.center),))
-    return _rows(table, chosen, ISIC2019, _lesions(config.metadata), config.images, split="fold")
+    return _rows(table, chosen, ISIC2019, config.metadata, config.images, split="fold")
 
 
 def _rows(
     table: CsvTable,
-    numbered: Iterator[tuple[int, dict[str, str]]] | tuple[tuple[int, dict[str, str]], ...],
+    numbered: Iterable[tuple[int, dict[str, str]]],
     classes: tuple[str, ...],
-    lesions: Mapping[str, str],
+    metadata: Path | None,
     folder: Path,
     *,
     split: str | None,
-) -> tuple[list[ImageRow], list[str]]:
-    images = NamedImages((folder,))
-    rows, problems = [], list(table.problems)
-    for number, cells in numbered:
+) -> ReadRows:
+    images = ImageFinder((folder,))
+    lesions = _lesions(metadata)
+    rows: list[ImageRow] = []
+    lesion_of_rows: list[str | None] = []
+    problems = list(table.problems)
+    chosen = dict(numbered)
+    for number, cells in chosen.items():
         source, name = f"{table.path.name} row {number}", cells.get("image", "")
         right = [label for label in classes if _is_one(cells.get(label, ""))]
-        path = images.find(name)
         if len(right) != 1:
             problems.append(f"{source}: {len(right)} classes are marked, expected one")
-        elif path is None:
-            problems.append(f"{source}: no image {name!r} in {images.description}")
-        else:
-            side = cells.get(split, "") if split else None
-            rows.append(
-                ImageRow(
-                    PictureFile(path),
-                    right[0],
-                    None,
-                    side,
-                    source,
-                    lesion=lesions.get(name),
-                    acquisition=cells.get("center"),
-                )
-            )
-    return rows, problems
+            continue
+        try:
+            path = images.find(name)
+        except BadImage as bad:
+            problems.append(f"{source}: {bad}")
+            continue
+        side = cells.get(split, "") if split else None
+        rows.append(
+            ImageRow(PictureFile(path), right[0], None, side, source, acquisition=cells.get("center"))
+        )
+        lesion_of_rows.append(lesions.get(name))
+    rows, nobody = named(rows, lesion_of_rows, "lesion")
+    # Those of other centres, and those with a problem of their own.
+    others = [cells.get("image", "") for _, cells in table.rows]
+    return ReadRows(rows, problems, [*nobody, *images.unused(table.path, others)])
 
 
 def _is_one(cell: str) -> bool:

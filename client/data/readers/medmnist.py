@@ -16,13 +16,14 @@ import numpy as np
 from client.config import MedMnistData
 from client.data.decoding import npz
 from client.data.manifest import ImageRow
+from client.data.readers.rows import ReadRows, Unused
 from client.data.references import BadImage, NpzEntry
 from common.errors import SiteDataError
 
 _SIDES = ("train", "val", "test")
 
 
-def read_medmnist(config: MedMnistData) -> tuple[list[ImageRow], list[str]]:
+def read_medmnist(config: MedMnistData) -> ReadRows:
     """Rows in the archive's order. Raises SiteDataError if the archive is none of MedMNIST's."""
     try:
         arrays = npz.arrays(config.archive)
@@ -30,9 +31,12 @@ def read_medmnist(config: MedMnistData) -> tuple[list[ImageRow], list[str]]:
         if not sides:
             names = ", ".join(sorted(arrays)) or "nothing"
             raise BadImage(f"holds {names}; expected train_images and train_labels")  # noqa: TRY301
-        return [row for side in sides for row in _rows(config, side, arrays)], []
+        rows = [row for side in sides for row in _rows(config, side, arrays)]
     except BadImage as bad:
         raise SiteDataError(f"{config.archive} {bad}") from bad
+    used = {f"{side}_{what}" for side in sides for what in ("images", "labels")}
+    others = tuple(sorted(set(arrays) - used))
+    return ReadRows(rows, [], [Unused("arrays that are no images of MedMNIST", others)] if others else [])
 
 
 def _rows(config: MedMnistData, side: str, arrays: dict[str, npz.Header]) -> Iterator[ImageRow]:

@@ -7,6 +7,7 @@ reports them at once. The same checks follow here for every kind of data.
 import difflib
 import os
 import secrets
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +30,14 @@ from client.data.manifest import ImageRow, Manifest, grouped, refuse
 from client.data.pseudonyms import site_secret
 from client.data.readers.brain_mri import read_brain_mri
 from client.data.readers.brats import read_brats
+from client.data.readers.csv_table import read_csv
 from client.data.readers.dicom import read_dicom
 from client.data.readers.folders import read_folders
 from client.data.readers.ham10000 import read_ham10000
 from client.data.readers.image_list import listed
 from client.data.readers.isic import read_fed_isic, read_isic
 from client.data.readers.medmnist import read_medmnist
-from client.data.readers.table import read_csv
+from client.data.readers.rows import ReadRows, Unused
 from common.errors import SiteDataError
 from common.log import warn
 
@@ -50,6 +52,8 @@ class Survey:
     problems: tuple[str, ...]
     num_repeats: int
     """Rows that repeat another row."""
+    unused: tuple[Unused, ...] = ()
+    """What lies in the data set and is not used."""
 
 
 def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | None = None) -> Survey:
@@ -58,13 +62,15 @@ def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | 
     `state_dir` keeps the secret that hides patients' identifiers; without it, names of groups are
     good for this one manifest. Raises SiteDataError if nothing can be read.
     """
-    where, rows, problems = _rows(config, state_dir)
+    where, (rows, problems, unused) = _rows(config, state_dir)
     names = _labels(rows, config) if classes is None else tuple(classes)
     rows = _mapped(rows, config, names)
     unique = _without_repeats(rows)
     usable = [row for row in unique.rows if row.label in names]
     problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
-    return Survey(where, Manifest(tuple(grouped(usable)), names), tuple(problems), unique.num_repeats)
+    return Survey(
+        where, Manifest(tuple(grouped(usable)), names), tuple(problems), unique.num_repeats, tuple(unused)
+    )
 
 
 def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = None) -> Manifest:
@@ -81,64 +87,75 @@ def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = No
         raise SiteDataError(no_images(contents))
     if contents.num_repeats:
         warn(f"{contents.num_repeats} row(s) repeat another row and count once", repeats=contents.num_repeats)
+    for unused in contents.unused:
+        warn(f"not used: {unused.text}", kind=unused.kind, number=len(unused.names))
     return contents.manifest
 
 
 def no_images(contents: Survey) -> str:
     """Error message for a site without a single image."""
     classes = ", ".join(contents.manifest.classes) or "(none)"
+    there = "; ".join(unused.text for unused in contents.unused)
     return (
         f"{contents.where} holds no image of any class; the study has the classes {classes}. "
-        "Point `data` of the site's YAML at images of these classes."
+        + (f"Not used there: {there}. " if there else "")
+        + "Point `data` of the site's YAML at images of these classes."
     )
 
 
 def labels(config: DataConfig) -> tuple[str, ...]:
     """The classes that the data has, under the study's names, in alphabetical order. Raises SiteDataError."""
-    return _labels(_rows(config, None)[1], config)
+    return _labels(_rows(config, None)[1].rows, config)
 
 
 def _labels(rows: Sequence[ImageRow], config: DataConfig) -> tuple[str, ...]:
-    mapped = (config.label_map.get(row.label, row.label) for row in rows)
+    label_map = _label_map(config)
+    mapped = (label_map.get(row.label, row.label) for row in rows)
     return tuple(sorted({name for name in mapped if name}))
 
 
-def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
-    """Where the rows are from, the usable rows, and the problems of the others. Raises SiteDataError."""
+def _label_map(config: DataConfig) -> dict[str, str | None]:
+    """Names of the data with accents as `_rows` has them: joined with their letters."""
+    return {unicodedata.normalize("NFC", name): label for name, label in config.label_map.items()}
+
+
+def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
+    """Where the rows are from, and what the reader made of it. Raises SiteDataError."""
     try:
-        where, rows, problems = _all_rows(config, state_dir)
+        where, contents = _all_rows(config, state_dir)
     except OSError as error:
         raise SiteDataError(
             f"{error.filename or 'a file or folder of the data set'} cannot be read: {error.strerror}. Let the "
             "trainer read the whole data set, then start again."
         ) from error
     if config.image_list is None:
-        return where, rows, problems
-    rows, not_in_data = listed(rows, config.image_list)
-    return where, rows, [*problems, *not_in_data]
+        return where, contents
+    rows, not_in_data = listed(contents.rows, config.image_list)
+    # The rest of the data set is other sites', so it is not for this one to say what is not used.
+    return where, ReadRows(rows, [*contents.problems, *not_in_data], [])
 
 
-def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[ImageRow], list[str]]:
+def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
     match config:
         case CsvData():
-            return config.labels, *read_csv(config)
+            return config.labels, read_csv(config)
         case FoldersData():
-            return config.root, *read_folders(config)
+            return config.root, read_folders(config)
         case Ham10000Data():
-            return config.metadata, *read_ham10000(config)
+            return config.metadata, read_ham10000(config)
         case IsicData():
-            return config.ground_truth, *read_isic(config)
+            return config.ground_truth, read_isic(config)
         case FedIsic2019Data():
-            return config.split_file, *read_fed_isic(config)
+            return config.split_file, read_fed_isic(config)
         case BratsData():
-            return config.root, *read_brats(config)
+            return config.root, read_brats(config)
         case BrainMriData():
-            return config.root, *read_brain_mri(config)
+            return config.root, read_brain_mri(config)
         case DicomData():
             secret = secrets.token_bytes() if state_dir is None else site_secret(state_dir)
-            return config.labels, *read_dicom(config, secret)
+            return config.labels, read_dicom(config, secret)
         case MedMnistData():
-            return config.archive, *read_medmnist(config)
+            return config.archive, read_medmnist(config)
         case _:
             assert_never(config)
 
@@ -146,8 +163,9 @@ def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, list[Im
 def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
     """Rows under the study's class names; those that the site leaves out are counted and dropped."""
     kept, dropped = [], Counter[str]()
+    label_map = _label_map(config)
     for row in rows:
-        label = config.label_map.get(row.label, row.label)
+        label = label_map.get(row.label, row.label)
         if label is None or (label not in classes and config.unknown_labels == "drop"):
             dropped[row.label] += 1
         else:

@@ -1,20 +1,41 @@
-"""Reader of labels.csv: one line per image.
+"""Reader of csv tables as people save them.
 
-Read as people save it: with or without a byte-order mark, separated by comma, semicolon or
-tab. Row numbers are those of a spreadsheet: the header is row 1. Rows that `row_filter` leaves out
-belong to other sites and are not read.
+With or without a byte-order mark, in UTF-8 or UTF-16, separated by comma, semicolon, tab or bar, with or without
+Excel's line `sep=;`. Any other encoding is refused with the way to save the table again: read as something
+else, a name with an accent would name nothing, or another patient. Row numbers are those of a spreadsheet.
 """
 
+import codecs
 import csv
+import re
+import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
-from client.config import Columns, CsvData, RowFilter
-from client.data.manifest import ImageRow
-from client.data.references import PictureFile
+from client.config import RowFilter
 from common.errors import SiteDataError
+
+_AROUND = f"{string.whitespace}\xa0\ufeff\u200b\u200e\u200f"
+"""Signs around a cell that nobody sees; Excel and web pages leave them."""
+_DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r"\ufeff?[\"']?sep=(?P<delimiter>[,;\t|])[\"']?\r?\n", re.IGNORECASE)
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_OTHER_FILES = {
+    b"PK\x03\x04": "an Excel or OpenDocument workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"%PDF": "a PDF",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+    b"\x1f\x8b": "a compressed file",
+}
+_SAVE_AS = (
+    "Save it as csv in UTF-8 (Excel: `CSV UTF-8 (comma delimited)`; LibreOffice: `Text CSV`, character set "
+    "`Unicode (UTF-8)`)"
+)
 
 MOST_BYTES = 2**28
 """A table is read whole; a million images take about a third of that."""
@@ -33,8 +54,11 @@ class CsvTable:
     """Rows with more cells than the header; which cell is which is not known, so they are left out."""
 
 
-def read_table(path: Path) -> CsvTable:
-    """A csv file with a header line. Raises SiteDataError if it cannot be read as one."""
+def read_table(path: Path, *, own: bool = False) -> CsvTable:
+    """A csv file with a header line; `own`: one that Consilium wrote, with names in any encoding.
+
+    Raises SiteDataError if it cannot be read as one.
+    """
     try:
         if path.exists() and not path.is_file():
             raise SiteDataError(f"{path} is not a file; expected a csv with a line of column names")
@@ -42,56 +66,30 @@ def read_table(path: Path) -> CsvTable:
             raise SiteDataError(
                 f"{path} has {path.stat().st_size:,} bytes; expected a csv of at most {MOST_BYTES:,}"
             )
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            delimiter = max(",;\t", key=first.count)
-            file.seek(0)
-            lines = list(csv.reader(file, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = _text(path, path.read_bytes(), "surrogateescape" if own else "strict")
+        first_row, delimiter, body = _separated(text)
+        lines = list(csv.reader(StringIO(body), delimiter=delimiter))
+    except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SiteDataError(f"{path} cannot be read as a csv file in UTF-8: {reason}") from error
+        raise SiteDataError(f"{path} cannot be read as a csv file: {reason}") from error
     if not lines or not any(lines[0]):
         raise SiteDataError(f"{path} is empty; expected a line of column names, then a line per image")
-    header = tuple(name.strip() for name in lines[0])
+    header = tuple(unicodedata.normalize("NFC", name).strip(_AROUND) for name in lines[0])
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise SiteDataError(f"{path} has the column {twice[0]!r} twice; every column needs its own name")
-    numbered = [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)]
+    numbered = [(number, cells) for number, cells in enumerate(lines[1:], start=first_row + 1) if any(cells)]
     problems = tuple(
         f"{path.name} row {number}: {len(cells)} cells under {len(header)} column names"
         for number, cells in numbered
         if len(cells) > len(header)
     )
     rows = tuple(
-        (number, {name: cell.strip() for name, cell in zip(header, cells, strict=False)})
+        (number, {name: cell.strip(_AROUND) for name, cell in zip(header, cells, strict=False)})
         for number, cells in numbered
         if len(cells) <= len(header)
     )
     return CsvTable(path, header, delimiter, rows, problems)
-
-
-def read_csv(config: CsvData) -> tuple[list[ImageRow], list[str]]:
-    """Rows and problems. Raises SiteDataError if the columns are not there."""
-    table = read_table(config.labels)
-    _require_columns(table, config)
-    chosen = list(_chosen(table, config.row_filter))
-    problems = [*table.problems]
-    rows = []
-    for number, cells in chosen:
-        source = f"{table.path.name} row {number}"
-        of_row = list(_problems(cells, source, config))
-        problems += of_row
-        if not of_row:
-            rows.append(_row(cells, source, config))
-    return rows, problems
-
-
-def is_file(path: Path) -> bool:
-    """Whether `path` is a file; False as well for a name that no file can have, such as one of 300 letters."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def require_columns(table: CsvTable, names: Sequence[str], what: str) -> None:
@@ -104,22 +102,11 @@ def require_columns(table: CsvTable, names: Sequence[str], what: str) -> None:
 
 def with_values(table: CsvTable, column: str, values: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows whose `column` holds one of `values`; without values, all. Raises SiteDataError."""
-    return _chosen(table, RowFilter(column=column, values=tuple(values)) if values else None)
+    return rows_of(table, RowFilter(column=column, values=tuple(values)) if values else None)
 
 
-def _require_columns(table: CsvTable, config: CsvData) -> None:
-    wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
-    if config.row_filter is not None:
-        wanted["data.row_filter.column"] = config.row_filter.column
-    missing = [f"{setting}={name!r}" for setting, name in wanted.items() if name not in table.header]
-    if missing:
-        raise SiteDataError(
-            f"{table.path} has no column for {', '.join(missing)}; "
-            f"it has the columns {', '.join(table.header)}. Name these in the site's YAML."
-        )
-
-
-def _chosen(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int, dict[str, str]]]:
+def rows_of(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered rows that the filter takes; without one, all. Raises SiteDataError if a value is not there."""
     if row_filter is None:
         yield from table.rows
         return
@@ -136,29 +123,38 @@ def _chosen(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int
     )
 
 
-def _problems(cells: dict[str, str], source: str, config: CsvData) -> Iterator[str]:
-    image, label = cells.get(config.columns.image, ""), cells.get(config.columns.label, "")
-    if not label:
-        yield f"{source}: no label"
-    if not image:
-        yield f"{source}: no image file"
-    elif not is_file(config.image_folder / image):
-        yield f"{source}: {config.image_folder / image} is not there"
+# --- from bytes to lines ---------------------------------------------------------------------
 
 
-def _row(cells: dict[str, str], source: str, config: CsvData) -> ImageRow:
-    columns: Columns = config.columns
-    return ImageRow(
-        image=PictureFile(config.image_folder / cells[columns.image]),
-        label=cells[columns.label],
-        group=_cell(cells, columns.group),
-        split=_cell(cells, columns.split),
-        source=source,
-        patient=_cell(cells, columns.patient),
-        lesion=_cell(cells, columns.lesion),
-        acquisition=_cell(cells, columns.acquisition),
-    )
+def _text(path: Path, data: bytes, errors: str) -> str:
+    """The file as text. Raises SiteDataError that says how to save it again."""
+    for start, what in _OTHER_FILES.items():
+        if data.lstrip()[: len(start)].lower() == start.lower():
+            raise SiteDataError(f"{path} is {what}, expected a csv. {_SAVE_AS}.")
+    if data.startswith(_UTF16):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise SiteDataError(f"{path} begins like UTF-16 and is cut short. {_SAVE_AS}.") from error
+    if data[:4096].count(b"\0") > len(data[:4096]) // 4:
+        raise SiteDataError(f"{path} holds zero bytes, like UTF-16 without its mark. {_SAVE_AS}.")
+    try:
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise SiteDataError(
+            f"{path} is not in UTF-8: line {row} has the byte 0x{data[error.start]:02X}, as tables of older programs "
+            f"have. {_SAVE_AS}."
+        ) from error
 
 
-def _cell(cells: dict[str, str], column: str | None) -> str | None:
-    return cells.get(column, "") or None if column else None
+def _separated(text: str) -> tuple[int, str, str]:
+    """Row number of the header, the delimiter, and the text from the header on."""
+    row = 1
+    if stated := _SEPARATOR.match(text):
+        row, text = row + 1, text[stated.end() :]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    while text.startswith("\n"):
+        row, text = row + 1, text[1:]
+    first = text.partition("\n")[0]
+    return row, stated["delimiter"] if stated else max(_DELIMITERS, key=first.count), text

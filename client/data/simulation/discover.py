@@ -23,9 +23,13 @@ from client.config import (
     RowFilter,
     SplitConfig,
 )
-from client.data.readers.folders import class_folders, folders_in, images_in
+from client.data.manifest import refuse
+from client.data.readers.folders import read_folders
+from client.data.readers.rows import Unused
+from client.data.readers.scan import beside_folders, folders_in, merged
 from client.data.readers.table import CsvTable, read_table
 from common.errors import SiteDataError
+from common.log import warn
 
 SITE_COLUMNS = ("site", "domain", "centre", "center")
 GROUP_COLUMNS = ("patient_id", "lesion_id", "group", "patient")
@@ -105,17 +109,23 @@ def _from_csv(table: CsvTable) -> FoundFederation:
 def _from_folders(folder: Path) -> FoundFederation:
     classes: set[str] = set()
     sites = []
+    parts = [("", beside_folders(folder))]
+    problems: list[str] = []
     names = site_names([path.name for path in folders_in(folder)])
     for root in folders_in(folder):
-        counted = [(path.name, side, len(images_in(path))) for path, side in class_folders(root)]
-        filled = [(label, side, count) for label, side, count in counted if count]
-        if not filled:
+        contents = read_folders(FoldersData(root=root))
+        parts.append((root.name, contents.unused))
+        problems += [f"{root.name}: {problem}" for problem in contents.problems]
+        if not contents.rows:
+            parts.append(("", [Unused("folders without an image in a class folder", (root.name,))]))
             continue
-        classes |= {label for label, _, _ in filled}
-        split = GroupedSplit() if filled[0][1] is None else ColumnSplit()
-        sites.append(
-            FoundSite(names[root.name], FoldersData(root=root), split, sum(count for _, _, count in filled))
-        )
+        classes |= {row.label for row in contents.rows}
+        split = GroupedSplit() if contents.rows[0].split is None else ColumnSplit()
+        sites.append(FoundSite(names[root.name], FoldersData(root=root), split, len(contents.rows)))
+    if problems:
+        refuse(f"{folder} is no federation", problems, "Correct the folders, then start again.")
+    for unused in merged(parts):
+        warn(f"not used: {unused.text}", kind=unused.kind, number=len(unused.names))
     if not sites:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
         shown = ", ".join(inside[:10]) + (", ..." if len(inside) > 10 else "")

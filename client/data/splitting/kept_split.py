@@ -94,12 +94,12 @@ def _write(path: Path, sides: dict[str, Side]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "split"])
     writer.writerows(sorted(sides.items()))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _read(path: Path) -> dict[str, Side]:
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.reader(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()))
         assert rows[0] == ["image", "split"]
         sides: dict[str, Side] = {}
         for image, side in rows[1:]:

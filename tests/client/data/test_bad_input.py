@@ -53,7 +53,7 @@ def test_wrong_lines_are_all_named_before_any_image_is_decoded(files, tmp_path):
     text = str(caught.value)
     # The header and 26 images are rows 1 to 27.
     assert "row 28: " in text
-    assert "gone.jpg is not there" in text
+    assert "no image 'images/x/gone.jpg' in" in text
     assert "row 29: class 'melanoma' is not in the study (1 image(s)), which has mel, nv" in text
     assert "row 30: " in text
 

@@ -80,7 +80,10 @@ def test_a_sound_site_may_take_part_and_its_contents_are_listed(site: Site) -> N
     report = site.report()
     assert report.may_take_part
     assert texts(report, "look") == []
-    space, contents, speed = texts(report, "fine")
+    largest, space, contents, speed = texts(report, "fine")
+    assert largest.startswith(
+        "the patient or lesion with the most images has 1 of 20 (5%), that of labels.csv row"
+    )
     # 20 images of 256 x 256 x 3 bytes are 3.75 MiB
     assert space == "decoded images will take 4 MiB of memory, for an encoder that keeps 256 x 256 pixels"
     assert contents == (
@@ -223,7 +226,7 @@ STOP: list[tuple[Plant, str]] = [
     (bomb, r"bomb.png\) has more pixels than"),
     (too_tiny, r"dot.png\) is 4 x 4 pixels"),
     (floating, r"float.tif\) has floating-point pixels"),
-    (missing, r"row \d+: .*lost.png is not there"),
+    (missing, r"row \d+: no image \'lost.png\'"),
     (unlabelled, r"row \d+: no label"),
     (unknown, r"class 'melanoma' is not in the study \(1 image"),
     (contradicted, r"under two classes.*\n.*3.png\) = .*other.png"),
@@ -240,9 +243,9 @@ LOOK: list[tuple[Plant, str]] = [
     (copied, r"there more than once(.*\n)*.*1.png\) = .*copy.png"),
     (resaved, r"1 pair.*nearly the same.*\n.*5.png\) ~ .*shrunk.jpg"),
     (rare, r"fewer than 5 patients or lesions.*\n  df: 3"),
-    (ungrouped, r"1 of \d+ images name no patient or lesion"),
+    (ungrouped, r"1 of \d+ images \(\d+%\) name no patient or lesion"),
     (repeated, r"1 row\(s\) repeat another row"),
-    (unnamed, r"1 image file\(s\) have no row in labels.csv.*\n  more.new.png"),
+    (unnamed, r"not used: 1 image files that no row of labels.csv names:\n  more.new.png"),
 ]
 
 

@@ -69,7 +69,7 @@ def test_all_problems_of_a_csv_are_reported_at_once_with_row_numbers(tmp_path):
     text = str(caught.value)
     assert "labels.csv cannot be used as it is: 6 problems" in text
     assert "row 3: " in text
-    assert "missing.png is not there" in text
+    assert "no image 'missing.png' in" in text
     assert "row 4: class 'Mel' is not in the study (1 image(s)), which has mel, nv; did you mean mel?" in text
     assert "row 6: no label" in text
     assert "row 7: no image file" in text

@@ -1,0 +1,175 @@
+"""Look-up of the image file that a table names.
+
+Tables are made on other machines than images: `.jpg` for `.JPG`, backslashes, another Unicode form of an accent,
+or only the name without its ending. A name is looked up as it stands first. Otherwise the one file with nearly that
+name is taken, and counted; two such files are a problem, because nobody can know which one is meant.
+"""
+
+import filecmp
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from client.data.readers.rows import Unused
+from client.data.readers.scan import SUFFIXES, Scan, is_no_image, merged, scan
+from client.data.references import BadImage
+from common.errors import SiteDataError
+
+_SHOWN = 3
+_DOWNSAMPLED = "_downsampled"
+"""ISIC 2019 has some images under such a name; its tables name them with and without it."""
+_DRIVE = re.compile(r"[a-z]:/")
+
+
+class ImageFinder:
+    """Image files under some folders, by their paths, names, or names without ending."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Raises SiteDataError if one of the folders is not there."""
+        for folder in folders:
+            if not folder.is_dir():
+                raise SiteDataError(
+                    f"{folder} is not a folder; point data.images at the folder of the images"
+                )
+        self._folders = tuple(folders)
+        self._used: set[Path] = set()
+        self._inexact: list[str] = []
+        self._copies: dict[Path, str] = {}
+
+    def find(self, name: str) -> Path:
+        """The file that `name` means. Raises BadImage that says why there is none."""
+        path = self._exact(name) or self._nearest(name)
+        self._used.add(path)
+        return path
+
+    def unused(self, table: Path, others: Iterable[str] = ()) -> list[Unused]:
+        """What lies in the folders and was not found; `table` names the images.
+
+        Without the images that `others` names: rows of other sites, for example.
+        """
+        inexact = tuple(self._inexact)
+        used = {os.path.realpath(path) for path in (*self._used, *self._copies, *self._existing(others))}
+        left = [
+            path.relative_to(folder).as_posix()
+            for folder, inside in zip(self._folders, self._scans, strict=True)
+            for path in inside.images
+            if os.path.realpath(path) not in used
+        ]
+        kinds = [
+            (f"image files that no row of {table.name} names", left),
+            ("images whose name differs from the table's in ending, case, accents or folder", inexact),
+            ("copies, byte for byte, of an image that is used", sorted(self._copies.values())),
+        ]
+        beside = merged([("", inside.unused) for inside in self._scans])
+        return [
+            *(Unused(kind, tuple(names)) for kind, names in kinds if names),
+            # A table says which files are images; other files are not missed.
+            *(entry for entry in beside if not is_no_image(entry.kind)),
+        ]
+
+    @property
+    def description(self) -> str:
+        """The folders, for a message."""
+        return ", ".join(map(str, self._folders))
+
+    def _existing(self, names: Iterable[str]) -> Iterator[Path]:
+        for name in names:
+            try:
+                yield self._exact(name) or self._nearest(name)
+            except BadImage:
+                continue
+
+    # --- as it stands ------------------------------------------------------------------------
+
+    def _exact(self, name: str) -> Path | None:
+        return (
+            next((path for folder in self._folders if is_file(path := folder / name)), None) if name else None
+        )
+
+    # --- nearly ------------------------------------------------------------------------------
+
+    def _nearest(self, name: str) -> Path:
+        wanted = PurePosixPath(_folded(name))
+        if not wanted.name:
+            raise BadImage("no name of an image")
+        stem = wanted.stem if wanted.suffix in SUFFIXES else wanted.name
+        stems = dict.fromkeys((wanted.name, stem, f"{stem}{_DOWNSAMPLED}", stem.removesuffix(_DOWNSAMPLED)))
+        for path in self._places(wanted):
+            index = self._by_path if len(path.parts) > 1 else self._by_name
+            for key in stems:
+                if found := index.get(str(path.with_name(key))):
+                    only = self._only(name, found)
+                    if wanted.suffix in SUFFIXES or path != wanted:
+                        self._inexact.append(f"{name} is {self._short(only)}")
+                    return only
+        raise BadImage(f"no image {name!r} in {self.description}")
+
+    def _places(self, wanted: PurePosixPath) -> Iterator[PurePosixPath]:
+        """The path itself; of one that is absolute on the table's machine also its ends, the longest first.
+
+        A relative path is not shortened: `b/1.jpg` is not the image that row `a/1.jpg` means.
+        """
+        yield wanted
+        if wanted.is_absolute() or _DRIVE.match(str(wanted)):
+            yield from (PurePosixPath(*wanted.parts[start:]) for start in range(1, len(wanted.parts)))
+
+    def _only(self, name: str, found: list[Path]) -> Path:
+        first, *others = found
+        if any(not _same_bytes(first, other) for other in others):
+            shown = ", ".join(map(self._short, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+            raise BadImage(
+                f"{len(found)} files are called {name!r}: {shown}; write the whole path in the table, "
+                "or keep only the image in this folder"
+            )
+        self._copies |= {other: self._short(other) for other in others}
+        return first
+
+    def _short(self, path: Path) -> str:
+        home = next(folder for folder in self._folders if path.is_relative_to(folder))
+        return path.relative_to(home).as_posix()
+
+    @cached_property
+    def _scans(self) -> tuple[Scan, ...]:
+        return tuple(scan(folder) for folder in self._folders)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Files by name, and by name without ending, in whatever folder."""
+        return self._index(lambda path, _: PurePosixPath(_folded(path.name)))
+
+    @cached_property
+    def _by_path(self) -> dict[str, list[Path]]:
+        return self._index(lambda path, folder: PurePosixPath(_folded(path.relative_to(folder).as_posix())))
+
+    def _index(self, key: Callable[[Path, Path], PurePosixPath]) -> dict[str, list[Path]]:
+        index: defaultdict[str, list[Path]] = defaultdict(list)
+        for folder, inside in zip(self._folders, self._scans, strict=True):
+            for path in inside.images:
+                name = key(path, folder)
+                for text in {
+                    str(name),
+                    str(name.with_name(name.stem)) if name.suffix in SUFFIXES else str(name),
+                }:
+                    index[text].append(path)
+        return index
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; False as well for a name that no file can have, such as one of 300 letters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
+def _folded(name: str) -> str:
+    """One spelling for names that people and operating systems take for the same."""
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).casefold().removeprefix("./")
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False)

@@ -1,0 +1,45 @@
+"""Which values name a patient, and which say that none is known."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from client.data.manifest import ImageRow
+from client.data.readers.patients import is_nobody, named
+from client.data.references import PictureFile
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["unknown", "Unknown", "NONE", "n/a", "N.A.", "-", "--", "?", "nan", "NaN", "null", "", " ", "unbekannt",
+     "#N/A", "<NA>", "anonymous", "Not available", "...", "\uff4e\uff0f\uff41"],
+)  # fmt: skip
+def test_values_that_name_nobody(value: str) -> None:
+    assert is_nobody(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["P1", "0", "007", "Nanna", "none1", "A-12", "X", "unknown-17", "张伟", "Nil Özil"]
+)
+def test_values_that_may_name_somebody(value: str) -> None:
+    assert not is_nobody(value)
+
+
+def rows(number: int) -> list[ImageRow]:
+    return [ImageRow(PictureFile(Path(f"{i}.png")), "mel", None, None, f"row {i}") for i in range(number)]
+
+
+def test_images_of_unknown_patients_are_of_none_and_are_counted_by_what_they_say() -> None:
+    result, unused = named(rows(5), ["P1", "unknown", "n/a", "unknown", ""], "patient")
+    assert [row.patient for row in result] == ["P1", None, None, None, None]
+    assert [entry.text for entry in unused] == [
+        "1 images whose patient is written 'n/a', which names nobody (row 2)",
+        "2 images whose patient is written 'unknown', which names nobody (row 1, row 3)",
+    ]
+
+
+def test_one_name_in_two_forms_of_unicode_is_one_patient() -> None:
+    forms = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    result, _ = named(rows(2), forms, "lesion")
+    assert result[0].lesion == result[1].lesion
