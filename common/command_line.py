@@ -9,6 +9,7 @@ reader of the output is gone (`| head`). The last four are 128 plus the signal's
 """
 
 import inspect
+import io
 import os
 import select
 import signal
@@ -122,6 +123,10 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
 
     Only what no user can cause is raised.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show, or of another encoding, must not end a command.
+            stream.reconfigure(errors="backslashreplace")
     root = typer.main.get_command(app)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:

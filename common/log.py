@@ -68,7 +68,7 @@ def start(form: LogFormat = "readable", file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_file_handler(file))
     for old in logger.handlers[:]:
         logger.removeHandler(old)
         old.close()
@@ -79,11 +79,16 @@ def start(form: LogFormat = "readable", file: Path | None = None) -> None:
     logger.propagate = False  # Flower configures its own handlers; a line must not appear twice
 
 
+def _file_handler(file: Path) -> logging.FileHandler:
+    # A file name of another encoding than UTF-8 is written as escapes, which are valid in JSON, too.
+    return logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+
+
 @contextmanager
 def also_to(file: Path) -> Iterator[None]:
     """Events go to `file`, too, as long as this lasts."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = _file_handler(file)
     handler.setFormatter(JsonFormatter() if form() == "json" else ReadableFormatter())
     logger.addHandler(handler)
     try:

@@ -67,21 +67,24 @@ def _predict(
     """Predict class probabilities for images with a finished study.
 
     Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed
-    and skipped; the exit code is 1 then. For research; not a medical device.
+    and skipped; the exit code is 1 then. Hidden files and those of the operating system are listed, too. For research; not a medical device.
     """
     from common.files import write_atomically
     from consilium_fl.prediction import load_predictor
 
     predictor = load_predictor(study, head, weights_dir=weights, device=device)
     if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name of any encoding comes out as the bytes that it has.
+            sys.stdout.reconfigure(errors="surrogateescape")
         problems = predictor.write_csv(images, sys.stdout)
     else:
         text = io.StringIO()
         problems = predictor.write_csv(images, text)
-        write_atomically(out, text.getvalue().encode())
+        write_atomically(out, text.getvalue().encode(errors="surrogateescape"))
     for problem in problems:
         print(f"left out: {problem.path} {problem.reason}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if any(not problem.is_usual for problem in problems) else 0
 
 
 def _merge(

@@ -100,7 +100,7 @@ def token(key: bytes, name: str) -> str:
 
 
 def _keyed(key: bytes, text: str) -> bytes:
-    return hmac.new(key, text.encode(), hashlib.sha256).digest()
+    return hmac.new(key, text.encode(errors="surrogateescape"), hashlib.sha256).digest()
 
 
 # --- hashes of an image -----------------------------------------------------------------------
@@ -169,7 +169,7 @@ def list_shared(
     table = csv.writer(text)
     table.writerow(["match", "label", "image", "source"])
     table.writerows(lines)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
     matches = [line[0] for line in lines]
     return {match: matches.count(match) for match in ("same", "similar") if match in matches}
 

@@ -1,14 +1,14 @@
 """Images among the files and folders that a person names: references to each, and the files that are none."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.decoding import dicom
+from client.data.readers.scan import USUAL, every_file, is_dicom
 from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
 
-_DICOM_MARK = b"DICM"
-_HIDDEN = "."
 
 
 @dataclass(frozen=True)
@@ -17,32 +17,46 @@ class Unreadable:
 
     path: Path
     reason: str
+    is_usual: bool = False
+    """True for hidden files and those of the operating system, which lie in most folders."""
 
 
 def references(paths: Sequence[Path]) -> Iterator[tuple[Path, ImageReference] | Unreadable]:
-    """Every image in files and folders (all that is below, without hidden files), each frame of a DICOM.
+    """Every image in files and folders, all that is below and what links lead to, each frame of a DICOM.
 
-    A file that cannot be opened as an image comes as `Unreadable`, and the rest follows.
+    A file that is no image comes as `Unreadable`, and the rest follows.
     """
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(_HIDDEN))
-            if not inside:
-                yield Unreadable(path, "holds no files")
-            for file in inside:
-                yield from _of_file(file)
+            yield from _of_folder(path)
         else:
             yield from _of_file(path)
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[Path, ImageReference] | Unreadable]:
+    passed_over: defaultdict[str, list[str]] = defaultdict(list)
+    try:
+        files = every_file(folder, passed_over)
+    except OSError as error:
+        yield Unreadable(Path(error.filename or folder), f"cannot be read ({error.strerror})")
+        return
+    if not files:
+        yield Unreadable(folder, "holds no files")
+    for file in files:
+        yield from _of_file(file)
+    for kind, names in passed_over.items():
+        for name in names:
+            yield Unreadable(folder / name, f"is one of the {kind}", is_usual=kind in USUAL)
 
 
 def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Unreadable]:
     try:
         with path.open("rb") as file:
-            is_dicom = file.read(132)[128:] == _DICOM_MARK
+            marked = is_dicom(file.read(132))
     except OSError as error:
         yield Unreadable(path, f"cannot be read ({error.strerror})")
         return
-    if not is_dicom:
+    if not marked:
         yield path, PictureFile(path)
         return
     try:

@@ -8,6 +8,7 @@ read it. It holds everything it needs and forbids the browser to fetch anything.
 import base64
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ _TEMPLATES.filters["thousands"] = "{:,}".format
 
 def write(report: Report, path: Path, now: datetime) -> None:
     """Write the page for its owner alone. Raises StorageError."""
-    write_atomically(path, page(report, now).encode(), private=True)
+    write_atomically(path, page(report, now).encode(errors="backslashreplace"), private=True)
 
 
 def page(report: Report, now: datetime) -> str:
@@ -173,7 +174,7 @@ def _samples(report: Report) -> dict[str, list[ImageRow]]:
     each = max(1, min(_SAMPLES, _MOST_SAMPLES // max(len(classes), 1)))
     rows = sorted(
         (row for row in report.manifest.rows if row.image.key not in bad),
-        key=lambda row: hashlib.sha256(row.image.name.encode()).digest(),
+        key=lambda row: hashlib.sha256(os.fsencode(row.image.name)).digest(),
     )
     return {name: [row for row in rows if row.label == name][:each] for name in classes}
 

@@ -94,8 +94,18 @@ def named(
         if name and is_nobody(name):
             nobody[name].append(row.source)
             name = ""
-        result.append(replace(row, **{kind: name or None}))
+        result.append(_with_name(row, kind, name or None))
     return result, [
         Unused(f"images whose {kind} is written {value!r}, which names nobody", tuple(sources))
         for value, sources in sorted(nobody.items())
     ]
+
+
+def _with_name(row: ImageRow, kind: Kind, name: str | None) -> ImageRow:
+    match kind:
+        case "patient":
+            return replace(row, patient=name)
+        case "lesion":
+            return replace(row, lesion=name)
+        case "group":
+            return replace(row, group=name)

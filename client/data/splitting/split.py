@@ -113,7 +113,7 @@ def write_split(
     writer.writerow([*table.header, "split"])
     for row, side in zip(cells, sides, strict=True):
         writer.writerow([*(row.get(name, "") for name in table.header), side])
-    write_atomically(out_csv, text.getvalue().encode())
+    write_atomically(out_csv, text.getvalue().encode(errors="surrogateescape"))
 
 
 # --- the kinds of split --------------------------------------------------------------------

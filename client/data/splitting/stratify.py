@@ -48,4 +48,4 @@ def deal(
 
 
 def _shuffled(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogateescape")).digest()
