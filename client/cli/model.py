@@ -66,8 +66,9 @@ def _predict(
 ) -> int:
     """Predict class probabilities for images with a finished study.
 
-    Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed
-    and skipped; the exit code is 1 then. Hidden files and those of the operating system are listed, too. For research; not a medical device.
+    Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed and
+    skipped; the exit code is 1 then. Hidden files and those of the operating system are listed, too. For research;
+    not a medical device.
     """
     from common.files import write_atomically
     from consilium_fl.prediction import load_predictor

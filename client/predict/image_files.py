@@ -10,7 +10,6 @@ from client.data.readers.scan import USUAL, every_file, is_dicom
 from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
 
 
-
 @dataclass(frozen=True)
 class Unreadable:
     """A file that is not an image that can be used; `reason` ends the sentence that begins with the path."""

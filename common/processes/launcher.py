@@ -189,7 +189,7 @@ class Processes:
     def _tell(self, line: str) -> None:
         if self._watchdog is not None and self._watchdog.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # without a watchdog everything else still works
-                self._watchdog.stdin.write(os.fsencode(line))
+                self._watchdog.stdin.write(line.encode(errors="surrogateescape"))
                 self._watchdog.stdin.flush()
 
     def _dismiss(self) -> None:

@@ -143,7 +143,8 @@ def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) ->
     if alone:
         warn(
             f"{alone} of {len(rows)} images name no group and count as a group each; "
-            "if a lesion or patient has several images, list them in a csv with data.columns.group",
+            "if a lesion or patient has several images, name it by data.columns.patient of a csv or "
+            "data.group.pattern of folders",
             without_group=alone,
         )
     owners = [_owner(row.group, place) for row, place in zip(rows, places(rows), strict=True)]

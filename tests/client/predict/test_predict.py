@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,24 @@ def test_every_image_of_a_folder_gets_a_line_and_what_is_none_is_named(
     out = tmp_path / "softmax.csv"
     assert main([*arguments[:-1], "--out", str(out)]) == 0
     assert len(lines(out.read_text())) == 30
+
+
+def test_names_of_any_encoding_links_and_hidden_files_do_not_stop_a_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = next((tmp_path / "north-images" / "pale").glob("*.png"))
+    folder, elsewhere = tmp_path / "scans", tmp_path / "elsewhere"
+    for home in (folder, elsewhere):
+        home.mkdir()
+    shutil.copy(source, folder / os.fsdecode(b"f\xfcnf.png"))
+    shutil.copy(source, elsewhere / "b.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / ".DS_Store").touch()
+    out = tmp_path / "classes.csv"
+    assert main(["predict", "--study", str(run), "--device", "cpu", str(folder), "--out", str(out)]) == 0
+    names = [line["file"] for line in lines(out.read_text(errors="surrogateescape"))]
+    assert names == [str(folder / os.fsdecode(b"f\xfcnf.png")), str(folder / "linked" / "b.png")]
+    assert ".DS_Store is one of the files of the operating system" in capsys.readouterr().err
 
 
 def test_a_local_head_is_applied_from_the_sites_own_folder(
