@@ -47,21 +47,21 @@ def read_csv(config: CsvData) -> ReadRows:
             split, acquisition = (_cell(cells, column) for column in (columns.split, columns.acquisition))
             rows.append(ImageRow(PictureFile(path), label, None, split, source, acquisition=acquisition))
             cells_of_rows.append(cells)
-    rows, nobody = _grouped(rows, cells_of_rows, config)
+    rows, placeholders = _grouped(rows, cells_of_rows, config)
     numbers = {number for number, _ in chosen}
     others = [cells.get(columns.image, "") for number, cells in table.rows if number not in numbers]
-    return ReadRows(rows, problems, [*nobody, *finder.unused(table.path, others)])
+    return ReadRows(rows, problems, [*placeholders, *finder.unused(table.path, others)])
 
 
 def _grouped(
     rows: list[ImageRow], cells_of_rows: Sequence[dict[str, str]], config: CsvData
 ) -> tuple[list[ImageRow], list[Unused]]:
-    nobody: list[Unused] = []
+    placeholders: list[Unused] = []
     for kind in _KINDS:
         if column := getattr(config.columns, kind):
             rows, unknown = named(rows, [cells.get(column) for cells in cells_of_rows], kind)
-            nobody += unknown
-    return rows, nobody
+            placeholders += unknown
+    return rows, placeholders
 
 
 def _require_columns(table: CsvTable, config: CsvData) -> None:

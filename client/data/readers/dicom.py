@@ -23,7 +23,7 @@ from client.data.decoding.dicom import num_frames, read_header
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
-from client.data.readers.patients import is_nobody
+from client.data.readers.patients import is_placeholder
 from client.data.readers.rows import ReadRows, Unused, by_kind
 from client.data.readers.scan import USUAL, every_file, is_dicom, kind_of
 from client.data.readers.table import CsvTable, read_table, require_columns
@@ -120,7 +120,7 @@ def _rows(
 ) -> Iterator[ImageRow]:
     window = None if config.window is None else Window(config.window.centre, config.window.width)
     patient, study = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
-    patient = "" if is_nobody(patient) else patient
+    patient = "" if is_placeholder(patient) else patient
     device = f"{_text(header, 'Manufacturer')} {_text(header, 'ManufacturerModelName')}".strip()
     kind, identifier = ("patient", patient) if patient else ("study", study)
     frames = num_frames(header)

@@ -41,9 +41,9 @@ def read_ham10000(config: Ham10000Data) -> ReadRows:
             ImageRow(PictureFile(path), cells.get("dx", ""), None, None, source, acquisition=acquisition)
         )
         lesions.append(cells.get("lesion_id", ""))
-    rows, nobody = named(rows, lesions, "lesion")
+    rows, placeholders = named(rows, lesions, "lesion")
     others = [cells.get("image_id", "") for number, cells in table.rows if number not in chosen]
-    return ReadRows(rows, problems, [*nobody, *images.unused(table.path, others)])
+    return ReadRows(rows, problems, [*placeholders, *images.unused(table.path, others)])
 
 
 def _sources(config: Ham10000Data, table: CsvTable) -> tuple[str, tuple[str, ...]]:

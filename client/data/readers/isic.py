@@ -72,10 +72,10 @@ def _rows(
             ImageRow(PictureFile(path), right[0], None, side, source, acquisition=cells.get("center"))
         )
         lesion_of_rows.append(lesions.get(name))
-    rows, nobody = named(rows, lesion_of_rows, "lesion")
+    rows, placeholders = named(rows, lesion_of_rows, "lesion")
     # Those of other centres, and those with a problem of their own.
     others = [cells.get("image", "") for _, cells in table.rows]
-    return ReadRows(rows, problems, [*nobody, *images.unused(table.path, others)])
+    return ReadRows(rows, problems, [*placeholders, *images.unused(table.path, others)])
 
 
 def _is_one(cell: str) -> bool:

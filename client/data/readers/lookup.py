@@ -2,7 +2,7 @@
 
 Tables are made on other machines than images: `.jpg` for `.JPG`, backslashes, another Unicode form of an accent,
 or only the name without its ending. A name is looked up as it stands first. Otherwise the one file with nearly that
-name is taken, and counted; two such files are a problem, because nobody can know which one is meant.
+name is taken, and counted; two such files are a problem, because none of them is surely meant.
 """
 
 import filecmp

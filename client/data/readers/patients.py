@@ -1,4 +1,4 @@
-"""Names of patients, lesions and groups: which values name somebody, and which say that nobody is known.
+"""Names of patients, lesions and groups, and placeholders that stand where no name is known.
 
 Exports write `unknown`, `n/a` or `-` where a patient is not known. Taken as a name, such a value makes one patient
 of many, and all of its images come on one side of the split.
@@ -15,7 +15,7 @@ from client.data.readers.rows import Unused
 
 Kind: TypeAlias = Literal["patient", "lesion", "group"]
 
-_NOBODY = frozenset(
+_PLACEHOLDERS = frozenset(
     [
         "unknown",
         "unk",
@@ -73,31 +73,31 @@ _NOBODY = frozenset(
 }
 
 
-def is_nobody(value: str) -> bool:
+def is_placeholder(value: str) -> bool:
     """True for a value that stands where no name is known, such as `unknown`, `n/a`, `-` or `???`."""
     folded = unicodedata.normalize("NFKC", value).strip().casefold()
-    # Nothing but signs names nobody either.
-    return not any(sign.isalnum() for sign in folded) or folded in _NOBODY
+    # Nothing but signs is a placeholder either.
+    return not any(sign.isalnum() for sign in folded) or folded in _PLACEHOLDERS
 
 
 def named(
     rows: Sequence[ImageRow], values: Iterable[str | None], kind: Kind
 ) -> tuple[list[ImageRow], list[Unused]]:
-    """Rows with their patient, lesion or group, and the values that name nobody, by what they say.
+    """Rows with their patient, lesion or group, and the placeholders, by what they say.
 
     Two spellings of an accent are one name (Unicode NFC).
     """
-    nobody: defaultdict[str, list[str]] = defaultdict(list)
+    placeholders: defaultdict[str, list[str]] = defaultdict(list)
     result = []
     for row, value in zip(rows, values, strict=True):
         name = unicodedata.normalize("NFC", value or "").strip()
-        if name and is_nobody(name):
-            nobody[name].append(row.source)
+        if name and is_placeholder(name):
+            placeholders[name].append(row.source)
             name = ""
         result.append(_with_name(row, kind, name or None))
     return result, [
-        Unused(f"images whose {kind} is written {value!r}, which names nobody", tuple(sources))
-        for value, sources in sorted(nobody.items())
+        Unused(f"images whose {kind} is written {value!r}, which is a placeholder", tuple(sources))
+        for value, sources in sorted(placeholders.items())
     ]
 
 

@@ -1,7 +1,7 @@
 """Scan of a folder for image files, that also says what lies there and is no image.
 
 Hospitals' folders hold more than images: files of the operating system, masks, tables, links. Whatever a scan
-passes over is named with its kind, because an image that is passed over in silence is missed by nobody.
+passes over is named with its kind, because a person cannot miss what is passed over in silence.
 
 Links are followed, each folder once. A file is an image by its ending, or by its first bytes if it has no
 ending. Masks that lie beside their images under the same name are not images of a class.

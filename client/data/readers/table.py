@@ -20,7 +20,7 @@ from client.config import RowFilter
 from common.errors import SiteDataError
 
 _AROUND = f"{string.whitespace}\xa0\ufeff\u200b\u200e\u200f"
-"""Signs around a cell that nobody sees; Excel and web pages leave them."""
+"""Invisible signs around a cell; Excel and web pages leave them."""
 _DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"\ufeff?[\"']?sep=(?P<delimiter>[,;\t|])[\"']?\r?\n", re.IGNORECASE)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

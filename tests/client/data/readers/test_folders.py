@@ -72,11 +72,11 @@ def test_a_pattern_over_the_path_names_the_patient(
     assert without == ([("nv/other.png",)] if patients else [])
 
 
-def test_a_patient_in_a_folder_of_the_path_that_names_nobody_is_none(tmp_path: Path) -> None:
+def test_a_patient_in_a_folder_of_the_path_that_is_a_placeholder_is_none(tmp_path: Path) -> None:
     picture(tmp_path / "mel" / "unknown" / "a.png")
     contents = read_folders(FoldersData(root=tmp_path, group=GroupPattern(pattern="mel/([^/]+)/")))
     assert contents.rows[0].patient is None
-    assert contents.unused[0].kind == "images whose patient is written 'unknown', which names nobody"
+    assert contents.unused[0].kind == "images whose patient is written 'unknown', which is a placeholder"
 
 
 def test_a_pattern_that_is_no_expression_is_an_error() -> None:

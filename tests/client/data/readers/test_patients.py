@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.data.manifest import ImageRow
-from client.data.readers.patients import is_nobody, named
+from client.data.readers.patients import is_placeholder, named
 from client.data.references import PictureFile
 
 
@@ -16,14 +16,14 @@ from client.data.references import PictureFile
      "#N/A", "<NA>", "anonymous", "Not available", "...", "\uff4e\uff0f\uff41"],
 )  # fmt: skip
 def test_values_that_name_nobody(value: str) -> None:
-    assert is_nobody(value)
+    assert is_placeholder(value)
 
 
 @pytest.mark.parametrize(
     "value", ["P1", "0", "007", "Nanna", "none1", "A-12", "X", "unknown-17", "张伟", "Nil Özil"]
 )
 def test_values_that_may_name_somebody(value: str) -> None:
-    assert not is_nobody(value)
+    assert not is_placeholder(value)
 
 
 def rows(number: int) -> list[ImageRow]:
@@ -34,8 +34,8 @@ def test_images_of_unknown_patients_are_of_none_and_are_counted_by_what_they_say
     result, unused = named(rows(5), ["P1", "unknown", "n/a", "unknown", ""], "patient")
     assert [row.patient for row in result] == ["P1", None, None, None, None]
     assert [entry.text for entry in unused] == [
-        "1 images whose patient is written 'n/a', which names nobody (row 2)",
-        "2 images whose patient is written 'unknown', which names nobody (row 1, row 3)",
+        "1 images whose patient is written 'n/a', which is a placeholder (row 2)",
+        "2 images whose patient is written 'unknown', which is a placeholder (row 1, row 3)",
     ]
 
 
