@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 could not; 2 wrong usage; 130, 143 and 129 stopped by Ctrl
 reader of the output is gone (`| head`). The last four are 128 plus the signal's number, as shells report it.
 """
 
+import errno
 import inspect
 import io
 import os
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DONE, COULD_NOT, INTERRUPTED = 0, 1, 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Handler: TypeAlias = Callable[..., int]
 """A command: its options in, its exit code out."""
@@ -156,6 +159,14 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
             raise  # another pipe: a fault of ours
         _discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _discard_output()
+        print(
+            f"nothing more could be written: {error.strerror}; make room, or write elsewhere", file=sys.stderr
+        )
+        return COULD_NOT
     return int(code or DONE)
 
 
@@ -189,6 +200,8 @@ def _reader_is_gone() -> bool:
 
 def _discard_output() -> None:
     """Send the rest to nowhere: at exit Python writes what is left, and would complain."""
+    if sys.stdout is None:
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

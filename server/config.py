@@ -1,12 +1,15 @@
 """Where the server runs and who is enrolled. Owned by the operator, never sent to a site."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.config import Name
+from common.network.hosts import EVERY_IPV4, listening_address, reachable_host
 from common.settings import Frozen
+
+Host: TypeAlias = Annotated[str, AfterValidator(reachable_host)]
 
 
 class ServerConfig(Frozen):
@@ -37,12 +40,15 @@ class SiteEntry(Frozen):
 class Address(Frozen):
     """Where the sites find the server."""
 
-    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
-    """DNS names and addresses in its certificate; the sites connect to the first."""
+    hosts: Annotated[
+        tuple[Host, ...], Field(min_length=1), AfterValidator(lambda hosts: tuple(dict.fromkeys(hosts)))
+    ]
+    """DNS names and addresses in its certificate, without port; the sites connect to the first. An umlaut domain is
+    put into the form that certificates have (`xn--`)."""
     port: Annotated[int, Field(ge=1, le=65535)] = 9092
     """The one port that has to be open to the sites."""
-    listen: str = "0.0.0.0"
-    """Address of this machine that the server listens on; 0.0.0.0 is every one."""
+    listen: Annotated[str, AfterValidator(listening_address)] = EVERY_IPV4
+    """Address of this machine that the server listens on; 0.0.0.0 is every one, :: every one with IPv6."""
 
 
 class FederationConfig(Frozen):

@@ -10,6 +10,7 @@ import typer
 from client.cli.options import MODELS
 from common import log
 from common.command_line import command
+from common.errors import ConfigError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -75,6 +76,8 @@ def _predict(
 
     predictor = load_predictor(study, head, weights_dir=weights, device=device)
     if out is None:
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed; name a file with --out FILE.csv")
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A file name of any encoding comes out as the bytes that it has.
             sys.stdout.reconfigure(errors="surrogateescape")

@@ -13,6 +13,7 @@ from client.cli.options import SETTING_UP, TAKING_PART, GatewayFile, SiteFile, T
 from common import log, terminal
 from common.command_line import command
 from common.errors import ConfigError
+from common.network import unix_sockets
 from common.polling import POLL_S
 
 
@@ -72,6 +73,8 @@ def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = No
     socket = socket or site.socket
     if socket is None:
         raise ConfigError(f"{settings} names no socket; add `socket: PATH`, or give one with --socket")
+    if (why := unix_sockets.too_long(socket)) is not None:
+        raise ConfigError(why)  # before the images are read
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 import grpc
 
 from common.errors import SiteFailure, StorageError
+from common.network import unix_sockets
 from common.wire import TRAINER_METHOD, TRAINER_SERVICE
 from common.wire.codec import chunks
 
@@ -26,9 +28,8 @@ TRIES = 3
 """Times that a plan is sent to a trainer that crashes while it works on it. The machine may have been the
 cause, so it is sent again; the plan itself may be the cause, so the tries are limited."""
 
-_OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20)]
-# sun_path of struct sockaddr_un holds 108 bytes with its closing zero (unix(7)).
-_LONGEST_SOCKET_PATH = 107
+# A socket is on this machine: no proxy of the environment is asked.
+_OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20), ("grpc.enable_http_proxy", 0)]
 
 
 class _ConnectionLost(Exception):
@@ -139,10 +140,7 @@ def _is_served(socket: Path) -> bool:
 
 
 def _address(socket: Path) -> str:
-    path = str(socket.absolute())
-    if len(path.encode()) > _LONGEST_SOCKET_PATH:
-        raise SiteFailure(
-            f"the socket's path has {len(path.encode())} bytes, a Unix socket allows "
-            f"{_LONGEST_SOCKET_PATH}; give a shorter one"
-        )
-    return f"unix:{path}"
+    if (why := unix_sockets.too_long(socket)) is not None:
+        raise SiteFailure(why)
+    # gRPC reads it as a URI, in which ?, # and % have meanings.
+    return f"unix:{quote(os.fsencode(socket.absolute()))}"

@@ -9,13 +9,14 @@ end, because the fault may be fixed elsewhere. The log gives the reason in plain
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from common import keys, log
 from common.config import Name
 from common.errors import ConfigError
+from common.network import hosts, proxies, unix_sockets
 from common.polling import POLL_S
 from common.processes.flower import environment, supernode_command
 from common.processes.launcher import Command, Processes
@@ -37,8 +38,13 @@ class GatewayConfig(Frozen):
 
     site: Name
     """Name of this site, as the server enrolled it."""
-    server: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+    server: Annotated[
+        str, AfterValidator(hosts.server_address), Field(json_schema_extra={"pattern": r"^.+:\s*\d{1,5}\s*$"})
+    ]
     """Name or address and port, as in the server's certificate."""
+    proxy: Annotated[str, AfterValidator(proxies.proxy_url)] | None = None
+    """HTTP proxy that leads to the server by CONNECT: `http://HOST:PORT`, or `http://USER:PASSWORD@HOST:PORT`. None:
+    the gateway connects directly, whatever proxy the environment names."""
     ca: Path = Path("ca.pem")
     """Certificate of the authority that signs the server's certificate."""
     key: Path = Path("site.key")
@@ -50,6 +56,14 @@ class GatewayConfig(Frozen):
     beside this file."""
     version: str = ""
     """Version of the server that made the start-up kit."""
+
+    @model_validator(mode="after")
+    def _loopback_needs_no_proxy(self) -> Self:
+        # Flower's programs speak on these addresses among themselves, and gRPC tells proxies apart by host alone.
+        host, _ = hosts.divided(self.server)
+        if self.proxy is not None and host in ("127.0.0.1", "::1"):
+            raise ValueError(f"proxy: {host} is this machine, and no proxy leads there; remove the line")
+        return self
 
     @property
     def flwr_home(self) -> Path:
@@ -69,7 +83,9 @@ def load_gateway(path: Path) -> GatewayConfig:
 
 
 def require_files(config: GatewayConfig) -> None:
-    """Raises ConfigError if the key or the CA is not there, or the key can be read by others."""
+    """Raises ConfigError if the key or the CA is not there, the key can be read by others, or a path is too long."""
+    if (why := unix_sockets.too_long(config.socket)) is not None:
+        raise ConfigError(why)
     if not config.key.exists():
         raise ConfigError(f"{config.key} is not there; `consilium-site key` makes this site's key")
     if not config.ca.exists():
@@ -85,8 +101,12 @@ def run(config: GatewayConfig, until: Path | None = None) -> None:
     """
     require_files(config)
     config.flwr_home.mkdir(parents=True, exist_ok=True)
-    processes = Processes(config.flwr_home / "logs", environment(config.flwr_home, os.environ))
-    log.event(f"{config.site}: the gateway connects to {config.server}")
+    env = environment(config.flwr_home, os.environ, config.proxy)
+    processes = Processes(config.flwr_home / "logs", env)
+    through = "" if config.proxy is None else f" through the proxy {proxies.shown(config.proxy)}"
+    log.event(f"{config.site}: the gateway connects to {config.server}{through}")
+    for name, place in proxies.named(os.environ).items():
+        log.event(f"{name} ({place}) is not used; a proxy to the server is named as `proxy` in {FILE}")
     try:
         _keep(config, processes, until)
     finally:

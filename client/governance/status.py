@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.governance import approval, audit
+from common.network import unix_sockets
 from common.spans import format_span
 
 
@@ -95,10 +96,14 @@ def _number(value: object) -> int:
 def _trainer(socket: Path | None) -> str:
     if socket is None:
         return "site.yaml names no socket, so whether the trainer runs is not known"
+    if (why := unix_sockets.too_long(socket)) is not None:
+        return f"the trainer is NOT running, and cannot: {why}"
     with sockets.socket(sockets.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(socket))
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             return "the trainer is NOT running"
+        except OSError as error:
+            return f"whether the trainer runs is not known: its socket cannot be asked ({error.strerror or error})"
     return "the trainer is running"

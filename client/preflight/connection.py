@@ -10,17 +10,19 @@ may run while the gateway is connected:
   enrolled, and for its key if it is not;
 * the line: a call of some MiB is refused as well, but only when all of it has arrived.
 
+Only these refusals say anything. Every other answer, and none, is an obstacle of its own: it is named, and it stops.
+
 The calls carry a header, so that the server's log names them a check and not an attempt.
 """
 
+import contextlib
 import json
 import os
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
 
 import grpc
 from cryptography.hazmat.primitives import hashes
@@ -30,9 +32,11 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.error import ApiErrorCode
 
 from client.gateway.supervisor import GatewayConfig, require_files
+from client.preflight import way
 from client.preflight.findings import Finding
 from common import keys, release
 from common.errors import ConfigError
+from common.network import proxies
 from common.spans import format_span
 from common.wire import CHECK_HEADER
 
@@ -42,8 +46,10 @@ MEASURED_MIB = 3
 """Below the 4 MiB that any gRPC server takes."""
 _SIZES_MIB = {"convnext_tiny": 106, "swin_base": 331, "vit_large": 1157}
 """32-bit weights, as they travel: 4 bytes each of 27.8, 86.9 and 303.3 million."""
-_SLOW_S, _SOON_DAYS, _WAIT_S = 600.0, 30, 10.0
+_SLOW_S, _WAIT_S = 600.0, 10.0
 _LONGEST_AHEAD_S = 86400.0
+_WRONG_TIME = "Invalid timestamp"
+"""Flower's words for a signature whose time is too far from the server's."""
 
 
 def check(config: GatewayConfig) -> Iterator[Finding]:
@@ -56,17 +62,17 @@ def check(config: GatewayConfig) -> Iterator[Finding]:
         yield Finding("stops", str(error))
         return
     yield Finding("fine", f"this site's key is {keys.fingerprint(key.public_key())}")
-    host, _, port = config.server.rpartition(":")
-    host = host.strip("[]")
-    for step in (_name, _port, _certificate):
-        finding = step(config, host, int(port))
+    for finding in way.check(way.Way(config.server, config.proxy, config.ca), os.environ):
         yield finding
         if finding.rank == "stops":
             return
     with Server(config, key) as server:
-        yield from _clock(server)
-        yield _enrolled(server)
-        yield _line(server)
+        try:
+            yield from _clock(server)
+            yield _enrolled(server)
+            yield _line(server)
+        except Unknown as unknown:
+            yield Finding("stops", str(unknown))
 
 
 def _version(config: GatewayConfig) -> Finding:
@@ -81,64 +87,22 @@ def _version(config: GatewayConfig) -> Finding:
     )
 
 
-# --- the way there ---------------------------------------------------------------------------
-
-
-def _name(_config: GatewayConfig, host: str, port: int) -> Finding:
-    try:
-        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return Finding(
-            "stops",
-            f"the name {host} is not known here ({error.strerror}); ask the network people for DNS, or the operator "
-            "for an address that is in the certificate",
-        )
-    addresses = sorted({str(entry[4][0]) for entry in entries})
-    return Finding("fine", f"{host} is {', '.join(addresses)}")
-
-
-def _port(_config: GatewayConfig, host: str, port: int) -> Finding:
-    started = time.monotonic()
-    try:
-        socket.create_connection((host, port), _WAIT_S).close()
-    except OSError as error:
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror
-        return Finding(
-            "stops",
-            f"{host} cannot be reached on port {port} ({why}): either the server is not running, or a firewall is in "
-            f"between; outbound TCP to {host}:{port} has to be allowed",
-        )
-    return Finding("fine", f"port {port} answers in {1000 * (time.monotonic() - started):.0f} ms")
-
-
-def _certificate(config: GatewayConfig, host: str, port: int) -> Finding:
-    try:
-        context = ssl.create_default_context(cafile=str(config.ca))
-        context.set_alpn_protocols(["h2"])
-        with (
-            socket.create_connection((host, port), _WAIT_S) as line,
-            context.wrap_socket(line, server_hostname=host) as secured,
-        ):
-            certificate = secured.getpeercert()
-    except ssl.SSLCertVerificationError as error:
-        return Finding(
-            "stops",
-            f"the server's certificate is not good for {host}: {error.verify_message}. Ask the operator for "
-            "the kit that is valid now; if a proxy of your own opens TLS connections, it has to leave this one alone",
-        )
-    except OSError as error:
-        return Finding(
-            "stops",
-            f"no TLS with {host}:{port} ({error.strerror or error}); something else listens there, or something in "
-            "between cuts it",
-        )
-    end = ssl.cert_time_to_seconds(str((certificate or {})["notAfter"]))
-    left = timedelta(seconds=end - time.time()).days
-    text = f"the server's certificate is good for {host}, for {left} more days"
-    return Finding("look" if left < _SOON_DAYS else "fine", text)
-
-
 # --- the server's answers --------------------------------------------------------------------
+
+
+Refusal: TypeAlias = Literal["heartbeat", "key", "time"]
+"""Why the server refused a call: for its heartbeat alone, because the key is not enrolled, or for its time."""
+
+
+class Unknown(Exception):
+    """An answer that Flower's server does not give to such a call. The text says what it was."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(
+            "the connection stands, but the server did not answer as Consilium's does, so nothing can be said of "
+            f"clock, key and line: {' '.join(answer.split())[:300]}. Show this to the network people and to the study "
+            "operator: another version may run there, or something in between changes what passes"
+        )
 
 
 @dataclass
@@ -149,17 +113,19 @@ class Server:
     key: ec.EllipticCurvePrivateKey
 
     def __enter__(self) -> "Server":
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(proxies.of_this_process(self.config.proxy))
         ca = grpc.ssl_channel_credentials(self.config.ca.read_bytes())
-        self._channel = grpc.secure_channel(self.config.server, ca)
+        self._channel = self._stack.enter_context(grpc.secure_channel(self.config.server, ca))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        self._stack.close()
 
-    def refusal(self, ahead_s: float = 0.0, padding: bytes = b"") -> tuple[str, int | None]:
-        """The server's answer to a call that is signed as if the clock were `ahead_s` further.
+    def refusal(self, ahead_s: float = 0.0, padding: bytes = b"") -> Refusal:
+        """Why the server refuses a call that is signed as if the clock were `ahead_s` further.
 
-        The message, and Flower's number of the error, if it has one. `padding` travels along and is not read.
+        `padding` travels along and is not read. Raises Unknown for every other answer, and for none.
         """
         now = (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
         public = keys.flower_form(self.key.public_key())
@@ -174,13 +140,25 @@ class Server:
         try:
             call(request + _unread(padding), metadata=metadata, timeout=_WAIT_S + len(padding) / 2**15)
         except grpc.RpcError as error:
-            details = error.details() or error.code().name
-            return details, _number(details)
-        return "taken", None  # cannot be: no server allows such a heartbeat
+            return _known(error.code(), error.details() or "")
+        raise Unknown("it accepted a call that it has to refuse")
 
     def takes(self, ahead_s: float) -> bool:
-        """True if a signature of that time is not refused for its time."""
-        return "timestamp" not in self.refusal(ahead_s)[0]
+        """True if a signature of that time is not refused for its time. Raises Unknown."""
+        return self.refusal(ahead_s) != "time"
+
+
+def _known(code: grpc.StatusCode, details: str) -> Refusal:
+    """What an error of Flower 1.39 means. Raises Unknown for any other."""
+    if code == grpc.StatusCode.UNAUTHENTICATED and details == _WRONG_TIME:
+        return "time"
+    match _number(details):
+        case ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
+            return "heartbeat"
+        case ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+            return "key"
+        case _:
+            raise Unknown(f"{code.name}: {details}" if details else code.name)
 
 
 def _unread(padding: bytes) -> bytes:
@@ -240,19 +218,18 @@ def clock_behind_s(takes: Callable[[float], bool]) -> float:
 
 
 def _enrolled(server: Server) -> Finding:
-    message, number = server.refusal()
     fingerprint = keys.fingerprint(server.key.public_key())
-    if number == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
-        return Finding("fine", "the server knows this site's key")
-    if number == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-        return Finding(
-            "stops",
-            f"the server does not know this site's key; read it to the study operator, who enrols it: {fingerprint}. "
-            "If it was revoked, make a new one: `consilium-site key --renew`",
-        )
-    if "timestamp" in message:
-        return Finding("look", "whether the key is enrolled cannot be known before the clock is right")
-    return Finding("look", f"whether the key is enrolled cannot be known: the server said {message[:200]!r}")
+    match server.refusal():
+        case "heartbeat":
+            return Finding("fine", "the server knows this site's key")
+        case "key":
+            return Finding(
+                "stops",
+                "the server does not know this site's key; read it to the study operator, who enrols it: "
+                f"{fingerprint}. If it was revoked, make a new one: `consilium-site key --renew`",
+            )
+        case "time":
+            return Finding("look", "whether the key is enrolled cannot be known before the clock is right")
 
 
 def _line(server: Server) -> Finding:
@@ -260,9 +237,7 @@ def _line(server: Server) -> Finding:
     server.refusal()
     empty_s = time.monotonic() - started
     started = time.monotonic()
-    message, number = server.refusal(padding=os.urandom(MEASURED_MIB * 2**20))
-    if number is None and "timestamp" not in message:
-        return Finding("look", f"how fast the line is could not be measured: {message[:200]}")
+    server.refusal(padding=os.urandom(MEASURED_MIB * 2**20))
     seconds = max(time.monotonic() - started - empty_s, 1e-3)
     mib_s = MEASURED_MIB / seconds
     times = ", ".join(

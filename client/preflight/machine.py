@@ -12,12 +12,15 @@ from pathlib import Path
 from client.config import SiteConfig
 from client.preflight.findings import Finding
 from common.errors import ConfigError
+from common.network import unix_sockets
 
 LITTLE_DISK_MIB, NO_DISK_MIB, LITTLE_MEMORY_MIB = 20_480, 1_024, 4_096
 
 
 def check(site: SiteConfig) -> Iterator[Finding]:
-    """The device, the disk that state_dir is on, the memory."""
+    """The socket's path, the device, the disk that state_dir is on, the memory."""
+    if site.socket is not None and (why := unix_sockets.too_long(site.socket)) is not None:
+        yield Finding("stops", why)
     yield _device(site.device)
     yield _disk(site.state_dir, site.cache.disk_mib)
     yield _memory(site.cache.memory_mib)

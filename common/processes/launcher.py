@@ -63,23 +63,25 @@ class Processes:
     env: Mapping[str, str]
     scratch: tuple[Path, ...] = ()
     """Folders that the watchdog removes if this process cannot."""
-    _started: dict[str, Command] = field(default_factory=dict)
+    _started: dict[str, tuple[Command, Mapping[str, str]]] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
     _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def start(self, name: str, command: Command) -> None:
-        """Start `command`; its output goes to logs/NAME.log."""
+    def start(self, name: str, command: Command, env: Mapping[str, str] | None = None) -> None:
+        """Start `command`; its output goes to logs/NAME.log. `env` is added to the environment of all."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._started[name] = command
+        self._started[name] = command, env or {}
         with (self.logs / f"{name}.log").open("ab") as output:
-            self._running[name] = self._spawn(command, stdout=output, stderr=subprocess.STDOUT, name=name)
+            self._running[name] = self._spawn(
+                command, stdout=output, stderr=subprocess.STDOUT, name=name, env=env or {}
+            )
 
     def restart(self, name: str) -> None:
         """Start a process again that has ended; its remaining children are ended first."""
         self.end_family(name)
-        self.start(name, self._started[name])
+        self.start(name, *self._started[name])
 
     def end(self, name: str) -> None:
         """End one process by force, so that it can be restarted."""
@@ -171,14 +173,24 @@ class Processes:
         self._dismiss()
 
     def _spawn(
-        self, command: Command, stdout: Output, stderr: Output, name: str = "command"
+        self,
+        command: Command,
+        stdout: Output,
+        stderr: Output,
+        name: str = "command",
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env={**self.env, watchdog.MARK: self._mark, watchdog.OWNER: f"{self._mark}/{name}"},
+            env={
+                **self.env,
+                **(env or {}),
+                watchdog.MARK: self._mark,
+                watchdog.OWNER: f"{self._mark}/{name}",
+            },
             start_new_session=True,
         )
         if self._watchdog is None:

@@ -15,6 +15,7 @@ import typer
 from common import log
 from common.command_line import command
 from common.errors import ConfigError, ConsiliumError, LaunchError
+from common.network.hosts import joined, plain_host
 from common.polling import POLL_S, wait_until
 from common.processes.launcher import Interrupted
 from common.processes.tail import Tail
@@ -87,7 +88,9 @@ def _up(
     ] = False,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", metavar="PORT", help="Serve Prometheus metrics on this port."),
+        typer.Option(
+            "--metrics-port", metavar="PORT", min=1, max=65535, help="Serve Prometheus metrics on this port."
+        ),
     ] = None,
     metrics_host: Annotated[
         str,
@@ -151,6 +154,10 @@ def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_don
 
 def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
     try:
+        host = plain_host(host)  # an empty one would mean every address
+    except ValueError as error:
+        raise ConfigError(f"--metrics-host: {error}") from error
+    try:
         from server.deployment import prometheus
 
         prometheus.serve(folder, host, port)
@@ -160,9 +167,9 @@ def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
         ) from error
     except OSError as error:
         raise LaunchError(
-            f"{host}:{port} cannot be used for --metrics-port: {error.strerror}; give another"
+            f"{joined(host, port)} cannot be used for --metrics-port: {error.strerror}; give another"
         ) from error
-    log.event(f"Prometheus metrics are served on {host}:{port}")
+    log.event(f"Prometheus metrics are served on {joined(host, port)}")
 
 
 def _run(

@@ -21,6 +21,10 @@ RunsDir: TypeAlias = Annotated[Path, typer.Option("--runs", metavar="DIR", help=
 Port: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--port", metavar="PORT", help="Port for the sites to connect to; without it 9092, or a free one."
+        "--port",
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Port for the sites to connect to; without it 9092, or a free one.",
     ),
 ]

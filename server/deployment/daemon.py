@@ -77,6 +77,9 @@ class Host(Federation):
     _run_id: int | None = None
     _looked_at_keys: float = 0.0
     _refused: Refusals = field(init=False)
+    _place_is_set_by = (
+        "server.listen and server.port in federation.yaml say so; 0.0.0.0 listens on every address"
+    )
 
     def __post_init__(self) -> None:
         self._refused = Refusals(self.refusals)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from common import log
 from common.errors import LaunchError
+from common.network.hosts import joined
 from common.processes.launcher import Command, Processes, flower_command
-from common.processes.ports import accepts_connections, free_ports
+from common.processes.ports import accepts_connections, free_ports, obstacle
 from common.processes.restarts import MOST, Ended, Supervision
+from common.processes.toml import quoted
 from server.deployment import bundle
 from server.deployment.certificates import ServerIdentity
 
@@ -50,7 +52,8 @@ class Federation:
     # --- the first start -----------------------------------------------------------------
 
     def start_superlink(self, identity: ServerIdentity) -> None:
-        """Start the SuperLink, without waiting for it."""
+        """Start the SuperLink, without waiting for it. Raises LaunchError if it could not listen."""
+        self._require_places()
         (self._control_port,) = free_ports(1)
         _write_connection(Path(self.processes.env["FLWR_HOME"]), self._control_port, identity.ca)
         self.processes.start(
@@ -61,7 +64,7 @@ class Federation:
                 "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
                 "--disable-runtime-dependency-installation", "--database", self._database,
                 "--host", "127.0.0.1", "--port", str(self._control_port),
-                "--fleet-api-address", _address(self.fleet_host, self.fleet_port),
+                "--fleet-api-address", joined(self.fleet_host, self.fleet_port),
             ],
         )  # fmt: skip
 
@@ -91,8 +94,8 @@ class Federation:
         """
         printed = self.processes.run(
             [
-                flower_command("flwr"), "run", str(self._app), CONNECTION,
-                "--run-config", f'server="{settings.resolve()}"', "--format", "json",
+                flower_command("flwr"), "run", str(self._app.resolve()), CONNECTION,
+                "--run-config", f"server={quoted(settings.resolve())}", "--format", "json",
             ],
             deadline_s=START_S,
         )  # fmt: skip
@@ -107,13 +110,30 @@ class Federation:
     def _database(self) -> Path:
         return self.work / "superlink.db"
 
+    def _require_places(self) -> None:
+        """Raises LaunchError for an address or a folder with which the SuperLink would end, or never be ready."""
+        if (why := obstacle(self.fleet_port, self.fleet_host)) is not None:
+            place = joined(self.fleet_host, self.fleet_port)
+            raise LaunchError(f"the server cannot listen on {place}: {why}. {self._place_is_set_by}")
+        if "?" in str(self.work.resolve()):
+            raise LaunchError(
+                f"{self.work} has a ? in it, which the SuperLink's database does not take; choose another folder"
+            )
+
+    _place_is_set_by = "Stop what listens there, or give another port"
+    """What to do if the address or the port is not available: a sentence without its full stop."""
+
     def _wait_for_superlink(self) -> None:
         self.processes.wait_until(
-            lambda: accepts_connections(self._control_port) and accepts_connections(self.fleet_port),
-            "the server did not start",
-            START_S,
-            self._require_superlink,
+            self._is_ready, "the server did not start", START_S, self._require_superlink
         )
+
+    def _is_ready(self) -> bool:
+        """True if both ports answer and it is the SuperLink that answers: another process may listen there as well."""
+        answers = accepts_connections(self._control_port) and accepts_connections(
+            self.fleet_port, self.fleet_host
+        )
+        return answers and self.has_superlink
 
     def _require_superlink(self) -> None:
         if SUPERLINK in self.processes.ended():
@@ -193,10 +213,6 @@ class Federation:
         log.warn(f"{ended.name} {ended.how}; {what}", process=ended.name)
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _node_id(site: str, answer: str) -> int:
     try:
         return int(json.loads(answer[answer.index("{") :])["node-id"])
@@ -217,6 +233,6 @@ def _write_connection(flwr_home: Path, control_port: int, ca: Path) -> None:
     flwr_home.mkdir(parents=True, exist_ok=True)
     (flwr_home / "config.toml").write_text(
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-        f'address = "127.0.0.1:{control_port}"\nroot-certificates = "{ca.resolve()}"\n',
+        f'address = "127.0.0.1:{control_port}"\nroot-certificates = {quoted(ca.resolve())}\n',
         encoding="utf-8",
     )

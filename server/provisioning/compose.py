@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from common import keys, log
+from common import keys, lock, log
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.settings import load_settings, to_yaml, validate_settings
 from server.config import Address, FederationConfig, SiteEntry
-from server.deployment import certificates
+from server.deployment import certificates, queue
 
 if TYPE_CHECKING:
     from server.config import Federation
@@ -47,6 +47,7 @@ def set_up(sites: Path, study: Path, server: Path, keys_dir: Path, over: Path) -
     """
     from server.simulation.simulate import load_federation  # which imports Flower
 
+    _require_idle(server)
     federation = load_federation(sites)
     fitted = fit(load_settings(study, StudyConfig, "study"), federation)
     config = FederationConfig(
@@ -64,6 +65,19 @@ def set_up(sites: Path, study: Path, server: Path, keys_dir: Path, over: Path) -
         _hand_out(keys_dir / str(number), site, identity.ca, server / "sites", config.server.port)
     over.unlink(missing_ok=True)
     log.event(f"made keys for the server and for {', '.join(federation.sites)}")
+
+
+def _require_idle(server: Path) -> None:
+    """Raises ConfigError while a server runs from this folder: an `up` of this project, perhaps of another checkout."""
+    if not lock.is_held(server / "up.lock"):
+        return
+    running = [queue.Entry(path).name for path in (server / "running").glob("*-*")]
+    study = f"the study {', '.join(running)}" if running else "a server"
+    raise ConfigError(
+        f"{study} is running in this Compose project already, perhaps from another checkout (`docker compose ls` shows "
+        "which). Wait for its end, or end it there with `docker compose down`; COMPOSE_PROJECT_NAME=second starts a "
+        "second federation beside it"
+    )
 
 
 def _hand_out(folder: Path, site: str, ca: Path, enrolled: Path, port: int) -> None:

@@ -19,6 +19,7 @@ from cryptography import x509
 
 from common import release
 from common.files import write_atomically
+from common.network.hosts import joined
 from common.settings import load_settings
 from server.config import FederationConfig
 from server.deployment import certificates, site_keys
@@ -77,7 +78,7 @@ def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
         "SITE": site,
         "INSTITUTION": f": {institution}" if institution else "",
         "FEDERATION": config.name,
-        "SERVER": f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}",
+        "SERVER": joined(host, config.server.port),
         "VERSION": release.version(),
         "CA_UNTIL": f"{x509.load_pem_x509_certificate(ca).not_valid_after_utc:%Y-%m-%d}",
     }

@@ -9,7 +9,6 @@ runs is started again, and the study goes on.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.lock import held
+from common.network import unix_sockets
 from common.processes.flower import environment
 from common.processes.launcher import Processes
-from common.processes.ports import claim_port, free_ports, port_is_taken
+from common.processes.ports import claim_port, free_ports, obstacle
 from server.deployment.study_runner import Outcome, follow, run_folder, size, write_server_settings
 from server.simulation.local_federation import LocalFederation
 
@@ -89,16 +89,18 @@ def run_local(
 @contextmanager
 def _claimed_port(wish: int | None) -> Iterator[int]:
     """The port asked for, or the default, or a free one. Raises LaunchError."""
-    port = wish or FLEET_PORT
-    claim = None if port_is_taken(port) else claim_port(port)
+    port = FLEET_PORT if wish is None else wish
+    why = obstacle(port)
+    claim = None if why else claim_port(port)
     if claim is not None:
         with claim:
             yield port
         return
+    why = why or f"port {port} is taken by another process"
     if wish is not None:
-        raise LaunchError(f"port {wish} is taken by another process; stop it or give another with --port")
+        raise LaunchError(f"{why}; stop it or give another with --port")
     (other,) = free_ports(1)
-    log.warn(f"port {port} is taken by another process; the server listens on {other} instead")
+    log.warn(f"{why}; the server listens on {other} instead")
     yield other
 
 
@@ -112,8 +114,16 @@ def _work_folder(work: Path) -> Iterator[None]:
 
 @contextmanager
 def _sockets(names: Collection[str]) -> Iterator[dict[str, Path]]:
-    """Sockets by site, in a folder that only this user can enter, short enough for Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="consilium-"))
+    """Sockets by site, in a folder that only this user can enter, short enough for Unix sockets.
+
+    Raises LaunchError.
+    """
+    try:
+        folder = unix_sockets.short_folder(f"{len(names)}.sock")
+    except OSError as error:
+        raise LaunchError(
+            f"there is no place for the trainers' sockets: {error}; set TMPDIR to a short folder"
+        ) from error
     try:
         yield {name: folder / f"{number}.sock" for number, name in enumerate(names)}
     finally:

@@ -5,6 +5,7 @@ and a gateway that forgot one gets it again. The study goes on without a site th
 long as there are enough.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.keys import make_site_key
+from common.network import proxies
 from common.processes.flower import supernode_command
 from common.processes.launcher import Command
 from common.processes.ports import free_ports
@@ -43,7 +45,9 @@ class LocalFederation(Federation):
         log.event(f"starting the server on port {self.fleet_port} and {len(self.sites)} trainers")
         self.start_superlink(identity)
         for name, (settings, socket) in self.sites.items():
-            self.processes.start(f"{name}-trainer", self.trainer_command(name, settings, socket))
+            # A study may name weights that a trainer fetches, and the way out may be a proxy.
+            ways_out = proxies.sparing_loopback(os.environ)
+            self.processes.start(f"{name}-trainer", self.trainer_command(name, settings, socket), ways_out)
         self._wait_for_superlink()
         self._enrol()
         self.stage()

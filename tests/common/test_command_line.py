@@ -263,6 +263,26 @@ def test_a_reader_that_goes_away_ends_it_quietly(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")  # 128 + SIGPIPE
 
 
+@pytest.mark.parametrize("arguments", [["count", "100000"], ["count", "3"], ["--help"]], ids=" ".join)
+def test_a_full_disk_below_the_output_is_a_sentence_and_not_done(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:  # full(4): every write fails as on a full disk
+        done = subprocess.run(
+            program(arguments), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False
+        )
+    assert done.stderr.decode() == (
+        "nothing more could be written: No space left on device; make room, or write elsewhere\n"
+    )
+    assert done.returncode == 1
+
+
+def test_an_output_that_was_closed_before_the_start_is_no_fault() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *program(["count", "3"])],
+        cwd=ROOT, stderr=subprocess.PIPE, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def on_a_terminal(arguments: Sequence[str], **changes: str) -> str:
     """What it prints to a terminal of 60 columns."""
     here, there = pty.openpty()

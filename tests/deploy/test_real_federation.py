@@ -30,6 +30,14 @@ from common.weights import digest, load_file
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "mini_skin_128.tar.xz"
+RUNS = 'runs "of" müller\\s #1'
+"""A folder with every character that Flower's settings could take for something else."""
+PROXIES = {
+    "https_proxy": "http://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+}
+"""Proxies that lead nowhere, in front of every process."""
 IMAGES = "mini_skin_128" if ARCHIVE.exists() else "synthetic images"
 
 
@@ -122,11 +130,11 @@ class Federation:
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(study))
         return self._start(
-            name, held_after, "simulate", str(file), "--runs", str(self.folder / "runs"), *options
+            name, held_after, "simulate", str(file), "--runs", str(self.folder / RUNS), *options
         )
 
     def resume(self, name: str) -> Launch:
-        return self._start(name, FREE, "resume", str(self.folder / "runs" / name))
+        return self._start(name, FREE, "resume", str(self.folder / RUNS / name))
 
     def _start(self, name: str, held_after: int, *command: str) -> Launch:
         output = self.folder / f"{name}-{len(self.launches)}.txt"
@@ -141,9 +149,9 @@ class Federation:
                     sys.executable, "-m", "benchmarks.faults.launch", str(plan),
                     *command, "--sites", str(self.sites),
                 ],
-                cwd=ROOT, env=ENV, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                cwd=ROOT, env=ENV | PROXIES, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        launch = Launch(process, self.folder / "runs" / name, output, gate)
+        launch = Launch(process, self.folder / RUNS / name, output, gate)
         self.launches.append(launch)
         return launch
 

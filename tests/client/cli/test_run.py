@@ -62,3 +62,13 @@ def test_a_trainer_ends_when_the_file_it_waits_for_appears(labels: Path, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0
     assert "the federation is over" in done.stderr
+
+
+def test_a_trainer_names_a_socket_with_too_long_a_path_before_it_reads_an_image(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "sites"
+    main(["simulate", "--data", str(labels.parent), "--out", str(out)])
+    monkeypatch.setattr("client.trainer.Trainer", None)  # would read the images
+    assert main(["trainer", str(out / "north.yaml"), "--socket", str(tmp_path / ("d" * 110) / "t.sock")]) == 1
+    assert "may have 107" in capsys.readouterr().err

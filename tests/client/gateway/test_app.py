@@ -149,7 +149,7 @@ def test_a_path_too_long_for_a_socket_is_told_in_the_gateways_log_only(
     reply = app.answer(message(codec.to_records(plan)), context(tmp_path / ("MUELLER" * 20)))
     assert failure(reply).error == "unreachable"
     assert "MUELLER" not in failure(reply).model_dump_json()
-    assert "give a shorter one" in caplog.text
+    assert "name a shorter one" in caplog.text
 
 
 _ANSWERS_WITHOUT_TORCH = """

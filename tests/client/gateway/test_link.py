@@ -38,6 +38,46 @@ def test_twenty_mebibytes_arrive_unchanged_and_so_does_the_answer(socket: Path) 
         assert SocketLink(socket).ask(request, timeout_s=60) == request[::-1]
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "with blanks",
+        "50%25",
+        "a?b#c",
+        'it\'s "mine"',
+        "back\\slash",
+        "Universitätsklinik",
+        "東京",
+        "M\udcfcller",
+        "a:b@c",
+    ],
+    ids=ascii,
+)
+def test_a_kits_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
+    """gRPC reads `unix:PATH` as a URI."""
+    place = tmp_path / folder / "t.sock"
+    with serving(lambda data: data[::-1], place):
+        assert place.is_socket()
+        assert SocketLink(place).ask(b"abc", timeout_s=30) == b"cba"
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY"])
+def test_a_socket_is_reached_whatever_proxy_the_environment_names(
+    socket: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with serving(lambda data: data, socket):
+        assert SocketLink(socket).ask(b"x", timeout_s=30) == b"x"
+
+
+def test_a_socket_with_too_long_a_path_is_refused_by_both_sides(tmp_path: Path) -> None:
+    place = tmp_path / ("d" * 110) / "t.sock"
+    with pytest.raises(SiteFailure, match="may have 107"):
+        serve(lambda data: data, place)
+    with pytest.raises(SiteFailure, match="may have 107"):
+        SocketLink(place).ask(b"x", timeout_s=1)
+
+
 def test_an_empty_answer_is_an_answer(socket: Path) -> None:
     with serving(lambda _: b"", socket):
         assert SocketLink(socket).ask(b"x", timeout_s=30) == b""

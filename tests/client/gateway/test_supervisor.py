@@ -1,6 +1,8 @@
 """The gateway's settings, what its ends mean, and that it comes back and goes when it is told to."""
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from client.cli.main import main
 from client.gateway import supervisor
 from common import keys
 from common.errors import ConfigError
+from common.processes.launcher import Processes
 from common.processes.restarts import Supervision
 from tests.places import ROOT
 
@@ -165,3 +168,96 @@ def test_a_gateways_image_has_neither_torch_nor_pillow(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'PIL', 'pandas'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+LONG = "d" * 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("server: c.example\n", "server: 'c.example' has no port; write HOST:PORT"),
+        ("server: https://c.example:9092\n", "server: 'https://c.example:9092' is a URL"),
+        ("server: c.example:0\n", "server: '0' is not a port"),
+        ("server: c.example:70000\n", "server: '70000' is not a port"),
+        ("server: '2001:db8::1:9092'\n", "stands in brackets"),
+        ("server: c.example:9092\nproxy: https://p:3128\n", "proxy: a proxy by https:// cannot be used"),
+        ("server: c.example:9092\nproxy: p\n", "proxy: the proxy is not HOST:PORT"),
+        (
+            "server: 127.0.0.1:9092\nproxy: http://p:3128\n",
+            "127.0.0.1 is this machine, and no proxy leads there",
+        ),
+        ("server: '[::1]:9092'\nproxy: http://p:3128\n", "::1 is this machine"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_when_the_settings_are_read(
+    kit: Path, lines: str, complaint: str
+) -> None:
+    (kit / "gateway.yaml").write_text(f"site: north\n{lines}")
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        supervisor.load_gateway(kit)
+
+
+def test_all_wrong_addresses_are_reported_at_once(kit: Path) -> None:
+    (kit / "gateway.yaml").write_text("site: north\nserver: c.example\nproxy: p\n")
+    with pytest.raises(ConfigError, match=r"(?s)server: .*proxy: "):
+        supervisor.load_gateway(kit)
+
+
+def test_a_server_is_brought_into_the_form_of_its_certificate(kit: Path) -> None:
+    (kit / "gateway.yaml").write_text("site: north\nserver: ' Klinik-MÜNCHEN.de:9092'\n", encoding="utf-8")
+    assert supervisor.load_gateway(kit).server == "xn--klinik-mnchen-3ob.de:9092"
+
+
+def test_a_socket_with_too_long_a_path_is_named_before_anything_starts(
+    kit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kit / "gateway.yaml").write_text(f"site: north\nserver: c.example:9092\nsocket: {LONG}/t.sock\n")
+    assert main(["gateway", str(kit)]) == 1
+    assert "a Unix socket's may have 107" in capsys.readouterr().err
+    assert not (kit / "gateway-state").exists()
+
+
+class Started(Exception):
+    """In place of the gateway."""
+
+
+@pytest.mark.parametrize(
+    ("proxy", "given"),
+    [
+        ("", {}),
+        (
+            "proxy: http://u:secret@p:3128\n",
+            {"grpc_proxy": "http://u:secret@p:3128", "no_grpc_proxy": "127.0.0.1,::1"},
+        ),
+    ],
+    ids=["directly", "through a proxy"],
+)
+def test_a_gateway_goes_the_way_that_its_settings_name_and_says_so(
+    kit: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    proxy: str,
+    given: dict[str, str],
+) -> None:
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    logging.getLogger("consilium").setLevel(logging.INFO)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("https_proxy", "http://v:hidden@web.example:8080")
+    seen: list[dict[str, str]] = []
+
+    def keep(_config: object, processes: Processes, _until: object) -> None:
+        seen.append({name: value for name, value in processes.env.items() if "proxy" in name.lower()})
+        raise Started
+
+    monkeypatch.setattr(supervisor, "_keep", keep)
+    (kit / "gateway.yaml").write_text(f"site: north\nserver: c.example:9092\n{proxy}")
+    with pytest.raises(Started):
+        supervisor.run(supervisor.load_gateway(kit))
+    assert seen == [given]
+    way = " through the proxy p:3128" if proxy else ""
+    assert f"the gateway connects to c.example:9092{way}\n" in caplog.text
+    assert "https_proxy (web.example:8080) is not used" in caplog.text
+    assert "secret" not in caplog.text
+    assert "hidden" not in caplog.text

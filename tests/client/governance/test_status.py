@@ -4,6 +4,8 @@ import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from client.governance import status
 from client.governance.audit import Audit
 
@@ -67,3 +69,21 @@ def test_whether_the_trainer_runs_is_asked_of_its_socket(tmp_path: Path) -> None
         listener.bind(str(place))
         listener.listen()
         assert status.describe("north", tmp_path, place).startswith("north: the trainer is running")
+
+
+def test_a_socket_that_cannot_exist_is_not_just_a_trainer_that_does_not_run(tmp_path: Path) -> None:
+    line = status.describe("north", tmp_path, tmp_path / ("d" * 110) / "t.sock").splitlines()[0]
+    assert "the trainer is NOT running, and cannot: the path of the socket t.sock has" in line
+
+
+def test_a_socket_that_may_not_be_asked_says_nothing_of_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(status.sockets.socket, "connect", forbidden)
+    line = status.describe("north", tmp_path, tmp_path / "t.sock").splitlines()[0]
+    assert (
+        line == "north: whether the trainer runs is not known: its socket cannot be asked (Permission denied)"
+    )

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from common.weights import load_file, save_file
 from server.app import conduct
 from server.config import ServerConfig
 from server.rounds.sites import InProcessSites
+from tests.places import ROOT
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -132,3 +135,31 @@ def test_every_frame_of_a_dicom_gets_a_line(
     assert {Path(line["file"]).suffix for line in found} == {".dcm"}
     assert any(int(line["frame"]) > 1 for line in found)
     assert "left out: " in told.err
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code", "text"),
+    [
+        ("| true", 141, ""),
+        ("| head -n 1", None, ""),
+        (">&-", 1, "ConfigError: standard output is closed; name a file with --out FILE.csv\n"),
+        (
+            ">/dev/full",
+            1,
+            "nothing more could be written: No space left on device; make room, or write elsewhere\n",
+        ),
+    ],
+)
+def test_an_output_that_takes_no_more_ends_it_without_a_traceback(
+    run: Path, tmp_path: Path, redirect: str, code: int | None, text: str
+) -> None:
+    images = [str(tmp_path / "north-images")] * 40  # more lines than a pipe holds
+    command = [sys.executable, "-m", "client.cli", "predict", "--study", str(run), "--device", "cpu", *images]
+    script = f'{{ "$@"; echo "code $?" >&2; }} {redirect}'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *command], cwd=ROOT, capture_output=True, text=True, timeout=240,
+        check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said, _, ended = done.stderr.rpartition("code ")
+    assert said == text
+    assert int(ended) in ((code,) if code is not None else (0, 141))

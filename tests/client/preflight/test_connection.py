@@ -1,10 +1,13 @@
 """The way to the server, each of its obstacles, and what is said of it."""
 
+import contextlib
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -22,6 +25,7 @@ from client.preflight import connection
 from common import keys
 from common.processes.ports import free_ports
 from common.wire import CHECK_HEADER
+from tests.connect_proxy import connect_proxy
 
 
 @pytest.mark.parametrize("behind_s", [0, 3, -3, 299, 304, -4.9, -6, 400, -1000, 5000, -50_000])
@@ -62,17 +66,26 @@ def self_signed(hosts: list[str], days: float = 100) -> tuple[bytes, bytes]:
     return certificate.public_bytes(serialization.Encoding.PEM), pem
 
 
+NAME = "consilium.example"
+"""A name that this machine's resolver does not know, as at a hospital where the proxy alone knows the world's."""
+
 FLEET_API = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
+
+
+FLOWERS = (grpc.StatusCode.OK, "as Flower answers")
+Answers: TypeAlias = Callable[[int], tuple[grpc.StatusCode, str] | None]
 
 
 class FleetServer:
     """A server that refuses as Flower 1.39 does, whose clock is `behind_s` ahead of this one."""
 
     def __init__(self, folder: Path) -> None:
-        certificate, key = self_signed(["localhost"])
+        certificate, key = self_signed(["localhost", NAME])
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(certificate)
         self.behind_s, self.known, self.sizes = 0.0, True, []
+        self.answers: Answers | None = None
+        """In place of Flower's: a status and a text for a call of so many bytes, or None to accept it."""
         self._server = grpc.server(ThreadPoolExecutor(2))
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
@@ -93,6 +106,10 @@ class FleetServer:
         assert message.public_key == metadata[PUBLIC_KEY_HEADER]
         assert message.heartbeat_interval == 0.0
         self.sizes.append(len(request))
+        if self.answers is not None and (other := self.answers(len(request))) != FLOWERS:
+            if other is not None:
+                context.abort(*other)
+            return b""
         now = datetime.now(UTC) + timedelta(seconds=self.behind_s)
         if not -5 < (now - datetime.fromisoformat(time)).total_seconds() < 305:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid timestamp")
@@ -103,6 +120,19 @@ class FleetServer:
 
     def stop(self) -> None:
         self._server.stop(None).wait()
+
+
+PROXIES = [
+    spelled
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "no_proxy", "no_grpc_proxy")
+    for spelled in (name, name.upper())
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -219,3 +249,190 @@ def test_without_a_key_it_is_said_how_to_make_one(config) -> None:
     config.key.unlink()
     (line,) = told(config)["stops"]
     assert "`consilium-site key` makes this site's key" in line
+
+
+# --- an unknown failure is not a pass --------------------------------------------------------
+
+UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (
+            UNAVAILABLE,
+            "failed to connect to all addresses; last error: HTTP proxy returned response code 403",
+        ),
+        (UNAVAILABLE, ""),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
+        (grpc.StatusCode.INTERNAL, "Internal server error."),
+        (grpc.StatusCode.PERMISSION_DENIED, "blocked by policy"),
+        (grpc.StatusCode.UNKNOWN, "Stream removed"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many requests"),
+        (grpc.StatusCode.INVALID_ARGUMENT, '{"code": 2001, "message": "x"}'),
+        (grpc.StatusCode.INVALID_ARGUMENT, '{"code": "2003 or so"}'),
+        (grpc.StatusCode.INVALID_ARGUMENT, "[2003]"),
+        (UNAUTHENTICATED, "Invalid signature"),
+        (UNAUTHENTICATED, "Missing authentication metadata"),
+        (UNAVAILABLE, "a timestamp in the text of another error"),
+        (grpc.StatusCode.INTERNAL, "Invalid timestamp"),
+        None,
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_not_flowers_stops_and_is_named(
+    config, fleet: FleetServer, answer: tuple[grpc.StatusCode, str] | None
+) -> None:
+    """Version 0.1.0 took every text without `timestamp` for a fitting time: "clock is 306 s behind", may take part."""
+    fleet.answers = lambda _: answer
+    said = told(config)
+    (line,) = said["stops"]
+    assert "the server did not answer as Consilium's does" in line
+    assert (answer[1] if answer else "it accepted a call that it has to refuse") in line
+    assert not any(
+        "clock" in fine or ("key" in fine and "this site's key is" not in fine) for fine in said["fine"]
+    )
+
+
+def test_a_failure_of_the_large_call_alone_stops_as_well(config, fleet: FleetServer) -> None:
+    """As where something in between cuts what is large: rounds would fail there."""
+    cut = (UNAVAILABLE, "Connection reset by peer")
+    fleet.answers = lambda size: cut if size > 2**20 else FLOWERS
+    said = told(config)
+    (line,) = said["stops"]
+    assert "UNAVAILABLE: Connection reset by peer" in line
+    assert any("clock is 0 s" in fine for fine in said["fine"])
+
+
+def test_a_failure_after_the_clock_was_found_stops_as_well(config, fleet: FleetServer) -> None:
+    calls = []
+
+    def answer(_: int) -> tuple[grpc.StatusCode, str]:
+        calls.append(1)
+        return FLOWERS if len(calls) <= 5 else (UNAVAILABLE, "GOAWAY received")
+
+    fleet.answers = answer
+    (line,) = told(config)["stops"]
+    assert "GOAWAY received" in line
+
+
+# --- proxies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PROXIES if not name.lower().startswith("no")])
+def test_a_proxy_of_the_environment_is_named_and_not_used(
+    config, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with connect_proxy({}) as proxy:
+        monkeypatch.setenv(name, f"http://user:secret@127.0.0.1:{proxy.port}")
+        said = told(config)
+    assert proxy.asked == []
+    assert said["stops"] == []
+    (line,) = said["look"]
+    assert f"the environment names a proxy, {name} (127.0.0.1:{proxy.port})." in line
+    assert "whatever no_proxy says" in line
+    assert "`proxy: http://127.0.0.1:" in line
+    assert not any("secret" in text for texts in said.values() for text in texts)
+    assert any("clock is 0 s" in fine for fine in said["fine"])
+
+
+def through(config: supervisor.GatewayConfig, port: int, url: str) -> supervisor.GatewayConfig:
+    return config.model_copy(update={"server": f"{NAME}:{port}", "proxy": url})
+
+
+def test_through_a_proxy_that_is_named_on_purpose_every_step_is_tried(config, fleet: FleetServer) -> None:
+    with connect_proxy({f"{NAME}:9092": fleet.port}) as proxy:
+        said = told(through(config, 9092, proxy.url))
+    assert (said["stops"], said["look"]) == ([], [])
+    assert f"goes through the proxy 127.0.0.1:{proxy.port}, as gateway.yaml says" in said["fine"]
+    assert any(f"connects to {NAME}:9092, and answers in" in line for line in said["fine"])
+    assert f"the server's certificate is good for {NAME}, for 99 more days" in said["fine"]
+    assert "the server knows this site's key" in said["fine"]
+    assert proxy.asked == [f"{NAME}:9092"] * 3  # the port, the certificate, gRPC
+
+
+def test_the_proxy_of_gateway_yaml_wins_over_the_environments_and_its_exceptions(
+    config, fleet: FleetServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", NAME)
+    monkeypatch.setenv("no_grpc_proxy", NAME)
+    monkeypatch.setenv("https_proxy", "http://other.example:1")
+    with connect_proxy({f"{NAME}:9092": fleet.port}) as proxy:
+        said = told(through(config, 9092, proxy.url))
+    assert said["stops"] == []
+    assert len(proxy.asked) == 3
+    assert any(
+        "https_proxy (other.example:1) of the environment is not asked" in line for line in said["fine"]
+    )
+
+
+def test_a_proxy_with_a_password_gets_it(config, fleet: FleetServer) -> None:
+    with connect_proxy({f"{NAME}:9092": fleet.port}, credentials="fl:p@ss") as proxy:
+        url = f"http://fl:p%40ss@127.0.0.1:{proxy.port}"
+        said = told(through(config, 9092, url))
+    assert said["stops"] == []
+    assert not any("p%40ss" in text or "p@ss" in text for texts in said.values() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "answer", "text"),
+    [
+        ("fl:secret", None, "wants a user and a password"),
+        (None, "403 Forbidden", "answered '403 Forbidden'; it does not allow it"),
+        (None, "502 Bad Gateway", "cannot reach it"),
+        (None, "504 Gateway Timeout", "cannot reach it"),
+        (None, "302 Found", "does not allow it"),
+        (None, "nothing of the kind", "is not an HTTP proxy"),
+    ],
+)
+def test_a_proxy_that_does_not_connect_stops_with_what_to_do(
+    config, fleet: FleetServer, credentials: str | None, answer: str | None, text: str
+) -> None:
+    options = {"credentials": credentials} | ({} if answer is None else {"answer": answer})
+    with connect_proxy({f"{NAME}:9092": fleet.port}, **options) as proxy:
+        (line,) = told(through(config, 9092, proxy.url))["stops"]
+    assert text in line
+
+
+def test_a_proxy_that_is_not_there_stops(config) -> None:
+    (port,) = free_ports(1)
+    (line,) = told(through(config, 9092, f"http://127.0.0.1:{port}"))["stops"]
+    assert (
+        f"127.0.0.1 cannot be reached on port {port} (Connection refused): either the proxy is not running"
+        in line
+    )
+
+
+def test_a_proxy_that_opens_tls_stops(config, fleet: FleetServer, tmp_path: Path) -> None:
+    """It shows a certificate of its own for the server's name."""
+    (tmp_path / "other").mkdir()
+    opening = FleetServer(tmp_path / "other")
+    try:
+        with connect_proxy({f"{NAME}:9092": opening.port}) as proxy:
+            (line,) = told(through(config, 9092, proxy.url))["stops"]
+    finally:
+        opening.stop()
+    assert f"the server's certificate is not good for {NAME}" in line
+    assert "it has to leave this one alone" in line
+
+
+def test_a_server_that_speaks_no_http_2_stops(config, tmp_path: Path) -> None:
+    """As a web server, or a load balancer, with the right certificate on the wrong port."""
+    certificate, key = self_signed(["localhost"])
+    (tmp_path / "web.pem").write_bytes(certificate + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "web.pem")
+    config.ca.write_bytes(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            listener.accept()[0].close()  # the port is tried
+            line, _ = listener.accept()
+            with context.wrap_socket(line, server_side=True) as secured, contextlib.suppress(OSError):
+                secured.recv(1)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            port = listener.getsockname()[1]
+            (line,) = told(config.model_copy(update={"server": f"localhost:{port}"}))["stops"]
+    assert "does not speak HTTP/2" in line

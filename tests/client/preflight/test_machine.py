@@ -48,3 +48,17 @@ def test_no_gpu_is_worth_a_look_unless_the_cpu_was_asked_for(tmp_path: Path) -> 
     assert ranks(site(tmp_path, device="auto"))[0] == "look"
     assert ranks(site(tmp_path, device="cpu"))[0] == "fine"
     assert ranks(site(tmp_path, device="cuda"))[0] == "stops"
+
+
+def test_a_socket_with_too_long_a_path_stops(tmp_path: Path) -> None:
+    """`check` passed it, and the trainer failed on it."""
+    found = [*machine.check(site(tmp_path, socket=tmp_path / ("d" * 110) / "trainer.sock"))]
+    (line,) = [finding.text for finding in found if finding.rank == "stops"]
+    assert "the path of the socket trainer.sock has" in line
+    assert "may have 107" in line
+
+
+def test_a_socket_with_a_short_path_is_not_spoken_of(tmp_path: Path) -> None:
+    assert not any(
+        "socket" in finding.text for finding in machine.check(site(tmp_path, socket=Path("/run/t.sock")))
+    )

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from common.errors import LaunchError
 from common.processes import launcher as processes
 from common.processes import watchdog
 from common.processes.launcher import Interrupted, Processes, interruptible
-from common.processes.ports import accepts_connections, claim_port, free_ports, port_is_taken
 from tests.places import ROOT
 
 # A program with a child in its group and one that left it, as Flower starts them.
@@ -203,35 +201,6 @@ def test_every_polite_request_to_end_is_one_and_a_second_does_not_disturb_cleani
     assert caught.value.exit_code == code
     assert cleaned == [True]
     assert signal.getsignal(number) == before
-
-
-def test_a_port_is_taken_while_something_listens_and_free_after_it() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        assert port_is_taken(port)
-        assert accepts_connections(port)
-    assert not port_is_taken(port)
-    assert not accepts_connections(port)
-
-
-def test_free_ports_differ() -> None:
-    ports = free_ports(50)
-    assert len(set(ports)) == 50
-    assert not any(port_is_taken(port) for port in ports[:5])
-
-
-def test_of_two_launchers_that_start_together_one_has_the_port() -> None:
-    (port,) = free_ports(1)
-    first = claim_port(port)
-    assert first is not None
-    with first:
-        assert claim_port(port) is None
-        assert not port_is_taken(port)  # it is for the server to listen on
-    second = claim_port(port)
-    assert second is not None
-    second.close()
 
 
 def test_flowers_commands_are_those_beside_this_python() -> None:

@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from common import keys
 from common.config import StudyConfig
-from common.errors import LaunchError
+from common.errors import ConfigError, LaunchError
 from common.metrics import count
-from common.processes.ports import free_ports
+from common.processes.ports import free_ports, obstacle
 from server.cli import operate
+from server.cli.main import main
 from server.deployment import prometheus, queue, site_keys
 from server.deployment.folder import ServerFolder, open_folder
 from server.provisioning import startup_kit
@@ -192,6 +193,20 @@ def test_prometheus_is_answered_on_loopback_and_a_taken_port_is_named(folder: Se
             operate._serve_metrics(folder, "127.0.0.1", port)
     finally:
         stop()
+
+
+@pytest.mark.parametrize("host", ["", " ", "http://127.0.0.1", "127.0.0.1:9464", "10.0.0.0/8"])
+def test_metrics_are_served_on_no_address_that_cannot_be_meant(folder: ServerFolder, host: str) -> None:
+    """An empty one would be every address of the machine, and there is no password."""
+    (port,) = free_ports(1)
+    with pytest.raises(ConfigError, match="--metrics-host: "):
+        operate._serve_metrics(folder, host, port)
+    assert obstacle(port) is None
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_a_number_that_is_no_port_is_wrong_usage(folder: ServerFolder, port: str) -> None:
+    assert main(["up", str(folder.root), "--metrics-port", port]) == 2
 
 
 def test_the_profile_mounts_what_is_there_and_no_site_reaches_the_metrics() -> None:

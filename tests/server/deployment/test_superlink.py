@@ -2,16 +2,24 @@
 
 import logging
 import os
+import socket
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flwr.common.config import parse_config_args
 
 from common.config import StudyConfig
 from common.errors import LaunchError
-from common.processes.launcher import Processes
+from common.network import proxies
+from common.processes import flower
+from common.processes.launcher import Command, Processes
+from common.processes.ports import free_ports
+from server.deployment import superlink
+from server.deployment.certificates import ServerIdentity
 from server.simulation.local_federation import LocalFederation
 
 MakeStudy = Callable[..., StudyConfig]
@@ -116,3 +124,105 @@ def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepe
         all_of_it.processes.end(name)
     assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
     assert all_of_it.processes.ended().keys() == {"north-gateway"}
+
+
+# --- where it listens, and what it is given ---------------------------------------------------
+
+
+def test_an_address_of_another_machine_is_named_before_anything_starts(
+    federation: LocalFederation,
+) -> None:
+    federation.fleet_host = "192.0.2.1"
+    with pytest.raises(
+        LaunchError, match=r"cannot listen on 192\.0\.2\.1:9092: 192\.0\.2\.1 is not an address of this"
+    ):
+        federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
+    assert federation.processes.ended() == {}
+
+
+def test_a_port_that_another_process_has_is_named_before_anything_starts(federation: LocalFederation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        federation.fleet_port = port = other.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"cannot listen on 127.0.0.1:{port}: port {port} is taken"):
+            federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
+
+
+def test_a_folder_that_the_database_does_not_take_is_named(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    federation.work, (federation.fleet_port,) = tmp_path / "what?", free_ports(1)
+    with pytest.raises(LaunchError, match=r"has a \? in it"):
+        federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])
+def test_readiness_is_asked_for_where_it_listens(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Version 0.1.0 asked 127.0.0.1 alone, and waited for ever for a server on another address."""
+    monkeypatch.setattr(LocalFederation, "has_superlink", True)
+    with socket.create_server((host, 0)) as fleet, socket.create_server(("127.0.0.1", 0)) as control:
+        federation.fleet_host, federation.fleet_port = host, fleet.getsockname()[1]
+        federation._control_port = control.getsockname()[1]
+        assert federation._is_ready()
+
+
+def test_ports_that_answer_are_not_ready_without_the_superlink(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFederation, "has_superlink", False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        federation.fleet_port = federation._control_port = other.getsockname()[1]
+        assert not federation._is_ready()
+
+
+def test_a_path_with_quotes_is_written_as_toml_has_it(tmp_path: Path) -> None:
+    keys = tmp_path / 'it\'s "mine"\\ü'
+    superlink._write_connection(tmp_path, 9093, keys / "ca.pem")
+    connection = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["superlink"][
+        "consilium"
+    ]
+    assert connection == {"address": "127.0.0.1:9093", "root-certificates": str(keys / "ca.pem")}
+
+
+def test_a_study_starts_from_a_folder_with_any_character_in_its_name(
+    federation: LocalFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(_: Processes, command: Command, deadline_s: float) -> str:
+        commands.append([str(part) for part in command])
+        return '{"run-id": 7}'
+
+    monkeypatch.setattr(Processes, "run", run)
+    settings = tmp_path / 'it\'s "mine"\\ü =' / "server.yaml"
+    assert federation.run(settings) == 7
+    ((*_, option, config, _, _),) = commands
+    assert option == "--run-config"
+    assert parse_config_args([config]) == {"server": str(settings)}
+
+
+def test_trainers_keep_the_way_out_of_this_machine_and_flower_gets_none(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A study may name weights that a trainer fetches; loopback goes through no proxy in either."""
+    monkeypatch.setenv("https_proxy", "http://web.example:3128")
+    federation.processes = Processes(tmp_path / "logs", flower.environment(tmp_path, os.environ))
+    show = [
+        sys.executable,
+        "-c",
+        "import os; print(os.environ.get('https_proxy'), os.environ.get('no_proxy'))",
+    ]
+    monkeypatch.setattr(LocalFederation, "trainer_command", lambda *_: show)
+    federation.processes.start("superlink", show)
+    federation.processes.start("north-trainer", show, proxies.sparing_loopback(os.environ))
+    try:
+        federation.processes.wait_until(
+            lambda: len(federation.processes.ended()) == 2, "both did not end", 60
+        )
+        said = {name: federation.processes.tail(name).split() for name in ("superlink", "north-trainer")}
+    finally:
+        federation.processes.stop()
+    assert said["superlink"][-2:] == ["None", "None"]
+    assert said["north-trainer"][-2] == "http://web.example:3128"
+    assert {"localhost", "127.0.0.1", "::1"} <= set(said["north-trainer"][-1].split(","))

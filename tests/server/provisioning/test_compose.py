@@ -7,6 +7,7 @@ import yaml
 
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
+from common.lock import held
 from common.settings import load_settings, to_yaml
 from server.cli.main import main
 from server.config import Federation
@@ -96,6 +97,27 @@ def test_a_study_of_other_sites_or_classes_takes_those_of_the_images(images: Fed
 
 
 # --- two federations on one engine ---------------------------------------------------------
+
+
+def test_a_second_up_of_the_same_project_takes_nothing_from_the_one_that_runs(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another checkout, perhaps: both are called consilium, and share their volumes."""
+    running = made / "server" / "running" / "17-demo.yaml"
+    running.parent.mkdir()
+    running.touch()
+    before = (made / "keys/1/site.key").read_bytes()
+    places = {name: str(made / name) for name in ("sites", "server", "keys", "over")}
+    options = [part for name, path in places.items() for part in (f"--{name}", path)]
+    with held(made / "server" / "up.lock", "consilium-server up"):
+        assert main(["containers", "--study", str(made / "study.yaml"), *options]) == 1
+    said = capsys.readouterr().err
+    assert "the study demo is running in this Compose project already" in said
+    assert "COMPOSE_PROJECT_NAME=second" in said
+    assert (made / "keys/1/site.key").read_bytes() == before
+    assert running.exists()
+    set_up(made)  # it has ended
+    assert (made / "keys/1/site.key").read_bytes() != before
 
 
 def test_everything_that_an_engine_has_once_can_be_named_from_outside() -> None:

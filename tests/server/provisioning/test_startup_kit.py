@@ -162,3 +162,54 @@ def test_a_ca_that_ends_within_a_year_is_spoken_of(made: Path, tmp_path: Path) -
 def test_the_shipped_federation_can_be_provisioned(tmp_path: Path) -> None:
     list(startup_kit.provision(CONFIGS / "server" / "federation.yaml", tmp_path))
     assert open_folder(tmp_path).config.server.hosts[0] == "consilium.example.org"
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+
+def test_all_wrong_hosts_are_reported_at_once_and_nothing_is_made(tmp_path: Path) -> None:
+    hosts = [
+        "https://c.example",
+        "c.example:9092",
+        "",
+        "10.0.0.0/8",
+        "c_1.example",
+        "*.example",
+        "good.example",
+    ]
+    federation = write(tmp_path / "federation.yaml", ["north"], hosts)
+    with pytest.raises(ConfigError) as caught:
+        list(startup_kit.provision(federation, tmp_path / "server"))
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.strip().partition(":")[0] for line in lines] == [
+        f"server.hosts.{number}" for number in range(6)
+    ]
+    assert not (tmp_path / "server").exists()
+
+
+def test_a_wrong_port_and_a_wrong_address_to_listen_on_are_reported_with_the_hosts(tmp_path: Path) -> None:
+    about = {"hosts": ["a b"], "port": 0, "listen": "c.example"}
+    federation = tmp_path / "federation.yaml"
+    federation.write_text(yaml.safe_dump({"name": "skin", "server": about, "sites": {"north": {}}}))
+    with pytest.raises(ConfigError, match=r"(?s)server\.hosts\.0: .*server\.port: .*server\.listen: "):
+        list(startup_kit.provision(federation, tmp_path / "server"))
+
+
+@pytest.mark.parametrize(
+    ("host", "server"),
+    [
+        ("[2001:DB8::1]", "[2001:db8::1]:9443"),
+        ("klinik-münchen.de ", "xn--klinik-mnchen-3ob.de:9443"),
+        ("C.Example.", "c.example:9443"),
+    ],
+)
+def test_kit_and_certificate_have_a_host_in_the_same_form(tmp_path: Path, host: str, server: str) -> None:
+    federation = write(tmp_path / "federation.yaml", ["north"], [host, host.upper()])
+    list(startup_kit.provision(federation, tmp_path / "server"))
+    kit = files(tmp_path / "server" / "kits" / "north.zip")
+    assert yaml.safe_load(kit["gateway.yaml"])["server"] == server
+    certificate = x509.load_pem_x509_certificate((tmp_path / "server/keys/server.pem").read_bytes())
+    plain = server.removesuffix(":9443").strip("[]")
+    assert sorted(certificates.hosts_of(certificate)) == sorted([plain, *startup_kit.ALWAYS])
+    told = list(startup_kit.provision(federation, tmp_path / "server"))
+    assert not any("the hosts have changed" in line for line in told)

@@ -14,6 +14,7 @@ import pytest
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.network import unix_sockets
 from common.processes.launcher import Interrupted, Processes
 from common.processes.ports import claim_port
 from server.simulation import launch
@@ -272,3 +273,35 @@ def test_a_trainer_that_dies_is_started_again_and_named(
         assert federation.processes.ended() == {}
     finally:
         federation.processes.stop()
+
+
+def test_sockets_have_a_short_place_however_deep_the_folder_for_temporary_files_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with launch._sockets(["north", "south"]) as sockets:
+        assert all(unix_sockets.too_long(path) is None for path in sockets.values())
+
+
+def test_without_a_short_place_for_sockets_nothing_starts(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, started_on: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("d" * 100)))
+    monkeypatch.setattr(unix_sockets, "_SHORT_FOLDERS", ())
+    with pytest.raises(
+        LaunchError, match=r"no place for the trainers' sockets.*set TMPDIR to a short folder"
+    ):
+        run_local(make_study(), sites, tmp_path / "run")
+    assert started_on == []
+
+
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_number_that_is_no_port_is_refused(
+    sites: list[LocalSite], make_study: MakeStudy, tmp_path: Path, started_on: list[int], port: int
+) -> None:
+    with pytest.raises(LaunchError, match=f"{port} is not a port"):
+        run_local(make_study(), sites, tmp_path / "run", port=port)
+    assert started_on == []
