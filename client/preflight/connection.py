@@ -99,9 +99,9 @@ class Unknown(Exception):
 
     def __init__(self, answer: str) -> None:
         super().__init__(
-            "the connection stands, but the server did not answer as Consilium's does, so nothing can be said of "
-            f"clock, key and line: {' '.join(answer.split())[:300]}. Show this to the network people and to the study "
-            "operator: another version may run there, or something in between changes what passes"
+            "the connection stands, but the server did not answer as Consilium's does, so the rest cannot be checked: "
+            f"{' '.join(answer.split())[:300]}. Show this to the network people and to the study operator: another "
+            "version may run there, or something in between changes what passes"
         )
 
 

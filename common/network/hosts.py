@@ -55,6 +55,12 @@ def listening_address(text: str) -> str:
     return host
 
 
+def is_loopback(host: str) -> bool:
+    """True for a name or an address by which every machine means itself."""
+    address = _address(host)
+    return host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback)
+
+
 def server_address(text: str) -> str:
     """A host and a port in one, `HOST:PORT`, with an IPv6 address in brackets. Raises ValueError."""
     host, port = divided(text)

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from common import release
 from common.files import write_atomically
-from common.network.hosts import joined
+from common.network.hosts import is_loopback, joined
 from common.settings import load_settings
 from server.config import FederationConfig
 from server.deployment import certificates, site_keys
@@ -42,6 +42,8 @@ def provision(federation: Path, out: Path) -> Iterator[str]:
         shutil.copyfile(federation, out / "federation.yaml")
     yield from _certify(config, out / "keys")
     yield from _write_kits(config, out)
+    if is_loopback(host := config.server.hosts[0]):
+        yield f"sites connect to {host}, which is each site's own machine; put the server's name first in server.hosts"
     yield from _remove_others(ServerFolder(out, config))
 
 

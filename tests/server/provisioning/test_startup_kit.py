@@ -213,3 +213,12 @@ def test_kit_and_certificate_have_a_host_in_the_same_form(tmp_path: Path, host: 
     assert sorted(certificates.hosts_of(certificate)) == sorted([plain, *startup_kit.ALWAYS])
     told = list(startup_kit.provision(federation, tmp_path / "server"))
     assert not any("the hosts have changed" in line for line in told)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "127.1.2.3"])
+def test_a_kit_that_leads_a_site_to_itself_is_spoken_of(tmp_path: Path, host: str) -> None:
+    federation = write(tmp_path / "federation.yaml", ["north"], [host, "c.example"])
+    said = list(startup_kit.provision(federation, tmp_path / "server"))
+    assert any("which is each site's own machine; put the server's name first" in line for line in said)
+    federation = write(tmp_path / "federation.yaml", ["north"], ["c.example", host])
+    assert not any("own machine" in line for line in startup_kit.provision(federation, tmp_path / "server"))
