@@ -4,7 +4,8 @@
 with examples, and what an error means for the exit code. On a terminal Typer draws the help. In a pipe or a
 file the help is plain: one line per option, never wrapped, the same whatever the terminal's width.
 
-Exit codes: 0 done; 1 could not; 2 wrong usage; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP; 141 the
+Exit codes: 0 done; 1 could not; 2 wrong usage; 3 a study finished but is incomplete, because a site that was to score
+its final model did not; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP; 141 the
 reader of the output is gone (`| head`). The last four are 128 plus the signal's number, as shells report it.
 """
 
@@ -31,7 +32,7 @@ from common.processes.launcher import Interrupted
 if TYPE_CHECKING:
     from types import ModuleType
 
-DONE, COULD_NOT, INTERRUPTED = 0, 1, 128 + signal.SIGINT
+DONE, COULD_NOT, INCOMPLETE, INTERRUPTED = 0, 1, 3, 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -168,6 +169,11 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         )
         return COULD_NOT
     return int(code or DONE)
+
+
+def study_exit_code(*, finished: bool, incomplete: bool) -> int:
+    """Exit code of a command that ran a study to its end."""
+    return DONE if finished else INCOMPLETE if incomplete else COULD_NOT
 
 
 def _completed(root: click.Command, name: str) -> int | None:

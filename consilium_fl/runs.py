@@ -46,14 +46,28 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`starting`, `running`, `crashed`, `stopped`, `failed` or `finished`; `unknown` without status.json."""
+        """`starting`, `running`, `crashed`, `stopped`, `failed`, `finished` or `finished, incomplete`.
+
+        `unknown` without status.json.
+        """
         found = status.read_status(self.folder)
         return "unknown" if found is None else found.or_died().status
 
     @property
     def finished(self) -> bool:
-        """True if every round and the closing evaluation were done."""
+        """True if every round and the closing evaluation were done, and no site's score is missing."""
         return self.status == "finished"
+
+    @property
+    def incomplete(self) -> bool:
+        """True if every round was done, and the final model lacks the score of a site that was to evaluate."""
+        return self.status == status.INCOMPLETE
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Sites that the study names and that did not enrol at its last start, each with the reason."""
+        found = status.read_status(self.folder)
+        return {} if found is None else dict(found.absent)
 
     @property
     def reason(self) -> str:
@@ -160,17 +174,21 @@ class Run:
         """
         from server.report import write
 
-        synthetic = self.synthetic
+        config = load_settings(self.folder / "server.yaml", ServerConfig, "server")
         try:
-            return write.write_report(self.folder, self.study, synthetic=synthetic)
+            return write.write_report(
+                self.folder, self.study, synthetic=config.synthetic, start_from=config.start_from
+            )
         except ModuleNotFoundError as error:
             raise missing("write_report", error) from error
 
     def describe(self) -> str:
         """How the run ended and where its files are, for a terminal."""
-        if not self.finished:
-            return f"The study did NOT finish: {self.reason}\nLogs: {self.folder}"
+        absent = [f"{site} took no part: {reason}" for site, reason in self.absent.items()]
+        if not self.finished and not self.incomplete:
+            return "\n".join([f"The study did NOT finish: {self.reason}", *absent, f"Logs: {self.folder}"])
         lines = [
+            *([f"The study finished, but it is INCOMPLETE: {self.reason}"] if self.incomplete else absent),
             f"Report: {self.report}",
             f"Weights: {self.weights}",
             f"Rounds: {self.folder / history.FILE}",

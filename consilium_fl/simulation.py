@@ -70,7 +70,9 @@ class Variant:
     run: Run | None
     """None if it did not start."""
     failure: str
-    """Empty if it finished."""
+    """Empty if it finished, or is only incomplete."""
+    lacking: str = ""
+    """Why it is incomplete; empty if it is not."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,13 @@ class Comparison:
 
     @property
     def finished(self) -> bool:
-        """True if every variant finished."""
-        return not any(variant.failure for variant in self.variants)
+        """True if every variant finished and none is incomplete."""
+        return not any(variant.failure or variant.lacking for variant in self.variants)
+
+    @property
+    def incomplete(self) -> bool:
+        """True if every variant finished, and at least one of them is incomplete."""
+        return not self.finished and not any(variant.failure for variant in self.variants)
 
 
 def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection[str] = ()) -> Comparison:
@@ -104,6 +111,7 @@ def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection
                 row.seed,
                 Run.open(row.run_dir) if (row.run_dir / "study.yaml").exists() else None,
                 row.failure or "",
+                row.lacking,
             )
             for row in rows
         ),

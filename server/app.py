@@ -1,13 +1,18 @@
 """The ServerApp: enrols the sites, runs the rounds, saves and reports each of them.
 
-A study ends `finished` only after all rounds and the closing evaluation, or when its selection stops it early.
-A foreseen error ends it as `failed`, with a sentence in `status.json` and an exception that Flower turns into
-a failed run. Any other error, a lost SuperLink included, is `crashed`: the study may go on from its last
-checkpoint. The program that started the run reads the status, not the log.
+A study ends `finished` only after all rounds and the closing evaluation, or when its selection stops it early. It
+ends `finished, incomplete` if a site that was to score the final model did not. A foreseen error ends it as `failed`,
+with a sentence in `status.json` and an exception that Flower turns into a failed run. Any other error, a lost SuperLink
+included, is `crashed`: the study may go on from its last checkpoint. The program that started the run reads the status,
+not the log.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -23,13 +28,22 @@ from server.enrolment import cohort as enrolment
 from server.heads import fit, record
 from server.report import census_table, terminal
 from server.report import write as report
-from server.rounds import selection
+from server.report.outcome import Ending
+from server.rounds import scores, selection
 from server.rounds.flower_sites import FlowerSites
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
-from server.storage import checkpoint, requests
-from server.storage.status import set_progress, set_status
+from server.storage import checkpoint, history, requests
+from server.storage.status import (
+    INCOMPLETE,
+    Stage,
+    add_resumption,
+    read_status,
+    set_absent,
+    set_progress,
+    set_status,
+)
 
 app = ServerApp()
 
@@ -58,21 +72,50 @@ def _conduct_with_status(config: ServerConfig, sites: Sites) -> None:
         study = load_settings(config.study, StudyConfig, "study")
         study.require_vectors()
         set_status(run_dir, "running", f"study {study.name}")
-        done = _conduct(config, study, sites)
+        set_absent(run_dir, {})  # of an earlier start
+        ending = _conduct(config, study, sites)
     except BaseException as error:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
+        _warn_of_absent(run_dir)
         log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
+        stage: Stage = "failed" if isinstance(error, ConsiliumError) else "crashed"
+        if stage == "failed":
+            _report_failure(config, reason)
         try:
-            set_status(run_dir, "failed" if isinstance(error, ConsiliumError) else "crashed", reason)
+            set_status(run_dir, stage, reason)
         except StorageError as full:  # a full disk must not hide why the study failed
             log.logger.error("%s", full)
         raise
-    log.event(f"study {study.name} finished after {done}; everything is in {run_dir}")
-    set_status(run_dir, "finished", done)  # last: a reader that waits for it stops reading the log
+    _warn_of_absent(run_dir)
+    tell = log.event if ending.stage == "finished" else log.warn
+    tell(f"study {study.name} {ending.stage} after {ending.reason}; everything is in {run_dir}")
+    # last: a reader that waits for it stops reading the log
+    set_status(run_dir, ending.stage, ending.reason)
 
 
-def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
-    """Run the study. Returns how far it came, as a sentence for its status."""
+def _warn_of_absent(run_dir: Path) -> None:
+    """Name the sites that did not take part among the last lines of the log, where a person looks first."""
+    with suppress(StorageError):
+        now = read_status(run_dir)
+        for site, reason in {} if now is None else now.absent.items():
+            log.warn(f"{site} took no part: {reason}", site=site, outcome="absent")
+
+
+def _report_failure(config: ServerConfig, reason: str) -> None:
+    """Write the report of a failed study, if a round is on record.
+
+    Whatever goes wrong is logged and no more: the status must still say why the study failed.
+    """
+    try:
+        if history.read_rounds(config.run_dir):
+            study = load_settings(config.study, StudyConfig, "study")
+            _write_report(config, study, ending=Ending("failed", reason))
+    except Exception as error:
+        log.logger.error("the report could not be written: %s", error)
+
+
+def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> Ending:
+    """Run the study. Returns how it ended and how far it came, as a sentence for its status."""
     synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
     log.event(
         f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
@@ -80,9 +123,11 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
     )
     enrolment.wait_for_sites(study, sites)
     start, cohort = _begin(config, study, sites)
+    cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
+    set_absent(config.run_dir, cohort.absent)
     counts = census.count(study, cohort.enrolments)
     log.event(census_table.table(study, counts))
-    census.save(config.run_dir, counts)
+    census.save(config.run_dir, census.with_earlier(study, counts, config.run_dir, start.round))
     census.require_classes(study, counts)
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
@@ -93,17 +138,51 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> str:
         checkpoint.keep_best(config.run_dir, state)
         if not state.closing:
             checkpoint.save(config.run_dir, state, study)
+            scores.require_heard(study, state)
             _fit_heads(config, study, sites, cohort, state)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
-    write = partial(report.write_report, preprocessing=start.preprocessing, synthetic=config.synthetic)
-    write(config.run_dir, study)
+    _write_report(config, study, start.preprocessing)
     if _fit_heads(config, study, sites, cohort, state):
-        write(config.run_dir, study)
-    early = selection.reason_to_stop(study, state)
-    num_rounds = state.round - 1
-    return f"{num_rounds} rounds" if early is None else f"{num_rounds} of {study.rounds} rounds: {early}"
+        _write_report(config, study, start.preprocessing)
+    scores.require_heard(study, state)
+    return _ending(study, state, cohort)
+
+
+def _why(config: ServerConfig, site: str, reason: str) -> str:
+    """Why a site is absent. A site without a key can never connect, however long the server waits."""
+    return reason if site in config.node_ids else f"{reason}; no key of it is enrolled at the server"
+
+
+def _ending(study: StudyConfig, state: RoundState, cohort: Cohort) -> Ending:
+    """How a study ended whose closing evaluation is done."""
+    num_rounds, early = state.round - 1, selection.reason_to_stop(study, state)
+    done = f"{num_rounds} rounds" if early is None else f"{num_rounds} of {study.rounds} rounds: {early}"
+    lacking = scores.unscored_in(study, state)
+    left = [f"{site} took no part: {cohort.absent[site]}" for site in cohort.absent if site not in lacking]
+    parts = [done, *([scores.sentence(lacking)] if lacking else []), *left]
+    incomplete = lacking and study.sites.evaluate_missing == "incomplete"
+    if incomplete:
+        parts.append("start what is missing, and `resume` repeats the closing evaluation")
+    return Ending(INCOMPLETE if incomplete else "finished", "; ".join(parts))
+
+
+def _write_report(
+    config: ServerConfig,
+    study: StudyConfig,
+    preprocessing: Mapping[str, Any] | None = None,
+    ending: Ending | None = None,
+) -> None:
+    """Write the report. Raises StorageError."""
+    report.write_report(
+        config.run_dir,
+        study,
+        preprocessing=preprocessing,
+        synthetic=config.synthetic,
+        start_from=config.start_from,
+        ending=ending,
+    )
 
 
 def _fit_heads(
@@ -123,6 +202,7 @@ def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[Roun
     if last is not None:
         state = checkpoint.load(last, study)
         log.event(f"resuming after round {state.round} of {study.rounds}", round=state.round)
+        add_resumption(config.run_dir, state.round)
         return state, enrolment.enrol(study, sites, state.weights, first_round=state.round + 1)
     first = None if config.start_from is None else load_file(config.start_from)[0]
     cohort = enrolment.enrol(study, sites, first)

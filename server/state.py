@@ -28,9 +28,10 @@ class SiteRound:
     """What one site did in one round."""
 
     site: str
-    outcome: Literal["ok", "refused", "failed", "missing", "set_aside"]
-    """`refused`: the update did not pass admission. `failed`: the site answered with a failure.
-    `set_aside`: refused too often in a row, so it got no plan."""
+    outcome: Literal["ok", "refused", "failed", "missing", "set_aside", "absent"]
+    """`refused`: the update did not pass admission. `failed`: the site answered with a failure, or could not be
+    reached. `set_aside`: refused too often in a row, so it got no plan. `absent`: the study names the site, but it
+    did not enrol, so it got no plan."""
     reason: str = ""
     num_examples: int = 0
     num_steps: int = 0
@@ -112,6 +113,8 @@ class Cohort:
     enrolments: Mapping[str, wire.Enrolment]
     """By site, in the order of names; `weights` are emptied."""
     weights: Mapping[str, Array]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Sites that the study names and that do not take part: the reason, by site in the order of the study."""
 
     @property
     def reference(self) -> wire.Enrolment:
@@ -126,7 +129,7 @@ class Cohort:
 class Asked(Frozen):
     """Outcome of one site in the current round."""
 
-    outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside"]
+    outcome: Literal["awaited", "ok", "refused", "failed", "missing", "set_aside", "absent"]
     after_s: float | None = None
     """Seconds until it answered."""
     reason: str = ""

@@ -20,6 +20,11 @@ class SitesConfig(Frozen):
     """Rounds between two scorings by the sites in `evaluate`: 3 means rounds 1, 4, 7, and always the last one."""
     required: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites whose updates make a round; None: all of them."""
+    evaluate_missing: Literal["incomplete", "fail", "pass"] = "incomplete"
+    """What it means if a site in `evaluate` does not score the final model. `incomplete`: the study ends as
+    `finished, incomplete`, with exit code 3. `fail`: it ends as failed, before round 1 if the site does not enrol,
+    and during training if the site stays without a score for longer than `deadlines.repeats` scorings in a row.
+    `pass`: it ends as finished. The report names the site in each case."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

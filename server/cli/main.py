@@ -23,7 +23,7 @@ provision.add_container_commands(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 only if the study finished, 1 if not, 2 wrong usage."""
+    """Run one command; returns its exit code (`common/command_line.py`): 0 only if the study finished."""
     with interruptible():
         return command_line.run(app, NAME, arguments)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common import log
-from common.command_line import command
+from common.command_line import COULD_NOT, DONE, INCOMPLETE, command, study_exit_code
 from common.errors import ConfigError, ConsiliumError, LaunchError
 from common.network.hosts import joined, plain_host
 from common.polling import POLL_S, wait_until
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from common.config import StudyConfig
     from server.deployment import queue
     from server.deployment.folder import ServerFolder
+    from server.deployment.study_runner import Outcome
 
 _WAIT_S = 120.0
 
@@ -83,7 +84,7 @@ def _up(
         bool,
         typer.Option(
             "--exit-when-done",
-            help="Exit when no study waits; exit code 0 only if the last one finished.",
+            help="Exit when no study waits; exit code 0 only if the last one finished, 3 if it is incomplete.",
         ),
     ] = False,
     metrics_port: Annotated[
@@ -122,34 +123,37 @@ def _up(
 
     folder = open_folder(directory)
 
-    def serve() -> bool:
+    def serve() -> "Outcome":
         first = None if study is None else load_settings(study, StudyConfig, "study")
         if metrics_port is not None:
             _serve_metrics(folder, metrics_host, metrics_port)
         return _serve(folder, first, exit_when_done=exit_when_done)
 
     if over is None:
-        return 0 if serve() else 1
+        outcome = serve()
+        return study_exit_code(finished=outcome.finished, incomplete=outcome.incomplete)
     if not over.exists():
         try:
-            finished, reason = serve(), ""
+            outcome = serve()
+            text = outcome.word if outcome.finished else f"{outcome.word}: {outcome.reason}"
         except ConsiliumError as error:
-            finished, reason = False, f": {error}"
-        write_atomically(over, f"{'finished' if finished else 'failed'}{reason}\n".encode())
+            text = f"failed: {error}"
+        write_atomically(over, f"{text}\n".encode())
     return 0
 
 
-def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> bool:
-    """Run the server until it ends; True if its last study finished."""
+def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> "Outcome":
+    """Run the server until it ends; returns how its last study ended."""
     from server.deployment import daemon
+    from server.deployment.study_runner import Outcome
 
     try:
-        return daemon.up(folder, study=study, once=exit_when_done).finished
+        return daemon.up(folder, study=study, once=exit_when_done)
     except Interrupted:
         if exit_when_done:
             raise
         log.event("the server is stopping; what was running goes on at the next start")
-        return True
+        return Outcome(True, "")
 
 
 def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
@@ -176,7 +180,10 @@ def _run(
     directory: ServerDir,
     study_file: StudyFile,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show its log to the end; exit code 0 only if it finished.")
+        bool,
+        typer.Option(
+            "--wait", help="Show its log to the end; exit code 0 only if it finished, 3 if it is incomplete."
+        ),
     ] = False,
 ) -> int:
     """Put a study into the queue.
@@ -220,6 +227,7 @@ def _print_queued(folder: "ServerFolder", name: str) -> None:
 
 def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
     """Show the log of a study until it is over; the exit code says whether it finished."""
+    from server.deployment.study_runner import Outcome
     from server.storage import status
 
     run_dir, place = folder.runs / entry.name, folder.root / "running" / entry.path.name
@@ -237,10 +245,15 @@ def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
         time.sleep(POLL_S)
     show()
     now = status.read_status(run_dir)
-    if now is not None and now.status == "finished":
-        return 0
-    print(f"The study did NOT finish: {now.reason if now else 'it never began'}", file=sys.stderr)
-    return 1
+    if now is None:
+        print("The study did NOT finish: it never began", file=sys.stderr)
+        return COULD_NOT
+    outcome = Outcome.of(now)
+    if outcome.incomplete:
+        print(f"The study finished, but it is INCOMPLETE: {now.reason}", file=sys.stderr)
+    elif not outcome.finished:
+        print(f"The study did NOT finish: {now.reason}", file=sys.stderr)
+    return study_exit_code(finished=outcome.finished, incomplete=outcome.incomplete)
 
 
 def _enrol(
@@ -308,11 +321,12 @@ def _status(
 
     Shows study, round, which sites have answered, which are late by how much, bytes, memory, last checkpoint.
     With `consilium-server --json status` as JSON. Exit code 1 if the study failed, its server is gone, or the
-    server is not up.
+    server is not up; 3 if the run is finished but incomplete.
     """
     from server.cli import tables
     from server.deployment import overview, server_overview
     from server.deployment.folder import open_folder
+    from server.storage import status
 
     if (run_dir / "federation.yaml").exists():
         server = server_overview.read_server(open_folder(run_dir))
@@ -326,7 +340,9 @@ def _status(
         print(now.model_dump_json(indent=1))
     else:
         tables.print_run(now)
-    return 1 if now.stage in ("failed", "crashed") else 0
+    if now.stage == status.INCOMPLETE:
+        return INCOMPLETE
+    return COULD_NOT if now.stage in ("failed", "crashed") else DONE
 
 
 def _readmit(run_dir: RunDir, site: SiteName) -> int:

@@ -1,13 +1,16 @@
 """Commands of research: a study with all its sites on this machine, and grids of studies."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.command_line import command
+from common.command_line import command, study_exit_code
 from common.errors import ConfigError
 from server.cli.options import SIMULATION, STUDIES, Port, RunDir, RunsDir, SitesDir, StudyFile
+
+if TYPE_CHECKING:
+    from consilium_fl.runs import Run
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -67,13 +70,18 @@ def _simulate(
     """Run a study with all its sites as processes on this machine.
 
     Starts a server, and for every site of the study a gateway and a trainer. They connect on loopback with TLS and
-    site keys. Runs the study and stops all of them. Exit code 0 only if the study finished.
+    site keys. Runs the study and stops all of them. Exit code 0 only if the study finished; 3 if it finished without
+    the score of a site that was to evaluate.
     """
     from consilium_fl import simulation
 
     run = simulation.simulate(study, sites, runs=runs, port=port, adopt=adopt, leave_out=leave_out or [])
     print(run.describe())
-    return 0 if run.finished else 1
+    return _exit_code(run)
+
+
+def _exit_code(run: "Run") -> int:
+    return study_exit_code(finished=run.finished, incomplete=run.incomplete)
 
 
 def _resume(
@@ -93,7 +101,8 @@ def _resume(
 ) -> int:
     """Resume a study that broke off or was stopped, from its last round.
 
-    A resumed study ends with the same weights as one that never broke off. At a server, `resume DIR STUDY` puts
+    A resumed study ends with the same weights as one that never broke off. Of a study that is finished but incomplete,
+    the closing evaluation is repeated. At a server, `resume DIR STUDY` puts
     the study into the queue. For a simulation, `resume RUN --sites DIR` runs it now.
     """
     if study is not None:
@@ -109,7 +118,7 @@ def _resume(
 
     run = simulation.resume(run_dir, sites, port=port)
     print(run.describe())
-    return 0 if run.finished else 1
+    return _exit_code(run)
 
 
 def _compare(
@@ -126,11 +135,12 @@ def _compare(
     """Run a grid of studies on this machine and compare them.
 
     Runs every variant of GRID.yaml that has not finished yet, one after the other. Writes comparison.md, .csv and
-    .png. Exit code 0 only if all finished.
+    .png. Exit code 0 only if all finished; 3 if all did, but one is incomplete.
     """
     from consilium_fl import simulation
 
-    return 0 if simulation.compare(grid, sites, runs=runs, only=only or ()).finished else 1
+    compared = simulation.compare(grid, sites, runs=runs, only=only or ())
+    return study_exit_code(finished=compared.finished, incomplete=compared.incomplete)
 
 
 def _report(run_dir: RunDir) -> int:

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 
 from common import terminal
 from common.spans import format_span
-from server.deployment.overview import Overview, describe_run, describe_site, heading, totals
+from server.deployment.overview import Overview, absences, describe_run, describe_site, heading, totals
 from server.deployment.server_overview import ServerNow, SiteOfServer, describe_server
 
 _STYLES = {
     "ok": "green",
     "awaited": "",
     "finished": "bold green",
+    "finished, incomplete": "bold yellow",
     "failed": "bold red",
     "crashed": "bold red",
 }
@@ -85,4 +86,4 @@ def print_run(now: Overview) -> None:
                 for site, state in now.sites.items()
             ],
         )
-    print("\n".join(totals(now)))
+    print("\n".join([*absences(now), *totals(now)]))

@@ -105,7 +105,9 @@ class Host(Federation):
             entry = queue.running(self.folder) or next(iter(queue.waiting(self.folder)), None)
             if entry is not None:
                 last = self._conduct(entry)
-                log.event(f"study {entry.name}: {'finished after ' if last.finished else ''}{last.reason}")
+                ran = last.finished or last.incomplete
+                tell = log.event if last.finished else log.warn
+                tell(f"study {entry.name}: {f'{last.word} after ' if ran else ''}{last.reason}")
             elif once:
                 return last
             else:
@@ -137,9 +139,7 @@ class Host(Federation):
     def _run_to_its_end(self, entry: queue.Entry, run_dir: Path) -> Outcome:
         before = status.read_status(run_dir)
         if before is not None and before.is_over and (entry.is_new or before.status == "finished"):
-            return Outcome(
-                before.status == "finished", before.reason
-            )  # killed between its end and its removal
+            return Outcome.of(before)  # killed between its end and its removal
         with run_folder(run_dir, resume=True):  # nothing of another study is there
             file = entry.path if entry.is_new else run_dir / "study.yaml"
             self._study = load_settings(file, StudyConfig, "study")
@@ -201,7 +201,7 @@ class Host(Federation):
             with suppress(ProcessLookupError):
                 os.kill(before.pid, signal.SIGKILL)
         now = status.read_status(run_dir)
-        if now is not None and now.status != "finished":
+        if now is not None and now.status not in ("finished", status.INCOMPLETE):
             last = checkpoint.latest(run_dir)
             where = "before round 1" if last is None else f"after round {checkpoint.number_of(last)}"
             status.set_status(run_dir, "stopped", f"stopped by the operator {where}")

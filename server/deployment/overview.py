@@ -10,6 +10,8 @@ import statistics
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import Field
+
 from common.errors import ConfigError
 from common.processes import watchdog
 from common.settings import Frozen
@@ -54,6 +56,8 @@ class Overview(Frozen):
     """Round after which the study can be resumed."""
     memory_mib: dict[str, float]
     """Resident, by process of this machine; empty for a run that is over."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Sites that the study names and that do not take part, each with the reason."""
 
 
 def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | None = None) -> Overview:
@@ -85,6 +89,7 @@ def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | No
         }
         if progress
         else {},
+        absent=status.absent,
         mib_down=sum(row.mib_down for row in rows),
         mib_up=sum(row.mib_up for row in rows),
         last_checkpoint=checkpoint.number_of(last) if last else None,
@@ -96,7 +101,7 @@ def describe_run(overview: Overview, now: datetime | None = None) -> str:
     """The run in a few lines for a person."""
     width = max(map(len, overview.sites), default=0)
     sites = (f"  {site:<{width}}  {describe_site(state)}" for site, state in overview.sites.items())
-    return "\n".join([*heading(overview, now), *sites, *totals(overview)])
+    return "\n".join([*heading(overview, now), *sites, *absences(overview), *totals(overview)])
 
 
 def heading(overview: Overview, now: datetime | None = None) -> list[str]:
@@ -108,6 +113,15 @@ def heading(overview: Overview, now: datetime | None = None) -> list[str]:
         left = max(0.0, overview.deadline_s - overview.round_s)
         lines[-1] += f", for {format_span(overview.round_s)}; the deadline is in {format_span(left)}"
     return lines
+
+
+def absences(overview: Overview) -> list[str]:
+    """Lines on sites that do not take part and are not in the table of the round."""
+    return [
+        f"  {site} takes no part: {reason}"
+        for site, reason in overview.absent.items()
+        if site not in overview.sites
+    ]
 
 
 def totals(overview: Overview) -> list[str]:

@@ -24,7 +24,7 @@ from common.errors import ConfigError, ConsiliumError
 from server.deployment import overview, queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.storage.history import RoundRecord, read_rounds
-from server.storage.status import read_status
+from server.storage.status import INCOMPLETE, read_status
 
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
 
@@ -179,6 +179,17 @@ def _stage(run_dir: Path, flwr_home: Path) -> Iterator[Family]:
             family = GaugeMetricFamily(name, help_text, labels=["study"])
             family.add_metric([study], value)
             yield family
+    absent = GaugeMetricFamily(
+        "consilium_site_absent", "1 for a site of the study that did not enrol", labels=["study", "site"]
+    )
+    for site in status.absent:
+        absent.add_metric([study, site], 1.0)
+    yield absent
+    incomplete = GaugeMetricFamily(
+        "consilium_study_incomplete", "1 if the final model lacks the score of a site", labels=["study"]
+    )
+    incomplete.add_metric([study], float(status.status == INCOMPLETE))
+    yield incomplete
     memory = GaugeMetricFamily("consilium_memory_bytes", "Resident memory by process", labels=["process"])
     for process, mib in overview.memory_mib(flwr_home).items():
         memory.add_metric([process], mib * 2**20)

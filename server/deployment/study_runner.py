@@ -35,7 +35,20 @@ class Outcome:
     """How a study ended."""
 
     finished: bool
+    """False as well for a study that is incomplete, so that it is not taken for a finished one."""
     reason: str
+    incomplete: bool = False
+    """All rounds are done, but an `evaluate` site did not score the final model."""
+
+    @classmethod
+    def of(cls, now: status.Status) -> "Outcome":
+        """The outcome of a study that is over."""
+        return cls(now.status == "finished", now.reason, now.status == status.INCOMPLETE)
+
+    @property
+    def word(self) -> str:
+        """How it ended, in one word or two."""
+        return "finished" if self.finished else status.INCOMPLETE if self.incomplete else "failed"
 
 
 def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
@@ -53,7 +66,7 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
             now = now.or_died()
             if now.is_over:
                 show()
-                return Outcome(now.status == "finished", now.reason)
+                return Outcome.of(now)
             crash = now.reason if now.status == "crashed" else None
             if now.status == "starting" and time.monotonic() > begun_by:
                 logs = federation.work / "logs"

@@ -90,6 +90,18 @@ def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
     ]
 
 
+def with_earlier(study: StudyConfig, now: Census, run_dir: Path, after_round: int) -> Census:
+    """`now`, and what is on record of sites that were there before the study was resumed `after_round`.
+
+    They may have trained the weights that the study goes on from. Raises StorageError.
+    """
+    before = load(run_dir) if after_round else None
+    if before is None or before.classes != now.classes:
+        return now
+    known = before.sites | now.sites
+    return now.model_copy(update={"sites": {site: known[site] for site in study.sites.all if site in known}})
+
+
 # --- file --------------------------------------------------------------------------------------
 
 

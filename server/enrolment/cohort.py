@@ -14,6 +14,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
 from common.weights import Array, Arrays, digest, first_difference, mismatch
+from server.rounds import scores
 from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence
 from server.rounds.sites import Deadline, Sites
 from server.state import Cohort
@@ -49,6 +50,7 @@ def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], No
         raise QuorumNotMet(
             f"{sentence}. Start the missing sites, raise deadlines.enrol_s or lower sites.required."
         )
+    scores.require_enrolled(study, dict.fromkeys(sorted(missing), _not_connected(study)))
     log.warn(f"{sentence}; going on without", missing=sorted(missing))
 
 
@@ -63,9 +65,11 @@ def enrol(
 
     `first_weights` replace those that a site builds. A site that could not be reached is asked again, as
     often as a round is repeated, because a site that misses the enrolment misses the study. Raises
-    QuorumNotMet if too few training sites agree, ConfigError if `first_weights` are of another model.
+    QuorumNotMet if too few training sites agree, or an `evaluate` site that the study cannot do without does not
+    enrol, ConfigError if `first_weights` are of another model.
     """
     online = sites.online()
+    away = {site: _not_connected(study) for site in study.sites.all if site not in online}
     builder = None if first_weights is not None else min(online & set(study.sites.train), default=None)
     enrolled: dict[str, wire.Enrolment] = {}
     refused: dict[str, str] = {}
@@ -90,6 +94,7 @@ def enrol(
     refused |= _disagreements(study, enrolled, weights)
     for site, reason in sorted(refused.items()):
         log.warn(f"{site} cannot take part: {reason}", site=site)
+    absent = {site: (away | refused)[site] for site in study.sites.all if site in away | refused}
     able = {
         site: enrolled[site].model_copy(update={"weights": {}})
         for site in sorted(enrolled.keys() - refused.keys())
@@ -98,9 +103,10 @@ def enrol(
     if num_able < study.sites.quorum or weights is None:
         raise QuorumNotMet(
             f"{num_able} of {len(study.sites.train)} training sites can take part, {study.sites.quorum} are required. "
-            + "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
+            + "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
         )
-    return Cohort(able, weights)
+    scores.require_enrolled(study, absent)
+    return Cohort(able, weights, absent)
 
 
 def _ask(
@@ -194,6 +200,9 @@ def _disagreements(
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
         elif site in study.sites.train and sum(enrolment.train_counts) == 0:
             refused[site] = "it has no training images of the study's classes"
+        elif site in study.sites.evaluate and sum(enrolment.test_counts) == 0:
+            held_back = "that its policy lets be counted" if enrolment.withheld else "of the study's classes"
+            refused[site] = f"it has no test images {held_back}"
     agreed = [enrolment for site, enrolment in sorted(enrolled.items()) if site not in refused]
     for site, enrolment in enrolled.items():
         if site in refused:
@@ -208,6 +217,10 @@ def _disagreements(
         elif enrolment.weights_digest != reference.weights_digest:
             refused[site] = f"it built other first weights than {reference.site}; install the same versions"
     return refused
+
+
+def _not_connected(study: StudyConfig) -> str:
+    return f"it did not connect within {study.deadlines.enrol_s:.0f} s"
 
 
 def _names(sites: set[str]) -> str:

@@ -122,7 +122,9 @@ def problems(study: StudyConfig, result: Overlap) -> list[str]:
 
 def proved(study: StudyConfig, result: Overlap) -> str:
     """What the comparison proves if there are no problems."""
-    compared = f"{sum(result.compared.values())} images of {len(result.compared)} sites were compared"
+    num_sites = len(result.compared)
+    sites = f"{num_sites} site{'' if num_sites == 1 else 's'}"
+    compared = f"{sum(result.compared.values())} images of {sites} were compared"
     unseen = [site for site in study.sites.evaluate if site in result.compared]
     return f"{compared}: none that {', '.join(unseen)} scores is at a training site" if unseen else compared
 

@@ -27,6 +27,9 @@ from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Called with the progress of a round whenever it changes."""
 
+_NOT_ASKED = ("set_aside", "absent")
+"""Outcomes of sites that get no plan."""
+
 
 class RoundCollector:
     """Answers to round `state.round + 1` so far."""
@@ -60,6 +63,8 @@ class RoundCollector:
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
             self._rows[site] = SiteRound(site, "set_aside", reason)
+        for site, reason in cohort.absent.items():
+            self._rows[site] = SiteRound(site, "absent", printable(reason))
 
     # --- asking --------------------------------------------------------------------------
 
@@ -134,7 +139,8 @@ class RoundCollector:
     def _report_progress(self) -> None:
         sites = {site: Asked(outcome="awaited") for site in self._plans}
         for row in self._rows.values():
-            after_s = row.answered_after_s if row.outcome not in ("missing", "set_aside") else None
+            silent = row.outcome in ("missing", *_NOT_ASKED)
+            after_s = None if silent else row.answered_after_s
             sites[row.site] = Asked(outcome=row.outcome, after_s=after_s, reason=row.reason)
         self._on_progress(
             Progress(
@@ -151,7 +157,7 @@ class RoundCollector:
     def _log_uncounted(self, site: str) -> None:
         """Log an answer that does not count. After a first one, the row of the first one mentions it."""
         row = self._rows.get(site)
-        if row is None:
+        if row is None or row.outcome in _NOT_ASKED:
             reason = "an answer was refused, the site was not asked"
         else:
             reason = "a second answer was refused, the first one counts"

@@ -26,7 +26,7 @@ def counted(before: Mapping[str, Refusals], number: int, rows: Iterable[SiteRoun
             case "refused":
                 in_a_row = after[row.site].in_a_row + 1 if row.site in after else 1
                 after[row.site] = Refusals(in_a_row, number, row.reason)
-            case "failed" | "missing" | "set_aside":
+            case "failed" | "missing" | "set_aside" | "absent":
                 pass
     return {site: after[site] for site in sorted(after)}
 

@@ -29,7 +29,12 @@ def judged(study: StudyConfig, state: RoundState) -> RoundState:
 
 def reason_to_stop(study: StudyConfig, state: RoundState) -> str | None:
     """Reason for running no more rounds, as a sentence; None: go on."""
-    selection, best = study.selection, state.best
+    return enough(study, state.best)
+
+
+def enough(study: StudyConfig, best: Best | None) -> str | None:
+    """The same from the best round so far."""
+    selection = study.selection
     if selection is None or selection.patience is None or best is None:
         return None
     if best.num_worse_since < selection.patience:

@@ -18,6 +18,7 @@ from common.settings import Frozen, load_settings, validate_settings
 from server.report.comparison import Row, write_comparison
 from server.simulation.simulate import load_federation, run_study
 from server.storage.history import read_rounds
+from server.storage.status import INCOMPLETE, read_status
 
 
 class Grid(Frozen):
@@ -64,27 +65,44 @@ def run_grid(
         if only and variant not in only:
             continue
         run_dir = folder / study.name
-        failure = None
+        failure, lacking = None, ""
         if _has_finished(run_dir, study):
             log.event(f"{study.name} has finished before; it is kept")
         else:
             try:
-                outcome = run_study(study, sites_dir, federation, run_dir)
-                failure = None if outcome.finished else outcome.reason
+                if _is_incomplete(run_dir, study):
+                    outcome = run_study(study, sites_dir, federation, run_dir, resume=True)
+                else:
+                    outcome = run_study(study, sites_dir, federation, run_dir)
+                failure = None if outcome.finished or outcome.incomplete else outcome.reason
+                lacking = outcome.reason if outcome.incomplete else ""
             except LaunchError as error:
                 failure = str(error)
-        rows.append(Row(variant, seed, read_rounds(run_dir) if run_dir.exists() else (), failure, run_dir))
+        rounds = read_rounds(run_dir) if run_dir.exists() else ()
+        rows.append(Row(variant, seed, rounds, failure, run_dir, lacking))
     write_comparison(folder, rows, federation)
     return folder, tuple(rows)
 
 
 def _has_finished(run_dir: Path, study: StudyConfig) -> bool:
-    """True if the closing evaluation of this very study is on record."""
-    if not (run_dir / "study.yaml").exists():
-        return False
-    rounds = read_rounds(run_dir)
-    same = load_settings(run_dir / "study.yaml", StudyConfig, "study") == study
-    return same and bool(rounds) and rounds[-1].closing
+    """True if the closing evaluation of this very study is on record, and its status says no other thing.
+
+    A study may still fail after it, or be incomplete.
+    """
+    now, rounds = read_status(run_dir), read_rounds(run_dir)
+    over = now is None or now.status == "finished"
+    return over and _is_of(run_dir, study) and bool(rounds) and rounds[-1].closing
+
+
+def _is_incomplete(run_dir: Path, study: StudyConfig) -> bool:
+    """True if only the closing evaluation of this very study is to be repeated."""
+    now = read_status(run_dir)
+    return now is not None and now.status == INCOMPLETE and _is_of(run_dir, study)
+
+
+def _is_of(run_dir: Path, study: StudyConfig) -> bool:
+    settings = run_dir / "study.yaml"
+    return settings.exists() and load_settings(settings, StudyConfig, "study") == study
 
 
 def _run_name(variant: str, seed: int, seeds: tuple[int, ...]) -> str:

@@ -6,9 +6,12 @@ that died without a message is noticed and started again.
 
 import contextlib
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
 
 from common.errors import StorageError
 from common.files import read_json, write_atomically, write_json
@@ -18,9 +21,14 @@ from server.state import Progress
 FILE = "status.json"
 
 
-Stage: TypeAlias = Literal["starting", "running", "crashed", "stopped", "failed", "finished"]
+INCOMPLETE: Literal["finished, incomplete"] = "finished, incomplete"
+
+Stage: TypeAlias = Literal[
+    "starting", "running", "crashed", "stopped", "failed", "finished", "finished, incomplete"
+]
 """`starting`: the launcher starts the server, for the first time or again. `crashed`: an unforeseen
-error; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it."""
+error; the study can go on from its last checkpoint. `stopped`: the operator ended it, and may go on with it.
+`finished, incomplete`: all rounds were done, but an `evaluate` site did not score the final model."""
 
 
 class Status(Frozen):
@@ -35,11 +43,15 @@ class Status(Frozen):
     """Start of that process, in clock ticks since boot: a later process may get the same number."""
     progress: Progress | None = None
     """None before the first round."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Sites that the study names and that do not take part since its last start, each with the reason."""
+    resumed_after: tuple[int, ...] = ()
+    """Rounds after which the study went on from a checkpoint, once for each time."""
 
     @property
     def is_over(self) -> bool:
         """True if nothing more will happen."""
-        return self.status in ("stopped", "failed", "finished")
+        return self.status in ("stopped", "failed", "finished", INCOMPLETE)
 
     def or_died(self) -> "Status":
         """This status, or `crashed` if it is not over and its process is gone."""
@@ -50,18 +62,19 @@ class Status(Frozen):
 
 
 def set_status(run_dir: Path, status: Stage, reason: str) -> None:
-    """Replace the status and keep the progress. Raises StorageError."""
+    """Replace the status and keep what is known of the study besides. Raises StorageError."""
     before = None
     with contextlib.suppress(StorageError):  # a damaged file is replaced
         before = read_status(run_dir)
-    progress = before.progress if before is not None else None
     now = Status(
         status=status,
         reason=reason,
         since=datetime.now(UTC),
         pid=os.getpid(),
         born=_born(os.getpid()),
-        progress=progress,
+        progress=before.progress if before is not None else None,
+        absent=before.absent if before is not None else {},
+        resumed_after=before.resumed_after if before is not None else (),
     )
     content = now.model_dump_json(indent=1).encode()
     try:
@@ -85,11 +98,26 @@ def _write_over(path: Path, content: bytes) -> None:
 
 def set_progress(run_dir: Path, progress: Progress) -> None:
     """Save the progress of the round. On a full disk it is skipped: a study must not fail because of it."""
+    _change(run_dir, progress=progress)
+
+
+def set_absent(run_dir: Path, absent: Mapping[str, str]) -> None:
+    """Save which sites do not take part, and why. On a full disk it is skipped, as in `set_progress`."""
+    _change(run_dir, absent=dict(absent))
+
+
+def add_resumption(run_dir: Path, after_round: int) -> None:
+    """Save that the study goes on from the checkpoint of this round. On a full disk it is skipped."""
     before = read_status(run_dir)
     if before is not None:
-        now = before.model_copy(update={"progress": progress})
+        _change(run_dir, resumed_after=(*before.resumed_after, after_round))
+
+
+def _change(run_dir: Path, **fields: Any) -> None:
+    before = read_status(run_dir)
+    if before is not None:
         with contextlib.suppress(StorageError):
-            write_json(run_dir / FILE, now)
+            write_json(run_dir / FILE, before.model_copy(update=fields))
 
 
 def read_status(run_dir: Path) -> Status | None:

@@ -34,6 +34,28 @@ def test_a_failed_run_says_why(run_dir: Path) -> None:
     assert run.describe() == f"The study did NOT finish: no quorum\nLogs: {run_dir}"
 
 
+def test_an_incomplete_run_is_neither_finished_nor_without_files(run_dir: Path) -> None:
+    status = json.loads((run_dir / "status.json").read_text())
+    changes = {
+        "status": "finished, incomplete",
+        "reason": "1 rounds; no south",
+        "absent": {"south": "no key"},
+    }
+    (run_dir / "status.json").write_text(json.dumps(status | changes))
+    run = Run.open(run_dir)
+    assert (run.finished, run.incomplete, run.absent) == (False, True, {"south": "no key"})
+    assert run.describe().splitlines()[0] == "The study finished, but it is INCOMPLETE: 1 rounds; no south"
+    assert str(run.weights) in run.describe()
+
+
+def test_sites_that_took_no_part_are_named_whatever_the_end(run_dir: Path) -> None:
+    status = json.loads((run_dir / "status.json").read_text()) | {"absent": {"west": "no key"}}
+    (run_dir / "status.json").write_text(json.dumps(status))
+    assert "west took no part: no key" in Run.open(run_dir).describe().splitlines()
+    (run_dir / "status.json").write_text(json.dumps(status | {"status": "failed", "reason": "no quorum"}))
+    assert "west took no part: no key" in Run.open(run_dir).describe().splitlines()
+
+
 @pytest.mark.parametrize("kind", ["no folder", "an empty folder"])
 def test_what_is_no_run_is_refused(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "gone" if kind == "no folder" else tmp_path

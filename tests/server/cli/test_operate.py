@@ -145,3 +145,33 @@ def test_a_server_that_is_stopped_has_done_its_work_unless_it_was_to_finish(
 def test_a_server_whose_last_study_failed_says_so(command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "up", lambda *_, **__: Outcome(False, "no quorum"))
     assert command("up", "--exit-when-done")[0] == 1
+
+
+def test_the_exit_code_of_an_incomplete_study_is_3(command, folder, monkeypatch, tmp_path, named) -> None:
+    monkeypatch.setattr(daemon, "up", lambda *_, **__: Outcome(False, "3 rounds; no unseen", incomplete=True))
+    assert command("up", "--exit-when-done")[0] == 3
+    over = tmp_path / "over"
+    assert command("up", "--exit-when-done", "--over", over)[0] == 0  # a container that is not started again
+    assert over.read_text() == "finished, incomplete: 3 rounds; no unseen\n"
+    run_dir = folder.runs / "a"
+    run_dir.mkdir(parents=True)
+    status.set_status(run_dir, status.INCOMPLETE, "3 rounds; no unseen")
+    assert main.main(["status", str(run_dir)]) == 3
+    # `run --wait`: the study's turn is over by the time that it looks
+    monkeypatch.setattr(queue, "put", lambda *_: queue.Entry(folder.root / "queue" / "1-a.yaml"))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml", "--wait")
+    assert code == 3
+    assert "The study finished, but it is INCOMPLETE: 3 rounds; no unseen" in said
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [(Outcome(True, "3 rounds"), "finished"), (Outcome(False, "no quorum"), "failed: no quorum")],
+)
+def test_a_container_reads_how_the_last_study_ended(
+    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: Outcome, text: str
+) -> None:
+    monkeypatch.setattr(daemon, "up", lambda *_, **__: outcome)
+    assert command("up", "--exit-when-done", "--over", tmp_path / "over")[0] == 0
+    assert (tmp_path / "over").read_text() == f"{text}\n"

@@ -57,20 +57,22 @@ def test_a_folder_that_is_no_federation_is_named(tmp_path: Path, capsys: pytest.
     assert "federation.yaml cannot be read" in capsys.readouterr().err
 
 
-def over(finished: bool) -> SimpleNamespace:
+def over(finished: bool, incomplete: bool = False) -> SimpleNamespace:
     """A run, or a comparison, that is over."""
-    return SimpleNamespace(finished=finished, describe=lambda: "how it ended")
+    return SimpleNamespace(finished=finished, incomplete=incomplete, describe=lambda: "how it ended")
 
 
 def test_the_exit_code_is_0_only_for_a_finished_study(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for finished, code in ((True, 0), (False, 1)):
-        run = over(finished)
+    for finished, incomplete, code in ((True, False, 0), (False, True, 3), (False, False, 1)):
+        run = over(finished, incomplete)
         for command in ("simulate", "resume"):
             monkeypatch.setattr(simulation, command, lambda *_, _run=run, **__: _run)
             assert main([command, "s.yaml", "--sites", "d"]) == code
             assert "how it ended" in capsys.readouterr().out
+        monkeypatch.setattr(simulation, "compare", lambda *_, _run=run, **__: _run)
+        assert main(["compare", "g.yaml", "--sites", "d"]) == code
 
 
 def test_a_report_of_a_folder_that_is_no_run_is_refused(

@@ -1,5 +1,6 @@
 """What `up` does with its queue, its keys and what it is asked, without a SuperLink."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.lock import held
 from common.processes.launcher import Processes
+from common.settings import to_yaml
 from server.deployment import daemon, queue, site_keys
 from server.deployment.daemon import Host
 from server.deployment.folder import ServerFolder, open_folder
@@ -82,7 +84,7 @@ class Told:
             assert now is not None
             return Outcome(False, now.reason)
         status.set_status(run_dir, end, "3 rounds")
-        return Outcome(end == "finished", "3 rounds")
+        return Outcome(end == "finished", "3 rounds", end == status.INCOMPLETE)
 
 
 @pytest.fixture
@@ -140,6 +142,27 @@ def test_a_study_that_ended_just_before_the_kill_is_not_run_again(told: Told, fo
     status.set_status(folder.runs / "done", "finished", "3 rounds")
     assert told.host.serve(once=True) == Outcome(True, "3 rounds")
     assert told.ran == []
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_study_that_is_incomplete_is_over_and_can_be_gone_on_with(
+    told: Told, folder, named, caplog, monkeypatch, broken_off: bool
+) -> None:
+    monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
+    told.ends = {"a": status.INCOMPLETE}
+    queue.put(folder, named("a"))
+    if broken_off:  # killed between its end and its removal from the queue
+        queue.begin(folder, queue.waiting(folder)[0])
+        status.set_status(folder.runs / "a", status.INCOMPLETE, "3 rounds")
+    assert told.host.serve(once=True) == Outcome(False, "3 rounds", incomplete=True)
+    assert "study a: finished, incomplete after 3 rounds" in caplog.text
+    assert len(told.ran) == (0 if broken_off else 1)
+    (folder.runs / "a" / "checkpoints").mkdir()
+    (folder.runs / "a" / "checkpoints" / "round-0003.safetensors").touch()
+    (folder.runs / "a" / "study.yaml").write_bytes(to_yaml(named("a").model_dump(mode="json")))
+    queue.put_back(folder, "a")
+    told.ends = {}
+    assert told.host.serve(once=True).finished
 
 
 def test_a_new_study_of_a_name_leaves_the_former_run_beside_it(told: Told, folder, named) -> None:

@@ -15,7 +15,7 @@ from server.cli.main import main
 from server.deployment import overview
 from server.state import Asked, Progress
 from server.storage import checkpoint, history
-from server.storage.status import set_progress, set_status
+from server.storage.status import read_status, set_absent, set_progress, set_status
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -115,3 +115,21 @@ def test_the_command_to_readmit_leaves_a_wish(running, capsys):
     assert main(["readmit", str(running), "west"]) == 0
     assert "west gets a plan again in the next round of demo" in capsys.readouterr().out
     assert [path.name for path in (running / "wishes").iterdir()] == ["readmit-west"]
+
+
+def test_sites_that_take_no_part_are_named_before_and_in_a_round(tmp_path, running):
+    reason = "it did not connect within 300 s"
+    set_status(tmp_path, "running", "study demo")
+    set_absent(tmp_path, {"unseen": reason})
+    assert (
+        f"  unseen takes no part: {reason}" in overview.describe_run(overview.read_run(tmp_path)).splitlines()
+    )
+    set_absent(running, {"unseen": reason})
+    seen = overview.read_run(running, NOW)
+    assert seen.absent == {"unseen": reason}
+    progress = read_status(running).progress
+    sites = progress.sites | {"unseen": Asked(outcome="absent", reason=reason)}
+    set_progress(running, progress.model_copy(update={"sites": sites}))
+    told = overview.describe_run(overview.read_run(running, NOW), NOW)
+    assert f"  unseen  absent: {reason}" in told.splitlines()
+    assert "takes no part" not in told  # once is enough

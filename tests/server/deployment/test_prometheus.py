@@ -22,7 +22,7 @@ from server.deployment.folder import ServerFolder, open_folder
 from server.provisioning import startup_kit
 from server.report import write
 from server.state import Progress, RoundState, SiteRound
-from server.storage.status import set_progress, set_status
+from server.storage.status import set_absent, set_progress, set_status
 from tests.places import ROOT
 
 MONITORING = ROOT / "configs" / "monitoring"
@@ -227,3 +227,15 @@ def test_the_profile_mounts_what_is_there_and_no_site_reaches_the_metrics() -> N
     on_it = {name for name, service in services.items() if "monitoring" in service.get("networks", ())}
     assert on_it == {"server", "prometheus", "grafana"}
     assert compose["networks"]["monitoring"] == {"internal": True}
+
+
+def test_absent_sites_and_incomplete_studies_are_exported(folder: ServerFolder) -> None:
+    assert "consilium_site_absent{" not in scrape(folder)
+    assert 'consilium_study_incomplete{study="demo"} 0.0' in scrape(folder)
+    set_absent(folder.runs / "demo", {"south": "no key"})
+    set_status(folder.runs / "demo", "finished, incomplete", "3 rounds")
+    lines = scrape(folder).splitlines()
+    assert 'consilium_site_absent{site="south",study="demo"} 1.0' in lines
+    assert 'consilium_study_incomplete{study="demo"} 1.0' in lines
+    assert 'consilium_study_info{stage="finished, incomplete",study="demo"} 1.0' in lines
+    assert 'consilium_study_running{study="demo"} 0.0' in lines

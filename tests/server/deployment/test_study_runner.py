@@ -139,3 +139,11 @@ def test_a_run_that_flower_does_not_take_ends_the_study(tmp_path, say) -> None:
     federation.refusals = [False]
     with pytest.raises(LaunchError, match="flwr run"):
         study_runner.follow(cast(LocalFederation, federation), tmp_path, 0)
+
+
+def test_a_study_that_is_incomplete_is_not_a_finished_one(tmp_path, say) -> None:
+    outcome, num_runs = followed(tmp_path, say("running"), say("finished, incomplete", "3 rounds; no unseen"))
+    assert (outcome.finished, outcome.incomplete, outcome.reason) == (False, True, "3 rounds; no unseen")
+    assert (outcome.word, num_runs) == ("finished, incomplete", 0)
+    assert study_runner.Outcome(True, "").word == "finished"
+    assert study_runner.Outcome(False, "").word == "failed"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from common import wire
+from common.errors import QuorumNotMet
 from common.weights import TensorSpec, digest
-from server.enrolment.cohort import enrol
+from server.enrolment.cohort import enrol, wait_for_sites
 from server.rounds.failures import NOTICED_BY_SERVER
 from server.rounds.sites import Deadline, Reply
 
@@ -107,3 +108,74 @@ def test_an_answer_of_another_kind_is_no_enrolment(two, caplog):
         "north"
     ]
     assert "its answer is of kind overlap_answer, expected an enrolment" in caplog.text
+
+
+# --- sites that do not take part -------------------------------------------------------------------
+
+
+def refusal(plan: wire.EnrolPlan) -> wire.Failure:
+    return wire.Failure(plan_id=plan.plan_id, site=plan.site, error="data", case="1a2b", advice="no split")
+
+
+@pytest.fixture
+def make_with_unseen(make_study):
+    """A study of north, south and unseen that goes on with one of the first two."""
+    return lambda missing: make_study(
+        sites={
+            "train": ("north", "south"), "evaluate": ("unseen",), "required": 1, "evaluate_missing": missing,
+        },
+        deadlines={"enrol_s": 60, "repeat_after_s": 0, "repeats": 0},
+    )  # fmt: skip
+
+
+def test_every_absent_site_is_in_the_cohort_with_its_reason(make_with_unseen):
+    sites = Scripted({"north": [[enrolment]], "unseen": [[refusal]]})  # south does not connect
+    cohort = enrol(make_with_unseen("incomplete"), sites, None, pause=lambda _: None)
+    assert list(cohort.enrolments) == ["north"]
+    assert cohort.absent == {
+        "south": "it did not connect within 60 s",
+        "unseen": "no split (data, case 1a2b in its log)",
+    }
+    whole = Scripted({name: [[enrolment]] for name in ("north", "south", "unseen")})
+    assert enrol(make_with_unseen("incomplete"), whole, None).absent == {}
+
+
+def test_a_site_without_a_test_image_cannot_be_one_that_only_scores(make_with_unseen):
+    def untested(plan: wire.EnrolPlan) -> wire.Enrolment:
+        return enrolment(plan).model_copy(update={"test_counts": (0, 0, 0)})
+
+    def hidden(plan: wire.EnrolPlan) -> wire.Enrolment:
+        return untested(plan).model_copy(update={"withheld": True})
+
+    for answer, reason in (
+        (untested, "it has no test images of the study's classes"),
+        (hidden, "it has no test images that its policy lets be counted"),
+    ):
+        script: dict[str, list[list[Answer]]] = {
+            "north": [[enrolment]],
+            "south": [[untested]],
+            "unseen": [[answer]],
+        }
+        cohort = enrol(make_with_unseen("incomplete"), Scripted(script), None)
+        assert cohort.absent == {"unseen": reason}  # a training site may have none
+
+
+def test_a_study_that_needs_its_evaluate_site_does_not_begin_without(make_with_unseen):
+    sites = Scripted({"north": [[enrolment]], "south": [[enrolment]], "unseen": [[refusal]]})
+    with pytest.raises(QuorumNotMet, match="unseen cannot score the model: no split"):
+        enrol(make_with_unseen("fail"), sites, None)
+    again = Scripted({"north": [[enrolment]], "south": [[enrolment]], "unseen": [[refusal]]})
+    assert "unseen" in enrol(make_with_unseen("pass"), again, None).absent
+
+
+def test_a_study_that_needs_its_evaluate_site_does_not_wait_for_the_others_work(make_with_unseen):
+    study = make_with_unseen("fail")
+    study = study.model_copy(update={"deadlines": study.deadlines.model_copy(update={"enrol_s": 0.001})})
+    sites = Scripted({"north": [[enrolment]], "south": [[enrolment]]})
+    with pytest.raises(QuorumNotMet, match=r"unseen cannot score the model: it did not connect"):
+        wait_for_sites(study, sites, pause=lambda _: None)
+
+
+def test_too_few_sites_are_told_with_those_that_did_not_connect(make_with_unseen):
+    with pytest.raises(QuorumNotMet, match=r"north: no split .*; south: it did not connect within 60 s"):
+        enrol(make_with_unseen("incomplete"), Scripted({"north": [[refusal]]}), None)

@@ -258,3 +258,39 @@ def test_progress_is_reported_at_the_start_and_at_every_answer(study):
     last = seen[-1]
     assert (last.round, last.rounds, last.attempt, last.closing, last.deadline_s) == (1, 2, 1, False, 3600)
     assert [asked.after_s for asked in last.sites.values()] == [1.5, 1.5, None]
+
+
+# --- sites without a plan --------------------------------------------------------------------------
+
+
+def test_a_site_that_did_not_enrol_has_a_row_with_its_reason_and_no_plan(study):
+    seen: list[Progress] = []
+    cohort = Cohort(
+        {name: COHORT.enrolments[name] for name in ("north", "south")}, START.weights, {"west": "no\x1bkey"}
+    )
+    sites = Scripted([[("north", update(1.0)), ("south", update(1.0))]])
+    collector = RoundCollector(study, cohort, START, train=True, on_progress=seen.append)
+    collector.ask(sites)
+    assert sites.asked == [["north", "south"]]
+    assert outcomes(collector) == {"north": "ok", "south": "ok", "west": "absent"}
+    assert reasons(collector) == {"west": "no?key"}
+    assert (seen[-1].sites["west"].outcome, seen[-1].sites["west"].after_s) == ("absent", None)
+    assert "west" not in collector.unheard
+    assert collector.after.absences["west"].round == 1
+
+
+@pytest.mark.parametrize("kind", ["set_aside", "absent"])
+def test_an_answer_of_a_site_that_was_not_asked_is_no_second_answer(study, caplog, kind):
+    study = study.model_copy(update={"admission": study.admission.model_copy(update={"set_aside_after": 1})})
+    aside = START if kind == "absent" else RoundState(
+        0, START.weights, LAYOUT, {}, refusals={"west": Refusals(1, 0, "too long")}
+    )  # fmt: skip
+    cohort = COHORT
+    if kind == "absent":
+        some = {name: COHORT.enrolments[name] for name in ("north", "south")}
+        cohort = Cohort(some, START.weights, {"west": "no key"})
+    collector = RoundCollector(study, cohort, aside, train=True)
+    collector.ask(Scripted([[("north", update(1.0)), ("south", update(1.0)), ("west", update(1.0))]]))
+    assert "west: an answer was refused, the site was not asked" in caplog.text
+    assert "second answer" not in caplog.text
+    assert outcomes(collector)["west"] == kind

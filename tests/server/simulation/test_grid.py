@@ -19,6 +19,7 @@ from server.report.comparison import Row, figures_of, write_comparison
 from server.simulation import grid as experiments
 from server.simulation.grid import Grid, run_grid, studies
 from server.state import RoundState
+from server.storage import status
 from server.storage.history import read_rounds
 
 BASE: dict[str, Any] = {
@@ -167,6 +168,42 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
     text = (tmp_path / "runs" / "paper" / "comparison.md").read_text()
     assert "failed: port 9092 is taken" in text
     assert ran == ["b"]
+
+
+def test_a_run_that_is_incomplete_is_a_row_that_says_so_and_is_resumed(
+    grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def run(study: StudyConfig, *arguments: Any, resume: bool = False) -> Outcome:
+        asked.append((study.name, resume))
+        run_dir = arguments[-1]
+        if not resume:
+            leave_a_run(run_dir, study, study.rounds + 1)
+        ended: Any = "finished" if resume or study.name == "b" else status.INCOMPLETE
+        status.set_status(run_dir, ended, "2 rounds; no unseen")
+        return Outcome(ended == "finished", "2 rounds; no unseen", ended == status.INCOMPLETE)
+
+    monkeypatch.setattr(experiments, "run_study", run)
+    _, rows = run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert [(row.failure, row.lacking) for row in rows] == [(None, "2 rounds; no unseen"), (None, "")]
+    text = (tmp_path / "runs" / "paper" / "comparison.md").read_text()
+    assert "| finished, incomplete: 2 rounds; no unseen | 2 |" in text
+    _, rows = run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert asked == [("a", False), ("b", False), ("a", True)]
+    assert [row.lacking for row in rows] == ["", ""]
+
+
+def test_a_run_that_failed_after_its_closing_evaluation_is_run_again(
+    grid_file: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    found = studies(Grid.model_validate(yaml.safe_load(grid_file.read_text())), "")
+    folder = tmp_path / "runs" / "paper"
+    leave_a_run(folder / "a", found["a", 0], last_round=3)
+    status.set_status(folder / "a", "failed", "1 of 2 training sites scored the heads")
+    leave_a_run(folder / "b", found["b", 0], last_round=4)
+    run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert ran == ["a"]
 
 
 # --- what the comparison says ----------------------------------------------------------------

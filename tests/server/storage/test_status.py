@@ -9,7 +9,16 @@ import pytest
 
 from common.errors import StorageError
 from server.state import Progress
-from server.storage.status import FILE, Status, read_status, set_progress, set_status
+from server.storage.status import (
+    FILE,
+    INCOMPLETE,
+    Status,
+    add_resumption,
+    read_status,
+    set_absent,
+    set_progress,
+    set_status,
+)
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -98,3 +107,22 @@ def test_a_damaged_status_is_an_error_for_readers_and_is_replaced_by_the_next_on
         read_status(tmp_path)
     set_status(tmp_path, "failed", "the disk")
     assert read_status(tmp_path).reason == "the disk"
+
+
+def test_absent_sites_and_resumptions_are_kept_until_they_are_replaced(tmp_path: Path) -> None:
+    set_absent(tmp_path, {"unseen": "no key"})  # there is no study yet
+    assert read_status(tmp_path) is None
+    set_status(tmp_path, "running", "study tiny")
+    set_absent(tmp_path, {"unseen": "no key"})
+    for number in (1, 3):
+        add_resumption(tmp_path, number)
+    set_status(tmp_path, INCOMPLETE, "3 rounds; unseen did not score the final model")
+    now = read_status(tmp_path)
+    assert now is not None
+    assert (now.absent, now.resumed_after) == ({"unseen": "no key"}, (1, 3))
+    assert (now.status, now.is_over) == ("finished, incomplete", True)
+    assert now.or_died() == now
+    set_absent(tmp_path, {})
+    again = read_status(tmp_path)
+    assert again is not None
+    assert again.absent == {}
