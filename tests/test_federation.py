@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -328,6 +329,129 @@ def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_pat
     status = json.loads((tmp_path / "run/status.json").read_text())
     assert status["status"] == "failed"
     assert "north, south did not connect" in status["reason"]
+
+
+# --- sites that the study names and that do not take part ------------------------------------------
+
+
+def ended(run_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((run_dir / "status.json").read_text()))
+
+
+@pytest.fixture
+def run_without(tmp_path: Path, make_site: MakeSite, make_study: MakeStudy) -> Callable[..., Path]:
+    """`run_without("incomplete")`: a study whose site `unseen` has too few images for its split."""
+
+    def run(missing: str, *, mended: bool = False) -> Path:
+        sites = {"train": ("north",), "evaluate": ("unseen",), "evaluate_missing": missing}
+        study = make_study(rounds=1, sites=sites)
+        (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+        # 3 classes of 1 image: a test share of 0.2 takes 5 groups
+        unseen = make_site("unseen", per_class=1, test_only=mended)
+        trainers = {site.name: Trainer(site).answer for site in (make_site("north"), unseen)}
+        config = ServerConfig(
+            study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1, "unseen": 2}
+        )
+        conduct(config, InProcessSites(trainers))
+        return tmp_path / "run"
+
+    return run
+
+
+def test_a_study_that_never_hears_its_evaluate_site_is_incomplete_and_says_so_everywhere(
+    run_without: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = run_without("incomplete")
+    status, reason = ended(run_dir), "data: the site's images, labels or weights file cannot be used"
+    assert status["status"] == "finished, incomplete"
+    assert status["reason"].startswith("1 rounds; unseen did not score the final model: ")
+    assert reason.removeprefix("data: ") in status["absent"]["unseen"]
+    for line in (run_dir / "rounds.jsonl").read_text().splitlines():
+        (row,) = (row for row in json.loads(line)["sites"] if row["site"] == "unseen")
+        assert row["outcome"] == "absent"
+        assert row["reason"] == status["absent"]["unseen"]
+    report = (run_dir / "report.md").read_text()
+    troubles = report.split("## What went wrong")[1].split("\n## ")[0]
+    assert "| 1 to closing | unseen | absent |" in troubles
+    assert "Nothing" not in troubles
+    assert "never trained and only scored" not in report
+    assert "**Sites that took no part**: unseen" in report.split("## Model card")[1]
+    last = [record.getMessage() for record in caplog.records][-2:]
+    assert last[0].startswith("unseen took no part: ")
+    assert last[1].startswith("study tiny finished, incomplete after 1 rounds; unseen did not score")
+
+
+def test_the_closing_evaluation_of_an_incomplete_study_can_be_repeated(
+    run_without: Callable[..., Path],
+) -> None:
+    before = load_file(run_without("incomplete") / "weights.safetensors")[0]
+    run_dir = run_without("incomplete", mended=True)
+    assert ended(run_dir)["status"] == "finished"
+    assert ended(run_dir)["absent"] == {}
+    assert digest(load_file(run_dir / "weights.safetensors")[0]) == digest(before)
+    report = (run_dir / "report.md").read_text()
+    assert "unseen never trained and only scored the model." in report
+    assert "| 1 | unseen | absent |" in report  # it was, in round 1
+    assert "went on from the checkpoint after round 1." in report
+    assert "incomplete" not in report.lower()
+
+
+def test_a_study_may_pass_or_fail_without_its_evaluate_site(
+    run_without: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(QuorumNotMet, match="unseen cannot score the model"):
+        run_without("fail")
+    assert ended(tmp_path / "run")["status"] == "failed"
+    assert not (tmp_path / "run/rounds.jsonl").exists()  # before round 1
+    run_dir = run_without("pass")
+    assert ended(run_dir)["status"] == "finished"
+    assert "unseen did not score the final model" in ended(run_dir)["reason"]
+    assert "| unseen | absent |" in (run_dir / "report.md").read_text()
+
+
+def test_a_training_site_that_never_took_part_is_named(
+    trainers: dict[str, Answer], make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sites = {"train": ("north", "south", "west"), "required": 2}
+    study = make_study(rounds=1, sites=sites, deadlines={"enrol_s": 0.01, "repeat_after_s": 0})
+    (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    config = ServerConfig(
+        study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1, "south": 2}
+    )
+    conduct(config, InProcessSites(trainers))
+    status = ended(tmp_path / "run")
+    why = "it did not connect within 0 s; no key of it is enrolled at the server"
+    assert (status["status"], status["absent"]) == ("finished", {"west": why})
+    assert status["reason"] == f"1 rounds; west took no part: {why}"
+    report = (tmp_path / "run/report.md").read_text()
+    assert "was trained by 2 sites in 1 round," in report
+    assert f"| 1 to closing | west | absent | {why} |" in report
+    assert f"west took no part: {why}" in caplog.text
+
+
+def test_a_study_that_fails_after_a_round_has_a_report_that_says_why(
+    trainers: dict[str, Answer], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    def breaks(request: bytes) -> bytes:
+        plan = codec.from_bytes(request)
+        if isinstance(plan, wire.RoundPlan) and plan.round == 2:
+            return codec.to_bytes(
+                wire.Failure(
+                    plan_id=plan.plan_id, site="south", error="memory", case="1a2b", advice="no memory"
+                )
+            )
+        return trainers["south"](request)
+
+    (tmp_path / "study.yaml").write_text(json.dumps(make_study(rounds=3).model_dump(mode="json")))
+    config = ServerConfig(
+        study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1, "south": 2}
+    )
+    with pytest.raises(QuorumNotMet):
+        conduct(config, InProcessSites(trainers | {"south": breaks}))
+    report = (tmp_path / "run/report.md").read_text()
+    assert "**The study failed: round 2 has 1 usable answers" in report
+    assert "in 1 of 3 rounds" in report
+    assert "Nothing" not in report
 
 
 @pytest.mark.slow

@@ -14,13 +14,15 @@ from server.storage.history import RoundRecord
 
 @dataclass(frozen=True)
 class Row:
-    """One finished or failed run."""
+    """One run: finished, incomplete or failed."""
 
     variant: str
     seed: int
     rounds: tuple[RoundRecord, ...]
     failure: str | None
     run_dir: Path
+    lacking: str = ""
+    """Why the run is incomplete; empty if it is not."""
 
 
 def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:
@@ -36,6 +38,8 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
             columns, [[escaped(line.get(column, "")) for column in columns] for line in table], right=0
         ),
     ]
+    if not _are_scored_alike(rows):
+        lines += ["", "**The runs were not all scored on the same test images.** " + _scored_by(rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
@@ -51,8 +55,35 @@ def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> N
         ]
         for row in rows
     }
-    picture = plots.comparison(curves, folder, synthetic=federation.synthetic)
+    same = _are_scored_alike(rows)
+    picture = plots.comparison(curves, folder, synthetic=federation.synthetic, same_images=same)
     write_atomically(folder / "comparison.png", picture)
+
+
+def _scored(row: Row) -> dict[str, tuple[int, ...]]:
+    """Test images by class of every site that scored the final model of a run that did not fail."""
+    if row.failure is not None or not row.rounds:
+        return {}
+    last = row.rounds[-1]
+    return {site: tuple(map(sum, scored.confusion_CC)) for site, scored in last.scored.items()}
+
+
+def _are_scored_alike(rows: list[Row]) -> bool:
+    """True if the figures of all runs that have some are of the same test images, as far as counts tell."""
+    return len({tuple(sorted(scored.items())) for row in rows if (scored := _scored(row))}) <= 1
+
+
+def _scored_by(rows: list[Row]) -> str:
+    sites = list(dict.fromkeys(site for row in rows for site in _scored(row)))
+    sentences = []
+    for row in rows:
+        scored = _scored(row)
+        lacking = [site for site in sites if site not in scored]
+        if scored:
+            without = f", not by {', '.join(lacking)}" if lacking else ""
+            number = sum(sum(counts) for counts in scored.values())
+            sentences.append(f"{row.variant}, seed {row.seed}: {number} images{without}.")
+    return " ".join(sentences)
 
 
 def figures_of(row: Row) -> dict[str, str]:
@@ -65,7 +96,7 @@ def figures_of(row: Row) -> dict[str, str]:
     return (
         line
         | {
-            "outcome": "finished",
+            "outcome": f"finished, incomplete: {row.lacking}" if row.lacking else "finished",
             "rounds": str(last.model_after_round),
             "balanced accuracy": f"{pooled.balanced_accuracy:.3f}",
             "weighted F1": f"{pooled.f1_weighted:.3f}",

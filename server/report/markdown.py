@@ -8,32 +8,32 @@ because the paper (arXiv:2505.23040) does not say which one it prints.
 
 import math
 
-from common.config import (
-    StudyConfig,
-)
-from server.heads.record import Cell, titles
+from common.config.heads import SOFTMAX
+from server.heads.record import Cell, HeadTable, titles
 from server.report import census_table, overlap_text
-from server.report.model_card import algorithm_name, model_card, model_kind
+from server.report.model_card import model_card
+from server.report.opening import opening
 from server.report.outcome import Outcome
-from server.report.plots import SYNTHETIC
 from server.report.text import counted, decimal, escaped, listed, markdown_table, percent
+from server.report.troubles import troubles
+from server.rounds.scores import why_silent
 from server.storage.history import RoundRecord, Scored
 
 _LEGEND = (
     "Percent, except images and loss (cross-entropy, nats per image). *Pooled* counts every test image of "
-    "every site once; it is not the mean of the rows above. *Balanced accuracy* is the mean recall over the "
-    "classes present. *Weighted* means by the number of images of a class; weighted recall equals accuracy. "
+    "the sites in the table once; it is not the mean of the rows above. *Balanced accuracy* is the mean recall over "
+    "the classes present. *Weighted* means by the number of images of a class; weighted recall equals accuracy. "
     "*AUROC* is one-vs-rest, mean over classes, from score histograms. *ECE* is the expected calibration "
     "error over 15 bins. *AVG* is what the paper calls so; it can be read in two ways, hence two columns. "
-    "The interval takes images as independent, so it is too narrow where a patient has several. `-`: the "
-    "images cannot say, e.g. because there are no test images."
+    "The interval takes images as independent, so it is too narrow where a patient has several. `-`: there is no "
+    "such figure, because there are no test images for it, or because the loss is not a finite number."
 )
 
 
 def markdown(outcome: Outcome) -> str:
     """The whole report."""
     sections = [
-        _title(outcome),
+        opening(outcome),
         *_data(outcome),
         _figures(outcome),
         _confusion(outcome),
@@ -41,42 +41,21 @@ def markdown(outcome: Outcome) -> str:
         *_heads(outcome),
         _rounds(outcome),
         _costs(outcome),
-        _troubles(outcome),
+        troubles(outcome),
         model_card(outcome),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _title(outcome: Outcome) -> str:
-    study = outcome.study
-    lines = [f"# {study.name}"]
-    if outcome.synthetic:
-        lines += [f"> **{SYNTHETIC.capitalize()}.**"]
-    local = study.local
-    amount = f"{local.steps} steps" if local.num_epochs is None else counted(local.num_epochs, "epoch")
-    batch = "all images of a site at once" if local.batch_size == "all" else f"{local.batch_size} images"
-    lines += [
-        f"{model_kind(study)} for {len(study.classes)} classes "
-        f"({', '.join(study.classes)}) was trained by {counted(len(study.sites.train), 'site')} in "
-        f"{counted(study.rounds, 'round')}, while every image stayed at its site.",
-        f"Each round, {listed(study.sites.train)} trained {amount} with {local.optimizer.kind}, "
-        f"learning rate {local.optimizer.lr:g}, in batches of {batch}. The server joined the results by "
-        f"{algorithm_name(study.algorithm)}."
-        + (
-            f" {listed(study.sites.evaluate)} never trained and only scored the model: "
-            "images from where nothing was learnt."
-            if study.sites.evaluate
-            else ""
-        ),
-    ]
-    return "\n\n".join(lines)
-
-
 def _data(outcome: Outcome) -> list[str]:
     """What the sites hold, and whether those that only score are unseen; nothing if neither is known."""
-    unseen = overlap_text.paragraphs(outcome.study, outcome.overlap)
+    unseen = overlap_text.paragraphs(
+        outcome.study, outcome.overlap, trained=outcome.trained, absent=outcome.never_there
+    )
     if outcome.census is None:
         return ["\n\n".join(["## The sites' images", *unseen])] if unseen else []
+    if away := [site for site in outcome.never_there if site not in outcome.census.sites]:
+        unseen = [f"Not in the table, because they took no part: {listed(away)}.", *unseen]
     head, body, foot = census_table.cells(outcome.study, outcome.census)
     rows = markdown_table(head, [*body, *foot])
     return [
@@ -103,8 +82,8 @@ def _figures(outcome: Outcome) -> str:
     rows.append(["**pooled**", *_row(final.pooled)])
     if final.pooled_training is not None:
         rows.append(["**pooled, training sites**", *_row(final.pooled_training)])
-    planned = outcome.study.rounds
-    early = "" if final.model_after_round >= planned else f", of {planned} planned"
+    planned, after = outcome.study.rounds, final.model_after_round
+    early = "" if after >= planned else f", of {planned} planned"
     head = [
         "site", "images", "accuracy (95 % interval)", "balanced accuracy", "precision, weighted",
         "F1, weighted", "F1, macro", "AUROC", "ECE", "loss", "AVG (ACC, BACC, PRE, REC, F1)",
@@ -112,27 +91,58 @@ def _figures(outcome: Outcome) -> str:
     ]  # fmt: skip
     return "\n\n".join(
         [
-            f"## The model after round {final.model_after_round}{early}",
-            *_selected(outcome.study, final),
+            f"## The model after round {after}{early}" if after else "## The model before training",
+            *_selected(outcome, final),
             markdown_table(head, rows),
+            *_not_in_the_table(outcome, final),
             _LEGEND,
         ]
     )
 
 
-def _selected(study: StudyConfig, final: RoundRecord) -> list[str]:
+def _not_in_the_table(outcome: Outcome, final: RoundRecord) -> list[str]:
+    """Sites without a row, each with the reason, and rounds that nothing scored, as paragraphs."""
+    paragraphs, never = [], outcome.never_there
+    rows = {row.site: row for row in final.sites}
+    lacking = [site for site in outcome.study.sites.all if site not in final.scored]
+    if lacking:
+        each = "; ".join(
+            f"{site} ({escaped(never[site] if site in never else why_silent(rows.get(site)))})"
+            for site in lacking
+        )
+        paragraphs.append(f"Not in the table: {each}.")
+    if outcome.num_rounds > final.model_after_round:
+        paragraphs.append(
+            f"These are the last scores on record. The model after round {outcome.num_rounds} was not scored."
+        )
+    return paragraphs
+
+
+def _selected(outcome: Outcome, final: RoundRecord) -> list[str]:
     """What the study's selection came to, as paragraphs."""
-    selection, best = study.selection, final.best
-    if selection is None or best is None:
+    study, best = outcome.study, final.best
+    if study.selection is None:
         return []
-    chosen_by = listed(selection.sites or study.sites.all)
-    sentence = (
-        f"The best {selection.metric} on the images of {chosen_by} was {best.value:.4f}, of the model after round "
-        f"{best.round}; its weights are in `best.safetensors`."
-    )
+    metric, deciding = study.selection.metric, study.selection.sites or study.sites.all
+    if best is None:
+        return [
+            f"No round was chosen by {metric}: that takes the scores of {listed(deciding)} in one round, and no round "
+            "has all of them. The weights are those of the last round."
+        ]
+    model = f"of the model after round {best.round}" if best.round else "of the model before training"
+    sentences = [f"The best {metric} on the images of {listed(deciding)} was {best.value:.4f}, {model}."]
+    if not best.round:
+        sentences.append("No round made a better one, so there is no `best.safetensors`.")
+    elif outcome.is_closed:
+        sentences.append("Its weights are in `best.safetensors`.")
+    else:
+        sentences.append("Its weights are in `checkpoints/best.safetensors`.")
     if best.round != final.model_after_round:
-        sentence += " The figures below are of the last round's model."
-    return [f"{sentence} A model chosen by the images that it is reported on looks better than it is."]
+        sentences.append(
+            f"The figures below are of another model, that after round {final.model_after_round}."
+        )
+    sentences.append("The best of several looks better than it is on the images that chose it.")
+    return [" ".join(sentences)]
 
 
 def _row(scored: Scored) -> list[str]:
@@ -198,20 +208,41 @@ def _heads(outcome: Outcome) -> list[str]:
     rows = [[title, *(_head_cell(table.cells[site].get(title)) for site in sites)] for title in titles(table)]
     lines = [f"- {title} could not be fitted: {escaped(reason)}." for title, reason in table.lacking.items()]
     lines += [f"- {site} had no part in {escaped(reason)}" for site, reason in table.problems.items()]
+    never = outcome.never_there
+    lines += [
+        f"- {site} has no column: {escaped(never.get(site, 'it did not score the heads'))}."
+        for site in outcome.study.sites.all
+        if site not in table.cells and site not in table.problems
+    ]
     return [
         "\n\n".join(
             [
                 f"## Classical heads on the features of the model after round {table.round}",
                 markdown_table(head, rows),
-                "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same "
-                "images, in points, with its 95 % interval over patients or lesions, and `*` where McNemar's exact "
-                "test gives p < 0.05. *local*: each site's own head on its own test images. *federated*: one head for "
-                f"all, fitted in {table.num_messages} messages a site from sums and gradients. A table of many heads "
-                "has some that look better by chance.",
+                _head_legend(table),
                 *(["\n".join(lines)] if lines else []),
             ]
         )
     ]
+
+
+def _head_legend(table: HeadTable) -> str:
+    shown = [title for title in titles(table) if title not in table.lacking and title != SOFTMAX]
+    sentences = [
+        "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same images, in "
+        "points, with its 95 % interval over patients or lesions (over images where a site names none), and `*` where "
+        "McNemar's exact test gives p < 0.05."
+    ]
+    if any(title.startswith("local.") for title in shown):
+        sentences.append("*local*: each site's own head on its own test images.")
+    if any(title.startswith("federated.") for title in shown):
+        sentences.append(
+            "*federated*: one head for all, from sums, gradients or votes of the training sites."
+        )
+    sentences.append(f"Fitting and scoring took at most {counted(table.num_messages, 'message')} a site.")
+    if len(shown) > 1:
+        sentences.append("A table of many heads has some that look better by chance.")
+    return " ".join(sentences)
 
 
 def _head_cell(cell: Cell | None) -> str:
@@ -255,7 +286,14 @@ def _rounds(outcome: Outcome) -> str:
         "round", "sites that trained", "images", "training loss", "test loss after it, pooled", "accuracy",
         "balanced accuracy", "seconds",
     ]  # fmt: skip
-    return "\n\n".join(["## Rounds", markdown_table(head, rows), "![Curves over the rounds](curves.png)"])
+    parts = ["## Rounds", markdown_table(head, rows)]
+    pools = {frozenset(record.scored) for record in outcome.rounds if record.pooled is not None}
+    if len(pools) > 1:
+        parts.append(
+            "*Pooled* is over the sites that scored the model of the row. They are not the same in all rows, so the "
+            "rows cannot be compared image by image."
+        )
+    return "\n\n".join([*parts, "![Curves over the rounds](curves.png)"])
 
 
 def _scored_as(record: RoundRecord | None) -> list[str]:
@@ -284,30 +322,17 @@ def _costs(outcome: Outcome) -> str:
         [
             "## What it cost",
             markdown_table(head, rows),
-            "MiB are those of the tensors. Sites work at the same time, so seconds do not add up over sites.",
+            " ".join(_cost_notes(outcome)),
         ]
     )
 
 
-def _troubles(outcome: Outcome) -> str:
-    rows = [
-        [_round_name(record), row.site, row.outcome, escaped(row.reason)]
-        for record in outcome.rounds
-        for row in record.sites
-        if row.outcome != "ok"
-    ]
-    if not rows:
-        return "## What went wrong\n\nNothing: every site answered every round, and no update was refused."
-    return "\n\n".join(
-        [
-            "## What went wrong",
-            markdown_table(["round", "site", "outcome", "reason"], rows, right=0),
-            "*refused*: the update did not pass the server's checks and was left out. *failed*: the site said "
-            "it could not; its own log tells why. *missing*: no answer before the deadline. *set_aside*: refused too "
-            "often in a row, so it was not asked.",
-        ]
-    )
-
-
-def _round_name(record: RoundRecord) -> str:
-    return "closing" if record.closing else str(record.round)
+def _cost_notes(outcome: Outcome) -> list[str]:
+    notes = ["MiB are those of the tensors that were sent in the rounds on record."]
+    if any(record.attempts > 1 for record in outcome.rounds):
+        notes.append("Of a round that was repeated, a site's last attempt counts.")
+    if outcome.resumed_after:
+        notes.append("A round that broke off and was done again counts once.")
+    if outcome.heads is not None:
+        notes.append("Messages for the classical heads are not in it.")
+    return [*notes, "Sites work at the same time, so seconds do not add up over sites."]

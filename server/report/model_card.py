@@ -25,7 +25,7 @@ from common.config import (
 )
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
-from server.report.text import counted, markdown_table
+from server.report.text import counted, escaped, markdown_table
 
 
 def model_card(outcome: Outcome) -> str:
@@ -40,22 +40,26 @@ def model_card(outcome: Outcome) -> str:
             if row.site == site and row.outcome == "ok" and row.num_examples
         ]
         rows.append([site, str(max(trained, default=0)), str(len(trained))])
+    stored = "as stored in `weights.safetensors`"
+    if not outcome.is_closed:
+        stored += ", which is written when the study finishes; until then in its checkpoints"
     preprocessing = (
-        "as stored in `weights.safetensors`"
-        if outcome.preprocessing is None
-        else f"`{json.dumps(dict(outcome.preprocessing))}`"
+        stored if outcome.preprocessing is None else f"`{json.dumps(dict(outcome.preprocessing))}`"
     )
+    started = f"`{study.model.weights.model_dump_json()}`"
+    if outcome.start_from is not None:
+        started = f"the operator's file `{outcome.start_from}`; layers that are not trained from {started}"
     size = "the encoder's own" if study.model.image_size is None else f"{study.model.image_size} px"
     items = {
         "Intended use": "research only. Not a medical device: it must not be used to diagnose or treat anyone.",
         "Classes": ", ".join(study.classes) + " (in the order of the outputs)",
         "Encoder": f"`{study.model.encoder}`, image size {size}, trained: {_trainable(study)}, "
         f"normalisation layers: {study.model.batch_norm if study.model.tuning is None else 'as they came'}",
-        "Started from": f"`{study.model.weights.model_dump_json()}`",
+        "Started from": started,
         **_text_side(study),
         "Preprocessing": preprocessing,
-        "Known limits": "it knows these classes only and will name one of them for any image; the figures "
-        "hold for images like the test images of the sites above, and no further.",
+        "Known limits": f"it knows these classes only and will name one of them for any image; {_reach(outcome)}.",
+        **_gaps(outcome),
         "Seed and fingerprint": f"{study.seed}, `{study.fingerprint}`",
     }
     if outcome.synthetic:
@@ -67,6 +71,43 @@ def model_card(outcome: Outcome) -> str:
             markdown_table(["training site", "training images a round", "rounds with its update"], rows),
         ]
     )
+
+
+def _reach(outcome: Outcome) -> str:
+    if outcome.final is None:
+        return "it was not scored, so nothing is known of how well it does so"
+    return "the figures hold for images like the test images of the sites in the table of figures, and no further"
+
+
+def _gaps(outcome: Outcome) -> dict[str, str]:
+    """What a reader would take for granted and is not so."""
+    items = {}
+    if untrained := _untrained_classes(outcome):
+        items["Classes without training images"] = (
+            f"{', '.join(untrained)}: no site that trained counted an image of them, so the model cannot know them."
+        )
+    if never := outcome.never_there:
+        each = "; ".join(f"{site} ({escaped(reason)})" for site, reason in never.items())
+        items["Sites that took no part"] = (
+            f"{each}. The model has not seen their images, and they did not score it."
+        )
+    silent = {site: reason for site, reason in outcome.unscored.items() if site not in never}
+    if silent:
+        each = "; ".join(f"{site} ({escaped(reason)})" for site, reason in silent.items())
+        items["Not scored by"] = f"{each}. An earlier model may be."
+    if not outcome.is_closed:
+        rounds = counted(outcome.num_rounds, "round")
+        items["State"] = f"NOT finished: {rounds} of {outcome.study.rounds} on record, no closing evaluation."
+    elif outcome.is_incomplete:
+        items["State"] = "finished, INCOMPLETE: a site that was to score the final model did not."
+    return items
+
+
+def _untrained_classes(outcome: Outcome) -> list[str]:
+    if outcome.census is None or not outcome.trained:
+        return list(outcome.study.untrained_classes)
+    held = [site.train_counts for name, site in outcome.census.sites.items() if name in outcome.trained]
+    return [name for place, name in enumerate(outcome.study.classes) if not any(c[place] for c in held)]
 
 
 def model_kind(study: StudyConfig) -> str:

@@ -77,16 +77,23 @@ def confusion(
         num_images = scored.figures.num_images
         _banner(
             picture,
-            f"The model after round {after_round} on {num_images} test images of all sites",
+            f"The model after round {after_round} on {num_images} test images, pooled",
             synthetic=synthetic,
         )
         return png(picture)
 
 
 def comparison(
-    curves_by_run: Mapping[str, Sequence[tuple[int, float]]], scratch: Path, *, synthetic: bool
+    curves_by_run: Mapping[str, Sequence[tuple[int, float]]],
+    scratch: Path,
+    *,
+    synthetic: bool,
+    same_images: bool = True,
 ) -> bytes:
-    """Pooled balanced accuracy over the rounds, a line per run, as PNG."""
+    """Pooled balanced accuracy over the rounds, a line per run, as PNG.
+
+    `same_images`: every run was scored on the same test images, as the title then says.
+    """
     with matplotlib_in(scratch):
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -103,13 +110,16 @@ def comparison(
                 dashed=place >= len(_COLOURS),
             )
         axes.set_xlabel("model after round")
-        axes.set_ylabel("balanced accuracy, all test images")
+        axes.set_ylabel("balanced accuracy, pooled")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         picture.legend(loc="outside right upper", frameon=False)
-        _banner(picture, "Runs compared on the same test images", synthetic=synthetic)
+        title = "Runs compared on the same test images"
+        if not same_images:
+            title = "Runs compared; NOT all on the same test images, see the table"
+        _banner(picture, title, synthetic=synthetic)
         return png(picture)
 
 

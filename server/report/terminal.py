@@ -31,7 +31,12 @@ def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = Fals
     )
     title += "; SYNTHETIC images" if synthetic else ""
     if closing and state.scores:
-        return f"{title}\n{table(state.scores, evaluate)}"
+        silent = [
+            f"{_mark(row.site, evaluate)} did not score: {row.outcome.replace('_', ' ')}, {row.reason}"
+            for row in state.sites
+            if row.site not in state.scores
+        ]
+        return "\n".join([title, table(state.scores, evaluate), *silent])
     head = ["site", "outcome", "trained on", "train loss", "images", "loss", "accuracy", "balanced"]
     head += ["seconds", "MiB down", "MiB up"]
     sites = per_site(state.scores)

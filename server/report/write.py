@@ -1,6 +1,6 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
-The report is made from `rounds.jsonl`, `census.json`, `overlap.json` and the study alone, so it can be
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `status.json` and the study alone, so it can be
 written again, or for a study that ended early. It is a folder of three files that refer to each other by name, and
 nothing is ever written outside that folder.
 """
@@ -15,9 +15,9 @@ from server.enrolment import census, overlap
 from server.heads import record
 from server.report import plots
 from server.report.markdown import markdown
-from server.report.outcome import Outcome
+from server.report.outcome import Ending, Outcome
 from server.state import RoundState
-from server.storage import history
+from server.storage import history, status
 
 
 def append_round(run_dir: Path, state: RoundState, study: StudyConfig) -> None:
@@ -31,12 +31,17 @@ def write_report(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     synthetic: bool = False,
+    start_from: Path | None = None,
+    ending: Ending | None = None,
 ) -> Path:
     """Write report.md, curves.png and confusion.png from what is on record; returns the first.
 
-    `synthetic` puts a banner on all three. Raises StorageError.
+    `synthetic` puts a banner on all three. `start_from` is the file with the first weights, if the operator gave
+    one. `ending` is how the study ends; None takes it from its status. Raises StorageError.
     """
-    rounds = history.read_rounds(run_dir)
+    rounds, now = history.read_rounds(run_dir), status.read_status(run_dir)
+    if ending is None and now is not None and (now := now.or_died()).status not in ("starting", "running"):
+        ending = Ending(now.status, now.reason)
     outcome = Outcome(
         study,
         rounds,
@@ -45,6 +50,10 @@ def write_report(
         census=census.load(run_dir),
         overlap=overlap.load(run_dir),
         heads=record.read(run_dir),
+        ending=ending,
+        absent={} if now is None else now.absent,
+        resumed_after=() if now is None else now.resumed_after,
+        start_from=None if start_from is None else start_from.name,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
     curves = plots.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)

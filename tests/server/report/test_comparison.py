@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,50 @@ def test_table_and_csv_have_a_line_for_every_run(
     assert second.startswith("| a\\|b | 1 | failed: no quorum |")
     with (tmp_path / "comparison.csv").open(newline="") as file:
         assert [row["variant"] for row in csv.DictReader(file)] == ["fedavg", "a|b"]
+
+
+# --- runs that are not what their neighbours are ---------------------------------------------------
+
+
+def test_an_incomplete_run_stands_with_its_figures_and_the_reason(finished: Row) -> None:
+    line = figures_of(replace(finished, lacking="3 rounds; unseen did not score the final model"))
+    assert line["outcome"] == "finished, incomplete: 3 rounds; unseen did not score the final model"
+    assert line["rounds"] == "3"
+
+
+@pytest.fixture
+def titles(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each picture: whether its title says that the runs were scored on the same images."""
+    said: list[bool] = []
+
+    def draw(*_: object, same_images: bool, **__: object) -> bytes:
+        said.append(same_images)
+        return b""
+
+    monkeypatch.setattr(plots, "comparison", draw)
+    return said
+
+
+def test_runs_that_were_scored_by_other_sites_are_not_said_to_share_their_images(
+    finished: Row, tmp_path: Path, titles: list[bool]
+) -> None:
+    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
+    write_comparison(tmp_path, [finished, replace(finished, seed=1)], federation)
+    assert "not all scored" not in (tmp_path / "comparison.md").read_text()
+    last = finished.rounds[-1]
+    scored = {site: score for site, score in last.scored.items() if site != "unseen"}
+    fewer = replace(finished, seed=1, rounds=(*finished.rounds[:-1], replace(last, scored=scored)))
+    write_comparison(tmp_path, [finished, fewer], federation)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "**The runs were not all scored on the same test images.**" in text
+    # 4 sites of 30 images, then 3
+    assert "fedavg, seed 0: 120 images. fedavg, seed 1: 90 images, not by unseen." in text
+    assert titles == [True, False]
+
+
+def test_a_failed_run_says_nothing_of_the_images_of_the_others(
+    finished: Row, tmp_path: Path, titles: list[bool]
+) -> None:
+    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
+    write_comparison(tmp_path, [finished, replace(finished, seed=1, failure="no quorum")], federation)
+    assert titles == [True]

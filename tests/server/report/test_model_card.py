@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from common.config import FedAvg, FedProx, StudyConfig
+from server.enrolment.census import Census, SiteCensus
 from server.report.model_card import algorithm_name, model_card, model_kind
 from server.report.outcome import Outcome
 from server.report.write import append_round
 from server.state import RoundState
 from server.storage import history
+from tests.server.report.conftest import MakeOutcome, without
 
 
 @pytest.fixture
@@ -52,3 +54,62 @@ def test_an_algorithm_is_named_with_its_settings() -> None:
     assert algorithm_name(FedAvg()) == "FedAvg (their mean, weighted by images)"
     assert algorithm_name(FedProx(mu=0.01)) == "FedProx (mu 0.01)"
     assert algorithm_name(FedProx(mu=0.01, squared=False)) == "FedProx (mu 0.01, norm not squared)"
+
+
+# --- a card says what a reader would take for granted and is not so --------------------------------
+
+
+def test_sites_that_took_no_part_stand_in_the_card_with_the_reason(make_outcome: MakeOutcome) -> None:
+    card = model_card(make_outcome(without("unseen", "absent", "no split is possible", range(9))))
+    assert "- **Sites that took no part**: unseen (no split is possible)." in card
+    assert "- **State**: finished, INCOMPLETE" in card
+    assert "Not scored by" not in card  # it stands above already
+    whole = model_card(make_outcome())
+    assert "took no part" not in whole
+    assert "**State**" not in whole
+
+
+def test_a_site_that_did_not_score_the_final_model_stands_in_the_card(make_outcome: MakeOutcome) -> None:
+    card = model_card(make_outcome(without("unseen", "missing", "no answer within 9 s", [4])))
+    assert "- **Not scored by**: unseen (no answer within 9 s)." in card
+    assert "Not scored by" not in model_card(make_outcome())
+
+
+def test_the_card_of_an_unfinished_study_says_so(make_outcome: MakeOutcome) -> None:
+    card = model_card(make_outcome(last=2))
+    assert "- **State**: NOT finished: 2 rounds of 3 on record, no closing evaluation." in card
+    later = "which is written when the study finishes; until then in its checkpoints"
+    assert later in card
+    whole = model_card(make_outcome())
+    assert "as stored in `weights.safetensors`" in whole
+    assert later not in whole
+
+
+def test_figures_are_said_to_hold_only_if_there_are_some(make_outcome: MakeOutcome) -> None:
+    assert "the figures hold for images like the test images" in model_card(make_outcome())
+    unscored = model_card(make_outcome(last=0))
+    assert "it was not scored, so nothing is known" in unscored
+    assert "the figures hold" not in unscored
+
+
+def test_weights_that_the_operator_gave_are_not_said_to_be_the_studys(make_outcome: MakeOutcome) -> None:
+    card = model_card(make_outcome(start_from="first.safetensors"))
+    assert "- **Started from**: the operator's file `first.safetensors`" in card
+    assert "operator's file" not in model_card(make_outcome())
+
+
+def test_classes_that_no_site_trained_on_are_named(make_outcome: MakeOutcome) -> None:
+    """west has the only images of nv, and never took part."""
+
+    def held(*counts: int) -> SiteCensus:
+        return SiteCensus(train_counts=counts, test_counts=(1, 1, 1), withheld=False, images=None)
+
+    sites = {"north": held(4, 0, 0), "south": held(4, 2, 0), "west": held(0, 0, 9), "unseen": held(0, 0, 0)}
+    counted = Census(classes=("bkl", "mel", "nv"), sites=sites)
+    away = without("west", "absent", "no key", range(9))
+    assert "- **Classes without training images**: nv: no site" in model_card(
+        make_outcome(away, census=counted)
+    )
+    assert "Classes without" not in model_card(make_outcome(census=counted))
+    assert "Classes without" not in model_card(make_outcome())
+    assert "training images**: mel" in model_card(make_outcome(settings={"untrained_classes": ("mel",)}))

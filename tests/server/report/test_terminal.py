@@ -1,6 +1,7 @@
 """Tables of scores for the log: a row per site, pooled rows below."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -102,3 +103,28 @@ def test_a_round_without_scores_has_a_table(study):
 def test_synthetic_images_are_called_so_in_every_table(number, random_state, study):
     assert "SYNTHETIC" in round_table(study, random_state(number), synthetic=True)
     assert "SYNTHETIC" not in round_table(study, random_state(number))
+
+
+def test_the_closing_table_names_the_sites_that_did_not_score(random_state, study):
+    closing = random_state(4)
+    assert "did not score" not in round_table(study, closing)
+    rows = tuple(
+        SiteRound("unseen", "missing", "no answer within 9 s") if row.site == "unseen" else row
+        for row in closing.sites
+    )
+    scores = {site: score for site, score in closing.scores.items() if site != "unseen"}
+    text = round_table(study, replace(closing, sites=rows, scores=scores))
+    assert text.endswith("unseen * did not score: missing, no answer within 9 s")
+
+
+def test_a_site_that_is_absent_has_a_row_in_every_round(study, random_score):
+    state = RoundState(
+        round=1,
+        weights={},
+        layout={},
+        preprocessing={},
+        sites=(SiteRound("north", "ok"), SiteRound("unseen", "absent", "it did not connect within 9 s")),
+        scores={"north": random_score(1)},
+    )
+    row = next(row for row in round_table(study, state).splitlines() if row.startswith("unseen"))
+    assert row.split()[:3] == ["unseen", "*", "absent"]
