@@ -19,6 +19,7 @@ from client.model import build, parameters
 from client.training.local_state import SiteState
 from common import log
 from common.config import StudyConfig
+from common.errors import SiteDataError
 from common.weights import Array, Arrays, digest
 
 
@@ -50,7 +51,15 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
     chosen = parameters.partition(built.model, study.model)
     parameters.freeze(built.model, chosen)
     rows = read.read(site.data, study.classes, site.state_dir)
-    split = kept_split.kept(rows, site.split, site.state_dir)
+    try:
+        split = kept_split.kept(rows, site.split, site.state_dir)
+    except SiteDataError as error:
+        if site.name not in study.sites.evaluate:
+            raise
+        raise SiteDataError(
+            f"{error} But study {study.name} asks this site only to score the model, which takes no split: set "
+            "`split: {kind: none, all: test}`."
+        ) from error
     manifest = policy.usable(split, site.policy)
     if num_left_out := len(split.rows) - len(manifest.rows):
         log.event(f"policy: {num_left_out} of {len(split.rows)} images are left out")

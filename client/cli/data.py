@@ -64,6 +64,7 @@ def add_simulation(app: typer.Typer) -> None:
         examples=[
             "consilium-site simulate --out sites",
             "consilium-site simulate --data images --out sites --threads 1",
+            "consilium-site simulate --data images --out sites --study study.yaml",
         ],
     )(_simulate)
     command(
@@ -87,7 +88,7 @@ def _check(
         typer.Option(
             "--study",
             metavar="STUDY.yaml",
-            help="Take classes and image size from this study, not from the data.",
+            help="Take classes, image size and this site's role from this study.",
         ),
     ] = None,
     html: Annotated[
@@ -104,7 +105,7 @@ def _check(
     """
     from client.config import load_site
     from client.preflight import data as check
-    from client.preflight import machine
+    from client.preflight import machine, role
     from client.preflight.findings import ranked
 
     site = load_site(settings)
@@ -114,7 +115,8 @@ def _check(
         None if chosen is None else chosen.classes,
         check.USUAL_SIDE if chosen is None else _stored_side(chosen),
     )
-    report = replace(data, findings=ranked([*machine.check(site), *data.findings]))
+    in_study = [] if chosen is None else role.findings(chosen, site, data.manifest)
+    report = replace(data, findings=ranked([*machine.check(site), *data.findings, *in_study]))
     code = _print_findings(report.findings, site.name)
     if html is not None:
         from client.preflight import html_page
@@ -218,6 +220,14 @@ def _simulate(
     images: Annotated[
         int, typer.Option("--images", metavar="N", help="Synthetic images per site, without --data.")
     ] = 300,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY.yaml",
+            help="Take the sites' roles from this study: a site under `evaluate` tests on all its images.",
+        ),
+    ] = None,
     seed: Seed = 0,
     weights: Weights = None,
     threads: Threads = None,
@@ -238,7 +248,7 @@ def _simulate(
     """
     from client.data.simulation import discover, site_files
 
-    synthetic = data is None
+    chosen, synthetic = _study(study), data is None
     if data is None:
         from client.data.simulation.synthetic import SITES, generate, site_names
 
@@ -256,6 +266,7 @@ def _simulate(
         seed=seed,
         pooled=site_files.pooled_site(sites) if pooled else None,
         containers=containers,
+        study=chosen,
     )
     return 0
 

@@ -9,6 +9,7 @@ import torch
 from client.config import PolicyConfig, SiteConfig
 from client.study_setup import StudySetup, first_weights, set_up
 from common.config import StudyConfig
+from common.errors import SiteDataError
 from common.weights import digest
 
 MakeSite = Callable[..., SiteConfig]
@@ -59,3 +60,15 @@ def test_images_that_the_policy_leaves_out_are_not_in_the_store(
         for setup in (everything, allowed)
     ]
     assert counts == [((8, 8, 8), (2, 2, 2)), ((8, 8, 8), (0, 0, 0))]
+
+
+def test_a_site_that_only_scores_is_told_that_it_takes_no_split(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    few = make_site("north", per_class=1)  # 3 images; a test share of 0.2 takes 5 groups
+    scores = make_study(sites={"train": ("south",), "evaluate": ("north",)})
+    with pytest.raises(SiteDataError, match=r"asks this site only to score .*kind: none, all: test"):
+        set_up(scores, few, CPU)
+    with pytest.raises(SiteDataError) as caught:
+        set_up(make_study(), few, CPU)
+    assert "only to score" not in str(caught.value)

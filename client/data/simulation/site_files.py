@@ -7,12 +7,14 @@ which at real institutions the study operator knows.
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from client.config import CsvData, GroupedSplit, NoSplit, RowFilter, SiteConfig
+from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, RowFilter, SiteConfig
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
+from common.config import StudyConfig
 from common.errors import SiteDataError, StorageError
 from common.files import write_atomically
 from common.settings import to_yaml
@@ -35,14 +37,19 @@ def write_sites(
     seed: int = 0,
     pooled: FoundSite | None = None,
     containers: int | None = None,
+    study: StudyConfig | None = None,
 ) -> None:
     """Write OUT/NAME.yaml per site, `pooled` among them, and OUT/federation.yaml.
+
+    Sites that `study` names under `evaluate` test on every image that they have.
 
     `containers` says for how many sites there are containers; their settings are then 1.yaml, 2.yaml, and
     so on, by the order of names, because a compose file is written before the images are read.
     Raises StorageError, SiteDataError.
     """
     all_sites = [*federation.sites, *([pooled] if pooled else [])]
+    if study is not None:
+        all_sites = _in_their_roles(all_sites, study, federation.num_shared_groups)
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
     if containers is not None:
         sites = _in_containers(sites, containers)
@@ -58,6 +65,39 @@ def write_sites(
     if not federation.has_groups:
         log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")
     log.event(f"wrote the settings of {', '.join(site.name for site in all_sites)} to {out}")
+
+
+def _in_their_roles(
+    sites: Sequence[FoundSite], study: StudyConfig, num_shared_groups: int
+) -> list[FoundSite]:
+    """The sites, those that only score with every image on the test side. Raises SiteDataError."""
+    names = [site.name for site in sites]
+    if missing := [name for name in study.sites.all if name not in names]:
+        raise SiteDataError(
+            f"study {study.name} names {', '.join(missing)}, the images are of {', '.join(names)}; change "
+            "sites.train and sites.evaluate, or rename the sites of the images"
+        )
+    if strange := [name for name in names if name not in study.sites.all]:
+        log.warn(f"study {study.name} does not name {', '.join(strange)}: it will not ask them")
+    return [
+        _only_tested(site, num_shared_groups) if site.name in study.sites.evaluate else site for site in sites
+    ]
+
+
+def _only_tested(site: FoundSite, num_shared_groups: int) -> FoundSite:
+    if isinstance(site.split, ColumnSplit) and num_shared_groups:
+        # With all its images it would test on patients or lesions that another site trains on.
+        log.warn(
+            f"{site.name} only scores, and keeps the split of the data: {num_shared_groups} patients or lesions have "
+            "images at several sites",
+            site=site.name,
+        )
+        return site
+    data = site.data
+    if isinstance(data, CsvData) and data.columns.split is not None:
+        data = data.model_copy(update={"columns": data.columns.model_copy(update={"split": None})})
+    log.event(f"{site.name} only scores: all its images are test images", site=site.name)
+    return replace(site, data=data, split=NoSplit(all="test"))
 
 
 def _in_containers(sites: Mapping[str, SiteConfig], number: int) -> dict[str, SiteConfig]:

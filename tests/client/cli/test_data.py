@@ -55,6 +55,30 @@ def test_simulate_writes_the_settings_of_every_site_and_they_can_be_read(
     assert len(manifest.rows) == 40
 
 
+def test_simulate_takes_the_roles_of_a_study(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = {
+        "name": "demo", "classes": ["mel", "nv"], "sites": {"train": ["north"], "evaluate": ["south"]}, "rounds": 1,
+        "model": {"encoder": "convnext_t", "image_size": 64},
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    arguments = ["simulate", "--data", str(labels.parent), "--out", str(tmp_path / "sites")]
+    assert main([*arguments, "--study", str(tmp_path / "study.yaml")]) == 0
+    north, south = (load_site(tmp_path / "sites" / f"{name}.yaml") for name in ("north", "south"))
+    assert (south.split.kind, getattr(south.split, "all", "")) == ("none", "test")
+    assert north.split.kind != "none"
+    capsys.readouterr()
+    # and the check of each knows its role
+    told = {}
+    for name in ("north", "south"):
+        settings = tmp_path / "sites" / f"{name}.yaml"
+        main(["check", str(settings), "--study", str(tmp_path / "study.yaml")])
+        told[name] = capsys.readouterr().out
+    assert "study demo asks this site to train: on 32 images, and to score the model on 8" in told["north"]
+    assert "study demo asks this site only to score the model: all 40 images are test images" in told["south"]
+
+
 def test_simulate_draws_images_that_say_they_are_synthetic_if_there_are_none(tmp_path: Path) -> None:
     out = tmp_path / "sites"
     assert main(["simulate", "--out", str(out), "--images", "12"]) == 0
