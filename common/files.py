@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from common import json_text
 from common.errors import StorageError
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -43,8 +44,11 @@ def write_json(path: Path, record: BaseModel) -> None:
 def read_json(path: Path, kind: type[Record]) -> Record | None:
     """The record that `write_json` wrote, None without a file. Raises StorageError."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        record = kind.model_validate_json(content)
+        json_text.loads(content)  # which refuses a key that stands twice
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
+    return record

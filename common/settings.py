@@ -11,11 +11,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from common import yaml_scalars, yaml_text
 from common.errors import ConfigError
 
 # What people call a setting that has another name here.
@@ -60,9 +60,9 @@ def load_settings(path: Path, kind: type[Settings], what: str) -> Settings:
     Raises ConfigError that lists every mistake, one a line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = yaml_text.decode(path.read_bytes())
+    except (OSError, yaml_text.YamlError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{path} cannot be read: {reason}. Give the path of a {what} YAML file.") from error
     return parse_settings(text, kind, what, name=path.name)
 
@@ -70,40 +70,84 @@ def load_settings(path: Path, kind: type[Settings], what: str) -> Settings:
 def parse_settings(text: str, kind: type[Settings], what: str, name: str) -> Settings:
     """Read YAML text as `kind`; `name` is the file's name for messages. Raises ConfigError."""
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+        document = yaml_text.read(text)
+    except yaml_text.YamlError as error:
+        problems = str(error).splitlines()
+        listed = f" {problems[0]}" if len(problems) == 1 else "".join(f"\n  {line}" for line in problems)
+        raise ConfigError(f"{name} is not valid YAML:{listed}") from error
+    raw = document.values
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{name} is not a valid {what}: found {_show(raw)}, expected `setting: value` lines."
         )
-    return validate_settings(raw, kind, what, name)
+    return validate_settings(raw, kind, what, name, document)
 
 
-def validate_settings(values: Mapping[str, Any], kind: type[Settings], what: str, name: str) -> Settings:
-    """`values` as `kind`. Raises ConfigError that lists every mistake."""
+def validate_settings(
+    values: Mapping[str, Any],
+    kind: type[Settings],
+    what: str,
+    name: str,
+    document: yaml_text.Document | None = None,
+) -> Settings:
+    """`values` as `kind`; `document` is the text that they are from. Raises ConfigError that lists every mistake."""
+    lines, settings = _without_value(document), None
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe(error, kind, what, name)) from error
+        lines += mistakes(error, kind, document)
+    if lines or settings is None:
+        raise ConfigError("\n".join([f"{name} is not a valid {what}:", *(f"  {line}" for line in lines)]))
+    return settings
+
+
+def _without_value(document: yaml_text.Document | None) -> list[str]:
+    """A rule with nothing behind its colon would be no rule, without a word."""
+    return [
+        f"{way}: nothing stands after it (line {line}); write a value or null, or remove the line"
+        for way, line in (document.without_value() if document else ())
+    ]
 
 
 def to_yaml(values: object) -> bytes:
     """Settings as YAML text, in the order in which they were given."""
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return yaml_text.dump(values).encode()
 
 
-def describe(error: ValidationError, kind: type[BaseModel], what: str, name: str) -> str:
-    """All mistakes of one file, one a line, each with its field."""
+def mistakes(
+    error: ValidationError, kind: type[BaseModel], document: yaml_text.Document | None = None
+) -> list[str]:
+    """All mistakes of one file, each with its field."""
     known = sorted(set(_paths(kind)))
-    lines = [f"  {line}" for line in dict.fromkeys(_line(detail, kind, known) for detail in error.errors())]
-    return "\n".join([f"{name} is not a valid {what}:", *lines])
+    details = [detail for detail in error.errors() if not _follows(detail, document)]
+    return list(dict.fromkeys(_line(detail, kind, known, document) for detail in details))
 
 
-def _line(detail: ErrorDetails, kind: type[BaseModel], known: list[str]) -> str:
+def _follows(detail: ErrorDetails, document: yaml_text.Document | None) -> bool:
+    """True for what another mistake says already: a missing value, or "too few" of a list with wrong items."""
+    if detail["type"] == "too_short":
+        return len(detail["input"]) >= int(detail["ctx"]["min_length"])
+    place = document.place(detail["loc"]) if document is not None and detail["input"] is None else None
+    return place is not None and place.is_nothing
+
+
+_TEXT_EXPECTED = ("string_type", "path_type", "invalid_key")
+_NUMBER_EXPECTED = ("int_type", "float_type", "bool_type", "time_type")
+
+
+def _line(
+    detail: ErrorDetails, kind: type[BaseModel], known: list[str], document: yaml_text.Document | None
+) -> str:
     field = ".".join(str(part) for part in _named(detail, kind)) or "(whole file)"
     match detail["type"]:
+        case error if error in _TEXT_EXPECTED and _is_loose(detail["input"]):
+            return _needs_quotes(detail, field, document)
+        case error if error in _NUMBER_EXPECTED and isinstance(detail["input"], yaml_scalars.Unclear):
+            word = detail["input"]
+            return (
+                f"{field}: {word.written} (line {word.line}) is another number to other programs; write it in "
+                "decimal digits, without leading zeros or colons"
+            )
         case "extra_forbidden" if renamed := _renamed(detail, kind):
             return f"{field}: {detail['loc'][-1]} is called {renamed.name} since version {renamed.since}; rename it"
         case "extra_forbidden":
@@ -115,6 +159,33 @@ def _line(detail: ErrorDetails, kind: type[BaseModel], known: list[str]) -> str:
             return f"{field}: {detail['msg'].removeprefix('Value error, ')}"
         case _:
             return f"{field}: {detail['msg']}; found {_show(detail['input'])}"
+
+
+def _is_loose(value: object) -> bool:
+    """True for a word that YAML takes for something other than text."""
+    return value is None or isinstance(value, bool | int | float | yaml_scalars.Unclear)
+
+
+def _is_key(detail: ErrorDetails) -> bool:
+    return detail["type"] == "invalid_key" or detail["loc"][-1:] == ("[key]",)
+
+
+def _needs_quotes(detail: ErrorDetails, field: str, document: yaml_text.Document | None) -> str:
+    """A sentence on a word that was meant as text, with its line where the text is known."""
+    value, way, is_key = detail["input"], detail["loc"], _is_key(detail)
+    if is_key and way[-1] == "[key]":
+        way = way[:-1]
+    place = None
+    if document is not None:
+        place = document.key_place(way) if is_key else document.place(way)
+        field = ".".join(document.known(way[:-1] if is_key else way))
+    written, where = str(yaml_scalars.as_written(value)), ""
+    if place is not None and place.value == value and place.written:
+        written, where = place.written, f" (line {place.line})"
+    elif isinstance(value, yaml_scalars.Unclear):
+        where = f" (line {value.line})"
+    what = f"{field}{': ' if field else ''}{'the key ' if is_key else ''}{written}{where}"
+    return f'{what} is read as {yaml_scalars.meaning(value)}; it needs quotes: "{written}"'
 
 
 def _named(detail: ErrorDetails, kind: type[BaseModel]) -> Iterator[int | str]:

@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from benchmarks.faults.answers import BAD
 from benchmarks.faults.bad_trainer import MEMORY, NONSENSE, REPLAY
 from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Link, Plan
 from benchmarks.faults.world import Launch, World, soon
+from common import yaml_text
 
 THREE = {"train": ["east", "north", "south"], "required": 2}
 NOT_KEPT = "the round in flight"
@@ -270,7 +269,7 @@ def strangers(world: World) -> list[Seen]:
     rows = (spoilt / "labels.csv").read_text().splitlines()
     image = spoilt / next(row for row in rows[1:] if "north" in row.split(",")).split(",")[0]
     image.write_bytes(image.read_bytes()[:200])
-    data = yaml.safe_load((world.sites / "north.yaml").read_text())["data"]
+    data = yaml_text.load((world.sites / "north.yaml").read_text())["data"]
     world.add_site("spoilt", "north", data=data | {"labels": str(spoilt / "labels.csv")})
     sites = ["east", "north", "refusing", "spoilt", "south"]
     launch = world.launch(

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Plan
+from common import yaml_text
 from common.processes import watchdog
 from common.weights import digest, load_file
 
@@ -129,18 +128,18 @@ class World:
             [*command, "--out", str(self.sites)], cwd=ROOT, env=ENV, check=True, timeout=START_S,
             capture_output=True,
         )  # fmt: skip
-        about = yaml.safe_load((self.sites / "federation.yaml").read_text())
+        about = yaml_text.load((self.sites / "federation.yaml").read_text())
         self.classes: list[str] = about["classes"]
         self.names = sorted(about["sites"])  # east, north, south
 
     def add_site(self, name: str, like: str, **changes: object) -> None:
         """Another site, with the images of one that is there."""
-        settings = yaml.safe_load((self.sites / f"{like}.yaml").read_text())
+        settings = yaml_text.load((self.sites / f"{like}.yaml").read_text())
         settings |= {"name": name, "state_dir": f"state/{name}"} | changes
-        (self.sites / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-        about = yaml.safe_load((self.sites / "federation.yaml").read_text())
+        (self.sites / f"{name}.yaml").write_text(yaml_text.dump(settings))
+        about = yaml_text.load((self.sites / "federation.yaml").read_text())
         about["sites"][name] = about["sites"][like]
-        (self.sites / "federation.yaml").write_text(yaml.safe_dump(about))
+        (self.sites / "federation.yaml").write_text(yaml_text.dump(about))
 
     def launch(
         self, name: str, plan: Plan | None = None, *, runs: Path | None = None, **changes: object
@@ -156,7 +155,7 @@ class World:
             "deadlines": {"enrol_s": 200, "round_s": 200, "evaluate_s": 200, "repeat_after_s": 1},
         } | changes
         file = self.folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(study))
+        file.write_text(yaml_text.dump(study))
         runs = runs or self.folder / "runs"
         return self._start(name, runs, ["simulate", str(file), "--runs", str(runs)], plan)
 

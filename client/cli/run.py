@@ -3,9 +3,10 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +26,15 @@ def add_commands(app: typer.Typer) -> None:
         SETTING_UP,
         examples=["consilium-site key .", "consilium-site key . --renew"],
     )(_key)
+    command(
+        app,
+        "mounts",
+        SETTING_UP,
+        examples=[
+            "consilium-site mounts site.yaml",
+            "consilium-site mounts - --kit /opt/consilium/north < site.yaml",
+        ],
+    )(_mounts)
     command(
         app,
         "trainer",
@@ -57,6 +67,53 @@ def _key(
         keys.make_site_key(folder, "site")
     print(f"{folder / 'site.pub'}  goes to the study operator\n{private}  stays here, and goes nowhere else")
     print(f"Read out over the phone:\n  {keys.fingerprint_of_private(private)}")
+    return 0
+
+
+def _mounts(
+    settings: Annotated[
+        Path,
+        typer.Argument(metavar="SITE.yaml", help="Settings of this site; - reads them from standard input."),
+    ],
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            "--kit", metavar="DIR", help="Folder of the start-up kit on the machine; else that of SITE.yaml."
+        ),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="NAME", help="Name of the site that the kit was made for.")
+    ] = None,
+    form: Annotated[
+        Literal["compose", "trainer-unit", "gateway-unit"],
+        typer.Option("--form", help="A file for compose, or a drop-in for one of the two systemd units."),
+    ] = "compose",
+) -> int:
+    """Print what this site's container must see of the machine.
+
+    Every folder and file that the settings name, each once. `site.sh` asks this before it starts a container.
+    Nothing is looked up on the disk.
+    """
+    from client.config import SiteConfig, mounts
+    from common import yaml_text
+    from common.settings import load_settings, parse_settings
+
+    if str(settings) == "-":
+        try:
+            text = yaml_text.decode(sys.stdin.buffer.read())
+        except yaml_text.YamlError as error:
+            raise ConfigError(f"site.yaml cannot be read: {error}") from error
+        config = parse_settings(text, SiteConfig, "site", "site.yaml")
+    else:
+        config = load_settings(settings, SiteConfig, "site")
+    found = mounts.mounts(config, (kit or settings.parent).absolute(), site)
+    match form:
+        case "compose":
+            print(mounts.compose(config, found), end="")
+        case "trainer-unit":
+            print(mounts.trainer_unit(found), end="")
+        case "gateway-unit":
+            print(mounts.gateway_unit(found), end="")
     return 0
 
 

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
 from common.config import Name
 from common.settings import Frozen, Renamed
+from common.yaml_scalars import as_written
 
 Column = Annotated[str, StringConstraints(min_length=1)]
 """A column of a csv, spelled as in its first line."""
 
 
-Cell = Annotated[str, Field(coerce_numbers_to_str=True)]
-"""A value in a csv; YAML reads a bare 3 as a number."""
+Cell = Annotated[str, Field(coerce_numbers_to_str=True), BeforeValidator(as_written)]
+"""A value in a csv. Of a number or a date the text in the YAML counts: `007` is not 7, and `1.10` is not 1.1."""
 
 
 class Columns(Frozen):

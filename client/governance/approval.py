@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from common import json_text
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 from common.files import write_atomically
@@ -105,7 +106,7 @@ def _text(study: StudyConfig, **about: str) -> bytes:
 def _read(path: Path) -> Pending:
     """The pending study in a file. Raises StorageError if the file was edited: it is then another study."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json_text.loads(path.read_bytes())
         one = Pending(StudyConfig.model_validate(content["study"]), str(content["asked"]))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise StorageError(

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from client.model import text
+from common import yaml_text
 from common.config import ClipConfig, HuggingFaceText, OpenClipText, SeedWeights, StudyConfig, prompts
 from common.errors import ConfigError
 from common.files import write_atomically
@@ -49,11 +49,10 @@ class Embedded:
 def embed_file(source: Path, out: Path, weights_dir: Path | None) -> list[Embedded]:
     """Write `source` with its class vectors to `out`. Raises ConfigError and SiteDataError."""
     try:
-        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{source} cannot be read as YAML ({type(error).__name__}); give a study's file"
-        ) from error
+        raw = yaml_text.load(source.read_bytes())
+    except (OSError, yaml_text.YamlError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{source} cannot be read as YAML: {reason}; give a study's file") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} holds no settings; give a study's or a grid's file")
     raw = _unshared(raw)

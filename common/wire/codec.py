@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
+from common import json_text
 from common.errors import WireError
 from common.weights import Arrays, contiguous
 from common.wire import (
@@ -170,7 +171,7 @@ def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> Rec
     """The gateway's own answer when the trainer cannot give one. Raises WireError."""
     header, _ = _unwrap(records)
     try:
-        fields = json.loads(header)
+        fields = json_text.loads(header)
         failure = Failure(
             plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice
         )
@@ -213,7 +214,7 @@ def _header(message: Plan | Answer) -> str:
 def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
     # No error below quotes the header: it may be a site's, and an error's text may leave the site.
     try:
-        fields = json.loads(header)
+        fields = json_text.loads(header)
     except (ValueError, RecursionError) as error:
         raise WireError(_NO_HEADER) from error
     if not isinstance(fields, dict) or "schema" not in fields:

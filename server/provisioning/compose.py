@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from common import keys, lock, log
+from common import keys, lock, log, yaml_text
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.files import write_atomically
@@ -111,7 +111,7 @@ class _Reset(yaml.YAMLObject):
     """Compose's `!reset null`: takes away what the first file says."""
 
     yaml_tag = "!reset"
-    yaml_dumper = yaml.SafeDumper
+    yaml_dumper = yaml_text.Dumper
 
     @classmethod
     def to_yaml(cls, dumper: yaml.SafeDumper, _data: "_Reset") -> yaml.Node:
@@ -123,7 +123,10 @@ def override(compose: str, num_sites: int, num_gpus: int = 0) -> str:
 
     Raises ConfigError.
     """
-    base = yaml.safe_load(compose)
+    try:
+        base = yaml_text.load(compose)
+    except yaml_text.YamlError as error:
+        raise ConfigError(f"the compose file cannot be read as YAML: {error}") from error
     services = base.get("services", {}) if isinstance(base, Mapping) else {}
     last = max((int(name[8:]) for name in services if re.fullmatch(r"trainer-\d+", name)), default=0)
     if not last or not {"prepare", "keys", "server", f"gateway-{last}"} <= set(services):
@@ -152,7 +155,7 @@ def override(compose: str, num_sites: int, num_gpus: int = 0) -> str:
     for number in range(1, num_sites + 1) if num_gpus > 0 else ():
         trainer = out["services"].setdefault(f"trainer-{number}", {})
         trainer["deploy"] = _on_gpu((number - 1) % num_gpus)
-    return yaml.safe_dump({key: value for key, value in out.items() if value}, sort_keys=False, width=110)
+    return yaml_text.dump({key: value for key, value in out.items() if value}, width=110)
 
 
 def _on_gpu(gpu: int) -> Compose:
@@ -162,8 +165,8 @@ def _on_gpu(gpu: int) -> Compose:
 
 def _of_site(service: Compose, pattern: int, number: int) -> Compose:
     """What is said of site `pattern`, said of site `number`."""
-    text = yaml.safe_dump(service)
+    text = yaml_text.dump(service)
     for what in ("site-{}", "key-{}", "link-{}", "/sites/{}.yaml"):
         text = text.replace(what.format(pattern), what.format(number))
-    changed: Compose = yaml.safe_load(text)
+    changed: Compose = yaml_text.load(text)
     return changed

@@ -78,6 +78,7 @@ def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
     host, institution = config.server.hosts[0], config.sites[site].institution
     words = {
         "SITE": site,
+        "PROJECT": re.sub("[^a-z0-9_-]", "-", site.lower()),  # of compose, which takes no other letters
         "INSTITUTION": f": {institution}" if institution else "",
         "FEDERATION": config.name,
         "SERVER": joined(host, config.server.port),

@@ -39,3 +39,10 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_beside_
 def test_only_its_owner_reads_a_private_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "key", b"secret", private=True)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_with_a_key_that_stands_twice_is_not_read_in_one_of_two_ways(tmp_path: Path) -> None:
+    path = tmp_path / "point.json"
+    path.write_text('{"x": 1, "x": 2}')
+    with pytest.raises(StorageError, match=r"point\.json cannot be read \(ValueError\); remove it"):
+        read_json(path, Point)

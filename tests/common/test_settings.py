@@ -7,7 +7,7 @@ from pydantic import Field
 
 from common.config import StudyConfig
 from common.errors import ConfigError
-from common.settings import Frozen, load_settings, parse_settings
+from common.settings import Frozen, load_settings, parse_settings, to_yaml
 
 GOOD = """
 name: demo
@@ -159,4 +159,129 @@ def test_a_mistake_in_a_list_is_named_by_its_place():
     assert str(caught.value).splitlines()[1:] == [
         "  shapes.1.radius: missing; add it",
         "  shapes.1.side: no such setting; did you mean shapes.side?",
+    ]
+
+
+# --- loose words and keys that stand twice ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("NO", "the truth value false, not as text"),
+        ("yes", "the truth value true, not as text"),
+        ("on", "the truth value true, not as text"),
+        ("~", "no value, not as text"),
+        ("0", "a number, not as text"),
+        ("1e3", "a number, not as text"),
+        ("1_000", "a number, not as text"),
+        ("1.10", "a number, not as text"),
+        ("12:30", "a number or a date by some programs and as text by others"),
+        ("007", "a number or a date by some programs and as text by others"),
+        ("2020-01-01", "a number or a date by some programs and as text by others"),
+    ],
+)
+def test_a_class_or_a_site_that_yaml_does_not_read_as_text_needs_quotes_and_says_where(word, meaning):
+    said = f'{word} (line 3) is read as {meaning}; it needs quotes: "{word}"'
+    assert mistakes(GOOD.replace("[benign, malignant]", f"\n  [{word}, nv]")) == [f"classes.0: {said}"]
+    text = GOOD.replace("train: [north, south]", f"train: [north, south]\n  evaluate: [{word}]")
+    assert mistakes(text) == [f"sites.evaluate.0: {said.replace('line 3', 'line 6')}"]
+    assert (
+        mistakes(GOOD.replace("name: demo", f"\n\nname: {word}"))[0]
+        == f"name: {said.replace('line 3', 'line 4')}"
+    )
+
+
+def test_all_words_that_need_quotes_are_named_and_no_list_is_called_too_short_for_them():
+    assert len(mistakes(GOOD.replace("[benign, malignant]", "[NO, 1]"))) == 2
+
+
+def test_a_key_that_is_no_text_is_named_with_its_line():
+    assert mistakes(GOOD + "on: 3\n") == [
+        'the key on (line 9) is read as the truth value true, not as text; it needs quotes: "on"'
+    ]
+
+
+def test_words_in_quotes_are_text():
+    text = GOOD.replace("[benign, malignant]", "['NO', \"1e3\", '007', '2020-01-01']")
+    assert parse_settings(text, StudyConfig, "study", name="good.yaml").classes == (
+        "NO",
+        "1e3",
+        "007",
+        "2020-01-01",
+    )
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.e-3", "0.001", "+1e-3", "10e-4"])
+def test_a_number_with_an_exponent_is_a_number_wherever_one_is_meant(written):
+    text = (
+        GOOD
+        + f"local: {{optimizer: {{kind: adam, lr: {written}}}}}\nheads: {{local: [{{kind: svm_rbf, c: {written}}}]}}\n"
+    )
+    study = parse_settings(text, StudyConfig, "study", name="good.yaml")
+    assert study.local.optimizer.lr == 0.001
+    assert study.heads is not None
+    assert study.heads.local[0].c == (0.001,)  # type: ignore[union-attr]
+
+
+def test_a_whole_number_may_be_written_with_an_exponent_or_underscores():
+    text = GOOD.replace("rounds: 3", "rounds: 1e2") + "seed: 1_000\n"
+    study = parse_settings(text, StudyConfig, "study", name="good.yaml")
+    assert (study.rounds, study.seed) == (100, 1000)
+
+
+@pytest.mark.parametrize("written", ["010", "1:30", "0b11", "0o17", "2020-01-01"])
+def test_a_number_that_programs_read_differently_is_refused(written):
+    # 010 would be 8 here and 10 elsewhere, 1:30 would be 90
+    assert mistakes(GOOD + f"seed: {written}\n") == [
+        f"seed: {written} (line 9) is another number to other programs; write it in decimal digits, without "
+        "leading zeros or colons"
+    ]
+
+
+def test_a_key_that_stands_twice_is_an_error_with_its_lines():
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(GOOD + "model: {encoder: x}\n", StudyConfig, "study", name="bad.yaml")
+    assert str(caught.value) == (
+        "bad.yaml is not valid YAML: model stands twice, in line 6 and line 9; keep one of them"
+    )
+
+
+def test_several_keys_that_stand_twice_are_one_a_line():
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(GOOD + "rounds: 4\nname: x\n", StudyConfig, "study", name="bad.yaml")
+    assert str(caught.value).splitlines() == [
+        "bad.yaml is not valid YAML:",
+        "  name stands twice, in line 2 and line 10; keep one of them",
+        "  rounds stands twice, in line 8 and line 9; keep one of them",
+    ]
+
+
+def test_a_setting_with_nothing_behind_its_colon_is_no_default_without_a_word():
+    assert mistakes(GOOD.replace("rounds: 3", "rounds: 0") + "heads:\n") == [
+        "heads: nothing stands after it (line 9); write a value or null, or remove the line",
+        "rounds: Input should be greater than or equal to 1; found 0",
+    ]
+    assert parse_settings(GOOD + "heads: null\n", StudyConfig, "study", name="good.yaml").heads is None
+
+
+def test_a_file_in_another_encoding_says_how_to_save_it(tmp_path):
+    path = tmp_path / "study.yaml"
+    for encoding, said in (("utf-16", "it is UTF-16 text"), ("cp1252", "it is not UTF-8 text")):
+        path.write_bytes(f"# für\n{GOOD}".encode(encoding))
+        with pytest.raises(ConfigError, match=f"cannot be read: {said}.*save it as UTF-8"):
+            load_settings(path, StudyConfig, "study")
+    path.write_bytes(GOOD.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert load_settings(path, StudyConfig, "study").name == "demo"
+
+
+def test_a_name_that_needs_quotes_gets_them_when_it_is_written():
+    study = parse_settings(GOOD, StudyConfig, "study", name="good.yaml").model_copy(update={"name": "1e3"})
+    text = to_yaml(study.model_dump(mode="json")).decode()
+    assert parse_settings(text, StudyConfig, "study", name="again.yaml") == study
+
+
+def test_a_section_with_nothing_in_it_is_one_mistake_not_two():
+    assert mistakes(GOOD.replace("  encoder: convnext_t\n", "")) == [
+        "model: nothing stands after it (line 6); write a value or null, or remove the line"
     ]

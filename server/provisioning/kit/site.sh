@@ -5,6 +5,7 @@
 #   ./site.sh check      reads the images, tries the connection, says what to mend
 #   ./site.sh up         starts gateway and trainer (with plain Python: until Ctrl-C)
 #   ./site.sh status     what this site is doing, and what has left it
+#   ./site.sh units      without Docker: what both systemd units need of site.yaml
 #   ./site.sh pending, approve STUDY, audit, logs, down
 set -eu
 umask 077
@@ -14,17 +15,20 @@ mkdir -p state link weights
 plain=${PLAIN:-}
 command -v docker >/dev/null 2>&1 || plain=1
 
-# The first path under `data:` in site.yaml; of a file, its folder.
-images() {
-    path=$(sed -n 's/^ *\(root\|images\|labels\|metadata\|ground_truth\|split_file\): *"\{0,1\}\(\/[^"#]*[^"# ]\).*/\2/p' site.yaml | head -n 1)
-    [ -n "$path" ] || { echo "site.yaml names no folder of images that begins with /" >&2; exit 1; }
-    [ -e "$path" ] || { echo "$path, the folder of images in site.yaml, is not there" >&2; exit 1; }
-    if [ -d "$path" ]; then echo "$path"; else dirname "$path"; fi
+# What the trainer's container must see, and with which device. The program that reads site.yaml says so itself:
+# this script reads nothing of it.
+ask() {
+    docker run --rm --interactive --network none --read-only --cap-drop ALL "consilium-trainer:@VERSION@" \
+        mounts - --kit "$PWD" --site "@SITE@" <site.yaml >docker-compose.mounts.yml.new || return 1
+    mv docker-compose.mounts.yml.new docker-compose.mounts.yml
+    missing=$(sed -n 's/^# needs: //p' docker-compose.mounts.yml | while IFS= read -r path; do
+        [ -e "$path" ] || printf '%s, which site.yaml names, is not there\n' "$path"
+    done)
+    [ -z "$missing" ] || { printf '%s\n' "$missing" >&2; return 1; }
 }
 
 # What docker-compose.yml needs to know. As root, the containers run as a user without rights of their own.
 write_env() {
-    folder=$(images)
     user=$(id -u):$(id -g)
     if [ "$(id -u)" = 0 ]; then
         user=10001:10001
@@ -33,18 +37,27 @@ write_env() {
             if [ -e "$file" ]; then chown "$user" "$file"; fi
         done
     fi
-    files=docker-compose.yml
-    if grep -q '^device: *cuda' site.yaml; then files=docker-compose.yml:docker-compose.gpu.yml; fi
-    printf "SITE_USER=%s\nIMAGES='%s'\nCOMPOSE_FILE=%s\n" "$user" "$folder" "$files" >.env
+    files=docker-compose.yml told=0
+    if ask; then
+        files=$files:docker-compose.mounts.yml
+        case $(sed -n 's/^# device: //p' docker-compose.mounts.yml) in
+        cuda*) files=$files:docker-compose.gpu.yml ;;
+        esac
+    else
+        told=1
+    fi
+    printf "SITE_USER=%s\nCOMPOSE_FILE=%s\n" "$user" "$files" >.env
+    return $told
 }
 
 # The key has to be made before any folder of images is known.
 key_in_docker() {
     docker run --rm --network none --user "$(id -u):$(id -g)" --read-only --cap-drop ALL \
-        --volume "$PWD:/site" "consilium-gateway:@VERSION@" key /site "$@"
+        --mount "type=bind,\"source=$PWD\",target=/site" "consilium-gateway:@VERSION@" key /site "$@"
 }
 
-trainer() { if [ -n "$plain" ]; then consilium-site "$@"; else write_env; docker compose run --rm -T trainer "$@"; fi; }
+in_trainer() { docker compose run --rm -T trainer "$@"; }
+trainer() { if [ -n "$plain" ]; then consilium-site "$@"; else write_env || exit 1; in_trainer "$@"; fi; }
 settings() { if [ -n "$plain" ]; then echo site.yaml; else echo /site/site.yaml; fi; }
 
 what=${1:-help}
@@ -55,15 +68,17 @@ check)
     failed=0
     if [ -n "$plain" ]; then
         consilium-site check-connection . || failed=1
+        consilium-site check site.yaml "$@" || failed=1
     else
-        write_env
+        seen=1
+        write_env || { failed=1; seen=; }
         docker compose run --rm -T gateway check-connection /site/gateway.yaml || failed=1
+        if [ -n "$seen" ]; then in_trainer check /site/site.yaml "$@" || failed=1; fi
     fi
-    trainer check "$(settings)" "$@" || failed=1
     exit $failed
     ;;
 up)
-    if [ -z "$plain" ]; then write_env; exec docker compose up -d "$@"; fi
+    if [ -z "$plain" ]; then write_env || exit 1; exec docker compose up -d "$@"; fi
     consilium-site trainer site.yaml & trainer=$!
     consilium-site gateway . & gateway=$!
     trap 'kill $trainer $gateway 2>/dev/null || true; wait' EXIT
@@ -74,6 +89,14 @@ up)
     ;;
 down) exec docker compose down "$@" ;;
 logs) exec docker compose logs "$@" ;;
+units)
+    for unit in trainer gateway; do
+        mkdir -p "consilium-$unit.service.d"
+        consilium-site mounts site.yaml --kit "$PWD" --site "@SITE@" --form "$unit-unit" \
+            >"consilium-$unit.service.d/site.conf" || exit 1
+    done
+    echo "copy both units and both folders *.service.d to /etc/systemd/system, then systemctl daemon-reload"
+    ;;
 status | pending | audit) trainer "$what" "$(settings)" "$@" ;;
 approve) trainer approve "$(settings)" "$@" ;;
 *)

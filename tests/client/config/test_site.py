@@ -112,3 +112,80 @@ def test_a_column_split_needs_a_column_and_a_column_needs_a_column_split(tmp_pat
 def test_a_site_may_only_test(tmp_path):
     text = "name: a\ndata: {kind: folders, root: i}\nstate_dir: s\nsplit: {kind: none, all: test}\n"
     assert load_site(written(tmp_path, text)).split == NoSplit(all="test")
+
+
+# --- values of a table, as they were written -------------------------------------------------
+
+CELLS = """\
+name: a
+state_dir: s
+data:
+  kind: csv
+  labels: l.csv
+  row_filter: {column: centre, values: VALUES}
+  label_map:
+    KEY: nv
+"""
+
+
+@pytest.mark.parametrize(
+    "word", ["3", "007", "1.10", "1e3", "1_000", "0x1F", "12:30", "2020-01-01", "'NO'", '"~"', "Ja"]
+)
+def test_a_value_of_a_table_is_the_text_that_stands_in_the_file(word, tmp_path):
+    data = load_site(written(tmp_path, CELLS.replace("VALUES", f"[{word}]").replace("KEY", word))).data
+    assert isinstance(data, CsvData)
+    assert data.row_filter is not None
+    assert data.row_filter.values == (word.strip("'\""),)
+    assert data.label_map == {word.strip("'\""): "nv"}
+
+
+@pytest.mark.parametrize("word", ["NO", "yes", "on", "~", "null", "True"])
+def test_a_truth_value_or_nothing_is_no_value_of_a_table_and_needs_quotes(word, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_site(written(tmp_path, CELLS.replace("VALUES", f"[a, {word}]").replace("KEY", word)))
+    _, key, value = str(caught.value).splitlines()
+    assert key.startswith(f"  data.label_map: the key {word} (line 8) is read as ")
+    assert value.startswith(f"  data.row_filter.values.1: {word} (line 6) is read as ")
+    assert key.endswith(f'; it needs quotes: "{word}"')
+    assert value.endswith(f'; it needs quotes: "{word}"')
+
+
+@pytest.mark.parametrize("word", ["no", "0", "1e3", "2020-01-01"])
+def test_the_studys_class_in_a_label_map_needs_quotes_and_its_key_is_named(word, tmp_path):
+    text = CELLS.replace("VALUES", "[a]").replace("KEY: nv", f"melanoma: {word}")
+    with pytest.raises(
+        ConfigError, match=rf'data\.label_map\.melanoma: {word} \(line 8\) .* needs quotes: "{word}"'
+    ):
+        load_site(written(tmp_path, text))
+
+
+def test_a_class_without_a_word_behind_it_is_not_left_out_silently(tmp_path):
+    text = CELLS.replace("VALUES", "[a]").replace("KEY: nv", "melanoma:")
+    with pytest.raises(ConfigError, match=r"data\.label_map\.melanoma: nothing stands after it \(line 8\)"):
+        load_site(written(tmp_path, text))
+    data = load_site(written(tmp_path, text.replace("melanoma:", "melanoma: null"))).data
+    assert data.label_map == {"melanoma": None}
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", '"1"'), ("no", '"no"'), ("1.10", "'1.10'"), ("nv", "nv")])
+def test_two_keys_of_a_label_map_that_are_one_name_are_an_error(one, other, tmp_path):
+    text = CELLS.replace("VALUES", "[a]").replace("KEY: nv", f"{one}: nv\n    {other}: mel")
+    with pytest.raises(ConfigError, match=r"data\.label_map\.\S+ stands twice, in line 8 and line 9"):
+        load_site(written(tmp_path, text))
+
+
+def test_a_policy_that_stands_twice_does_not_lose_its_first_half(tmp_path):
+    text = (
+        "name: a\nstate_dir: s\ndata: {kind: folders, root: i}\n"
+        "policy: {encoders: [convnext_t], max_rounds_per_day: 0, ask: true}\npolicy: {min_cell: 5}\n"
+    )
+    with pytest.raises(ConfigError, match="policy stands twice, in line 4 and line 5"):
+        load_site(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("yes", True), ("on", True), ("true", True), ("no", False), ("off", False)]
+)
+def test_where_yes_or_no_is_asked_each_spelling_of_it_is_taken(word, expected, tmp_path):
+    text = f"name: a\nstate_dir: s\ndata: {{kind: folders, root: i}}\npolicy: {{ask: {word}}}\n"
+    assert load_site(written(tmp_path, text)).policy.ask is expected

@@ -64,12 +64,14 @@ def test_a_study_that_does_not_wait_is_named(tmp_path: Path) -> None:
 def test_a_file_that_was_edited_is_not_approved_by_mistake(make_study: MakeStudy, tmp_path: Path) -> None:
     note(tmp_path, make_study(), NOW)
     (path,) = (tmp_path / "approvals" / "pending").iterdir()
-    path.write_text(path.read_text().replace('"rounds": 2', '"rounds": 200'))
+    whole = path.read_text()
+    path.write_text(whole.replace('"rounds": 2', '"rounds": 200'))
     with pytest.raises(StorageError, match="was edited and is another study than its name says"):
         find(tmp_path, "tiny")
-    path.write_text("{")
-    with pytest.raises(StorageError, match="cannot be read as a study"):
-        pending(tmp_path)
+    for broken in ("{", whole.replace('"rounds": 2', '"rounds": 200, "rounds": 2'), "[" * 100_000):
+        path.write_text(broken)
+        with pytest.raises(StorageError, match="cannot be read as a study"):
+            pending(tmp_path)
 
 
 def test_a_server_cannot_fill_the_disk_with_questions(

@@ -47,6 +47,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def two_in_one(before: bytes, line: bytes) -> bytes:
+    """A line that has two events and a hash that is right."""
+    head = json.loads(before)["hash"]
+    body = line.partition(b',"hash"')[0].replace(b'"event":"plan"', b'"event":"sent","event":"plan"')
+    assert head.encode() in body
+    return body + f',"hash":"{sha256(body)}"}}\n'.encode()
+
+
 # --- the chain -------------------------------------------------------------------------------
 
 
@@ -84,6 +92,7 @@ def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
         (lambda kept: [*kept[:-1], kept[-1].replace(b'"bytes":2', b'"bytes":9')], 3),
         (lambda kept: [*kept[:-1], kept[-1][:-1]], 3),
         (lambda kept: [*kept[:2], audit.line_after(ZEROS, {"event": "sent"})], 3),
+        (lambda kept: [*kept[:2], two_in_one(kept[1], kept[2]), kept[2]], 3),
     ],
     ids=[
         "changed",
@@ -95,6 +104,7 @@ def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
         "last changed",
         "cut",
         "forged",
+        "a key twice",
     ],
 )
 def test_the_first_broken_line_is_named(tmp_path: Path, change: Any, line: int) -> None:

@@ -101,3 +101,11 @@ def test_all_mistakes_of_the_study_are_told(tower, tmp_path):
         embed_file(source, tmp_path / "new.yaml", None)
     assert "without {class}" in str(caught.value)
     assert "rounds: " in str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_an_error_with_its_lines(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: x\nmodel: {kind: clip}\nmodel: {kind: classifier}\n")
+    with pytest.raises(
+        ConfigError, match=r"model stands twice, in line 2 and line 3; .*; give a study's file"
+    ):
+        embed_file(tmp_path / "x.yaml", tmp_path / "y.yaml", None)

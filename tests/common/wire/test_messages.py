@@ -307,6 +307,14 @@ def test_a_header_that_is_no_header_is_refused(header):
         codec.from_bytes(codec.join(header, {}))
 
 
+@every_message
+def test_a_header_with_a_field_that_stands_twice_is_refused(message):
+    """Whoever checks it could read the one and whoever acts on it the other."""
+    header = json.dumps(header_of(message))
+    with pytest.raises(WireError):
+        codec.from_bytes(codec.join(f'{{"site": "south", {header[1:]}', wire.arrays_of(message)))
+
+
 @pytest.mark.parametrize(
     "records",
     [

@@ -229,3 +229,8 @@ def test_trainers_are_dealt_out_over_the_gpus() -> None:
 def test_what_cannot_be_made_is_said(text: str, sites: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         containers.override(text, sites)
+
+
+def test_a_compose_file_with_a_key_that_stands_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="services stands twice, in line 1 and line 2"):
+        containers.override("services: {}\nservices: {}\n", 3)

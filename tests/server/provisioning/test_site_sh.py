@@ -1,18 +1,30 @@
-"""The kit's one command, run with programs that only note how they were called."""
+"""The kit's one command, run with programs that only note how they were called.
+
+Only what is asked of site.yaml is answered by the real program, as the trainer's image would.
+"""
 
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import certificates
 from server.provisioning import startup_kit
+from tests.places import ROOT
 
-NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >>"$CALLS"\nexit ${EXIT:-0}\n'
+NOTE = """\
+#!/bin/sh
+echo "$(basename "$0") $*" >>"$CALLS"
+[ "$1" = run ] || [ "$1" = mounts ] || exit ${EXIT:-0}
+while [ "$1" != mounts ]; do shift || exit 0; done
+exec "$PYTHON" -m client.cli "$@"
+"""
 
 
 @pytest.fixture
@@ -58,6 +70,7 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
             "head",
             "sleep",
             "cat",
+            "mv",
         ):
             found = shutil.which(tool)
             assert found is not None
@@ -66,11 +79,20 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
     def run(*arguments: str, docker: bool, code: int = 0) -> tuple[int, str, list[str]]:
         calls = tmp_path / "calls"
         calls.unlink(missing_ok=True)
-        env = {"PATH": str(places["docker" if docker else "plain"]), "CALLS": str(calls), "EXIT": str(code)}
+        env = {
+            "PATH": str(places["docker" if docker else "plain"]),
+            "CALLS": str(calls),
+            "EXIT": str(code),
+            "PYTHON": sys.executable,
+            "PYTHONPATH": str(ROOT),
+        }
         done = subprocess.run(
             ["sh", str(kit / "site.sh"), *arguments], env=env, capture_output=True, text=True, timeout=60
         )
         made = calls.read_text().splitlines() if calls.exists() else []
+        asked = [call for call in made if call.startswith("docker run") and " mounts - --kit " in call]
+        made = [call for call in made if call not in asked]
+        assert len(asked) <= 1, "one question is enough"
         return done.returncode, done.stdout + done.stderr, made
 
     return run
@@ -81,38 +103,151 @@ def env_of(kit: Path) -> dict[str, str]:
     return {name: value.strip("'") for name, value in (line.split("=", 1) for line in lines)}
 
 
+def mounted(kit: Path) -> list[str]:
+    """What compose would mount beside the kit's own folders."""
+    found = yaml.safe_load((kit / "docker-compose.mounts.yml").read_text(encoding="utf-8"))
+    return [volume["source"].replace("$$", "$") for volume in found["services"]["trainer"]["volumes"]]
+
+
 def test_with_docker_it_says_where_the_images_are_and_starts_both(site_sh, kit: Path, tmp_path: Path) -> None:
     code, said, calls = site_sh("up", docker=True)
     assert (code, calls) == (0, ["docker compose up -d"]), said
     env = env_of(kit)
-    assert env["IMAGES"] == str(tmp_path / "my images")
-    assert env["COMPOSE_FILE"] == "docker-compose.yml"
+    assert mounted(kit) == [str(tmp_path / "my images")]
+    assert env["COMPOSE_FILE"] == "docker-compose.yml:docker-compose.mounts.yml"
     # root's containers run as a user without rights, everybody else's as they themselves
     mine = "10001:10001" if os.geteuid() == 0 else f"{os.getuid()}:{os.getgid()}"
     assert env["SITE_USER"] == mine
     assert {(kit / name).stat().st_mode & 0o777 for name in ("state", "link", "weights")} == {0o700}
 
 
-def test_a_gpu_is_given_where_site_yaml_asks_for_one(site_sh, kit: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "device: cuda:1",
+        "device: 'cuda'",
+        'device:   "cuda" # both',
+        "device: cuda\r",
+        "&d device: !!str cuda",
+    ],
+)
+def test_a_gpu_is_given_where_site_yaml_asks_for_one(site_sh, kit: Path, line: str) -> None:
     settings = kit / "site.yaml"
-    settings.write_text(settings.read_text().replace("device: auto", "device: cuda:1"))
+    settings.write_text(settings.read_text().replace("device: auto", line), newline="")
+    code, said, _ = site_sh("up", docker=True)
+    assert code == 0, said
+    assert env_of(kit)["COMPOSE_FILE"].endswith(":docker-compose.mounts.yml:docker-compose.gpu.yml")
+
+
+@pytest.mark.parametrize("line", ["device: cpu", "# device: cuda", "device: auto  # or\n# device: cuda"])
+def test_no_gpu_is_given_where_only_a_comment_speaks_of_one(site_sh, kit: Path, line: str) -> None:
+    settings = kit / "site.yaml"
+    settings.write_text(settings.read_text().replace("device: auto", line))
     site_sh("up", docker=True)
-    assert env_of(kit)["COMPOSE_FILE"] == "docker-compose.yml:docker-compose.gpu.yml"
+    assert "gpu" not in env_of(kit)["COMPOSE_FILE"]
 
 
-def test_a_table_of_images_gives_its_folder(site_sh, kit: Path, tmp_path: Path) -> None:
-    (tmp_path / "my images" / "labels.csv").touch()
-    set_folder(kit, str(tmp_path / "my images" / "labels.csv"))
-    site_sh("up", docker=True)
-    assert env_of(kit)["IMAGES"] == str(tmp_path / "my images")
+def write_data(kit: Path, data: str) -> None:
+    """Replace `data:` of site.yaml, whose next block begins with the device."""
+    before, _, rest = (kit / "site.yaml").read_text().partition("data:\n")
+    (kit / "site.yaml").write_text(f"{before}{data}\ndevice:{rest.partition('device:')[2]}", newline="")
 
 
-def test_a_folder_that_is_not_there_is_named_and_nothing_starts(site_sh, kit: Path) -> None:
-    set_folder(kit, "/path/to/images")
+def test_both_image_folders_and_a_table_that_lies_elsewhere_are_mounted(
+    site_sh, kit: Path, tmp_path: Path
+) -> None:
+    """HAM10000 and ISIC 2018 as people unpack them; of the folders only the first was mounted."""
+    for name in ("part_1", "part_2", "tables", "Input"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tables" / "m.csv").touch()
+    images = f"{tmp_path}/part_1, {tmp_path}/part_2"
+    write_data(kit, f"data: {{kind: ham10000, metadata: {tmp_path}/tables/m.csv, images: [{images}]}}")
+    assert site_sh("up", docker=True)[0] == 0
+    assert mounted(kit) == [f"{tmp_path}/{name}" for name in ("part_1", "part_2", "tables/m.csv")]
+    write_data(
+        kit,
+        f"data:\n  kind: isic2018\n  ground_truth: {tmp_path}/tables/m.csv\n  images: {tmp_path}/Input\n"
+        f"  metadata: {tmp_path}/tables/m.csv\n",
+    )
+    assert site_sh("up", docker=True)[0] == 0
+    assert mounted(kit) == [f"{tmp_path}/{name}" for name in ("Input", "tables/m.csv")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "with blanks", "Bilder Köln", "it's", 'say "so"', "$HOME", "a:b", "a,b", "a\\b", "100%", "a #1", "'",
+     "`id`", "$(id)"],
+)  # fmt: skip
+def test_a_folder_of_any_name_is_mounted(site_sh, kit: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    quoted = str(tmp_path / name).replace("'", "''")
+    write_data(kit, f"data: {{kind: folders, root: '{quoted}'}}")
+    code, said, calls = site_sh("up", docker=True)
+    assert (code, calls) == (0, ["docker compose up -d"]), said
+    assert mounted(kit) == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "data:\n  kind: folders\n  root: {}\n",
+        "data:\r\n  kind: folders\r\n  root: {}   # here\r\n",
+        "data:\n    root:   '{}'\n    kind: folders\n",
+        'data:\n  kind: folders\n  root:\n    "{}"\n',
+        "data:\n  kind: folders\n  # root: /somewhere/else\n  root: >-\n    {}\n",
+        'data: {{"kind": "folders", "root": "{}"}}\n',
+        'data: &here {{"kind": folders,\n  root: {}}}\n',
+    ],
+)
+def test_a_folder_is_found_however_the_yaml_is_written(site_sh, kit: Path, tmp_path: Path, data: str) -> None:
+    write_data(kit, data.format(tmp_path / "my images"))
+    code, said, _ = site_sh("up", docker=True)
+    assert code == 0, said
+    assert mounted(kit) == [str(tmp_path / "my images")]
+
+
+def test_every_folder_that_is_not_there_is_named_and_nothing_starts(site_sh, kit: Path) -> None:
+    write_data(kit, "data: {kind: ham10000, metadata: /no/table.csv, images: [/no/part 1, /no/part 2]}")
     code, said, calls = site_sh("up", docker=True)
     assert code != 0
-    assert "/path/to/images, the folder of images in site.yaml, is not there" in said
+    for path in ("/no/table.csv", "/no/part 1", "/no/part 2"):
+        assert f"{path}, which site.yaml names, is not there" in said
     assert calls == []
+
+
+def test_a_site_yaml_that_cannot_be_read_says_why_and_nothing_starts(site_sh, kit: Path) -> None:
+    with (kit / "site.yaml").open("a") as file:
+        file.write("policy: {min_cell: 5}\n")
+    for command in ("up", "status", "pending", "audit"):
+        code, said, calls = site_sh(command, docker=True)
+        assert code != 0
+        assert "site.yaml is not valid YAML: policy stands twice" in said
+        assert calls == []
+
+
+def test_a_site_yaml_of_another_site_is_found_out(site_sh, kit: Path) -> None:
+    settings = kit / "site.yaml"
+    settings.write_text(settings.read_text().replace('name: "north"', "name: south"))
+    code, said, calls = site_sh("up", docker=True)
+    assert (code, calls) == (1, [])
+    assert "name: found south, but this kit is of north" in said
+
+
+def test_the_connection_is_tried_even_if_the_folder_is_not_there(site_sh, kit: Path) -> None:
+    set_folder(kit, "/path/to/images")
+    code, said, calls = site_sh("check", docker=True)
+    assert code == 1
+    assert "/path/to/images, which site.yaml names, is not there" in said
+    assert calls == ["docker compose run --rm -T gateway check-connection /site/gateway.yaml"]
+    assert env_of(kit)["COMPOSE_FILE"] == "docker-compose.yml"
+
+
+def test_units_without_docker_get_what_site_yaml_names(site_sh, kit: Path, tmp_path: Path) -> None:
+    code, said, _ = site_sh("units", docker=False)
+    assert code == 0, said
+    images = tmp_path / "my images"
+    assert f'BindReadOnlyPaths="-{images}"' in (kit / "consilium-trainer.service.d" / "site.conf").read_text()
+    assert f'InaccessiblePaths="-{images}"' in (kit / "consilium-gateway.service.d" / "site.conf").read_text()
 
 
 def test_without_docker_it_runs_the_programs_themselves(site_sh) -> None:

@@ -87,7 +87,7 @@ def test_a_kits_trainer_has_no_network_and_no_key_and_its_gateway_no_images(made
         for name, service in compose["services"].items()
     }
     assert mounts["trainer"] == {
-        "./site.yaml": True, "./weights": True, "./state": False, "./link": False, "${IMAGES}": True,
+        "./site.yaml": True, "./weights": True, "./state": False, "./link": False,
     }  # fmt: skip
     assert mounts["gateway"] == {
         "./gateway.yaml": True, "./ca.pem": True, "./site.key": True, "./link": False,
@@ -222,3 +222,28 @@ def test_a_kit_that_leads_a_site_to_itself_is_spoken_of(tmp_path: Path, host: st
     assert any("which is each site's own machine; put the server's name first" in line for line in said)
     federation = write(tmp_path / "federation.yaml", ["north"], ["c.example", host])
     assert not any("own machine" in line for line in startup_kit.provision(federation, tmp_path / "server"))
+
+
+# --- names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["No", "on", "007", "1e3", "2020-01-01", "1.10", "Klinik_Nord.2"])
+def test_a_site_of_any_name_has_it_in_its_kit_as_text_and_a_project_name_that_compose_takes(
+    tmp_path: Path, name: str
+) -> None:
+    federation = tmp_path / "federation.yaml"
+    federation.write_text(f'name: f\nserver: {{hosts: [c.example]}}\nsites: {{"{name}": {{}}}}\n')
+    list(startup_kit.provision(federation, tmp_path / "server"))
+    kit = files(tmp_path / "server" / "kits" / f"{name}.zip")
+    assert yaml.safe_load(kit["site.yaml"])["name"] == name
+    assert yaml.safe_load(kit["gateway.yaml"])["site"] == name
+    assert re.fullmatch("[a-z0-9][a-z0-9_-]*", yaml.safe_load(kit["docker-compose.yml"])["name"])
+
+
+def test_a_site_that_stands_twice_in_federation_yaml_is_not_made_once(tmp_path: Path) -> None:
+    federation = tmp_path / "federation.yaml"
+    federation.write_text(
+        "name: f\nserver: {hosts: [c.example]}\nsites:\n  north: {institution: A}\n  north: {}\n"
+    )
+    with pytest.raises(ConfigError, match=r"sites\.north stands twice, in line 4 and line 5"):
+        list(startup_kit.provision(federation, tmp_path / "server"))
