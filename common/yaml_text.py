@@ -157,7 +157,10 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.depth > MOST_DEPTH:
             raise yaml.composer.ComposerError(
-                None, None, f"more than {MOST_DEPTH} levels inside each other", self.peek_event().start_mark
+                None,
+                None,
+                f"more than {MOST_DEPTH} levels inside each other",
+                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
             )
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
@@ -178,9 +181,10 @@ for _tag, _words in yaml_scalars.RESOLVERS:
 Dumper.add_implicit_resolver("tag:yaml.org,2002:value", re.compile(r"=\Z"), None)  # other programs stop at it
 
 
-def _as_in_the_file(dumper: yaml.SafeDumper, value: WrittenInt | WrittenFloat | Unclear) -> yaml.Node:
+def _as_in_the_file(dumper: Any, value: WrittenInt | WrittenFloat | Unclear) -> yaml.Node:
     tags = {WrittenInt: yaml_scalars.INT, WrittenFloat: yaml_scalars.FLOAT, Unclear: UNCLEAR}
-    return dumper.represent_scalar(tags[type(value)], value.written)
+    node: yaml.Node = dumper.represent_scalar(tags[type(value)], value.written)
+    return node
 
 
 for _kind in (WrittenInt, WrittenFloat, Unclear):
@@ -194,7 +198,7 @@ def _refuse_characters(text: str) -> None:
     if match := _UNPRINTABLE.search(text):
         what = "a NUL character" if match[0] == "\0" else f"the control character U+{ord(match[0]):04X}"
         raise YamlError(
-            f"line {_line_at(text, match.start())} has {what}; remove it, or save the file anew as text"
+            f"line {_line_at(text, match.start())} has {what}; remove it, or save the file again as text"
         )
     if match := _BLANK_INDENT.search(text):
         raise YamlError(
@@ -223,7 +227,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def _refuse_many(root: yaml.Node) -> None:
-    """Aliases count as often as they are used, because whoever walks through the values meets them so often."""
+    """Aliases count as often as they are used, because a walk through the values meets them so often."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:

@@ -2,7 +2,7 @@
 
 Found from the settings' types, so that no kind of data can be forgotten. What a container sees lies there at
 the same place as outside, so one site.yaml is right in both. Nothing is looked up on the disk: the
-question is asked inside a container, where the folders are not. Whoever asks checks that they exist.
+question is asked inside a container, where the folders are not. `site.sh` checks that they exist.
 """
 
 import json
@@ -151,7 +151,7 @@ def _merged(found: list[Mount]) -> list[Mount]:
 
 def compose(site: SiteConfig, found: list[Mount]) -> str:
     """A compose file beside the kit's own. Its first lines are for `site.sh`: the device, and what must exist."""
-    lines = ["# Written by ./site.sh from site.yaml: what the trainer sees. It is written anew each time."]
+    lines = ["# Written by ./site.sh from site.yaml: what the trainer sees. It is written again each time."]
     lines += [f"# device: {site.device}", *(f"# needs: {mount.source}" for mount in found)]
     lines += ["services:", "  trainer:", "    volumes:" if found else "    volumes: []"]
     for mount in found:

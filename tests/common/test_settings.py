@@ -182,14 +182,11 @@ def test_a_mistake_in_a_list_is_named_by_its_place():
     ],
 )
 def test_a_class_or_a_site_that_yaml_does_not_read_as_text_needs_quotes_and_says_where(word, meaning):
-    said = f'{word} (line 3) is read as {meaning}; it needs quotes: "{word}"'
+    said = f'{word} (line 4) is read as {meaning}; it needs quotes: "{word}"'
     assert mistakes(GOOD.replace("[benign, malignant]", f"\n  [{word}, nv]")) == [f"classes.0: {said}"]
     text = GOOD.replace("train: [north, south]", f"train: [north, south]\n  evaluate: [{word}]")
-    assert mistakes(text) == [f"sites.evaluate.0: {said.replace('line 3', 'line 6')}"]
-    assert (
-        mistakes(GOOD.replace("name: demo", f"\n\nname: {word}"))[0]
-        == f"name: {said.replace('line 3', 'line 4')}"
-    )
+    assert mistakes(text) == [f"sites.evaluate.0: {said.replace('line 4', 'line 6')}"]
+    assert mistakes(GOOD.replace("name: demo", f"\n\nname: {word}"))[0] == f"name: {said}"
 
 
 def test_all_words_that_need_quotes_are_named_and_no_list_is_called_too_short_for_them():

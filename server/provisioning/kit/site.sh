@@ -37,17 +37,17 @@ write_env() {
             if [ -e "$file" ]; then chown "$user" "$file"; fi
         done
     fi
-    files=docker-compose.yml told=0
+    files=docker-compose.yml answer=0
     if ask; then
         files=$files:docker-compose.mounts.yml
         case $(sed -n 's/^# device: //p' docker-compose.mounts.yml) in
         cuda*) files=$files:docker-compose.gpu.yml ;;
         esac
     else
-        told=1
+        answer=1
     fi
     printf "SITE_USER=%s\nCOMPOSE_FILE=%s\n" "$user" "$files" >.env
-    return $told
+    return $answer
 }
 
 # The key has to be made before any folder of images is known.

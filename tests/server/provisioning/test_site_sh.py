@@ -149,8 +149,9 @@ def test_no_gpu_is_given_where_only_a_comment_speaks_of_one(site_sh, kit: Path, 
 
 def write_data(kit: Path, data: str) -> None:
     """Replace `data:` of site.yaml, whose next block begins with the device."""
-    before, _, rest = (kit / "site.yaml").read_text().partition("data:\n")
-    (kit / "site.yaml").write_text(f"{before}{data}\ndevice:{rest.partition('device:')[2]}", newline="")
+    old = (kit / "site.yaml").read_text()
+    text = f"{old[: old.index('data:')]}{data}\n{old[old.index('device:') :]}"
+    (kit / "site.yaml").write_text(text, newline="")
 
 
 def test_both_image_folders_and_a_table_that_lies_elsewhere_are_mounted(
@@ -173,18 +174,23 @@ def test_both_image_folders_and_a_table_that_lies_elsewhere_are_mounted(
     assert mounted(kit) == [f"{tmp_path}/{name}" for name in ("Input", "tables/m.csv")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["plain", "with blanks", "Bilder Köln", "it's", 'say "so"', "$HOME", "a:b", "a,b", "a\\b", "100%", "a #1", "'",
-     "`id`", "$(id)"],
+ODD = (
+    "with blanks", "Bilder Köln", "it's", 'say "so"', "$HOME", "a:b", "a,b", "a\\b", "100%", "a #1", "'", "`id`",
+    "$(id)", "{a}", "[b]", "*", "ends ",
 )  # fmt: skip
-def test_a_folder_of_any_name_is_mounted(site_sh, kit: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    quoted = str(tmp_path / name).replace("'", "''")
-    write_data(kit, f"data: {{kind: folders, root: '{quoted}'}}")
+
+
+def test_folders_of_any_name_are_mounted(site_sh, kit: Path, tmp_path: Path) -> None:
+    folders = sorted(str(tmp_path / "odd" / name) for name in ODD)
+    for folder in folders:
+        Path(folder).mkdir(parents=True)
+    quoted = ", ".join(f"'{folder}'" for folder in (folder.replace("'", "''") for folder in folders))
+    write_data(kit, f"data: {{kind: ham10000, metadata: '{kit}/weights/m.csv', images: [{quoted}]}}")
+    (kit / "weights").mkdir()
+    (kit / "weights" / "m.csv").touch()
     code, said, calls = site_sh("up", docker=True)
     assert (code, calls) == (0, ["docker compose up -d"]), said
-    assert mounted(kit) == [str(tmp_path / name)]
+    assert set(mounted(kit)) == {*folders, f"{kit}/weights/m.csv"}
 
 
 @pytest.mark.parametrize(
