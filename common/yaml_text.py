@@ -181,7 +181,7 @@ for _tag, _words in yaml_scalars.RESOLVERS:
 Dumper.add_implicit_resolver("tag:yaml.org,2002:value", re.compile(r"=\Z"), None)  # other programs stop at it
 
 
-def _as_in_the_file(dumper: Any, value: WrittenInt | WrittenFloat | Unclear) -> yaml.Node:
+def _as_in_the_file(dumper: Any, value: Any) -> yaml.Node:
     tags = {WrittenInt: yaml_scalars.INT, WrittenFloat: yaml_scalars.FLOAT, Unclear: UNCLEAR}
     node: yaml.Node = dumper.represent_scalar(tags[type(value)], value.written)
     return node
