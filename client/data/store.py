@@ -48,7 +48,7 @@ R = TypeVar("R")
 # N images of the site, B of a batch, C channels, R stored pixels a side, S pixels a side of the
 # encoder's input.
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when decoding changes, so that files of older versions are not taken for new ones."""
 _DECODERS = (PIL.__version__, nibabel.__version__, pydicom.__version__)
 """Another version of these may decode to other values."""

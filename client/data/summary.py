@@ -15,11 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import assert_never
 
-import nibabel
 import torch
 from PIL import Image
 
-from client.data.decoding import dicom, npz
+from client.data.decoding import dicom, nifti, npz
 from client.data.decoding.decode import FORMATS
 from client.data.manifest import ImageRow
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
@@ -91,10 +90,10 @@ def size(reference: ImageReference) -> tuple[int, int]:
     match reference:
         case PictureFile(path):
             return _picture_size(path)
-        case DicomFrame(path):
-            return _dicom_size(path, path.stat().st_mtime_ns)
+        case DicomFrame(path, frame):
+            return _dicom_sizes(path, path.stat().st_mtime_ns)[frame]
         case NiftiSlice(channels):
-            return _volume_size(channels[0], channels[0].stat().st_mtime_ns)
+            return nifti.grid(channels[0]).shape[:2]
         case NpzEntry(path, array):
             return _archive_size(path, array, path.stat().st_mtime_ns)
         case _:
@@ -111,18 +110,8 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _dicom_size(path: Path, _changed: int) -> tuple[int, int]:
-    header = dicom.read_header(path)
-    return int(header.Columns), int(header.Rows)
-
-
-@lru_cache(maxsize=8)
-def _volume_size(path: Path, _changed: int) -> tuple[int, int]:
-    """Width and height of an axial slice: the two axes that are left-right and front-back once it is turned."""
-    image = nibabel.Nifti1Image.from_filename(path)
-    axes = nibabel.io_orientation(image.affine)[:, 0].tolist()  # type: ignore[no-untyped-call]
-    turned = {int(axis): int(side) for axis, side in zip(axes, image.shape, strict=False)}
-    return turned[0], turned[1]
+def _dicom_sizes(path: Path, _changed: int) -> list[tuple[int, int]]:
+    return dicom.shown_sizes(path)
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.decoding import dicom
+from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.readers.scan import USUAL, every_file, is_dicom
 from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
 
@@ -59,9 +60,13 @@ def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Unreadable]:
         yield path, PictureFile(path)
         return
     try:
-        num_frames = dicom.num_frames(dicom.read_header(path))
+        header = dicom.read_header(path)
+        kind = other_than_image(header)
+        num_frames = 0 if kind else dicom.num_frames(header)
     except BadImage as bad:
         yield Unreadable(path, str(bad))
         return
+    if kind:
+        yield Unreadable(path, f"is {with_article(kind)} and no image")
     for frame in range(num_frames):
         yield path, DicomFrame(path, frame)

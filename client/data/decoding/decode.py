@@ -13,9 +13,9 @@ from typing import Any, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from client.data.decoding import dicom, nifti, npz
+from client.data.decoding import dicom, first_bytes, nifti, npz
 from client.data.decoding.memory_budget import reserved
 from client.data.references import BadImage, DicomFrame, ImageReference, NiftiSlice, NpzEntry, PictureFile
 
@@ -92,13 +92,26 @@ def _guarded() -> Iterator[None]:
 
 
 def _upright(path: Path, size: int) -> Image.Image:
-    with Image.open(path, formats=FORMATS) as image:
+    with _picture(path) as image:
         _check(image)
         _check_for_bombs(image, path)
         # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
         image.draft(None, (2 * size, 2 * size))
         with reserved(image.width * image.height):
             return to_rgb(ImageOps.exif_transpose(image))
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            kind = first_bytes.what(file.read(first_bytes.NUM_BYTES))
+        if kind is None:
+            raise
+        raise BadImage(
+            f"is {kind}, and no picture that can be read; fetch it again, or leave it out"
+        ) from error
 
 
 def _check(image: Image.Image) -> None:

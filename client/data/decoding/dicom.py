@@ -1,9 +1,9 @@
 """Decoding of one DICOM frame into a picture of 8 bits.
 
-Values are brought to the modality's scale (Hounsfield units for CT), then a window makes them
-black to white: the site's own, else the file's, else the 1st to the 99th percentile of the frame.
-A window's function is taken as linear (PS3.3 C.11.2.1.2.1). MONOCHROME1 is turned over, so that
-more is brighter everywhere. Overlays are not drawn.
+What an object is decides first (`dicom_kind.py`): a mask or a dose grid is no picture. Then the header's statements are
+checked against each other and against the compressed frame, and what contradicts itself, or cannot be rendered as
+its file means it, is refused with a reason. How values become grey or colour is in
+`dicom_rendering.py`.
 
 The size in a file's header is accepted only within limits, and a compressed frame must itself be as large
 as the file says before a decoder allocates anything: RLE, JPEG, JPEG-LS and JPEG 2000 are decoded by
@@ -12,37 +12,34 @@ pydicom's decoders, which trust their input, so they run outside the trainer's p
 """
 
 import logging
-import struct
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.processing import apply_color_lut, apply_rescale
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
+from client.data.decoding import dicom_rendering as rendering
 from client.data.decoding import dicom_worker
+from client.data.decoding.dicom_codestream import Codestream, of_jpeg, of_jpeg2000
+from client.data.decoding.dicom_frame import Frame, attribute
+from client.data.decoding.dicom_kind import other_than_image, with_article
+from client.data.decoding.dicom_rendering import MOST_PIXELS, rendered
 from client.data.decoding.memory_budget import reserved
-from client.data.references import BadImage, DicomFrame, Window
+from client.data.references import BadImage, DicomFrame
 
-MOST_PIXELS = 2**26
-"""Of a frame: 8,192 x 8,192, four times the largest mammograms."""
 MOST_FRAMES = 100_000
 _MOST_HEADER = 2**26
 """Bytes before the pixels; private tags of some scanners take a few MiB."""
-_ENDS = (1, 99)
-_JPEG_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Start-of-frame markers of JPEG, and of JPEG-LS."""
-
-Floats = npt.NDArray[np.float32]
+_OF_WHOLE_NUMBERS = ("BitsStored", "PixelRepresentation")
+_GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+_COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 
 # pydicom tells of every odd value, with the value, which may be a patient's.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -87,14 +84,18 @@ def num_frames(header: pydicom.Dataset) -> int:
 def picture(reference: DicomFrame) -> Image.Image:
     """The frame as RGB or as 8-bit grey. Raises BadImage."""
     header = read_header(reference.path)
+    if (kind := other_than_image(header)) is not None:
+        raise BadImage(f"is {with_article(kind)} and no image; leave it out")
     frames = num_frames(header)
     if reference.frame >= frames:
         raise BadImage(f"has {frames} frame(s), found no frame {reference.frame + 1}")
     try:
-        _check_layout(header)
-        _check_codestream(reference, header, frames)
+        frame = Frame(header, reference.frame, frames)
+        _check_layout(header, frame)
+        codestream = _codestream(reference, header, frames)
+        colours = _colours(frame, codestream)
         with reserved(header.Rows * header.Columns):
-            return _rendered(_values(reference, header), header, reference)
+            return rendered(_cells(reference, header, frames), frame, reference.window, colours)
     except BadImage:
         raise
     except Exception as error:
@@ -102,135 +103,118 @@ def picture(reference: DicomFrame) -> Image.Image:
         raise BadImage(f"has pixels ({syntax}) that cannot be decoded ({type(error).__name__})") from error
 
 
-def _values(reference: DicomFrame, header: pydicom.FileDataset) -> npt.NDArray[Any]:
+def shown_sizes(path: Path) -> list[tuple[int, int]]:
+    """Width and height of each frame's picture, from the header alone. Raises BadImage."""
+    header = read_header(path)
+    frames = num_frames(header)
+    return [rendering.shown_size(Frame(header, number, frames)) for number in range(frames)]
+
+
+def _cells(reference: DicomFrame, header: pydicom.FileDataset, frames: int) -> npt.NDArray[Any]:
+    """What is stored, before any conversion."""
     if UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
         most_bytes = 4 * 3 * int(header.Rows) * int(header.Columns)
         return dicom_worker.frame(reference.path, reference.frame, most_bytes)
-    return pixel_array(reference.path, index=reference.frame)
+    options = {}
+    if header.PhotometricInterpretation == "YBR_FULL_422" and _is_as_long_as_full(reference, header, frames):
+        options["photometric_interpretation"] = "YBR_FULL"
+    return pixel_array(reference.path, index=reference.frame, raw=True, correct_unused_bits=False, **options)
 
 
-def _rendered(pixels: npt.NDArray[Any], header: pydicom.Dataset, reference: DicomFrame) -> Image.Image:
-    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        colour = apply_color_lut(pixels, header)
-        return Image.fromarray(_from_top(colour, 8 * colour.dtype.itemsize))
-    if pixels.ndim == 3:
-        return Image.fromarray(_from_top(pixels, int(header.BitsStored)))
-    return Image.fromarray(_grey(pixels, header, reference))
+def _is_as_long_as_full(reference: DicomFrame, header: pydicom.FileDataset, frames: int) -> bool:
+    """Whether pixels that are said to be subsampled are not."""
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    with reference.path.open("rb") as file:
+        pydicom.dcmread(file, stop_before_pixels=True, defer_size=_MOST_HEADER)
+        file.seek(4 if syntax.is_implicit_VR else 8, 1)
+        length = int.from_bytes(file.read(4), "little" if syntax.is_little_endian else "big")
+    return length >= 3 * int(header.Rows) * int(header.Columns) * frames
 
 
 # --- what is believed before decoding --------------------------------------------------------
 
 
-def _check_layout(header: pydicom.Dataset) -> None:
+def _check_layout(header: pydicom.Dataset, frame: Frame) -> None:
     if "TransferSyntaxUID" not in getattr(header, "file_meta", {}):
         raise BadImage("does not say how its pixels are stored (transfer syntax); export it again")
-    samples, bits = header.get("SamplesPerPixel", 1), header.get("BitsAllocated")
-    if samples not in (1, 3) or bits not in (1, 8, 16, 32):
-        raise BadImage(f"has {samples} sample(s) of {bits} bits a pixel; expected 1 or 3 of 8, 16 or 32 bits")
-
-
-def _check_codestream(reference: DicomFrame, header: pydicom.Dataset, frames: int) -> None:
-    """A compressed frame has the size that the file says, so that no decoder allocates more."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
-    if not syntax.is_encapsulated or syntax == RLELossless:
-        return
+    if syntax.keyword.startswith(("MPEG", "HEVC")):
+        raise BadImage(f"is a video ({syntax.name}); export its frames as images")
+    samples, bits = header.get("SamplesPerPixel", 1), header.get("BitsAllocated")
+    is_float = bits in (32, 64) and header.get("BitsStored") is None
+    if samples not in (1, 3) or not (bits in (1, 8, 16, 32) or is_float):
+        raise BadImage(f"has {samples} sample(s) of {bits} bits a pixel; expected 1 or 3 of 8, 16 or 32 bits")
+    needed = ["SamplesPerPixel", "PhotometricInterpretation", *([] if is_float else _OF_WHOLE_NUMBERS)]
+    if samples == 3 and not syntax.is_encapsulated:
+        needed.append("PlanarConfiguration")
+    if missing := [word for word in needed if attribute(header, word) is None]:
+        raise BadImage(f"lacks {', '.join(missing)}, so its pixels have no meaning; export it again")
+    if frame.photometric not in (_GREY if samples == 1 else _COLOURS):
+        raise BadImage(
+            f"has {samples} sample(s) a pixel as {frame.photometric}; "
+            f"expected {', '.join(sorted(_GREY if samples == 1 else _COLOURS))}"
+        )
+    if not is_float:
+        rendering.high_bit(header)
+
+
+def _colours(frame: Frame, codestream: Codestream | None) -> str | None:
+    """rgb or ybr, as the components come out of the decoder; None for one component."""
+    if frame.photometric not in _COLOURS:
+        return None
+    syntax = UID(frame.header.file_meta.TransferSyntaxUID)
+    said = "ybr" if frame.photometric in ("YBR_FULL", "YBR_FULL_422") else "rgb"
+    if syntax in JPEG2000TransferSyntaxes:
+        if said == "ybr" and codestream is not None and codestream.colours == "rgb":
+            raise BadImage(
+                f"says {frame.photometric}, but its JPEG 2000 frames transform colours themselves; export it again"
+            )
+        return said
+    if frame.photometric in ("YBR_ICT", "YBR_RCT"):
+        raise BadImage(
+            f"says {frame.photometric}, which only JPEG 2000 has, and is {syntax.name}; export it again"
+        )
+    return codestream.colours or said if codestream is not None else said
+
+
+def _codestream(reference: DicomFrame, header: pydicom.Dataset, frames: int) -> Codestream | None:
+    """Header of a compressed frame, which has the size that the file says, so that no decoder allocates more."""
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    if not syntax.is_encapsulated:
+        return None
+    is_odd = (
+        attribute(header, "BitsStored") is not None and rendering.high_bit(header) != header.BitsStored - 1
+    )
+    if syntax == RLELossless:
+        if is_odd:
+            raise BadImage(
+                "is compressed, and its values do not begin at the lowest bit; export it uncompressed"
+            )
+        return None
+    found = _read_codestream(reference, header, frames, syntax)
+    in_header = int(header.Columns), int(header.Rows)
+    if found is None or (found.columns, found.rows) != in_header:
+        raise BadImage(
+            f"says {in_header[0]} x {in_header[1]} pixels, but its frame "
+            f"{f'{found.columns}x{found.rows}' if found else 'no size'}; "
+            "export it again"
+        )
+    if is_odd and found.bits > header.BitsStored:
+        raise BadImage("is compressed, and its values do not begin at the lowest bit; export it uncompressed")
+    return found
+
+
+def _read_codestream(
+    reference: DicomFrame, header: pydicom.Dataset, frames: int, syntax: UID
+) -> Codestream | None:
+    offsets, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     with reference.path.open("rb") as file:
         pydicom.dcmread(file, stop_before_pixels=True, defer_size=_MOST_HEADER)
         file.seek(12, 1)  # tag, VR, two reserved bytes and a length: encapsulated pixels are always explicit
-        data = get_frame(file, reference.frame, number_of_frames=frames)
-    in_frame = _size_in_jpeg2000(data) if syntax in JPEG2000TransferSyntaxes else _size_in_jpeg(data)
-    in_header = int(header.Columns), int(header.Rows)
-    if in_frame != in_header:
-        raise BadImage(
-            f"says {in_header[0]} x {in_header[1]} pixels, but its frame "
-            f"{'x'.join(map(str, in_frame)) if in_frame else 'no size'}; "
-            "export it again"
+        data = get_frame(
+            file,
+            reference.frame,
+            number_of_frames=frames,
+            extended_offsets=(offsets, lengths) if offsets and lengths else None,
         )
-
-
-def _size_in_jpeg2000(data: bytes) -> tuple[int, int] | None:
-    """Columns and rows of a codestream, bare or in a JP2 box (ISO 15444-1 A.5.1)."""
-    start = data.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(data) < start + 24:
-        return None
-    right, bottom, left, top = struct.unpack(">4I", data[start + 8 : start + 24])
-    return right - left, bottom - top
-
-
-def _size_in_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Columns and rows of the first frame header (ISO 10918-1 B.2.2); all of them if they agree."""
-    sizes = set(_frame_headers(data))
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _frame_headers(data: bytes) -> Iterator[tuple[int, int]]:
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
-        if marker in _JPEG_HEADERS:
-            rows, columns = struct.unpack(">2H", data[place + 5 : place + 9])
-            yield columns, rows
-        if marker == 0xDA:  # start of scan: pixels follow
-            return
-        place += 2 + max(length, 2) if marker != 0xFF else 1
-
-
-# --- from values to grey ---------------------------------------------------------------------
-
-
-@np.errstate(all="ignore")  # a file may hold any number, infinite ones included
-def _grey(pixels: npt.NDArray[Any], header: pydicom.Dataset, reference: DicomFrame) -> npt.NDArray[np.uint8]:
-    values = np.array(apply_rescale(pixels, header), np.float32)
-    padding = header.get("PixelPaddingValue")
-    is_padding = np.zeros(pixels.shape, bool) if padding is None else np.asarray(pixels == padding)
-    window = reference.window or _own_window(header, reference.frame)
-    low, high = _ends(values, is_padding) if window is None else _edges(window)
-    values -= low
-    values *= 1 / max(high - low, 1e-6)
-    np.clip(values, 0, 1, out=values)
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":
-        np.subtract(1, values, out=values)
-    values[is_padding] = 0  # what the detector did not see is black in every kind
-    np.nan_to_num(values, copy=False)
-    values *= 255
-    values += 0.5
-    return values.astype(np.uint8)
-
-
-def _edges(window: Window) -> tuple[float, float]:
-    """PS3.3 C.11.2.1.2.1: the values that become black and white."""
-    half = max(window.width - 1, 0) / 2
-    return window.centre - 0.5 - half, window.centre - 0.5 + half
-
-
-def _own_window(header: pydicom.Dataset, frame: int) -> Window | None:
-    """The first window of the file; of an enhanced multi-frame, that of the frame or of all frames."""
-    places = [header]
-    for groups, number in (
-        ("SharedFunctionalGroupsSequence", 0),
-        ("PerFrameFunctionalGroupsSequence", frame),
-    ):
-        items = header.get(groups) or []
-        inner = items[number].get("FrameVOILUTSequence") if number < len(items) else None
-        places += list(inner or [])
-    for place in reversed(places):
-        centre, width = (_first(place.get(word)) for word in ("WindowCenter", "WindowWidth"))
-        if centre is not None and width is not None and width >= 1:
-            return Window(centre, width)
-    return None
-
-
-def _first(value: Any) -> float | None:
-    values = [value] if isinstance(value, int | float | str) else list(value or [])
-    return float(values[0]) if values and np.isfinite(float(values[0])) else None
-
-
-def _ends(values: Floats, is_padding: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    shown = values[~is_padding]
-    low, high = np.percentile(shown if shown.size else values, _ENDS)
-    return float(low), float(high)
-
-
-def _from_top(colour: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
-    """The eight highest of the stored bits."""
-    return np.asarray(colour >> max(bits - 8, 0), np.uint8)
+    return of_jpeg2000(data) if syntax in JPEG2000TransferSyntaxes else of_jpeg(data)

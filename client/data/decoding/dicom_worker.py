@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.pixels.decoders import JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder
 from pydicom.pixels.utils import pixel_array
 
 from client.data.references import BadImage
@@ -35,7 +36,7 @@ _HEAD = 2**16
 
 
 def frame(path: Path, number: int, most_bytes: int) -> npt.NDArray[Any]:
-    """The values of one frame, as `pydicom.pixels.utils.pixel_array` gives them, in at most `most_bytes`.
+    """The values of one frame as they are stored, without a conversion of colours, in at most `most_bytes`.
 
     Raises BadImage.
     """
@@ -110,6 +111,9 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a decoder that prints must not do so into an answer
+    for decoder in (JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder):
+        # Pillow transforms the colours of some JPEG by itself, and does not say of which.
+        decoder.remove_plugin("pillow")
     while select.select([source], [], [], _IDLE_S)[0]:
         try:
             path, number = json.loads(_receive(source, _HEAD))
@@ -125,7 +129,7 @@ def serve() -> None:
 
 
 def _decode(path: str, number: int) -> npt.NDArray[Any]:
-    return pixel_array(path, index=number)
+    return pixel_array(path, index=number, raw=True)
 
 
 def _array(answer: bytes) -> npt.NDArray[Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from client.data.decoding import first_bytes
 from client.data.references import BadImage, NpzEntry
 
 MOST_PIXELS = 2**24
@@ -50,8 +51,14 @@ def arrays(path: Path) -> dict[str, Header]:
     """Names and headers of all arrays. Raises BadImage."""
 
     def read() -> dict[str, Header]:
+        with path.open("rb") as file:
+            kind = first_bytes.what(file.read(first_bytes.NUM_BYTES))
+        if kind not in (None, "a zip archive"):
+            raise BadImage(f"is {kind}, and no numpy archive (.npz); fetch or save it again")
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")][:100]
+            if len(set(names)) < len(names):
+                raise BadImage("holds an array twice under one name; save it again")
             return {name.removesuffix(".npy"): _header_of(archive, name) for name in names}
 
     return _guarded(read)
@@ -143,6 +150,10 @@ _STREAMS = _Streams(most=2)
 def check_images(array: str, header: Header) -> None:
     """Raises BadImage if these are no flat images of 8 bits."""
     shape = header.shape
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        raise BadImage(
+            f"has {array} of shape {shape}, with the channels before the rows; expected (N, H, W) or (N, H, W, 3)"
+        )
     is_3d = len(shape) == 5 or (len(shape) == 4 and shape[3] not in (1, 3))
     if is_3d:
         raise BadImage(
@@ -184,7 +195,8 @@ def _header(file: IO[bytes]) -> Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read(head, max_header_size=_MOST_HEADER)
     if dtype.hasobject or is_fortran:
-        raise BadImage("holds Python objects or arrays in Fortran order; save plain C-ordered arrays")
+        found = "Python objects" if dtype.hasobject else "arrays in Fortran order"
+        raise BadImage(f"holds {found}; save plain C-ordered arrays of numbers")
     return Header(tuple(int(size) for size in shape), dtype)
 
 

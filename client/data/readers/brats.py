@@ -33,6 +33,8 @@ from common.errors import SiteDataError
 
 GRADES = ("HGG", "LGG")
 _ENDINGS = (".nii", ".nii.gz")
+_TUMOUR, _MOST_LABEL = 0.5, 255
+"""The smallest value of a segmentation that is tumour, and the largest that a label has."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def read_brats(config: BratsData) -> ReadRows:
             channels = [_volume(subject.folder, modality) for modality in config.channels]
             # Named one by one: mypy cannot see that three modalities are three paths.
             red, green, blue = channels
+            nifti.check_one_grid(channels)
             chosen = _slices(config, subject.folder, red)
         except BadImage as bad:
             problems.append(f"{subject.folder.relative_to(config.root)} {bad}")
@@ -134,22 +137,37 @@ def _collection(name: str) -> str | None:
 
 
 def _volume(folder: Path, modality: str) -> Path:
-    for ending in _ENDINGS:
-        if (path := folder / f"{folder.name}_{modality}{ending}").is_file():
-            return path
-    raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it again")
+    found = _called(folder, modality)
+    if not found:
+        raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it again")
+    return _the_only(found)
 
 
 def _segmentation(folder: Path) -> Path:
     # One patient of 2020 has its segmentation under the name that it had at its hospital.
-    files = sorted(
+    found = _called(folder, "seg") or [path for path in _volumes(folder) if "seg" in path.name.lower()]
+    if not found:
+        raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it again")
+    return _the_only(found)
+
+
+def _called(folder: Path, modality: str) -> list[Path]:
+    names = {f"{folder.name}_{modality}{ending}".lower() for ending in _ENDINGS}
+    return [path for path in _volumes(folder) if path.name.lower() in names]
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return sorted(
         path
         for path in folder.iterdir()
-        if "seg" in path.name.lower() and path.name.endswith(_ENDINGS) and not path.name.startswith(".")
+        if path.name.lower().endswith(_ENDINGS) and not path.name.startswith(".") and path.is_file()
     )
-    if not files:
-        raise BadImage(f"has no {folder.name}_seg.nii or .nii.gz; copy it again")
-    return files[0]
+
+
+def _the_only(found: list[Path]) -> Path:
+    if len(found) > 1:
+        raise BadImage(f"has {' and '.join(path.name for path in found)}; keep the one that counts")
+    return found[0]
 
 
 # --- which slices ----------------------------------------------------------------------------
@@ -158,7 +176,9 @@ def _segmentation(folder: Path) -> Path:
 def _slices(config: BratsData, folder: Path, first_channel: Path) -> list[int]:
     match config.slices:
         case MostTumour(count=count):
-            chosen = _with_most(nifti.load(_segmentation(folder)), count)
+            segmentation = _segmentation(folder)
+            nifti.check_one_grid([first_channel, segmentation])
+            chosen = _with_most(_labels(segmentation), count)
             nothing = "has no tumour in its segmentation; leave this patient out"
         case every:
             shown = np.flatnonzero((nifti.load(first_channel) != 0).any(axis=(0, 1)))
@@ -169,8 +189,19 @@ def _slices(config: BratsData, folder: Path, first_channel: Path) -> list[int]:
     return chosen
 
 
+def _labels(segmentation: Path) -> npt.NDArray[np.float32]:
+    """Labels, which some programs write as floating-point numbers near whole ones. Raises BadImage."""
+    labels_XYZ = nifti.load(segmentation)
+    most = float(labels_XYZ.max())
+    if most > _MOST_LABEL:
+        raise BadImage(
+            f"has values up to {most:,.0f} in {segmentation.name}; expected the labels of a segmentation"
+        )
+    return labels_XYZ
+
+
 def _with_most(tumour_XYZ: npt.NDArray[np.float32], count: int) -> list[int]:
     """The slices with the largest tumour, from below; of two alike the lower one."""
-    area_Z = (tumour_XYZ > 0).sum(axis=(0, 1))
+    area_Z = (tumour_XYZ >= _TUMOUR).sum(axis=(0, 1))
     best = np.argsort(-area_Z, kind="stable")[:count]
     return sorted(int(index) for index in best if area_Z[index])

@@ -3,23 +3,25 @@
 Files are recognised anywhere under `root` by their header, whatever they are called; a csv says the
 label by SOPInstanceUID (an image), SeriesInstanceUID, StudyInstanceUID or PatientID. A file with
 several frames is several images of one label, or its middle one. Files that no line speaks of are
-left out with a count, as exports hold reports and scouts too; files that cannot be read are
-problems, because their patients are not known.
+left out with a count. So are objects that are no images (masks, dose grids, reports, ...), whatever a line says, and
+the scouts of a study or patient that a line labels as a whole; a line that nothing else belongs to is a
+problem. Files that cannot be read are problems, because their patients are not known.
 
 What a DICOM says of a person stays in this file: rows carry keyed hashes of PatientID (or of the
 study, where the patient is not named), and messages name files and lines, never values.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 
 from client.config import DicomData
 from client.data.decoding.dicom import num_frames, read_header
+from client.data.decoding.dicom_frame import Frame, text
+from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
@@ -31,6 +33,9 @@ from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
 
 _INDEX = "indexes of a disc (DICOMDIR)"
+_SCOUT = "localizer (scout)"
+_OF_A_WHOLE = ("StudyInstanceUID", "PatientID")
+"""What labels images that nobody looked at one by one, scouts among them."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +55,49 @@ def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
     lines, problems = _lines(table, config)
     rows: list[ImageRow] = []
     met: set[str] = set()
-    unlabelled: list[str] = []
+    others: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
     files, unused = _files(config.root)
     for path in shown(files, len(files), "DICOM headers read"):
-        name = path.relative_to(config.root).as_posix()
+        name, identifier = path.relative_to(config.root).as_posix(), ""
         try:
             header = read_header(path)
-            identifier = _text(header, config.match)
-            if identifier not in lines:
-                unlabelled.append(name)
-                continue
-            met.add(identifier)
-            rows += _rows(path, header, lines[identifier], config, secret)
+            identifier = text(header, config.match)
+            kind = other_than_image(header)
+            line = lines.get(identifier)
+            if kind is None and line is not None:
+                of_file = list(_rows(path, header, line, config, secret))
+                rows += of_file
+                kind = None if of_file else _SCOUT
         except BadImage as bad:
             problems.append(f"{name} {bad}")
-    problems += [
-        f"{line.source}: no file has this {config.match}"
-        for identifier, line in lines.items()
-        if identifier not in met
-    ]
-    if unlabelled:
-        unused.append(Unused(f"DICOM files that have no line in {config.labels.name}", tuple(unlabelled)))
-    return ReadRows(rows, problems, unused)
+            met.add(identifier)
+            continue
+        if kind is not None:
+            left_out[f"DICOM files with {with_article(kind)} instead of an image"].append(name)
+            others[identifier][kind] += 1
+        elif line is None:
+            left_out[f"DICOM files that have no line in {config.labels.name}"].append(name)
+        else:
+            met.add(identifier)
+    problems += _without_images(lines, met, others, config)
+    return ReadRows(rows, problems, [*unused, *by_kind(left_out)])
+
+
+def _without_images(
+    lines: Mapping[str, _Line], met: set[str], others: Mapping[str, Counter[str]], config: DicomData
+) -> Iterator[str]:
+    for identifier, line in lines.items():
+        if identifier in met:
+            continue
+        if found := others.get(identifier):
+            kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(found.items()))
+            yield (
+                f"{line.source}: this {config.match} has no image, only {kinds}; name the image that it was made of, "
+                "or remove the line"
+            )
+        else:
+            yield f"{line.source}: no file has this {config.match}"
 
 
 def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[str]]:
@@ -119,12 +145,15 @@ def _rows(
     path: Path, header: pydicom.Dataset, line: _Line, config: DicomData, secret: bytes
 ) -> Iterator[ImageRow]:
     window = None if config.window is None else Window(config.window.centre, config.window.width)
-    patient, study = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
+    patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
     patient = "" if is_placeholder(patient) else patient
-    device = f"{_text(header, 'Manufacturer')} {_text(header, 'ManufacturerModelName')}".strip()
+    device = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}".strip()
     kind, identifier = ("patient", patient) if patient else ("study", study)
     frames = num_frames(header)
-    for frame in range(frames) if config.frames == "all" else (frames // 2,):
+    chosen = list(range(frames))
+    if config.match in _OF_A_WHOLE:
+        chosen = [number for number in chosen if not Frame(header, number, frames).is_localizer]
+    for frame in chosen if config.frames == "all" else chosen[len(chosen) // 2 :][:1]:
         yield ImageRow(
             image=DicomFrame(path, frame, window),
             label=line.label,
@@ -134,12 +163,3 @@ def _rows(
             patient=hidden(secret, kind, identifier) if identifier else None,
             acquisition=device or None,
         )
-
-
-def _text(header: pydicom.Dataset, keyword: str) -> str:
-    try:
-        value: Any = header.get(keyword)
-    except Exception as error:
-        # pydicom converts values when they are read, and a broken one raises nearly anything.
-        raise BadImage(f"has a broken {keyword}; export it again") from error
-    return "" if value is None else str(value).strip()

@@ -10,8 +10,10 @@ Yang et al. 2023, doi:10.1038/s41597-022-01721-8; CC BY 4.0, DermaMNIST CC BY-NC
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from client.config import MedMnistData
 from client.data.decoding import npz
@@ -21,6 +23,7 @@ from client.data.references import BadImage, NpzEntry
 from common.errors import SiteDataError
 
 _SIDES = ("train", "val", "test")
+_ROUNDING, _MOST_CLASSES = 1e-3, 2**16
 
 
 def read_medmnist(config: MedMnistData) -> ReadRows:
@@ -42,7 +45,9 @@ def read_medmnist(config: MedMnistData) -> ReadRows:
 def _rows(config: MedMnistData, side: str, arrays: dict[str, npz.Header]) -> Iterator[ImageRow]:
     images = f"{side}_images"
     npz.check_images(images, arrays[images])
-    labels = npz.whole(config.archive, f"{side}_labels")
+    if f"{side}_labels" not in arrays:
+        raise BadImage(f"has {images} but no {side}_labels; copy it again")
+    labels = _whole_numbers(npz.whole(config.archive, f"{side}_labels"))
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
         raise BadImage(
             f"has {labels.dtype} labels of shape {labels.shape}; expected one number an image. Sets with several "
@@ -60,3 +65,14 @@ def _rows(config: MedMnistData, side: str, arrays: dict[str, npz.Header]) -> Ite
             split=side,
             source=f"{config.archive.name} {images}[{index}]",
         )
+
+
+def _whole_numbers(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels that a program saved as floating-point numbers or as true and false, as whole numbers if they are."""
+    if labels.dtype.kind == "b":
+        return labels.astype(np.uint8)
+    if labels.dtype.kind != "f" or not np.isfinite(labels).all():
+        return labels
+    whole = np.rint(labels)
+    is_near = bool((np.abs(labels - whole) < _ROUNDING).all() and (np.abs(whole) < _MOST_CLASSES).all())
+    return whole.astype(np.int64) if is_near else labels

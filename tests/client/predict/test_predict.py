@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import SegmentationStorage
 
 from client.cli.main import main
 from client.config import SiteConfig
@@ -22,6 +23,7 @@ from common.weights import load_file, save_file
 from server.app import conduct
 from server.config import ServerConfig
 from server.rounds.sites import InProcessSites
+from tests.client.data.readers.test_dicom import dicom
 from tests.places import ROOT
 
 MakeSite = Callable[..., SiteConfig]
@@ -161,3 +163,15 @@ def test_an_output_that_takes_no_more_ends_it_without_a_traceback(
         check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.stderr == f"{text}code {code}\n"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_mask_among_dicom_files_is_left_out_by_its_kind_and_not_classified(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicom(tmp_path / "dicom" / "image.dcm")
+    dicom(tmp_path / "dicom" / "mask.dcm", SOPClassUID=SegmentationStorage, Modality="SEG")
+    assert main(["predict", "--study", str(run), "--device", "cpu", str(tmp_path / "dicom")]) == 1
+    told = capsys.readouterr()
+    assert [Path(line["file"]).name for line in lines(told.out)] == ["image.dcm"]
+    assert "mask.dcm is a segmentation and no image" in told.err

@@ -65,12 +65,58 @@ def test_an_array_is_read_from_front_to_back_and_never_as_a_whole(tmp_path, monk
         ({"train_images": np.zeros((6, 28, 28), np.float32)}, "has float32 of shape"),
         ({"train_labels": np.zeros((6, 14), np.uint8)}, "one number an image"),
         ({"train_labels": np.zeros((5, 1), np.uint8)}, "6 images but 5 labels for train"),
-        ({"train_labels": np.array([object()] * 6)}, "Python objects"),
+        ({"train_labels": np.array([object()] * 6)}, "holds Python objects; save plain C-ordered arrays"),
+        (
+            {"train_images": np.asfortranarray(np.zeros((6, 28, 28), np.uint8))},
+            "holds arrays in Fortran order",
+        ),
+        ({"train_images": np.zeros((6, 3, 28, 28), np.uint8)}, "with the channels before the rows"),
+        ({"train_images": np.zeros((6, 28, 28), np.uint16)}, "has uint16 of shape"),
+        ({"train_labels": np.full((6, 1), 0.4)}, "has float64 labels"),
+        ({"train_labels": np.full((6, 1), np.nan)}, "has float64 labels"),
+        ({"train_labels": np.array(["a"] * 6)}, "has <U1 labels"),
     ],
 )
 def test_what_is_no_set_of_flat_images_with_one_label_is_refused(arrays, said, tmp_path):
     path = medmnist(tmp_path / "a.npz", (28, 28), **arrays)
     with pytest.raises(SiteDataError, match=said):
+        read.read(MedMnistData(archive=path), ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    "labels", [[0.9999, 0, 1, 0, 1, 0], [True, False, True, False, True, False], [1, 0, 1, 0, 1, 0]]
+)
+def test_labels_that_are_whole_numbers_in_another_type_are_labels(labels, tmp_path):
+    path = medmnist(tmp_path / "a.npz", (28, 28), train_labels=np.array(labels))
+    rows = read.read(MedMnistData(archive=path), ("0", "1")).rows
+    assert [row.label for row in rows[:6]] == ["1", "0", "1", "0", "1", "0"]
+
+
+def test_images_without_labels_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((2, 28, 28), np.uint8))
+    with pytest.raises(SiteDataError, match="has train_images but no train_labels"):
+        read.read(MedMnistData(archive=tmp_path / "a.npz"), ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"\x93NUMPY\x01\x00", "is a single numpy array"),
+        (b"", "is an empty file"),
+    ],
+)
+def test_what_is_called_an_archive_and_is_none_is_named(data, said, tmp_path):
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(SiteDataError, match=said):
+        read.read(MedMnistData(archive=tmp_path / "a.npz"), ("0", "1"))
+
+
+def test_two_arrays_under_one_name_are_refused(tmp_path):
+    path = medmnist(tmp_path / "a.npz", (28, 28))
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_labels.npy", archive.read("test_labels.npy"))
+    with pytest.raises(SiteDataError, match="holds an array twice under one name"):
         read.read(MedMnistData(archive=path), ("0", "1"))
 
 

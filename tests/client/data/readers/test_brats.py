@@ -170,6 +170,82 @@ def test_another_folder_is_answered_with_what_was_expected(tmp_path):
         read.read(BratsData(root=tmp_path), ("HGG", "LGG"))
 
 
+# --- companions ------------------------------------------------------------------------------
+
+
+def problem(data: BratsData) -> str:
+    with pytest.raises(SiteDataError) as caught:
+        read.read(data, ("HGG", "LGG"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("modality", "affine", "values", "said"),
+    [
+        ("seg", np.diag([-1.0, -1, 2, 1]), brain(1), "voxels of 1 x 1 x 2 mm instead of 1 x 1 x 1 mm"),
+        ("seg", TURNED, brain(1)[:, :, 1:], "16 x 16 x 11 voxels instead of 16 x 16 x 12"),
+        ("seg", np.eye(4), brain(1), r"origin \(0, 0, 0\) mm instead of \(-15, -15, 0\) mm"),
+        ("flair", TURNED, brain(1)[1:], "15 x 16 x 12 voxels instead of 16 x 16 x 12"),
+    ],
+)
+def test_a_companion_on_another_grid_is_said_with_the_patient(of_2018, modality, affine, values, said):
+    folder = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
+    volume(folder / f"{folder.name}_{modality}.nii.gz", values, affine)
+    told = problem(of_2018)
+    assert f"LGG/{folder.name} has {folder.name}_{modality}.nii.gz on another grid" in told
+    assert re.search(said, told)
+
+
+def test_every_third_slice_needs_channels_on_one_grid_but_no_segmentation(of_2018):
+    data = of_2018.model_copy(update={"slices": EverySlice(step=3)})
+    folder = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
+    (folder / f"{folder.name}_seg.nii.gz").unlink()
+    assert len(read.read(data, ("HGG", "LGG")).rows) == 6
+    volume(folder / f"{folder.name}_t2.nii.gz", brain(1), np.eye(4))
+    assert "on another grid" in problem(data)
+
+
+def test_labels_that_are_nearly_whole_numbers_are_labels(of_2018):
+    # 0.9999 is tumour, on slices 3 and 8; what is left of an interpolation, 0.01 all over, is none.
+    folder = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
+    labels = np.full((16, 16, 12), 0.01, np.float32)
+    labels[5, 5, [3, 8]] = 0.9999
+    volume(folder / f"{folder.name}_seg.nii.gz", labels)
+    rows = [row for row in read.read(of_2018, ("HGG", "LGG")).rows if row.label == "LGG"]
+    assert [row.image.index for row in rows] == [3, 8]
+
+
+def test_an_image_is_not_taken_for_a_segmentation(of_2018):
+    folder = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
+    volume(folder / f"{folder.name}_seg.nii.gz", brain(100))
+    assert (
+        f"has values up to 900 in {folder.name}_seg.nii.gz; expected the labels of a segmentation"
+        in problem(of_2018)
+    )
+
+
+def test_of_two_files_for_one_volume_none_is_preferred(of_2018):
+    folder = of_2018.root / "LGG" / "Brats18_TCIA09_141_1"
+    volume(folder / f"{folder.name}_t2.nii", brain(1))
+    name = f"{folder.name}_t2.nii"
+    assert f"has {name} and {name}.gz; keep the one that counts" in problem(of_2018)
+
+
+def test_of_two_segmentations_under_other_names_none_is_preferred(of_2020):
+    folder = of_2020.root / "BraTS20_Training_355"
+    volume(folder / "W39_corrected_seg.nii", brain(1))
+    assert "has W39_1998.09.19_Segm.nii and W39_corrected_seg.nii; keep the one that counts" in problem(
+        of_2020
+    )
+
+
+def test_endings_in_capitals_are_endings(of_2020):
+    folder = of_2020.root / "BraTS20_Training_001"
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(".NII"))
+    assert len(read.read(of_2020, ("HGG", "LGG")).rows) == 2
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 

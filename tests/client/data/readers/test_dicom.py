@@ -8,11 +8,16 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
+    ComprehensiveSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     JPEG2000Lossless,
+    KeyObjectSelectionDocumentStorage,
     MRImageStorage,
     RLELossless,
+    RTDoseStorage,
+    SegmentationStorage,
 )
 
 from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig
@@ -265,6 +270,70 @@ def test_a_window_of_the_sites_yaml_reaches_the_pixels(export, tmp_path):
     (image, *_) = (row.image for row in read.read(site.data, ("a", "b")).rows)
     assert decode(image, 16, "nearest")[8, [2, 3, 4], 0].tolist() == [0, 128, 255]
     assert image.how == "300.5/201"  # so that images that were decoded with another window are not used
+
+
+# --- objects that are no images --------------------------------------------------------------
+
+OTHERS = {
+    "seg": (SegmentationStorage, "SEG"),
+    "dose": (RTDoseStorage, "RTDOSE"),
+    "state": (GrayscaleSoftcopyPresentationStateStorage, "PR"),
+    "report": (ComprehensiveSRStorage, "SR"),
+    "keys": (KeyObjectSelectionDocumentStorage, "KO"),
+    "private": ("1.3.12.2.1107.5.9.1", "MR"),
+}
+
+
+@pytest.fixture
+def wrong_export(export: DicomData) -> DicomData:
+    """The export with six other objects of patient P1, some with pixels and some without."""
+    for name, (kind, modality) in OTHERS.items():
+        path = dicom(export.root / "x" / f"{name}.dcm", PatientID="P1", SOPClassUID=kind, Modality=modality)
+        if name in ("report", "keys", "state"):
+            data = pydicom.dcmread(path)
+            for word in ("Rows", "Columns", "PixelData", "BitsAllocated"):
+                del data[word]
+            data.save_as(path)
+    export.labels.write_text("PatientID,label\nP1,a\nP2,b\n")
+    return export.model_copy(update={"match": "PatientID"})
+
+
+def test_objects_that_are_no_images_are_neither_labelled_nor_do_they_stop_the_site(wrong_export, caplog):
+    rows = read.read(wrong_export, ("a", "b")).rows
+    assert [row.image.name for row in rows] == [
+        "IM0002 frame 1", "IM0002 frame 2", "IM0002 frame 3", "a.dcm frame 1", "c.dcm frame 1",
+    ]  # fmt: skip
+    told = caplog.text
+    for kind in ("segmentation", "radiotherapy dose", "presentation state", "structured report"):
+        assert kind in told
+    assert "key object selection" in told
+    assert "object of the private class 1.3.12.2.1107.5.9.1" in told
+
+
+def test_a_line_that_labels_no_image_is_a_problem(wrong_export):
+    data = wrong_export.model_copy(update={"match": "SOPInstanceUID"})
+    one, other = (
+        pydicom.dcmread(data.root / "x" / f"{name}.dcm").SOPInstanceUID for name in ("seg", "report")
+    )
+    data.labels.write_text(f"SOPInstanceUID,label\n1.1,a\n{one},b\n{other},b\n")
+    with pytest.raises(SiteDataError) as caught:
+        read.read(data, ("a", "b"))
+    assert "row 3: this SOPInstanceUID has no image, only 1 x segmentation; name the image" in str(
+        caught.value
+    )
+    assert "row 4: this SOPInstanceUID has no image, only 1 x structured report" in str(caught.value)
+    assert one not in str(caught.value)
+
+
+def test_a_scout_does_not_get_the_label_of_its_patient(export):
+    dicom(export.root / "y" / "topogram.dcm", PatientID="P2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    export.labels.write_text("PatientID,label\nP2,a\n")
+    of_patient = export.model_copy(update={"match": "PatientID"})
+    assert [row.image.name for row in read.read(of_patient, ("a",)).rows] == ["c.dcm frame 1"]
+    # but who names the image itself means it
+    own = pydicom.dcmread(export.root / "y" / "topogram.dcm").SOPInstanceUID
+    export.labels.write_text(f"SOPInstanceUID,label\n{own},a\n")
+    assert [row.image.name for row in read.read(export, ("a",)).rows] == ["topogram.dcm frame 1"]
 
 
 @pytest.mark.parametrize(
