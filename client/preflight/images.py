@@ -33,6 +33,14 @@ def _files(images: Sequence[InspectedImage]) -> Iterator[Finding]:
         [image for image in images if not image.problem and image.spread < BLANK],
         "{} image(s) show one flat colour; remove them if they are blank",
     )
+    yield from _each(
+        [
+            image
+            for image in images
+            if not image.problem and image.spread >= BLANK and image.looks_like_a_mask
+        ],
+        "{} image(s) have eight colours at most, as masks of a segmentation have; name the images that they belong to",
+    )
 
 
 def _sizes(images: Sequence[InspectedImage]) -> Iterator[Finding]:

@@ -24,6 +24,8 @@ Text: TypeAlias = Literal["none", "declared", "suspected"]
 """Burned-in text: no sign of it, declared in the file, or suspected from the picture."""
 
 _SMALL = 64
+_FEW_COLOURS = 8
+"""As many as a mask of seven structures and their ground has; a picture has hundreds."""
 _COLOURLESS = 8
 """Most that channels of a grey picture differ; JPEG's own colours are no purer."""
 
@@ -40,6 +42,8 @@ class InspectedImage:
     """Channels and depth, e.g. `RGB`, `I;16`, `12-bit MONOCHROME2`."""
     spread: float = 0.0
     """Largest standard deviation of a channel, of 255."""
+    looks_like_a_mask: bool = False
+    """Whether it has as few colours as a mask, and no picture, has."""
     digest: str = ""
     fingerprint: int = 0
     text: Text = "none"
@@ -70,7 +74,16 @@ def inspect(row: ImageRow, size: int) -> InspectedImage:
         kind = "RGB without colour"
     spread = float(small.std(axis=(0, 1)).max())
     return InspectedImage(
-        row, "", whole_size, kind, spread, digest, duplicates.fingerprint(small), text, decode_s
+        row,
+        "",
+        whole_size,
+        kind,
+        spread,
+        picture.getcolors(_FEW_COLOURS) is not None,
+        digest,
+        duplicates.fingerprint(small),
+        text,
+        decode_s,
     )
 
 

@@ -103,15 +103,25 @@ def _upright(path: Path, size: int) -> Image.Image:
 
 def _picture(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            kind = first_bytes.what(file.read(first_bytes.NUM_BYTES))
-        if kind is None:
+        image = Image.open(path, formats=FORMATS)
+    except (UnidentifiedImageError, UserWarning) as error:
+        if (kind := _what(path)) is None or kind.endswith("picture"):
             raise
-        raise BadImage(
-            f"is {kind}, and no picture that can be read; fetch it again, or leave it out"
-        ) from error
+        raise BadImage(_no_picture(kind)) from error
+    # A DICOM of a slide may begin as a TIFF does, and means its own pixels.
+    if image.format == "TIFF" and (kind := _what(path)) == "a DICOM file":
+        image.close()
+        raise BadImage(_no_picture(kind))
+    return image
+
+
+def _what(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return first_bytes.what(file.read(first_bytes.NUM_BYTES))
+
+
+def _no_picture(kind: str) -> str:
+    return f"cannot be decoded, as it is {kind} and no picture; fetch it again, or leave it out"
 
 
 def _check(image: Image.Image) -> None:

@@ -115,7 +115,7 @@ def _cells(reference: DicomFrame, header: pydicom.FileDataset, frames: int) -> n
     if UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
         most_bytes = 4 * 3 * int(header.Rows) * int(header.Columns)
         return dicom_worker.frame(reference.path, reference.frame, most_bytes)
-    options = {}
+    options: dict[str, Any] = {}
     if header.PhotometricInterpretation == "YBR_FULL_422" and _is_as_long_as_full(reference, header, frames):
         options["photometric_interpretation"] = "YBR_FULL"
     return pixel_array(reference.path, index=reference.frame, raw=True, correct_unused_bits=False, **options)

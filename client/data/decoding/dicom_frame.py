@@ -8,11 +8,13 @@ Legacy converted files keep what did not fit in two more groups. The flat header
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from client.data.references import BadImage
 
@@ -59,12 +61,20 @@ class Scale:
 
 def attribute(place: Dataset, keyword: str) -> Any:
     """A value, None if it is missing or empty. Raises BadImage if it is broken."""
+    tag = _tag(keyword)
+    if tag not in place:  # quicker than to ask by keyword for what most files lack
+        return None
     try:
-        value = place.get(keyword)
+        value = place[tag].value
     except Exception as error:
         # pydicom converts values when they are read, and a broken one raises nearly anything.
         raise BadImage(f"has a broken {keyword}; export it again") from error
     return None if value is None or value == "" else value
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 def text(place: Dataset, keyword: str) -> str:
@@ -152,11 +162,10 @@ class Frame:
 
     def contrast(self) -> Table | FileWindow | None:
         """Table or window of the nearest place that has one that can be used. Raises BadImage."""
-        # A table's first value is written without a sign by some, even where values go below 0.
-        is_signed = self.is_signed or self.scale().intercept < 0
         for place in self.places("FrameVOILUTSequence"):
             for item in items(place, "VOILUTSequence")[:1]:
-                return table(item, is_signed, self.is_big_endian)
+                # Its first value is written without a sign by some, even where values go below 0.
+                return table(item, self.is_signed or self.scale().intercept < 0, self.is_big_endian)
             if (window := _window(place)) is not None:
                 return window
         return None
@@ -181,7 +190,7 @@ class Frame:
 
     @property
     def is_signed(self) -> bool:
-        return attribute(self.header, "PixelRepresentation") == 1
+        return bool(attribute(self.header, "PixelRepresentation") == 1)
 
     @property
     def is_big_endian(self) -> bool:
@@ -205,7 +214,8 @@ class Frame:
 
     def padding(self) -> tuple[float, float] | None:
         """Lowest and highest stored value that stands for no measurement (PS3.3 C.7.5.1.1.2)."""
-        for kind in ("Pixel", "FloatPixel", "DoubleFloatPixel"):
+        is_float = attribute(self.header, "BitsStored") is None
+        for kind in ("FloatPixel", "DoubleFloatPixel") if is_float else ("Pixel",):
             ends = [
                 self._stored(numbers(self.header, f"{kind}Padding{end}"), kind)
                 for end in ("Value", "RangeLimit")

@@ -142,7 +142,9 @@ def _scaled(values: Pixels, scale: Scale) -> Pixels:
         raise BadImage("has a RescaleSlope of 0, which makes all its values the same; export it again")
     # Whole numbers of 16 bits are exact in 32 bits of floating point, larger ones are not.
     exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
-    scaled = values.astype(np.float64 if (scale.slope, scale.intercept) != (1, 0) else exact)
+    scaled: npt.NDArray[np.floating[Any]] = values.astype(
+        np.float64 if (scale.slope, scale.intercept) != (1, 0) else exact
+    )
     if scale.slope != 1:
         scaled *= scale.slope
     if scale.intercept:

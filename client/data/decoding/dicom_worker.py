@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels.decoders import JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder
+from pydicom.pixels.decoders.base import JPEGBaseline8BitDecoder, JPEGExtended12BitDecoder
 from pydicom.pixels.utils import pixel_array
 
 from client.data.references import BadImage

@@ -35,7 +35,7 @@ from common.errors import SiteDataError
 _INDEX = "indexes of a disc (DICOMDIR)"
 _SCOUT = "localizer (scout)"
 _OF_A_WHOLE = ("StudyInstanceUID", "PatientID")
-"""What labels images that nobody looked at one by one, scouts among them."""
+"""What labels images that were not looked at one by one, scouts among them."""
 
 
 @dataclass(frozen=True)

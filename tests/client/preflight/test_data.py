@@ -367,6 +367,17 @@ def test_a_split_that_was_drawn_before_is_the_one_that_is_checked(site: Site) ->
     }
 
 
+def test_masks_that_a_table_names_as_images_are_found_by_their_few_colours(site: Site) -> None:
+    mask = np.zeros((90, 120), np.uint8)
+    mask[20:60, 30:80] = 255
+    Image.fromarray(mask).save(site.add("lesion.png", "mel", "X1"))
+    labels = np.zeros((90, 120), np.uint8)
+    labels[20:60, 30:80] = np.arange(50) // 10 * 40  # five structures
+    Image.fromarray(labels).save(site.add("structures.png", "nv", "X2"))
+    (found,) = matching(site.report(), "look", "as masks of a segmentation have")
+    assert [row.image.path.name for row in found.rows] == ["lesion.png", "structures.png"]
+
+
 def test_without_a_study_the_classes_of_the_data_are_taken(site: Site) -> None:
     unknown(site)
     assert site.report(classes=None).may_take_part

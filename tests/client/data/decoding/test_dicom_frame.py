@@ -89,7 +89,7 @@ def test_the_sites_window_is_in_the_unit_of_each_frame(tmp_path):
 
 
 def test_tables_and_functions_stand_in_groups_too(tmp_path):
-    table = item(LUTDescriptor=[1501, 0, 12], LUTData=list(range(0, 3002, 2)))
+    table = item(LUTDescriptor=[1501, 0, 12], LUTData=np.arange(0, 3002, 2, "<u2").tobytes())
     frames = [
         item(FrameVOILUTSequence=[item(VOILUTSequence=[table])]),
         item(**windowed(800, 400, VOILUTFunction="LINEAR_EXACT")),  # 600 black, 800 half, 1000 white

@@ -39,7 +39,7 @@ def item(**values: Any) -> Dataset:
 
 
 def lut(first: int, entries: list[int], bits: int = 16) -> Dataset:
-    return item(LUTDescriptor=[len(entries) % 65536, first, bits], LUTData=entries)
+    return item(LUTDescriptor=[len(entries) % 65536, first, bits], LUTData=np.array(entries, "<u2").tobytes())
 
 
 def refusal(path: Path) -> str:
@@ -92,9 +92,8 @@ def test_tables_are_read_in_every_syntax(syntax, tmp_path):
     path = dicom(tmp_path / "a.dcm", VOILUTSequence=[lut(0, list(range(0, 3002, 2)), 12)])
     plain = seen(path)
     data = pydicom.dcmread(path)
-    data.VOILUTSequence[0]["LUTData"].VR = "OW"
     order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
-    data.VOILUTSequence[0]["LUTData"].value = np.arange(0, 3002, 2).astype(order).tobytes()
+    data.VOILUTSequence[0].LUTData = np.arange(0, 3002, 2).astype(order).tobytes()
     if syntax == ExplicitVRBigEndian:
         data.PixelData = RAMP.astype(">u2").tobytes()
     data.file_meta.TransferSyntaxUID = syntax
@@ -157,12 +156,12 @@ def test_a_slope_of_zero_is_refused_unless_the_frame_is_flat(tmp_path):
 
 @pytest.mark.parametrize("word", ["RescaleSlope", "RescaleIntercept"])
 def test_a_scale_that_is_no_number_is_refused(word, tmp_path):
-    path = dicom(tmp_path / "a.dcm", RescaleSlope=1, RescaleIntercept=0)
+    path = dicom(tmp_path / "a.dcm", RescaleSlope="1.25", RescaleIntercept="1.25")
     data = path.read_bytes()
     place = data.index(
-        b"DS", data.index(b"\x28\x00\x53\x10" if word == "RescaleSlope" else b"\x28\x00\x52\x10")
+        b"1.25", data.index(b"\x28\x00\x53\x10" if word == "RescaleSlope" else b"\x28\x00\x52\x10")
     )
-    path.write_bytes(data[: place + 2] + b"\x04\x00nan " + data[place + 6 :])
+    path.write_bytes(data[:place] + b"nan " + data[place + 4 :])
     assert word in refusal(path)
 
 

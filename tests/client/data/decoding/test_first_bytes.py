@@ -15,7 +15,7 @@ from client.data.decoding import first_bytes
 from client.data.decoding.decode import decode
 from client.data.references import BadImage, PictureFile
 
-DICOM = Path(pydicom.__file__).parent / "data" / "test_files" / "MR_small.dcm"
+DICOM = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
 
 
 def of_nibabel(kind: type) -> bytes:
@@ -58,8 +58,8 @@ def test_a_file_is_known_by_its_first_bytes(start, expected):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
-        (DICOM.read_bytes(), "is a DICOM file, and no picture that can be read"),
+        (b"<!DOCTYPE html><html>sign in</html>", "cannot be decoded, as it is a web page"),
+        (DICOM.read_bytes(), "is a DICOM file and no picture"),
         (b"", "is an empty file"),
     ],
 )

@@ -159,7 +159,7 @@ def test_the_header_of_a_pair_is_not_taken_for_a_volume(kind, tmp_path):
 def test_a_matrix_that_is_none_is_a_sentence(tmp_path):
     image = nibabel.Nifti1Image(brain(1), TURNED)
     image.header["srow_x"] = 0
-    image.header["sform_code"] = 1
+    image.header["sform_code"], image.header["vox_offset"] = 1, 352
     (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + brain(1).tobytes("F"))
     with pytest.raises(BadImage, match="whose matrix gives its voxels no place in space"):
         nifti.load(tmp_path / "a.nii")
