@@ -18,6 +18,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "key",
         "check",
         "check-connection",
+        "mounts",
         "trainer",
         "gateway",
         "status",
