@@ -72,9 +72,7 @@ class SocketLink:
             try:
                 grpc.channel_ready_future(channel).result(timeout=connect_s)
             except grpc.FutureTimeoutError as error:
-                raise SiteFailure(
-                    f"nothing listens on the trainer's socket after {connect_s:.0f} s; start the trainer"
-                ) from error
+                raise SiteFailure(_silence(self._socket, connect_s)) from error
             call = channel.stream_stream(f"/{TRAINER_SERVICE}/{TRAINER_METHOD}")
             try:
                 return b"".join(call(chunks(request), timeout=timeout_s))
@@ -134,9 +132,29 @@ def _remove_stale_socket(socket: Path) -> None:
 
 
 def _is_served(socket: Path) -> bool:
+    """True if a process listens on it, False if none does. Raises OSError if that cannot be known."""
     with sockets.socket(sockets.AF_UNIX) as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(str(socket.absolute())) == 0
+        try:
+            probe.connect(str(socket.absolute()))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except (BlockingIOError, TimeoutError):
+            return True  # it listens, and has no room for one more
+    return True
+
+
+def _silence(socket: Path, waited_s: float) -> str:
+    """Why no connection came about, as a sentence."""
+    try:
+        if _is_served(socket):
+            return f"the trainer's socket took no connection for {waited_s:.0f} s; read the trainer's log"
+    except OSError as error:
+        return (
+            f"the trainer's socket cannot be opened ({error.strerror or error}); run gateway and trainer as the same "
+            "user, in folders that it may enter"
+        )
+    return f"nothing listens on the trainer's socket after {waited_s:.0f} s; start the trainer"
 
 
 def _address(socket: Path) -> str:

@@ -104,6 +104,8 @@ def _trainer(socket: Path | None) -> str:
             probe.connect(str(socket))
         except (FileNotFoundError, ConnectionRefusedError):
             return "the trainer is NOT running"
+        except (BlockingIOError, TimeoutError):
+            return "the trainer is running, and too busy to answer"
         except OSError as error:
             return f"whether the trainer runs is not known: its socket cannot be asked ({error.strerror or error})"
     return "the trainer is running"

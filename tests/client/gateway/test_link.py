@@ -1,6 +1,7 @@
 """The trainer's socket: what goes in comes out, and whoever does not answer is named in time."""
 
 import os
+import socket as sockets
 import subprocess
 import sys
 import threading
@@ -68,6 +69,40 @@ def test_a_socket_is_reached_whatever_proxy_the_environment_names(
     monkeypatch.setenv(name, "http://127.0.0.1:1")
     with serving(lambda data: data, socket):
         assert SocketLink(socket).ask(b"x", timeout_s=30) == b"x"
+
+
+def test_a_socket_that_may_not_be_opened_is_neither_removed_nor_called_silent(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's trainer, in a folder that both may write to: it was taken for one that had exited, and removed."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with serving(lambda data: data, socket):
+        monkeypatch.setattr(link.sockets.socket, "connect", forbidden)
+        with pytest.raises(StorageError, match="cannot be made: Permission denied"):
+            serve(lambda data: data, socket)
+        assert socket.is_socket()
+    socket.unlink(missing_ok=True)
+    with pytest.raises(
+        SiteFailure, match=r"cannot be opened \(Permission denied\); run gateway and trainer as the same"
+    ):
+        SocketLink(socket, connect_s=0.1).ask(b"x", timeout_s=1)
+
+
+def test_a_trainer_with_a_full_queue_of_connections_is_not_taken_for_one_that_has_exited(
+    socket: Path,
+) -> None:
+    with sockets.socket(sockets.AF_UNIX) as busy:
+        busy.bind(str(socket))
+        busy.listen(0)
+        waiting = sockets.socket(sockets.AF_UNIX)
+        with waiting:
+            waiting.connect(str(socket))  # nothing accepts it, and there is room for no other
+            with pytest.raises(SiteFailure, match="another trainer listens"):
+                serve(lambda data: data, socket)
+    assert socket.is_socket()
 
 
 def test_an_empty_answer_is_an_answer(socket: Path) -> None:

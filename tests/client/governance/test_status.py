@@ -87,3 +87,14 @@ def test_a_socket_that_may_not_be_asked_says_nothing_of_the_trainer(
     assert (
         line == "north: whether the trainer runs is not known: its socket cannot be asked (Permission denied)"
     )
+
+
+def test_a_trainer_with_a_full_queue_of_connections_runs(tmp_path: Path) -> None:
+    place = tmp_path / "t.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(place))
+        busy.listen(0)
+        waiting.connect(str(place))
+        assert status.describe("north", tmp_path, place).startswith(
+            "north: the trainer is running, and too busy"
+        )

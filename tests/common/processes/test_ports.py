@@ -11,7 +11,7 @@ from common.processes import ports
 def own_address() -> str:
     """An address of this machine that is not loopback's, or a test is skipped. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))  # UDP: this chooses a route and sends nothing
+        probe.connect(("203.0.113.77", 9))  # UDP: this chooses a route and sends nothing
         return str(probe.getsockname()[0])
     pytest.skip("this machine has no address but loopback's")
 
@@ -62,8 +62,8 @@ def test_who_listens_on_one_address_is_not_looked_for_on_loopback() -> None:
 
 def test_an_address_of_another_machine_is_not_a_taken_port() -> None:
     (port,) = ports.free_ports(1)
-    assert ports.obstacle(port, "192.0.2.1") == (
-        "192.0.2.1 is not an address of this machine (`ip address` lists them)"
+    assert ports.obstacle(port, "203.0.113.77") == (
+        "203.0.113.77 is not an address of this machine (`ip address` lists them)"
     )
 
 

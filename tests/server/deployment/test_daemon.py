@@ -244,10 +244,12 @@ def test_a_folder_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_an_address_that_the_server_cannot_listen_on_is_named_with_its_settings(folder: ServerFolder) -> None:
     about = folder.config.model_copy(
-        update={"server": folder.config.server.model_copy(update={"listen": "192.0.2.1"})}
+        update={"server": folder.config.server.model_copy(update={"listen": "203.0.113.77"})}
     )
     with pytest.raises(LaunchError) as caught:
         daemon.up(ServerFolder(folder.root, about), once=True)
-    assert "cannot listen on 192.0.2.1:9092: 192.0.2.1 is not an address of this machine" in str(caught.value)
+    assert "cannot listen on 203.0.113.77:9092: 203.0.113.77 is not an address of this machine" in str(
+        caught.value
+    )
     assert "server.listen and server.port in federation.yaml say so" in str(caught.value)
     assert not folder.is_up

@@ -132,9 +132,9 @@ def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepe
 def test_an_address_of_another_machine_is_named_before_anything_starts(
     federation: LocalFederation,
 ) -> None:
-    federation.fleet_host = "192.0.2.1"
+    federation.fleet_host = "203.0.113.77"
     with pytest.raises(
-        LaunchError, match=r"cannot listen on 192\.0\.2\.1:9092: 192\.0\.2\.1 is not an address of this"
+        LaunchError, match=r"cannot listen on 203\.0\.113\.77:9092: 203\.0\.113\.77 is not an address of this"
     ):
         federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
     assert federation.processes.ended() == {}
