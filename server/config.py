@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from common.config import Name
 from common.network.hosts import EVERY_IPV4, listening_address, reachable_host
 from common.settings import Frozen
 
 Host: TypeAlias = Annotated[str, AfterValidator(reachable_host)]
+
+
+def _listed(hosts: object) -> object:
+    """A single host, written without brackets, as a list of one."""
+    return (hosts,) if isinstance(hosts, str) else hosts
+
+
+def _once(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(hosts))
 
 
 class ServerConfig(Frozen):
@@ -40,9 +49,7 @@ class SiteEntry(Frozen):
 class Address(Frozen):
     """Where the sites find the server."""
 
-    hosts: Annotated[
-        tuple[Host, ...], Field(min_length=1), AfterValidator(lambda hosts: tuple(dict.fromkeys(hosts)))
-    ]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_once)]
     """DNS names and addresses in its certificate, without port; the sites connect to the first. An umlaut domain is
     put into the form that certificates have (`xn--`)."""
     port: Annotated[int, Field(ge=1, le=65535)] = 9092

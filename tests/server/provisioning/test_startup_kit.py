@@ -224,6 +224,14 @@ def test_a_kit_that_leads_a_site_to_itself_is_spoken_of(tmp_path: Path, host: st
     assert not any("own machine" in line for line in startup_kit.provision(federation, tmp_path / "server"))
 
 
+def test_a_single_host_need_not_be_a_list(tmp_path: Path) -> None:
+    (tmp_path / "federation.yaml").write_text(
+        "name: skin\nserver: {hosts: c.example, port: 9443}\nsites: {north: {}}\n"
+    )
+    list(startup_kit.provision(tmp_path / "federation.yaml", tmp_path / "server"))
+    assert open_folder(tmp_path / "server").config.server.hosts == ("c.example",)
+
+
 # --- names --------------------------------------------------------------------------------
 
 
