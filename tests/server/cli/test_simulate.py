@@ -103,3 +103,10 @@ def test_a_list_of_sites_or_variants_ends_at_the_next_option(monkeypatch: pytest
 def test_a_study_that_goes_on_needs_its_server_or_its_sites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "runs/demo"]) == 1
     assert "or --sites with the run of a simulation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-5"])
+def test_a_number_that_is_no_port_is_wrong_usage(tmp_path: Path, sites: Path, port: str) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("name: x\n")
+    assert main(["simulate", str(study), "--sites", str(sites), "--port", port]) == 2
