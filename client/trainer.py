@@ -14,15 +14,18 @@ from datetime import UTC, datetime
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import torch
 
 from client.config import SiteConfig
 from client.governance import approval, audit, failure_report, image_hashes, policy
+from client.governance.contract import Contract
 from client.heads import features, steps
 from client.model import parameters
 from client.study_setup import StudySetup, first_weights, set_up
-from client.training import evaluate, fit, losses, penalty, update
+from client.training import evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
+from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
@@ -54,6 +57,7 @@ class Trainer:
         self._answered: Answered | None = None
         self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
         self._table: steps.FeatureTable | None = None
+        self._received: tuple[StudySetup, int, Arrays] | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
@@ -130,22 +134,70 @@ class Trainer:
     def _ready(self, plan: wire.Plan, size: int) -> StudySetup:
         """The setup for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
         rules, study = self._site.policy, plan.study
+        contract = Contract(SiteState(self._site.state_dir, study).folder)
+        contract.check(plan)
         now = self._clock().astimezone(ZoneInfo(rules.timezone) if rules.timezone else None)
         approved = not rules.ask or approval.is_approved(self._site.state_dir, study)
         if not approved:
             approval.note(self._site.state_dir, study, now)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        given = approval.given(self._site.state_dir, study)
+        today = self._audit.work_since(midnight)
         facts = policy.Facts(
-            now=now, approved=approved, rounds_today=self._audit.rounds_since(midnight), num_bytes=size
+            now=now,
+            approved=approved,
+            rounds_today=today.rounds,
+            num_bytes=size,
+            evaluations_today=today.evaluations,
+            device_minutes_today=today.seconds / 60,
+            runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
         )
         policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
             image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
         setup = self._set_up(study)
-        train_counts = setup.store.class_counts("train")
-        built = policy.BuiltStudy(train_counts, parameters.layout(setup.model, setup.parts))
-        policy.enforce(plan, rules, replace(facts, built=built))
+        policy.enforce(plan, rules, replace(facts, built=self._built(plan, setup)))
+        contract.keep(plan, given)
+        if isinstance(plan, wire.RoundPlan) and rules.max_weight_change is not None:
+            self._received = setup, plan.round, plan.weights
         return setup
+
+    def _built(self, plan: wire.Plan, setup: StudySetup) -> policy.BuiltStudy:
+        """Facts about the plan that need the model or the images."""
+        built = policy.BuiltStudy(
+            setup.store.class_counts("train"),
+            parameters.layout(setup.model, setup.parts),
+            setup.weights_digest,
+        )
+        if not isinstance(plan, wire.RoundPlan):
+            return built
+        if self._site.policy.max_weight_change is not None:
+            built = replace(built, weight_change=self._weight_change(plan, setup))
+        if not plan.train or sum(built.train_counts) == 0:
+            return built
+        exposed = exposure.exposure(
+            setup.store.images("train").labels_N,
+            [row.group_key for row in setup.store.manifest.on("train")],
+            plan.study.local,
+            seeds.derive(plan.study.seed, plan.site, plan.round),
+            fit.StudyPosition(round=plan.round, rounds=plan.study.rounds),
+            len(plan.study.classes),
+        )
+        return replace(built, fewest_patients=exposed.fewest_patients, largest_share=exposed.largest_share)
+
+    def _weight_change(self, plan: wire.RoundPlan, setup: StudySetup) -> float:
+        """Per round, against the weights received last or, without any, those that this site builds."""
+        if self._received is not None and self._received[0] is setup:
+            _, last, before = self._received
+        else:
+            last, before = 1, first_weights(setup, self._site)
+        statistics = {name for name, _ in setup.model.named_buffers()}
+        names = [name for name in before if name not in statistics and name in plan.weights]
+        changed = sum(
+            float(np.square(plan.weights[name].astype(np.float64) - before[name]).sum()) for name in names
+        )
+        norm = sum(float(np.square(before[name].astype(np.float64)).sum()) for name in names)
+        return (changed / norm) ** 0.5 / max(1, plan.round - last) if norm else 0.0
 
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
@@ -203,6 +255,7 @@ class Trainer:
             num_classes=len(study.classes),
             device=self._device,
             precision=study.local.precision,
+            num_bins=self._site.policy.histogram_bins,
         )
         evaluated = time.monotonic()
         if not plan.train:
@@ -249,6 +302,7 @@ class Trainer:
             setup.state.folder,
             self._site.threads or os.cpu_count() or 1,
             rules.min_cell,
+            rules.histogram_bins,
         )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
@@ -293,6 +347,7 @@ class Trainer:
         if self._setup is not None and self._setup.study == study:
             return self._setup
         self._table = None
+        self._received = None
         self._setup = None  # the former study's model and images go before new ones come
         self._setup = set_up(study, self._site, self._device)
         return self._setup

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from client.config import FoldersData, GroupedSplit, NoSplit, SiteConfig
+from client.data.simulation.site_files import SIMULATED
 from common.config import StudyConfig
 
 # Models here are tiny: threads that wait for each other cost more than they save, and on a busy
@@ -80,6 +81,7 @@ def make_site(tmp_path: Path) -> MakeSite:
                 noise = draws.normal(0, 25, (40, 40, 3))
                 pixels = np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(root / label / f"{number}.png")
+        settings.setdefault("policy", SIMULATED)
         return SiteConfig(
             name=name,
             data=FoldersData(root=root),

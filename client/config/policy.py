@@ -47,7 +47,7 @@ class Hours(Frozen):
 
 
 class PolicyConfig(Frozen):
-    """What this hospital agreed to. A rule that is left out allows everything.
+    """What this hospital agreed to. A rule without a value allows everything.
 
     Names are compared as the study spells them, capitals included.
     """
@@ -67,6 +67,29 @@ class PolicyConfig(Frozen):
     min_cell: Annotated[int, Field(ge=2)] | None = None
     """Fewest groups (patients or lesions; images where no group is known) that may be counted. A class
     with fewer on one side of the split is left out there: neither counted nor trained on nor scored."""
+    min_batch: Annotated[int, Field(ge=2)] | None = None
+    """Fewest patients (or lesions; images where neither is known) in an optimizer step. Steps with a negligible
+    learning rate do not count, and no patient may weigh more than one part in this many in a round. None: as
+    `min_cell`."""
+    min_cohort: Annotated[int, Field(ge=1)] | None = None
+    """Fewest training sites without which the study does not go on (`sites.required` of the study): a mean over few
+    sites says much about each."""
+    max_runs: Annotated[int, Field(ge=1)] | None = None
+    """How often one study may begin again from its first round, for each approval."""
+    max_evaluations_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Sets of weights that are scored on this site's images, of all studies together, from midnight to midnight."""
+    max_device_minutes_per_day: Annotated[float, Field(ge=0)] | None = None
+    """Minutes of training, scoring and fitting, of all studies together, from midnight to midnight."""
+    max_weight_change: Annotated[float, Field(gt=0)] | None = None
+    """Largest change of the received weights from one round to the next, as a share of their Euclidean norm. The
+    statistics of batch normalisation do not count."""
+    own_first_weights: bool = True
+    """True: the weights of round 1 are those that this site builds from the study itself. False: a study may start
+    from other weights of the server."""
+    hub_weights: bool = False
+    """True: a study may start from weights that this site fetches from a public hub."""
+    histogram_bins: Annotated[int, Field(ge=2, le=500)] = 20
+    """Bins of the histograms of scores that leave, one per class: probabilities are rounded to the middle of a bin."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
     overlap: bool = True
@@ -74,9 +97,9 @@ class PolicyConfig(Frozen):
     as well."""
     tensors: Patterns | None = None
     """Tensors that may leave, by name. A study that trains others is refused."""
-    heads: tuple[Pattern, ...] | None = None
-    """Classical heads that may be fitted on this site's features, as `local.svm_rbf` or `federated.lda`; an
-    empty list allows none. A study that lists others gets no heads from this site."""
+    heads: tuple[Pattern, ...] = ()
+    """Classical heads that may be fitted on this site's features, as `local.svm_rbf`, `federated.lda` or `*`. A
+    study that lists others gets no heads from this site."""
     max_mib_down: Annotated[float, Field(gt=0)] | None = None
     """Largest plan in MiB (2**20 bytes); a round has one."""
     max_mib_up: Annotated[float, Field(gt=0)] | None = None

@@ -42,6 +42,19 @@ def is_approved(state_dir: Path, study: StudyConfig) -> bool:
     return _path(state_dir, "approved", study).exists()
 
 
+def given(state_dir: Path, study: StudyConfig) -> str:
+    """When this study was approved, ISO 8601; empty if it was not. Raises StorageError."""
+    path = _path(state_dir, "approved", study)
+    try:
+        return str(json.loads(path.read_bytes())["approved"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} cannot be read as an approval; remove it and approve the study again"
+        ) from error
+
+
 def note(state_dir: Path, study: StudyConfig, now: datetime) -> None:
     """Add this study to the pending ones. Raises StorageError."""
     path = _path(state_dir, "pending", study)

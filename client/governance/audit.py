@@ -33,6 +33,7 @@ from pydantic import JsonValue
 from common import json_text, log, wire
 from common.errors import StorageError
 from common.polling import wait_until
+from common.weights import digest
 
 FILE = "audit.jsonl"
 """Name of the log in the site's `state_dir`."""
@@ -161,7 +162,7 @@ def events(path: Path) -> Iterator[Fields]:
     yield from (fields for line in lines if (fields := _whole(line)))
 
 
-_NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint"}
+_NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint", "arrays", "asked"}
 
 
 def _chains(file: BinaryIO) -> Iterator[Chain]:
@@ -179,6 +180,18 @@ def _chains(file: BinaryIO) -> Iterator[Chain]:
 _NO_END = "it has no end; a power cut does that, and the trainer notes it at its next plan. So does an edit"
 
 
+@dataclass(frozen=True)
+class Work:
+    """Work of a site."""
+
+    rounds: int = 0
+    """Rounds of training."""
+    evaluations: int = 0
+    """Sets of weights that were scored."""
+    seconds: float = 0.0
+    """Of training, scoring and fitting."""
+
+
 # --- writing ---------------------------------------------------------------------------------
 
 
@@ -191,7 +204,7 @@ class Audit:
         self._file: tuple[int, int] | None = None
         self._read_up_to = 0
         self._chain = Chain()
-        self._rounds: dict[str, datetime] = {}
+        self._work: dict[str, tuple[datetime, Work]] = {}
 
     def append(self, event: str, fields: Fields) -> None:
         """Write one line and wait until it is on the disk. Raises StorageError."""
@@ -213,9 +226,14 @@ class Audit:
             self._write(file.fileno(), start + line)
             self._catch_up(file)
 
-    def rounds_since(self, moment: datetime) -> int:
-        """Rounds of training answered since then, in the last two days; as of the last `append`."""
-        return sum(when >= moment for when in self._rounds.values())
+    def work_since(self, moment: datetime) -> "Work":
+        """Work answered since then, in the last two days; as of the last `append`."""
+        done = [work for when, work in self._work.values() if when >= moment]
+        return Work(
+            sum(work.rounds for work in done),
+            sum(work.evaluations for work in done),
+            sum(work.seconds for work in done),
+        )
 
     def _catch_up(self, file: BinaryIO) -> bytes:
         """Follow the lines that any process added; returns an unfinished line after them."""
@@ -252,10 +270,17 @@ class Audit:
 
     def _remember(self, fields: Fields) -> None:
         counts = fields.get("counts")
-        if isinstance(counts, dict) and counts.get("examples"):
-            when, plan_id = datetime.fromisoformat(str(fields["time"])), str(fields["plan_id"])
-            self._rounds.setdefault(plan_id, when)  # sent again is not trained again
-            self._rounds = {p: w for p, w in self._rounds.items() if w >= when - _REMEMBERED}
+        if fields.get("event") != "sent" or not isinstance(counts, dict):
+            return
+        seconds = fields.get("seconds")
+        work = Work(
+            rounds=int(bool(counts.get("examples"))),
+            evaluations=int("scored" in counts or fields.get("step") == "score"),
+            seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
+        )
+        when, plan_id = datetime.fromisoformat(str(fields["time"])), str(fields["plan_id"])
+        self._work.setdefault(plan_id, (when, work))  # sent again is not done again
+        self._work = {p: done for p, done in self._work.items() if done[0] >= when - _REMEMBERED}
 
 
 _WHAT_TO_DO = "Find out who did that, move the file away and keep it; the next plan starts a new one."
@@ -305,9 +330,12 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
             if isinstance(plan, wire.RoundPlan):
                 about = {**about, "round": plan.round, "train": plan.train}
             if isinstance(plan, wire.HeadPlan):
-                about = {**about, "round": plan.round, "step": plan.step.kind}
+                asked = plan.step.model_dump(mode="json")
+                about = {**about, "round": plan.round, "step": plan.step.kind, "asked": asked}
             if isinstance(plan, wire.OverlapPlan):
                 about = {**about, "shared": len(plan.shared)}
+            arrays = wire.arrays_of(plan)
+            about = {**about, "arrays": digest(arrays)} if arrays else about
             return {**_message(plan), **about, **size}
         case (
             wire.Enrolment() | wire.RoundAnswer() | wire.HeadAnswer() | wire.OverlapAnswer() | wire.Failure()
@@ -327,14 +355,21 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
         case wire.RoundAnswer():
             scored = answer.score.confusion_CC.sum(axis=1).tolist()
             counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
-            return {**_message(answer), "round": answer.round, **size, "counts": counts}
+            seconds = round(answer.train_s + answer.evaluate_s, 3)
+            return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}
         case wire.OverlapAnswer():
             hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
             return {**_message(answer), **size, "hashes": hashes}
         case wire.HeadAnswer():
             behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
             about: Fields = {"round": answer.round, "step": answer.step}
-            return {**_message(answer), **about, **size, "counts": behind}
+            return {
+                **_message(answer),
+                **about,
+                **size,
+                "counts": behind,
+                "seconds": round(answer.seconds, 3),
+            }
         case wire.Failure():
             return {**_message(answer), **size}
         case _:

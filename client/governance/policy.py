@@ -18,13 +18,14 @@ from datetime import datetime, time, timedelta
 from fnmatch import fnmatchcase
 
 import numpy as np
+from pydantic import BaseModel
 
 from client.config import Hours, PolicyConfig
 from client.data.manifest import ImageRow, Manifest
 from common import wire
-from common.config import LocalConfig, StudyConfig
+from common.config import HubWeights, LocalConfig, StudyConfig
 from common.errors import PolicyRefusal
-from common.weights import Layout, num_bytes
+from common.weights import Layout, digest, num_bytes
 
 _MIB = 2**20
 _LONGEST_NAME, _LONGEST_REASON = 80, 2000
@@ -38,6 +39,14 @@ class BuiltStudy:
     """Training images per class, without those that the policy leaves out."""
     layout: Layout
     """Tensors that travel."""
+    weights_digest: str = ""
+    """Of the first weights, as this site builds them."""
+    weight_change: float = 0.0
+    """Change of the received weights against those before, by round, as a share of their norm."""
+    fewest_patients: int | None = None
+    """In an optimizer step of the round, None without one."""
+    largest_share: float = 0.0
+    """Of one patient in the round."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,12 @@ class Facts:
     """Rounds of training that this site has answered today."""
     num_bytes: int
     """Size of the plan as received."""
+    evaluations_today: int = 0
+    """Sets of weights that this site has scored today."""
+    device_minutes_today: float = 0.0
+    """Minutes that this site has computed today."""
+    runs: int = 1
+    """Runs of this study under its approval, with the one that the plan begins."""
     built: BuiltStudy | None = None
 
 
@@ -82,15 +97,22 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
             "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
         ),
     ]
+    violations += [
+        *_study_rules(plan, policy, facts),
+        *_budgets(plan, policy, facts),
+        *_only_scores(plan, policy),
+        *_weights(plan, policy, facts.built),
+    ]
     if isinstance(plan, wire.HeadPlan):
-        return [*violations, *_heads(plan, policy), *_only_scores(plan, policy)]
-    if not _trains(plan):
-        return violations + list(_only_scores(plan, policy))
+        violations += _heads(plan, policy)
+    if plan.site not in study.sites.train:
+        return violations
+    # What the study asks of a training site counts for each of its plans: a step towards a head is no way around.
     return [
         *violations,
-        *_rounds(plan, policy, facts),
         *_epochs(study.local, policy, facts.built),
         *_seen(study.local, policy),
+        *_exposure(policy, facts.built),
         *_images(policy, facts.built),
         *_tensors(_names_of_tensors(plan, facts), policy),
         *_size("max_mib_up", "an answer", _tensor_bytes(plan, facts), policy.max_mib_up),
@@ -102,16 +124,9 @@ def enforce(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> None:
     _raise_if_any(check(plan, policy, facts))
 
 
-def _trains(plan: wire.Plan) -> bool:
-    match plan:
-        case wire.RoundPlan():
-            return plan.train
-        case wire.HeadPlan():
-            return False
-        case wire.EnrolPlan():
-            return plan.want_weights or plan.site in plan.study.sites.train
-        case wire.OverlapPlan():
-            return False
+def scores(plan: wire.Plan) -> bool:
+    """Whether the plan asks for scores of weights on this site's images."""
+    return isinstance(plan, wire.RoundPlan) or (isinstance(plan, wire.HeadPlan) and plan.step.kind == "score")
 
 
 def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
@@ -177,11 +192,87 @@ def _heads(plan: wire.HeadPlan, policy: PolicyConfig) -> Iterator[RuleViolation]
         yield RuleViolation("heads", message, f"allowed: {_listed(policy.heads) or 'none'}")
 
 
-def _rounds(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
-    most = policy.max_rounds_per_day
-    if isinstance(plan, wire.RoundPlan) and most is not None and facts.rounds_today >= most:
+def _study_rules(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
+    study = plan.study
+    if policy.min_cohort is not None and study.sites.quorum < policy.min_cohort:
         yield RuleViolation(
-            "max_rounds_per_day", "this site trains no more today", f"{facts.rounds_today} of {most}"
+            "min_cohort",
+            f"the study goes on with {study.sites.quorum} training site(s)",
+            f"at least {policy.min_cohort}",
+        )
+    if not policy.hub_weights and _from_hub(study.model):
+        yield RuleViolation("hub_weights", "the study starts from weights of a public hub", "not allowed")
+    if policy.max_runs is not None and facts.runs > policy.max_runs:
+        yield RuleViolation(
+            "max_runs",
+            "the study begins again from its first round, and this site has to agree once more",
+            f"run {facts.runs}, at most {policy.max_runs} for each approval",
+        )
+
+
+def _from_hub(settings: BaseModel) -> bool:
+    """Whether any part of the model starts from a hub's weights."""
+    parts = [value for _, value in settings if isinstance(value, BaseModel)]
+    return isinstance(settings, HubWeights) or any(map(_from_hub, parts))
+
+
+def _budgets(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
+    """Of a day. What was asked before is answered again without counting, before the policy is asked."""
+    trains = isinstance(plan, wire.RoundPlan) and plan.train
+    for rule, counts, what, done, most in (
+        ("max_rounds_per_day", trains, "trains", facts.rounds_today, policy.max_rounds_per_day),
+        (
+            "max_evaluations_per_day",
+            scores(plan),
+            "scores",
+            facts.evaluations_today,
+            policy.max_evaluations_per_day,
+        ),
+        (
+            "max_device_minutes_per_day",
+            not isinstance(plan, wire.EnrolPlan),
+            "computes",
+            facts.device_minutes_today,
+            policy.max_device_minutes_per_day,
+        ),
+    ):
+        if counts and most is not None and done >= most:
+            yield RuleViolation(rule, f"this site {what} no more today", f"{done:g} of {most:g}")
+
+
+def _weights(plan: wire.Plan, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
+    """The received weights: in round 1 the site's own, later not far from those before."""
+    if built is None or not isinstance(plan, wire.RoundPlan):
+        return
+    if plan.round == 1 and policy.own_first_weights and digest(plan.weights) != built.weights_digest:
+        yield RuleViolation(
+            "own_first_weights",
+            "the first weights are not those that this site builds from the study",
+            "other first weights are not allowed",
+        )
+    most = policy.max_weight_change
+    if most is not None and built.weight_change > most:
+        yield RuleViolation(
+            "max_weight_change",
+            "the weights have changed too much since the last round",
+            f"by {built.weight_change:.2f} of their norm, at most {most:g}",
+        )
+
+
+def _exposure(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
+    least = policy.min_batch or policy.min_cell
+    if least is None or built is None or built.fewest_patients is None:
+        return
+    rule = "min_cell" if policy.min_batch is None else "min_batch"
+    if built.fewest_patients < least:
+        yield RuleViolation(
+            rule, "an optimizer step is on too few patients", f"{built.fewest_patients}, at least {least}"
+        )
+    elif built.largest_share > 1 / least:
+        yield RuleViolation(
+            rule,
+            "one patient weighs too much in the round",
+            f"{built.largest_share:.0%}, at most {1 / least:.0%}",
         )
 
 

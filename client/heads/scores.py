@@ -19,10 +19,11 @@ _DRAWS, _SEED = 1000, 0
 _LEAST = 1e-12
 
 
-def of_softmax(logits_NC: Floats, labels_N: npt.NDArray[np.int64]) -> HeadResult:
+def of_softmax(logits_NC: Floats, labels_N: npt.NDArray[np.int64], num_bins: int | None) -> HeadResult:
     """The network's own score."""
     return HeadResult(
-        title=SOFTMAX, score=count(softmax(logits_NC), labels_N, _loss(softmax(logits_NC), labels_N))
+        title=SOFTMAX,
+        score=count(softmax(logits_NC), labels_N, _loss(softmax(logits_NC), labels_N), num_bins),
     )
 
 
@@ -32,6 +33,7 @@ def beside(
     logits_NC: Floats,
     labels_N: npt.NDArray[np.int64],
     groups_N: Sequence[str],
+    num_bins: int | None,
 ) -> HeadResult:
     """A head's score and its comparison; problem `not_finite` if a probability is not a finite number."""
     if not np.all(np.isfinite(probabilities_NC)):
@@ -42,7 +44,7 @@ def beside(
     compared = softmax_right_N, head_right_N, labels_N, groups_N, num_classes
     return HeadResult(
         title=title,
-        score=count(probabilities_NC, labels_N, _loss(probabilities_NC, labels_N)),
+        score=count(probabilities_NC, labels_N, _loss(probabilities_NC, labels_N), num_bins),
         paired=pair(*compared),
         interval=bootstrap(group_sums(*compared)) if len(labels_N) else None,
     )

@@ -60,6 +60,8 @@ class Place:
     """Of this study, where heads are kept."""
     threads: int
     min_cell: int | None
+    num_bins: int | None = None
+    """Bins that the probabilities of a score are rounded to."""
 
 
 def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
@@ -84,10 +86,17 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         case head_steps.GradientsStep(problems=problems):
             for problem in problems:
                 _check_weights(problem.class_weights, plan.study)
+                if any(
+                    weight == 0 < count for weight, count in zip(problem.class_weights, counts, strict=True)
+                ):
+                    raise PolicyRefusal(
+                        "a gradient would leave out the images of a class",
+                        reason="contract: gradients are asked for without the images of a class",
+                    )
                 mapped_ND = table.mapped(_view(plan, problem.name, problem.fourier, table))
                 points_PC = _points(plan, problem.name, mapped_ND.shape[1])
                 losses, slopes_PC = sums.gradient(
-                    mapped_ND, train.labels_N, points_PC, problem, place.min_cell
+                    mapped_ND, train.labels_N, points_PC, problem, train.groups_N, place.min_cell
                 )
                 arrays |= {f"losses/{problem.name}": losses, f"gradients/{problem.name}": slopes_PC}
         case head_steps.CoefficientsStep(votes=votes):
@@ -155,7 +164,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
     test, classes = table.sides["test"], len(plan.study.classes)
     if not len(test.labels_N):
         test = _without_images(test, classes)
-    results = [scores.of_softmax(test.logits_NC, test.labels_N)]
+    results = [scores.of_softmax(test.logits_NC, test.labels_N, place.num_bins)]
     if plan.site in plan.study.sites.train:
         for config in heads.local:
             title = f"local.{config.title}"
@@ -165,13 +174,22 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
                 results.append(_unavailable(title, error))
                 continue
             results.append(
-                scores.beside(title, fitted["probabilities"], test.logits_NC, test.labels_N, test.groups_N)
+                scores.beside(
+                    title,
+                    fitted["probabilities"],
+                    test.logits_NC,
+                    test.labels_N,
+                    test.groups_N,
+                    place.num_bins,
+                )
             )
     for form in plan.step.heads if isinstance(plan.step, head_steps.ScoreStep) else ():
         head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
         probabilities_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
         results.append(
-            scores.beside(form.title, probabilities_NC, test.logits_NC, test.labels_N, test.groups_N)
+            scores.beside(
+                form.title, probabilities_NC, test.logits_NC, test.labels_N, test.groups_N, place.num_bins
+            )
         )
     return results
 

@@ -6,6 +6,8 @@ the map, never on how many images there are.
 N images, D features of the view, C classes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -34,13 +36,15 @@ def gradient(
     labels_N: npt.NDArray[np.int64],
     points_PC: Floats,
     problem: Problem,
+    groups_N: Sequence[str],
     min_cell: int | None,
 ) -> tuple[Floats, Floats]:
     """Losses (C for a machine per class, 1 for the softmax) and gradients (D + 1, C) summed over images.
 
     Squared hinge: w max(0, 1 - y s)². Softmax: w times the cross-entropy. `s = x W + b`, `w` the weight of
-    the image's class. Raises PolicyRefusal if a gradient would be of fewer images than `min_cell`: with
-    points chosen for it, a hinge's gradient is one image's features.
+    the image's class, which is above 0 for every class with images. Raises PolicyRefusal if one patient or lesion
+    would weigh more than 1 / `min_cell` in a gradient (dominance rule of statistical disclosure control): with points
+    chosen for it, a gradient is one image's features.
     """
     weights_N = np.asarray(problem.class_weights)[labels_N][:, None]
     scores_NC = mapped_ND @ points_PC[:-1] + points_PC[-1]
@@ -48,7 +52,6 @@ def gradient(
     if problem.loss == "squared_hinge":
         signs_NC = np.where(is_class_NC, 1.0, -1.0)
         short_NC = np.maximum(0.0, 1 - signs_NC * scores_NC)
-        _refuse_few((short_NC > 0).sum(axis=0), min_cell)
         losses = (weights_N * short_NC**2).sum(axis=0)
         slopes_NC = -2 * weights_N * signs_NC * short_NC
     else:
@@ -56,13 +59,22 @@ def gradient(
         right_N = np.maximum(probabilities_NC[is_class_NC], 1e-300)
         losses = -(weights_N[:, 0] * np.log(right_N)).sum(keepdims=True)
         slopes_NC = weights_N * (probabilities_NC - is_class_NC)
+    _refuse_dominated(slopes_NC, groups_N, min_cell)
     return losses, np.vstack([mapped_ND.T @ slopes_NC, slopes_NC.sum(axis=0)])
 
 
-def _refuse_few(active_C: npt.NDArray[np.int64], min_cell: int | None) -> None:
-    few = active_C[(active_C > 0) & (active_C < (min_cell or 0))]
-    if len(few):
+def _refuse_dominated(slopes_NC: Floats, groups_N: Sequence[str], min_cell: int | None) -> None:
+    """The slope of an image is its weight in a column; a column without any weight tells nothing."""
+    if min_cell is None or not len(slopes_NC):
+        return
+    _, places_N = np.unique(np.asarray(groups_N, dtype=object).astype(str), return_inverse=True)
+    weights_GC = np.zeros((int(places_N.max()) + 1, slopes_NC.shape[1]))
+    np.add.at(weights_GC, places_N, np.abs(slopes_NC))
+    total_C = weights_GC.sum(axis=0)
+    shares_C = weights_GC.max(axis=0)[total_C > 0] / total_C[total_C > 0]
+    if len(shares_C) and shares_C.max() > 1 / min_cell:
         raise PolicyRefusal(
-            f"a gradient would be of {few.min()} image(s), at least {min_cell} by this site's policy",
-            reason="min_cell: a gradient would be of too few images",
+            f"one patient or lesion would weigh {shares_C.max():.0%} in a gradient, at most {1 / min_cell:.0%} by "
+            f"this site's policy (min_cell {min_cell})",
+            reason="min_cell: a gradient would be of too few patients",
         )

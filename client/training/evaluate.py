@@ -23,6 +23,7 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     batch_size: int = 64,
+    num_bins: int | None = None,
 ) -> Score:
     """Score `model` on `images`, centre-cropped; its training mode is left as it was.
 
@@ -38,16 +39,16 @@ def evaluate(
     )
     score, start = empty(num_classes), 0
     for logits_BC in batches:
-        score += _score(logits_BC, images.labels_N[start : start + len(logits_BC)].cpu())
+        score += _score(logits_BC, images.labels_N[start : start + len(logits_BC)].cpu(), num_bins)
         start += len(logits_BC)
     return score
 
 
-def _score(logits_BC: Tensor, labels_B: Tensor) -> Score:
+def _score(logits_BC: Tensor, labels_B: Tensor, num_bins: int | None) -> Score:
     if not bool(torch.isfinite(logits_BC).all()):
         raise ConsiliumError(
             "the received weights give outputs that are not finite numbers on this site's images; "
             "expected finite ones. The study has diverged: lower local.optimizer.lr and start again."
         )
     loss_sum = cross_entropy(logits_BC, labels_B, reduction="sum").item()
-    return count(logits_BC.softmax(dim=1).numpy(), labels_B.numpy(), loss_sum)
+    return count(logits_BC.softmax(dim=1).numpy(), labels_B.numpy(), loss_sum, num_bins)

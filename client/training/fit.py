@@ -118,8 +118,8 @@ def fit(
     loss_sum = weight_sum = 0.0
     num_seen = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for step, indices_B in enumerate(batches):
-            lr = local.optimizer.lr * lr_factor(local.schedule, progress.share(step, len(batches)))
+        rates = learning_rates(local, progress, len(batches))
+        for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
             step_loss, step_weight = stepper.step(step, indices_B, lr)
             loss_sum += step_loss
             weight_sum += step_weight
@@ -133,6 +133,14 @@ def fit(
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
     )
+
+
+def learning_rates(local: LocalConfig, progress: StudyPosition, num_steps: int) -> list[float]:
+    """Learning rate of each step of a round."""
+    return [
+        local.optimizer.lr * lr_factor(local.schedule, progress.share(step, num_steps))
+        for step in range(num_steps)
+    ]
 
 
 # --- one optimizer step --------------------------------------------------------------------------

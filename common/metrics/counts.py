@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from common.errors import WireError
 from common.settings import Frozen
@@ -53,6 +53,8 @@ class Score(Frozen):
     """Sum of the predicted class's probability per calibration bin."""
     loss_sum: float
     """Sum of the cross-entropies, natural logarithm."""
+    num_bins: Annotated[int, Field(ge=2, le=NUM_BINS)] = NUM_BINS
+    """Bins that probabilities were rounded to before they were counted, the fewest of any site."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -90,6 +92,7 @@ class Score(Frozen):
             calibration_2K=self.calibration_2K + other.calibration_2K,
             confidence_K=tuple(a + b for a, b in zip(self.confidence_K, other.confidence_K, strict=True)),
             loss_sum=self.loss_sum + other.loss_sum,
+            num_bins=min(self.num_bins, other.num_bins),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -114,15 +117,26 @@ def empty(num_classes: int) -> Score:
 
 
 def count(
-    probabilities_NC: npt.NDArray[np.float64], labels_N: npt.NDArray[np.int64], loss_sum: float
+    probabilities_NC: npt.NDArray[np.float64],
+    labels_N: npt.NDArray[np.int64],
+    loss_sum: float,
+    num_bins: int | None = None,
 ) -> Score:
-    """Score of predictions: class probabilities (rows sum to 1) and true class indices."""
+    """Score of predictions: class probabilities (rows sum to 1) and true class indices.
+
+    With `num_bins`, every probability counts as the middle of its bin, in the histograms, the confidence and the
+    loss, so that no figure tells a single image's probability any closer. Which class is predicted stays exact.
+    """
     num_images, num_classes = probabilities_NC.shape
     predicted_N = probabilities_NC.argmax(axis=1)
     confidence_N = probabilities_NC.max(axis=1, initial=0.0)
     confusion_CC = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion_CC, (labels_N, predicted_N), 1)
 
+    if num_bins is not None:
+        probabilities_NC = (_bin(probabilities_NC, num_bins) + 0.5) / num_bins
+        confidence_N = (_bin(confidence_N, num_bins) + 0.5) / num_bins
+        loss_sum = float(-np.log(probabilities_NC[np.arange(num_images), labels_N]).sum())
     bins_NC = _bin(probabilities_NC, NUM_BINS)
     is_class_NC = (labels_N[:, None] == np.arange(num_classes)).astype(np.int64)
     histogram_C2B = np.zeros((num_classes, 2, NUM_BINS), np.int64)
@@ -141,6 +155,7 @@ def count(
         calibration_2K=calibration_2K,
         confidence_K=tuple(confidence_K.tolist()),
         loss_sum=loss_sum,
+        num_bins=num_bins or NUM_BINS,
     )
 
 

@@ -67,7 +67,7 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
 
 # --- start-up kits ---------------------------------------------------------------------------
 
-_TEMPLATES = resources.files(str(__package__)) / "kit"
+KIT = resources.files(str(__package__)) / "kit"
 _PROGRAMS = ("site.sh",)
 _WORD = re.compile(r"@([A-Z_]+)@")
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # of a zip: with one date, the same kit is the same bytes
@@ -86,7 +86,7 @@ def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
         "CA_UNTIL": f"{x509.load_pem_x509_certificate(ca).not_valid_after_utc:%Y-%m-%d}",
     }
     files = {"ca.pem": ca}
-    for template in sorted(_TEMPLATES.iterdir(), key=lambda file: file.name):
+    for template in sorted(KIT.iterdir(), key=lambda file: file.name):
         text = template.read_text(encoding="utf-8")
         files[template.name] = _WORD.sub(lambda word: words[word[1]], text).encode()
     sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]

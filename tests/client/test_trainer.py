@@ -182,7 +182,7 @@ def test_weights_that_are_not_numbers_are_answered_not_crashed_on(
     answer = codec.from_bytes(trainer.answer(round_plan(study, poisoned)))
     assert isinstance(answer, wire.Failure), answer
     assert answer.error == "weights"
-    healthy = codec.from_bytes(trainer.answer(round_plan(study, weights, plan_id="next")))
+    healthy = codec.from_bytes(trainer.answer(round_plan(study, weights, round=2, plan_id="next")))
     assert isinstance(healthy, wire.RoundAnswer)
     assert all(np.isfinite(array).all() for array in healthy.delta.values())
 

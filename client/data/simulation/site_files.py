@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, RowFilter, SiteConfig
+from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, PolicyConfig, RowFilter, SiteConfig
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
 from common.config import StudyConfig
@@ -25,6 +25,8 @@ POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
 STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
 """Where a trainer's container has them: see Dockerfile.gpu."""
+SIMULATED = PolicyConfig(heads=("*",), hub_weights=True, own_first_weights=False, histogram_bins=500)
+"""A simulation has no operator to be protected from: every study runs, and scores are exact."""
 
 
 def write_sites(
@@ -123,6 +125,7 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
         weights_dir=None if weights is None else weights.absolute(),
         overlap_secret=OVERLAP_SECRET,
         threads=threads,
+        policy=SIMULATED,
     )
 
 

@@ -20,7 +20,7 @@ from client.governance.audit import FILE, Audit, Verdict, failed, received, sent
 from common import wire
 from common.errors import StorageError
 from common.metrics import count
-from common.weights import TensorSpec
+from common.weights import TensorSpec, digest
 from common.wire import codec
 
 MOMENT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -321,8 +321,8 @@ def test_rounds_are_counted_from_the_log_once_a_plan_and_across_a_restart(tmp_pa
     again = Audit(tmp_path, lambda: clock[0])
     again.append("plan", {})
     for one in (log, again):
-        assert one.rounds_since(midnight) == 2
-        assert one.rounds_since(MOMENT) == 3
+        assert one.work_since(midnight).rounds == 2
+        assert one.work_since(MOMENT).rounds == 3
 
 
 # --- what the lines say ----------------------------------------------------------------------
@@ -337,7 +337,8 @@ def test_a_plan_is_noted_with_its_study_size_and_hashes(make_study: Any) -> None
     data = codec.to_bytes(plan)
     assert received(data, plan) == {
         "plan_id": "p", "kind": "round", "tensors": 2, "tensor_names": NAMES, "study": "tiny",
-        "fingerprint": study.fingerprint, "round": 4, "train": True, "bytes": len(data), "sha256": sha256(data),
+        "fingerprint": study.fingerprint, "round": 4, "train": True, "arrays": digest(ARRAYS), "bytes": len(data),
+        "sha256": sha256(data),
     }  # fmt: skip
     enrol = wire.EnrolPlan(plan_id="e", site="north", study=study, want_weights=True)
     assert received(b"12345", enrol) == {
@@ -356,7 +357,7 @@ def test_an_answer_is_noted_with_the_counts_that_leave() -> None:
     )  # fmt: skip
     assert sent(b"123", answer) == {
         "plan_id": "p", "kind": "answer", "tensors": 2, "tensor_names": NAMES, "round": 4, "bytes": 3,
-        "sha256": sha256(b"123"), "counts": {"examples": 7, "steps": 2, "scored": [2, 1]},
+        "sha256": sha256(b"123"), "counts": {"examples": 7, "steps": 2, "scored": [2, 1]}, "seconds": 2.0,
     }  # fmt: skip
     enrolment = wire.Enrolment(
         plan_id="e", site="north", layout={"a": TensorSpec(shape=(1, 2), dtype="float32")}, weights_digest="w",

@@ -1,6 +1,7 @@
 """Every rule of a hospital's policy, allowed and refused, by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from common import wire
 from common.config import LocalConfig, StudyConfig
 from common.errors import ConfigError, PolicyRefusal
 from common.metrics import count, empty
-from common.weights import TensorSpec
+from common.weights import TensorSpec, digest
+from common.wire import head_steps
 from tests.places import CONFIGS
 
 MakeStudy = Callable[..., StudyConfig]
@@ -43,6 +45,7 @@ BUILT = BuiltStudy(
         "head.weight": TensorSpec(shape=(10, 100), dtype="float32"),
         "stem.weight": TensorSpec(shape=(4, 6), dtype="float64"),
     },
+    weights_digest=digest({}),  # of the weights in `round_plan`
 )
 MIB = 2**20
 
@@ -97,14 +100,64 @@ def test_a_site_without_a_policy_takes_every_plan(make_study: MakeStudy) -> None
         ("max_mib_down", 5000 / MIB, 4999 / MIB),
         ("hours", "12:00-12:01", "12:01-12:00"),
         ("ask", False, True),
+        ("min_cohort", 1, 9),
+        ("max_runs", 2, 1),
+        ("max_evaluations_per_day", 8, 7),
+        ("max_device_minutes_per_day", 12.6, 12.5),
+        ("min_batch", 6, 7),
+        ("max_weight_change", 0.5, 0.4),
     ],
 )
 def test_each_rule_allows_up_to_its_limit_and_refuses_beyond(
     make_study: MakeStudy, rule: str, allowing: object, refusing: object
 ) -> None:
-    known = {"rounds_today": 3, "num_bytes": 5000}
+    built = replace(BUILT, fewest_patients=6, largest_share=1 / 6, weight_change=0.5)
+    known = {
+        "rounds_today": 3, "num_bytes": 5000, "evaluations_today": 7, "device_minutes_today": 12.5, "runs": 2,
+        "built": built,
+    }  # fmt: skip
     assert rules(make_study(), policy(**{rule: allowing}), **known) == []
     assert rules(make_study(), policy(**{rule: refusing}), **known) == [rule]
+
+
+def test_one_patient_may_not_weigh_too_much_in_a_round_whatever_the_batches(make_study: MakeStudy) -> None:
+    """A batch of all images, and then one of one patient, whose step is as long."""
+    built = replace(BUILT, fewest_patients=40, largest_share=0.5)
+    assert rules(make_study(), policy(min_batch=2), built=built) == []
+    assert rules(make_study(), policy(min_batch=3), built=built) == ["min_batch"]
+
+
+def test_without_a_rule_of_its_own_a_batch_has_as_many_patients_as_a_cell(make_study: MakeStudy) -> None:
+    built = replace(BUILT, fewest_patients=4, largest_share=0.1)
+    assert rules(make_study(), policy(min_cell=4), built=built) == []
+    assert rules(make_study(), policy(min_cell=5), built=built) == ["min_cell"]
+
+
+def test_other_first_weights_than_the_sites_own_are_refused_unless_they_are_allowed(
+    make_study: MakeStudy,
+) -> None:
+    other = replace(BUILT, weights_digest="another")
+    assert rules(make_study(), policy(), built=other) == ["own_first_weights"]
+    assert rules(make_study(), policy(own_first_weights=False), built=other) == []
+
+
+def test_weights_of_a_hub_are_refused_unless_they_are_allowed(make_study: MakeStudy) -> None:
+    study = make_study(model={"encoder": "test_convnext", "weights": {"kind": "hub"}})
+    assert rules(study, policy()) == ["hub_weights"]
+    assert rules(study, policy(hub_weights=True)) == []
+
+
+def test_a_step_towards_a_head_and_an_evaluation_meet_the_rules_about_training(make_study: MakeStudy) -> None:
+    """Otherwise each would be a way around what a site says of its images."""
+    study = make_study(heads={"federated": [{"kind": "lda"}]})
+    strict = policy(min_train_images=10**6, tensors=["head.*"], max_mib_up=0.001, heads=["*"])
+    step = wire.HeadPlan(
+        plan_id="h", site="north", study=study, round=1, weights_digest="x", arrays={},
+        step=head_steps.StatisticsStep(views=()),
+    )  # fmt: skip
+    for plan in (step, round_plan(study, train=False), enrol_plan(study)):
+        refused = {refusal.rule for refusal in check(plan, strict, facts())}
+        assert refused == {"min_train_images", "tensors", "max_mib_up"}
 
 
 def test_an_approved_study_waits_no_more(make_study: MakeStudy) -> None:
@@ -179,9 +232,6 @@ def test_a_plan_that_only_scores_is_not_measured_by_rules_about_training(make_st
     study = make_study(sites={"train": ("south",), "evaluate": ("north",)})
     assert check(round_plan(study, train=False), strict, facts()) == []
     assert check(enrol_plan(study), strict, facts()) == []
-    # the first weights leave a site that is asked to build them, whatever its role
-    asked = [refusal.rule for refusal in check(enrol_plan(study, want_weights=True), strict, facts())]
-    assert {"tensors", "max_mib_up"} <= set(asked)
 
 
 def test_a_site_that_sends_no_scores_may_train_but_has_nothing_to_do_in_an_evaluation(

@@ -14,7 +14,7 @@ GROUPS = ("a", "a", "b", "c")
 
 
 def test_the_softmax_is_scored_as_it_is() -> None:
-    result = scores.of_softmax(LOGITS, LABELS)
+    result = scores.of_softmax(LOGITS, LABELS, None)
     assert result.title == "softmax"
     assert result.score is not None
     assert result.score.confusion_CC.tolist() == [[2, 0], [2, 0]]
@@ -22,7 +22,7 @@ def test_the_softmax_is_scored_as_it_is() -> None:
 
 
 def test_a_head_is_counted_on_the_images_where_it_and_the_softmax_differ() -> None:
-    result = scores.beside("local.lda", HEAD, LOGITS, LABELS, GROUPS)
+    result = scores.beside("local.lda", HEAD, LOGITS, LABELS, GROUPS, None)
     assert result.score is not None
     assert result.paired is not None
     assert result.score.confusion_CC.tolist() == [[1, 1], [0, 2]]
@@ -34,13 +34,13 @@ def test_a_head_is_counted_on_the_images_where_it_and_the_softmax_differ() -> No
 
 
 def test_probabilities_that_are_not_finite_are_a_problem_and_no_score() -> None:
-    result = scores.beside("local.lda", np.full((4, 2), np.nan), LOGITS, LABELS, GROUPS)
+    result = scores.beside("local.lda", np.full((4, 2), np.nan), LOGITS, LABELS, GROUPS, None)
     assert (result.problem, result.score) == ("not_finite", None)
 
 
 def test_a_probability_of_zero_has_a_loss_that_is_bounded() -> None:
     sure = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    result = scores.beside("local.svm", sure, LOGITS, LABELS, GROUPS)
+    result = scores.beside("local.svm", sure, LOGITS, LABELS, GROUPS, None)
     assert result.score is not None
     assert result.score.loss_sum == pytest.approx(12 * np.log(10))  # one image at the bound of 1e-12
 

@@ -1,0 +1,212 @@
+"""The contract of one study at this site: which plans follow from the study that the site knows, and which do not.
+
+A hospital agrees to a study, not to a server's questions. So every plan is compared with the study before anything
+is computed. A site that only scores never trains. Rounds go forward, up to the number that the study says. Each
+round has one question: the same weights may be asked about again, since the answer is the same, others may not.
+Heads, their steps and their views follow from `study.heads`. The first question of any kind decides; what was
+answered is kept on the site's disk, so that a restart forgets nothing.
+
+What is asked is remembered as a hash. Nothing here depends on the site's policy; `policy.py` adds what a hospital
+restricts beyond the study.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, assert_never
+
+from pydantic import Field, JsonValue
+
+from client.governance import head_contract
+from common import wire
+from common.errors import PolicyRefusal
+from common.files import read_json, write_json
+from common.settings import Frozen
+from common.weights import Arrays, digest
+
+FILE = "contract.json"
+_FORMS = 2
+"""Forms in which one question about heads is answered: a server fits the heads again after a site dropped out."""
+
+
+class Agreed(Frozen):
+    """What one run of a study has been asked so far."""
+
+    run: Annotated[int, Field(ge=0)] = 0
+    """Runs of the study from its first round, this one included; 0 before the first enrolment."""
+    approval: str = ""
+    """The approval that the runs are counted under."""
+    questions: dict[int, str] = {}  # noqa: RUF012  (pydantic copies it)
+    """By round: hash of the weights and of what was to be done with them."""
+    weights: dict[int, str] = {}  # noqa: RUF012
+    """By round: digest of the weights after it, as a question of the next round or a head showed them."""
+    heads: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+    """By question about heads: hashes of the forms in which it was asked."""
+
+
+class Contract:
+    """The plans of one study that this site has agreed to. Kept in the study's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._agreed = read_json(self._path, Agreed) or Agreed()
+
+    @property
+    def run(self) -> int:
+        """Number of the run, from 1; 0 before the first."""
+        return self._agreed.run
+
+    def starts_again(self, plan: wire.Plan) -> bool:
+        """True if the plan begins the study anew although rounds of it were answered."""
+        return isinstance(plan, wire.EnrolPlan) and plan.first_round == 1 and bool(self._agreed.questions)
+
+    def runs_under(self, approval: str) -> int:
+        """Runs that were begun under this approval."""
+        return self._agreed.run if self._agreed.approval == approval else 0
+
+    def check(self, plan: wire.Plan) -> None:
+        """Raise PolicyRefusal for a plan that does not follow from the study and what was answered before."""
+        problems = list(self._problems(plan))
+        if problems:
+            text = "; ".join(problems)
+            raise PolicyRefusal(
+                f"the plan does not follow from its study: {text}", reason=f"contract: {text}"
+            )
+
+    def keep(self, plan: wire.Plan, approval: str = "") -> None:
+        """Remember the question, before it is answered. Raises StorageError."""
+        agreed = self._agreed
+        match plan:
+            case wire.EnrolPlan():
+                runs = self.runs_under(approval)
+                if self.starts_again(plan):
+                    agreed = Agreed(run=runs + 1, approval=approval)
+                else:
+                    agreed = agreed.model_copy(update={"run": max(runs, 1), "approval": approval})
+            case wire.RoundPlan():
+                shown = {plan.round - 1: digest(plan.weights)}
+                agreed = agreed.model_copy(
+                    update={
+                        "questions": {**agreed.questions, plan.round: _question(plan)},
+                        "weights": {**agreed.weights, **shown},
+                    }
+                )
+            case wire.HeadPlan():
+                agreed = agreed.model_copy(
+                    update={
+                        "heads": _with(agreed.heads, _head_questions(plan)),
+                        "weights": {**agreed.weights, plan.round: plan.weights_digest},
+                    }
+                )
+            case wire.OverlapPlan():
+                pass
+            case _:
+                assert_never(plan)
+        if agreed != self._agreed:
+            write_json(self._path, agreed)
+            self._agreed = agreed
+
+    # --- what does not follow ----------------------------------------------------------------
+
+    def _problems(self, plan: wire.Plan) -> Iterator[str]:
+        study = plan.study
+        if plan.site not in study.sites.all:
+            yield "the study does not name this site"
+            return
+        if isinstance(plan, wire.EnrolPlan):
+            yield from self._enrolment(plan)
+            return
+        if self._agreed.run == 0:
+            yield "this site has not been enrolled in the study"
+            return
+        match plan:
+            case wire.RoundPlan():
+                yield from self._round(plan)
+            case wire.HeadPlan():
+                yield from self._heads(plan)
+            case wire.OverlapPlan():
+                if study.overlap is None:
+                    yield "the study compares no images"
+            case _:
+                assert_never(plan)
+
+    def _enrolment(self, plan: wire.EnrolPlan) -> Iterator[str]:
+        study = plan.study
+        if plan.want_weights and plan.site not in study.sites.train:
+            yield "first weights are asked of a site that only scores"
+        if plan.first_round > study.rounds + 1:
+            yield f"round {plan.first_round} would come next, of {study.rounds}"
+
+    def _round(self, plan: wire.RoundPlan) -> Iterator[str]:
+        study, questions = plan.study, self._agreed.questions
+        if plan.train and plan.site not in study.sites.train:
+            yield "a site that only scores is asked to train"
+        last = study.rounds if plan.train else study.rounds + 1
+        if plan.round > last:
+            yield f"round {plan.round} is asked for, of {study.rounds}"
+        before = questions.get(plan.round)
+        if before is not None and before != _question(plan):
+            yield f"round {plan.round} was answered before, to another question"
+        if before is None and questions and plan.round < max(questions):
+            yield f"round {plan.round} is asked for after round {max(questions)}"
+        known = self._agreed.weights.get(plan.round - 1)
+        if before is None and known is not None and known != digest(plan.weights):
+            yield f"the heads after round {plan.round - 1} were fitted on other weights"
+
+    def _heads(self, plan: wire.HeadPlan) -> Iterator[str]:
+        if plan.study.heads is None:
+            yield "the study fits no heads"
+            return
+        if plan.round > plan.study.rounds:
+            yield f"heads after round {plan.round} are asked for, of {plan.study.rounds}"
+        known = self._agreed.weights.get(plan.round)
+        if known is not None and known != plan.weights_digest:
+            yield f"the weights are not those after round {plan.round}"
+        yield from head_contract.problems(plan, plan.study.heads)
+        for name, question in _head_questions(plan):
+            if len({*self._agreed.heads.get(name, ()), question}) > _FORMS and not _is_point(name):
+                yield f"{name.rpartition(' ')[0]} was asked for before, in another form"
+        yield from self._too_many_points(plan)
+
+    def _too_many_points(self, plan: wire.HeadPlan) -> Iterator[str]:
+        """A search has as many points as the study says at most; the same point may come again."""
+        most = dict(head_contract.most_points(plan))
+        for name, question in _head_questions(plan):
+            search = name.removeprefix(head_contract.POINT).rpartition(" ")[0]
+            if (
+                _is_point(name)
+                and search in most
+                and len({*self._agreed.heads.get(name, ()), question}) > most[search]
+            ):
+                yield f"more than {most[search]} points of {search} are asked for"
+
+
+def _question(plan: wire.RoundPlan) -> str:
+    return _hash(plan.train, digest(plan.weights))
+
+
+def _head_questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str]]:
+    """Questions of a head plan: the name of each, with the weights that it is about, and its hash."""
+    for name, what, arrays in head_contract.questions(plan):
+        yield f"{name} {plan.weights_digest}", _hash(what, _digest(arrays))
+
+
+def _is_point(name: str) -> bool:
+    return name.startswith(head_contract.POINT)
+
+
+def _with(
+    before: dict[str, tuple[str, ...]], questions: Iterator[tuple[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    after = dict(before)
+    for name, question in questions:
+        after[name] = tuple(dict.fromkeys((*after.get(name, ()), question)))
+    return after
+
+
+def _digest(arrays: Arrays) -> str:
+    return digest(arrays) if arrays else ""
+
+
+def _hash(*what: JsonValue) -> str:
+    return hashlib.sha256("\x1f".join(map(str, what)).encode()).hexdigest()[:32]

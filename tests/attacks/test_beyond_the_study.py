@@ -1,0 +1,220 @@
+"""A server that asks an approved study's site for what the study does not say."""
+
+import numpy as np
+import pytest
+
+from client.trainer import Trainer
+from common import wire
+from common.heads import HeadForm, under
+from common.weights import digest
+from common.wire import head_steps
+from tests.attacks.conftest import Hospital, approve, ask, enrol, enrolled, refusal, round_plan, study
+
+ONLY_SCORES = {"sites": {"train": ["south", "east"], "evaluate": ["north"]}}
+
+
+def scoring(hospital: Hospital) -> tuple[Trainer, dict[str, np.ndarray]]:
+    """A site that only scores, and the weights that a training site would have sent."""
+    builder = hospital()
+    weights = enrolled(builder, study(name="other"))
+    trainer = hospital(split={"kind": "none", "all": "test"})
+    approve(trainer, study(**ONLY_SCORES))
+    assert isinstance(enrol(trainer, study(**ONLY_SCORES), plan_id="e2"), wire.Enrolment)
+    return trainer, weights
+
+
+def test_a_site_that_only_scores_never_trains_and_sends_no_first_weights(hospital: Hospital) -> None:
+    trainer, weights = scoring(hospital)
+    chosen = study(**ONLY_SCORES)
+    assert "asked to train" in refusal(ask(trainer, round_plan(chosen, weights)))
+    assert "first weights are asked of a site that only scores" in refusal(
+        enrol(trainer, chosen, want_weights=True, plan_id="w")
+    )
+
+
+@pytest.mark.parametrize(("round_", "train"), [(4, True), (7, True), (5, False), (10**6, False)])
+def test_rounds_beyond_the_studys_are_refused(hospital: Hospital, round_: int, train: bool) -> None:
+    """Three rounds train, and a fourth plan scores the last weights."""
+    trainer, chosen = hospital(), study()
+    weights = enrolled(trainer, chosen)
+    answer = ask(trainer, round_plan(chosen, weights, number=round_, train=train))
+    assert f"contract: round {round_} is asked for, of 3" in refusal(answer)
+
+
+def test_rounds_only_go_forward(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study()
+    weights = enrolled(trainer, chosen)
+    assert isinstance(ask(trainer, round_plan(chosen, weights, number=2)), wire.RoundAnswer)
+    back = ask(trainer, round_plan(chosen, weights, number=1, plan_id="back"))
+    assert "contract: round 1 is asked for after round 2" in refusal(back)
+
+
+def test_one_set_of_weights_is_scored_in_each_round_and_no_more(hospital: Hospital) -> None:
+    """An evaluation is an oracle: fifty of fifty questions were answered before."""
+    trainer, weights = scoring(hospital)
+    chosen = study(**ONLY_SCORES)
+    own = ask(trainer, round_plan(chosen, weights, number=2, train=False))
+    assert isinstance(own, wire.RoundAnswer), own
+    answered = 0
+    for number in range(20):
+        guess = {name: array * np.float32(1 + (number + 1) * 1e-3) for name, array in weights.items()}
+        answer = ask(trainer, round_plan(chosen, guess, number=2, train=False, plan_id=f"v{number}"))
+        answered += isinstance(answer, wire.RoundAnswer)
+    assert answered == 0
+
+
+def test_nothing_is_answered_before_the_enrolment(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study()
+    approve(trainer, chosen)
+    assert "contract: this site has not been enrolled" in refusal(ask(trainer, round_plan(chosen, {})))
+
+
+def test_a_restarted_trainer_remembers_what_it_was_asked(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study()
+    weights = enrolled(trainer, chosen)
+    assert isinstance(ask(trainer, round_plan(chosen, weights)), wire.RoundAnswer)
+    restarted = Trainer(trainer._site)
+    other = {name: array * np.float32(1.01) for name, array in weights.items()}
+    assert "was answered before" in refusal(ask(restarted, round_plan(chosen, other, plan_id="after")))
+
+
+# --- heads -----------------------------------------------------------------------------------
+
+HEADS = {"heads": {"local": [{"kind": "knn"}], "federated": [{"kind": "lda"}, {"kind": "logistic"}]}}
+
+
+def head_plan(
+    weights: dict[str, np.ndarray],
+    step: head_steps.HeadStep,
+    arrays: dict[str, np.ndarray] | None = None,
+    **changes: object,
+) -> wire.HeadPlan:
+    return wire.HeadPlan.model_validate(
+        {
+            "plan_id": f"h{id(step)}", "site": "north", "study": study(**HEADS), "round": 3,
+            "weights_digest": digest(weights), "step": step, "arrays": under("weights", weights) | (arrays or {}),
+        }
+        | changes
+    )  # fmt: skip
+
+
+def view(name: str, **changes: object) -> head_steps.StatisticsStep:
+    request = {"name": name, "class_weights": (1.0, 1.0), **changes}
+    return head_steps.StatisticsStep(views=(head_steps.ViewRequest.model_validate(request),))
+
+
+def test_the_kit_allows_no_heads_until_the_hospital_names_them(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    answer = ask(trainer, head_plan(weights, view("raw", squares=True)))
+    assert "heads: the study fits 'local.knn', 'federated.lda', 'federated.logistic'" in refusal(answer)
+
+
+STEPS = {
+    "sums under 'other', which no head": view("other", squares=True),
+    "sums of 'lda' in more detail": view("lda", squares=True),
+    "'lda' under a map": view("lda", fourier={"seed": 0, "gamma": 1.0, "num_components": 8}),
+    "sums of the features as they are, in another form": view("raw", moments="float64"),
+    "'raw' is asked for twice": head_steps.StatisticsStep(views=view("raw").views * 2),
+    "gradients of 'lda', which no head": head_steps.GradientsStep(
+        problems=(head_steps.Problem(name="lda", loss="softmax", class_weights=(1, 1)),)
+    ),
+    "gradients of 'logistic' under another loss": head_steps.GradientsStep(
+        problems=(head_steps.Problem(name="logistic", loss="squared_hinge", class_weights=(1, 1)),)
+    ),
+    "coefficients of 'lda', which is no vote": head_steps.CoefficientsStep(votes=("lda",)),
+    "scores of 'h0', which is no head": head_steps.ScoreStep(heads=(HeadForm(title="h0", form="linear"),)),
+    "scores of 'federated.lda' in another form": head_steps.ScoreStep(
+        heads=(HeadForm(title="federated.lda", form="gaussian"),)
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", STEPS)
+def test_steps_that_no_head_of_the_study_needs_are_refused(hospital: Hospital, reason: str) -> None:
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    assert reason in refusal(ask(trainer, head_plan(weights, STEPS[reason])))
+
+
+def test_heads_of_a_study_without_any_are_refused(hospital: Hospital) -> None:
+    trainer, chosen = hospital(heads=["*"]), study()
+    weights = enrolled(trainer, chosen)
+    answer = ask(trainer, head_plan(weights, view("raw"), study=chosen))
+    assert "contract: the study fits no heads" in refusal(answer)
+
+
+def test_heads_are_of_the_weights_that_the_rounds_had(hospital: Hospital) -> None:
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
+    made_up = {name: array * np.float32(2) for name, array in weights.items()}
+    answer = ask(trainer, head_plan(made_up, view("raw", squares=True)))
+    assert "contract: the weights are not those after round 3" in refusal(answer)
+
+
+def test_a_softmax_gradient_of_one_image_is_refused(hospital: Hospital) -> None:
+    """Points at which every image but one is classified without doubt, so the sum over all is that one's features."""
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
+    assert trainer._table is not None
+    train = trainer._table.sides["train"]  # what an attacker finds out by halving, in more messages
+    rows = np.hstack([train.features_NF, np.ones((len(train.labels_N), 1))]).astype(np.float64)
+    wanted = np.where(train.labels_N == 1, 1.0, -1.0)
+    wanted[0] = -wanted[0]
+    points = np.zeros((rows.shape[1], 2))
+    points[:, 1] = 1e4 * np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    plan = head_plan(weights, head_steps.GradientsStep(problems=(problem,)), {"points/logistic": points})
+    assert "min_cell: a gradient would be of too few patients" in refusal(ask(trainer, plan))
+    harmless = {"points/logistic": np.zeros_like(points)}
+    plan = head_plan(weights, head_steps.GradientsStep(problems=(problem,)), harmless, plan_id="0")
+    assert isinstance(ask(trainer, plan), wire.HeadAnswer)
+
+
+def test_a_gradient_without_the_images_of_a_class_is_refused(hospital: Hospital) -> None:
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
+    width = 64
+    plan = head_plan(
+        weights, head_steps.GradientsStep(problems=(problem,)), {"points/logistic": np.zeros((width + 1, 2))}
+    )
+    assert "without the images of a class" in refusal(ask(trainer, plan))
+
+
+def test_scores_are_asked_for_in_two_forms_at_most(hospital: Hospital) -> None:
+    """A server may fit the heads again after a site dropped out. It may not ask for ever."""
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    width, forms = 64, (HeadForm(title="federated.lda", form="linear"),)
+    outcomes = []
+    for number in range(4):
+        head = {
+            "shift": np.zeros(width), "scale": np.ones(width), "weights": np.full((width, 2), float(number)),
+            "bias": np.zeros(2),
+        }  # fmt: skip
+        plan = head_plan(
+            weights,
+            head_steps.ScoreStep(heads=forms),
+            under("head/federated.lda", head),
+            plan_id=f"s{number}",
+        )
+        outcomes.append(type(ask(trainer, plan)))
+    assert outcomes == [wire.HeadAnswer, wire.HeadAnswer, wire.Failure, wire.Failure]
+
+
+def test_scores_tell_no_probability_closer_than_a_bin(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study()
+    answer = ask(trainer, round_plan(chosen, enrolled(trainer, chosen)))
+    assert isinstance(answer, wire.RoundAnswer)
+    score = answer.score
+    assert score.num_bins == 20
+    places = np.flatnonzero(score.histogram_C2B.sum(axis=(0, 1)))
+    assert set(places.tolist()) <= {25 * number + 12 for number in range(20)}
+    # Each image adds the middle of its bin, a multiple of 1/40, to the confidence.
+    assert all(
+        float(value * 40).is_integer() or abs(value * 40 - round(value * 40)) < 1e-6
+        for value in score.confidence_K
+    )
