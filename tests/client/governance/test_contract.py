@@ -1,0 +1,143 @@
+"""What a site remembers of a study, plan by plan."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.governance.contract import Contract
+from common import wire
+from common.config import StudyConfig
+from common.errors import PolicyRefusal
+from common.heads import HeadForm, under
+from common.weights import digest
+from common.wire import head_steps
+
+MakeStudy = Callable[..., StudyConfig]
+WEIGHTS = {"w": np.array([1.0, 2.0])}
+OTHERS = {"w": np.array([1.0, 3.0])}
+
+
+def enrol(study: StudyConfig, first_round: int = 1) -> wire.EnrolPlan:
+    return wire.EnrolPlan(plan_id="e", site="north", study=study, want_weights=False, first_round=first_round)
+
+
+def train(study: StudyConfig, number: int, weights: Any = WEIGHTS) -> wire.RoundPlan:
+    return wire.RoundPlan(plan_id="r", site="north", study=study, round=number, train=True, weights=weights)
+
+
+def score(study: StudyConfig, number: int, weights: Any = WEIGHTS) -> wire.RoundPlan:
+    return train(study, number, weights).model_copy(update={"train": False})
+
+
+def taken(contract: Contract, *plans: wire.Plan, approval: str = "") -> None:
+    for plan in plans:
+        contract.check(plan)
+        contract.keep(plan, approval)
+
+
+def refused(contract: Contract, plan: wire.Plan) -> str:
+    with pytest.raises(PolicyRefusal) as caught:
+        contract.check(plan)
+    return caught.value.reason
+
+
+def test_an_honest_study_is_taken_from_its_first_round_to_the_closing_scores(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, contract = make_study(rounds=2), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS), score(study, 3))
+    assert refused(contract, score(study, 4)) == "contract: round 4 is asked for, of 2"
+
+
+def test_a_resumed_server_may_ask_the_same_again(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(rounds=3), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS))
+    taken(contract, enrol(study, first_round=2), train(study, 2, OTHERS), train(study, 3))
+    assert contract.run == 1
+
+
+def test_after_the_closing_scores_no_round_trains(make_study: MakeStudy, tmp_path: Path) -> None:
+    """A study that ended early is over."""
+    study, contract = make_study(rounds=5), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), score(study, 2))
+    assert "round 2 was answered before" in refused(contract, train(study, 2))
+
+
+def test_a_new_run_forgets_the_answers_and_is_counted(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(), Contract(tmp_path)
+    taken(contract, enrol(study), enrol(study), train(study, 1), approval="Monday")
+    assert contract.starts_again(enrol(study))
+    assert contract.runs_under("Monday") == 1  # an enrolment alone is no run that is over
+    taken(contract, enrol(study), train(study, 1, OTHERS), approval="Monday")
+    assert Contract(tmp_path).runs_under("Monday") == 2
+    assert Contract(tmp_path).runs_under("Tuesday") == 0
+
+
+def test_a_site_that_the_study_does_not_name_answers_nothing(make_study: MakeStudy, tmp_path: Path) -> None:
+    plan = enrol(make_study()).model_copy(update={"site": "elsewhere"})
+    assert refused(Contract(tmp_path), plan) == "contract: the study does not name this site"
+
+
+def test_a_damaged_memory_is_not_taken_for_none(make_study: MakeStudy, tmp_path: Path) -> None:
+    (tmp_path / "contract.json").write_text('{"run": 1')
+    with pytest.raises(Exception, match=r"contract\.json cannot be read"):
+        Contract(tmp_path)
+
+
+def test_an_image_comparison_that_the_study_does_not_have_is_refused(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, contract = make_study(), Contract(tmp_path)
+    taken(contract, enrol(study))
+    plan = wire.OverlapPlan(plan_id="o", site="north", study=study)
+    assert refused(contract, plan) == "contract: the study compares no images"
+
+
+# --- heads -----------------------------------------------------------------------------------
+
+HEADS = {"federated": [{"kind": "logistic", "most_messages": 2}, {"kind": "lda"}]}
+
+
+def step(
+    study: StudyConfig, what: head_steps.HeadStep, arrays: Any = None, weights: Any = WEIGHTS
+) -> wire.HeadPlan:
+    return wire.HeadPlan(
+        plan_id="h", site="north", study=study, round=study.rounds, weights_digest=digest(weights), step=what,
+        arrays=arrays or {},
+    )  # fmt: skip
+
+
+def gradients(study: StudyConfig, point: float) -> wire.HeadPlan:
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1, 1, 1))
+    points = {"points/logistic": np.full((3, 3), point)}
+    return step(study, head_steps.GradientsStep(problems=(problem,)), points)
+
+
+def test_a_search_has_twice_the_points_that_the_study_allows_and_no_more(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """Twice, because it starts again from its point when a site drops out."""
+    study, contract = make_study(heads=HEADS), Contract(tmp_path)
+    taken(contract, enrol(study), *(gradients(study, point) for point in (1, 2, 3, 4, 2)))
+    assert "more than 4 points of logistic are asked for" in refused(contract, gradients(study, 5))
+
+
+def test_scores_of_heads_are_asked_for_in_two_forms_and_for_each_weights_anew(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, contract = make_study(heads={**HEADS, "every": 1}, rounds=2), Contract(tmp_path)
+    forms = head_steps.ScoreStep(heads=(HeadForm(title="federated.lda", form="linear"),))
+
+    def scores(value: float, number: int, weights: Any) -> wire.HeadPlan:
+        plan = step(study, forms, under("head/federated.lda", {"bias": np.array([value])}), weights)
+        return plan.model_copy(update={"round": number})
+
+    taken(contract, enrol(study), scores(1, 1, WEIGHTS), scores(2, 1, WEIGHTS), scores(1, 1, WEIGHTS))
+    assert "was asked for before, in another form" in refused(contract, scores(3, 1, WEIGHTS))
+    taken(contract, scores(3, 2, OTHERS))
+    assert "the heads after round 1 were fitted on other weights" in refused(
+        contract, train(study, 2, OTHERS)
+    )
