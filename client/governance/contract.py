@@ -57,7 +57,7 @@ class Contract:
         return self._agreed.run
 
     def starts_again(self, plan: wire.Plan) -> bool:
-        """True if the plan begins the study anew although rounds of it were answered."""
+        """True if the plan begins the study again although rounds of it were answered."""
         return isinstance(plan, wire.EnrolPlan) and plan.first_round == 1 and bool(self._agreed.questions)
 
     def runs_under(self, approval: str) -> int:

@@ -56,4 +56,4 @@ def test_a_batch_of_the_smallest_size_gives_a_mixture_that_is_no_patients_image(
     trainer = hospital()
     rules: Any = trainer._site.policy
     guess = inverted(trainer, rules.min_batch)
-    assert max(likeness(guess, training_images(trainer))) < 0.8
+    assert max(likeness(guess, training_images(trainer))) < 0.3

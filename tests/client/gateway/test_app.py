@@ -204,7 +204,7 @@ LEAVES: dict[type[Any], set[str]] = {
     HeadResult: {"title", "score", "problem", "paired", "interval"},
     Paired: {"right_C4", "num_groups", "products"},
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
-    Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum"},
+    Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum", "num_bins"},
 }  # fmt: skip
 
 
