@@ -202,7 +202,10 @@ def test_a_policy_that_allows_a_study_changes_none_of_its_bits(
 ) -> None:
     free = make_site("north")
     bound = make_site(
-        "north", policy=agreed(studies=["*"], max_epochs_per_round=1, min_cell=2, hours="00:00-23:59", histogram_bins=500)
+        "north",
+        policy=agreed(
+            studies=["*"], max_epochs_per_round=1, min_cell=2, hours="00:00-23:59", histogram_bins=500
+        ),
     )
     clock = [NOON]
     unbound = states(alone, {"north": Trainer(free).answer})

@@ -9,6 +9,7 @@ because the paper (arXiv:2505.23040) does not say which one it prints.
 import math
 
 from common.config.heads import SOFTMAX
+from common.metrics import NUM_BINS
 from server.heads.record import Cell, HeadTable, titles
 from server.report import census_table, overlap_text
 from server.report.model_card import model_card
@@ -95,6 +96,7 @@ def _figures(outcome: Outcome) -> str:
             *_selected(outcome, final),
             markdown_table(head, rows),
             *_not_in_the_table(outcome, final),
+            *_coarse(final.pooled),
             _LEGEND,
         ]
     )
@@ -116,6 +118,16 @@ def _not_in_the_table(outcome: Outcome, final: RoundRecord) -> list[str]:
             f"These are the last scores on record. The model after round {outcome.num_rounds} was not scored."
         )
     return paragraphs
+
+
+def _coarse(pooled: Scored) -> list[str]:
+    """What it means that sites round their probabilities, as a paragraph."""
+    if pooled.num_bins == NUM_BINS:
+        return []
+    return [
+        f"Sites round every probability to the middle of one of {pooled.num_bins} bins before it is counted. AUROC, "
+        f"ECE and loss are as coarse as a bin, {1 / pooled.num_bins:g} wide. The other figures are exact."
+    ]
 
 
 def _selected(outcome: Outcome, final: RoundRecord) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.errors import StorageError
 from common.files import write_atomically
-from common.metrics import Figures, Score, figures
+from common.metrics import NUM_BINS, Figures, Score, figures
 from common.metrics.pooling import interval, total
 from server.state import Best, RoundState, SiteRound
 
@@ -34,6 +34,8 @@ class Scored:
     accuracy_interval: tuple[float, float]
     """95 %, Wilson."""
     confusion_CC: tuple[tuple[int, ...], ...]
+    num_bins: int = NUM_BINS
+    """Bins that a site's policy rounds probabilities to, the fewest of the row's sites."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def _describe_score(score: Score) -> dict[str, Any]:
     return asdict(figures(score)) | {
         "accuracy_interval": interval(int(np.trace(score.confusion_CC)), score.num_images),
         "confusion_CC": score.confusion_CC.tolist(),
+        # Only where it says something: without it, lines of earlier versions stay as they are.
+        **({} if score.num_bins == NUM_BINS else {"num_bins": score.num_bins}),
     }
 
 
@@ -152,6 +156,7 @@ def _scored(there: Mapping[str, Any]) -> Scored:
         figures=Figures(**{field.name: _nan(there[field.name]) for field in fields(Figures)}),
         accuracy_interval=(low, high),
         confusion_CC=tuple(map(tuple, there["confusion_CC"])),
+        num_bins=there.get("num_bins", NUM_BINS),
     )
 
 

@@ -258,3 +258,22 @@ def tampered(change) -> dict:
 def test_counts_that_contradict_each_other_are_refused(change):
     with pytest.raises(ValidationError):
         Score.model_validate(tampered(change))
+
+
+def test_probabilities_count_as_the_middle_of_their_bin_and_the_class_stays_exact():
+    """Four bins: 0.9 counts as 0.875, 0.1 as 0.125, 0.45 as 0.375, 0.55 as 0.625."""
+    score = count(np.array([[0.9, 0.1], [0.45, 0.55]]), np.array([0, 0]), 1.0, num_bins=4)
+    assert score.confusion_CC.tolist() == [[1, 1], [0, 0]]
+    assert sum(score.confidence_K) == pytest.approx(0.875 + 0.625)
+    assert score.loss_sum == pytest.approx(-math.log(0.875) - math.log(0.375))
+    assert np.flatnonzero(score.histogram_C2B[0, 1]).tolist() == [187, 437]  # 0.375 and 0.875 of 500 bins
+    assert score.num_bins == 4
+
+
+def test_a_sum_of_scores_is_as_coarse_as_the_coarsest():
+    fine, coarse = (
+        count(*SITES["three unequal sites"][0], 1.0),
+        count(*SITES["three unequal sites"][0], 1.0, 20),
+    )
+    assert (fine + coarse).num_bins == 20
+    assert (fine + fine).num_bins == NUM_BINS

@@ -15,6 +15,7 @@ from flwr.common.config import parse_config_args
 from common.config import StudyConfig
 from common.errors import LaunchError
 from common.network import proxies
+from common.polling import wait_until
 from common.processes import flower
 from common.processes.launcher import Command, Processes
 from common.processes.ports import free_ports
@@ -217,9 +218,7 @@ def test_trainers_keep_the_way_out_of_this_machine_and_flower_gets_none(
     federation.processes.start("superlink", show)
     federation.processes.start("north-trainer", show, proxies.sparing_loopback(os.environ))
     try:
-        federation.processes.wait_until(
-            lambda: len(federation.processes.ended()) == 2, "both did not end", 60
-        )
+        assert wait_until(lambda: len(federation.processes.ended()) == 2, 60)
         said = {name: federation.processes.tail(name).split() for name in ("superlink", "north-trainer")}
     finally:
         federation.processes.stop()

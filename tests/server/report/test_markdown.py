@@ -75,6 +75,18 @@ def test_a_figure_that_is_no_number_is_a_dash_and_the_legend_says_when(make_outc
     assert "inf " not in text
 
 
+def test_a_row_of_sites_that_round_their_probabilities_says_how_coarse_its_figures_are(
+    make_outcome: MakeOutcome,
+) -> None:
+    def rounded(state: RoundState) -> RoundState:
+        scores = {site: score.model_copy(update={"num_bins": 20}) for site, score in state.scores.items()}
+        return replace(state, scores=scores)
+
+    sentence = "AUROC, ECE and loss are as coarse as a bin, 0.05 wide."
+    assert sentence in section(make_outcome(rounded), "The model after round 3")
+    assert "coarse" not in section(make_outcome(), "The model after round 3")
+
+
 # --- selection -------------------------------------------------------------------------------------
 
 
