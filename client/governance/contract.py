@@ -25,6 +25,8 @@ from common.settings import Frozen
 from common.weights import Arrays, digest
 
 FILE = "contract.json"
+CONTRACT = "contract: "
+"""Start of the reason of a refusal because a plan does not follow from its study."""
 _FORMS = 2
 """Forms in which one question about heads is answered: a server fits the heads again after a site dropped out."""
 
@@ -70,7 +72,7 @@ class Contract:
         if problems:
             text = "; ".join(problems)
             raise PolicyRefusal(
-                f"the plan does not follow from its study: {text}", reason=f"contract: {text}"
+                f"the plan does not follow from its study: {text}", reason=f"{CONTRACT}{text}"
             )
 
     def keep(self, plan: wire.Plan, approval: str = "") -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.governance import approval, audit
+from client.governance.contract import CONTRACT
 from common.network import unix_sockets
 from common.spans import format_span
 
@@ -24,6 +25,10 @@ class Sent:
     num_bytes: int = 0
     refused: int = 0
     """Plans that the policy refused."""
+    beyond: int = 0
+    """Plans that did not follow from their study."""
+    repeated: int = 0
+    """Plans that came again after they were answered."""
     failed: int = 0
     last: str = ""
     """When something last left."""
@@ -41,23 +46,30 @@ def summarize(events: Iterable[audit.Fields], now: datetime) -> list[str]:
     """Lines on the current work and, by study, on what has left, from the audit log's entries."""
     by_study: dict[str, Sent] = {}
     studies: dict[str, str] = {}  # by plan
+    answered: set[str] = set()
+    answered_before = False
     open_plan: audit.Fields | None = None
     last: audit.Fields | None = None
     for fields in events:
         last, plan_id = fields, str(fields.get("plan_id"))
         if fields["event"] == "plan" and "study" in fields:
+            answered_before = plan_id in answered
             studies[plan_id], open_plan = str(fields["study"]), fields
         if plan_id not in studies:
             continue  # an approval, or a message that is not a plan
         left = by_study.setdefault(studies[plan_id], Sent())
+        left.repeated += fields["event"] == "plan" and answered_before
         match fields["event"]:
             case "sent":
                 left.answers += 1
+                answered.add(plan_id)
                 left.num_bytes += _number(fields.get("bytes"))
                 left.last = str(fields["time"])
                 if fields.get("kind") == "answer":
                     left.rounds.add(_number(fields.get("round")))
                 open_plan = None
+            case "refusal" if str(fields.get("reason", "")).startswith(CONTRACT):
+                left.beyond += 1
             case "refusal":
                 left.refused += 1
             case "failure":
@@ -78,7 +90,12 @@ def _study(name: str, left: Sent) -> str:
     sent = f"{left.answers} answers, {left.num_bytes / 2**20:,.1f} MiB"
     rounds = f", of {len(left.rounds)} rounds" if left.rounds else ""
     last = f"; last at {left.last[:19].replace('T', ' ')} UTC" if left.last else ""
-    counts = ((left.refused, "refused by the policy"), (left.failed, "failed"))
+    counts = (
+        (left.beyond, "asked for BEYOND the study and refused, see `consilium-site audit`"),
+        (left.refused, "refused by the policy"),
+        (left.repeated, "asked for again"),
+        (left.failed, "failed"),
+    )
     others = "".join(f"; {count} {what}" for count, what in counts if count)
     return f"  study {name}: {sent}{rounds}, have left{last}{others}"
 

@@ -56,6 +56,18 @@ def test_studies_are_told_apart_and_refusals_are_counted(tmp_path: Path) -> None
     )
 
 
+def test_what_was_asked_for_beyond_the_study_and_what_came_again_stand_out(tmp_path: Path) -> None:
+    odd = {"plan_id": "p2", "kind": "round", "study": "skin", "round": 9, "bytes": 1}
+    _, skin = status_lines(
+        tmp_path,
+        ("plan", PLAN), ("sent", ANSWER), ("plan", PLAN), ("sent", ANSWER),
+        ("plan", odd), ("refusal", {"plan_id": "p2", "reason": "contract: round 9 is asked for, of 3"}),
+    )  # fmt: skip
+    assert skin.endswith(
+        "; 1 asked for BEYOND the study and refused, see `consilium-site audit`; 1 asked for again"
+    )
+
+
 def test_a_message_that_was_no_plan_is_not_worked_on(tmp_path: Path) -> None:
     assert status_lines(tmp_path, ("plan", {"kind": "unreadable", "bytes": 5}))[0].startswith(
         "waits for a plan"
