@@ -79,16 +79,29 @@ Algorithm: TypeAlias = Annotated[
 ]
 
 
+LEAST_TO_LIMIT = 3
+"""Training sites of a study from which on each one's share of the weight is limited by default."""
+
+
 class Clipped(Frozen):
     """Settings of every aggregation rule."""
 
     norm_clip: Positive | None = None
-    """Before the rule, a delta with a larger Euclidean norm, over all its tensors, is shrunk to this one
+    """Before the rule, a delta with a larger Euclidean norm, over its parameters, is shrunk to this one
     (Sun et al. 2019, arXiv:1911.07963). It limits the influence of one site and detects no bad site."""
 
 
-class Mean(Clipped):
-    """The mean weighted by examples; the only rule that needs no two updates in memory at once."""
+class Weighted(Clipped):
+    """Settings of the rules that weight a site by its examples. Their number is the site's own word."""
+
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Largest share of the weight that one site can have; the rest is shared by the others in proportion to their
+    examples. None: a half for the mean and a third for the geometric median in a study of three training sites or
+    more, and no limit in a smaller one, where half would ignore the examples. 1: no limit."""
+
+
+class Mean(Weighted):
+    """The mean weighted by examples."""
 
     kind: Literal["mean"] = "mean"
 
@@ -136,10 +149,9 @@ class MultiKrum(Clipped):
     """Deltas that are averaged; 1 is Krum."""
 
 
-class GeometricMedian(Clipped):
+class GeometricMedian(Weighted):
     """The point with the least weighted sum of distances to the deltas (Pillutla et al. 2022,
-    arXiv:1912.13445). Weighted by examples, as in the paper: sites that hold more than half of all
-    examples decide alone.
+    arXiv:1912.13445). Weighted by examples, as in the paper: a site with half of the weight decides alone.
     """
 
     kind: Literal["geometric_median"] = "geometric_median"
@@ -158,11 +170,27 @@ class AdmissionConfig(Frozen):
     """How large an update may be, and how often a site may send one that is refused."""
 
     max_norm: Positive | None = None
-    """Largest Euclidean norm of a delta, over all its tensors."""
-    max_norm_ratio: Annotated[float, Field(gt=1)] | None = None
-    """Largest norm of a delta, as a multiple of the median norm of the round's other deltas."""
+    """Largest Euclidean norm of a delta, over its parameters. Running means and variances do not count: they are
+    measured, not learnt, and their size follows from the images."""
+    max_norm_ratio: Annotated[float, Field(gt=1)] | None = 100.0
+    """Largest norm of a delta, as a multiple of the median norm of the round's other deltas. Running means and
+    variances are compared in the same way, on their own. Of fewer than three deltas none is refused, because nobody
+    can tell which one is wrong. With a number here the server holds the deltas of a round side by side; None: it
+    does not, if `aggregation.max_share` is 1, too."""
     set_aside_after: Annotated[int, Field(ge=1)] | None = None
     """A site refused this many times in a row gets no more plans. None: it always gets another."""
+
+
+def share_limit(rule: Aggregation, num_sites: int) -> float:
+    """Largest share of the weight that one of a study's `num_sites` training sites can have."""
+    if not isinstance(rule, Mean | GeometricMedian):
+        return 1.0
+    if rule.max_share is not None:
+        return rule.max_share
+    if num_sites < LEAST_TO_LIMIT:
+        return 1.0
+    # A point with half of the weight is the geometric median, wherever it lies.
+    return 1 / 3 if isinstance(rule, GeometricMedian) else 0.5
 
 
 def wrong_rule(rule: Aggregation, quorum: int) -> str | None:

@@ -19,7 +19,15 @@ from pydantic import (
 )
 
 from common.config import prompts
-from common.config.aggregation import AdmissionConfig, Aggregation, Algorithm, FedAvg, Mean, wrong_rule
+from common.config.aggregation import (
+    AdmissionConfig,
+    Aggregation,
+    Algorithm,
+    FedAvg,
+    Mean,
+    share_limit,
+    wrong_rule,
+)
 from common.config.heads import HeadsConfig
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
@@ -99,16 +107,6 @@ class StudyConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _norms_have_others_to_compare_with(self) -> Self:
-        if self.admission.max_norm_ratio is not None and self.sites.quorum < 2:
-            raise ValueError(
-                f"admission.max_norm_ratio={self.admission.max_norm_ratio:g} compares a site with the others "
-                f"of its round, which may be {self.sites.quorum - 1}; set admission.max_norm or raise "
-                "sites.required to 2 or more"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _selecting_sites_are_of_the_study(self) -> Self:
         chosen = self.selection.sites if self.selection else None
         if strange := [site for site in chosen or () if site not in self.sites.all]:
@@ -153,6 +151,17 @@ class StudyConfig(Frozen):
                 f"local.label_smoothing={local.label_smoothing:g} is for model.loss=class, found {loss}; set it to 0"
             )
         return self
+
+    @property
+    def largest_share(self) -> float:
+        """Largest share of the weight that one training site can have, 1 if there is no limit."""
+        return share_limit(self.aggregation, len(self.sites.train))
+
+    @property
+    def largest_share_of_sums(self) -> float:
+        """Largest share of one site in the sums and votes of federated heads, 1 if there is no limit."""
+        rule = self.aggregation
+        return share_limit(Mean(max_share=getattr(rule, "max_share", None)), len(self.sites.train))
 
     @property
     def class_prompts(self) -> prompts.Prompts:

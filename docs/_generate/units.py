@@ -30,6 +30,7 @@ _BY_NAME = {
     "lr": PURE,
     "max_norm": "Euclidean norm of a delta",
     "max_norm_ratio": "factor",
+    "max_share": _SHARE,
     "min_gain": "as the metric",
     "momentum": PURE,
     "mu": PURE,

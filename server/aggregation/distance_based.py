@@ -49,14 +49,14 @@ def multi_krum(
 
 
 def geometric_median(
-    updates: Sequence[AdmittedUpdate], *, iterations: int, smoothing: float
+    updates: Sequence[AdmittedUpdate], *, iterations: int, smoothing: float, most: float = 1.0
 ) -> dict[str, Array]:
-    """The point with the least sum of distances, each weighted by the site's share of examples.
+    """The point with the least sum of distances, each weighted by the site's share of examples, `most` at most.
 
     Smoothed Weiszfeld from the weighted mean (Pillutla et al. 2022, arXiv:1912.13445, algorithm 2).
     """
     ordered = by_name(updates)
-    weights_S = np.array(shares_of_examples(ordered))
+    weights_S = np.array(shares_of_examples(ordered, most))
     shares_S = _weiszfeld(squared_distances(ordered), weights_S, iterations, smoothing)
     return combine(ordered, [float(share) for share in shares_S])
 

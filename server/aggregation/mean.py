@@ -1,4 +1,4 @@
-"""The mean weighted by examples: FedAvg's rule, which a single bad site can move arbitrarily far.
+"""The mean weighted by examples: FedAvg's rule, which a single bad site can move as far as admission lets it.
 
 It is the only rule that does not need the updates side by side, so the server holds one running sum for any
 number of sites. Floating-point addition is not associative: a sum in the order of arrival would have other last
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from common.errors import QuorumNotMet
 from common.weights import Array
-from server.aggregation.update import AdmittedUpdate, by_name
+from server.aggregation.update import AdmittedUpdate, by_name, combine, exceed, shares_of_examples
 
 LARGEST = 2.0**40
 """Largest product of examples and entry that the running sum can hold. Admission enforces it."""
@@ -68,9 +68,16 @@ class RunningMean:
         return np.asarray(total).astype(self._dtypes[name])
 
 
-def weighted_mean(updates: Sequence[AdmittedUpdate]) -> dict[str, Array]:
-    """`RunningMean` of these updates. Raises QuorumNotMet if there is nothing to average."""
+def weighted_mean(updates: Sequence[AdmittedUpdate], most: float = 1.0) -> dict[str, Array]:
+    """The mean of these updates, none with a larger share than `most`.
+
+    It is `RunningMean` to the last bit where no share is too large. Raises QuorumNotMet if there is nothing to
+    average.
+    """
+    ordered = by_name(updates)
+    if exceed([update.num_examples for update in ordered], most):
+        return combine(ordered, shares_of_examples(ordered, most))
     running = RunningMean()
-    for update in by_name(updates):
+    for update in ordered:
         running.add(update)
     return running.result()

@@ -1,5 +1,7 @@
 """Norm clipping: a delta that is too long is scaled down, and its direction stays.
 
+The norm is that of the parameters, and they alone are scaled: a running mean is measured, not a step.
+
 The scaled tensors are computed when a rule reads them and are not kept, so clipping needs no second copy of a
 site's model.
 """
@@ -26,18 +28,21 @@ def clipped(update: AdmittedUpdate, bound: float) -> AdmittedUpdate:
     """The update with a delta of norm `bound` at most; itself if it is short enough."""
     if update.norm <= bound:
         return update
-    return replace(update, delta=_Scaled(update.delta, bound / update.norm))
+    return replace(update, delta=_Scaled(update.delta, bound / update.norm, update.statistics))
 
 
 @dataclass(frozen=True)
 class _Scaled(Mapping[str, Array]):
-    """`factor` times each array, at the moment it is read."""
+    """`factor` times each array but those in `unscaled`, at the moment it is read."""
 
     arrays: Arrays
     factor: float
+    unscaled: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Array:
         array = self.arrays[name]
+        if name in self.unscaled:
+            return array
         return np.asarray(self.factor * array.astype(np.float64)).astype(array.dtype)
 
     def __iter__(self) -> Iterator[str]:

@@ -5,9 +5,9 @@ none of its inputs, so it can be tested with three-number arrays and swapped wit
 sampling, transport, checkpoints or reports. The rules themselves are in the files beside this one. The step
 along the delta is decided in `server_optimizer.py`, so any rule goes with any algorithm.
 
-Updates arrive one after the other. The weighted mean adds each to a running sum and drops it, so the server's
-memory does not grow with the number of sites. Every other rule needs them side by side, and so does a bound on
-norms that is a multiple of the round's median.
+Updates arrive one after the other. A plain weighted mean adds each to a running sum and drops it, so the server's
+memory does not grow with the number of sites. Every other rule needs them side by side. So does a bound on norms
+that is a multiple of the round's median, and so does a limit on a site's share, which is known when all are there.
 """
 
 from collections.abc import Collection
@@ -44,11 +44,14 @@ class Tally(Protocol):
         """The delta of all sites but these. Raises QuorumNotMet if none is left."""
 
 
-def build_tally(config: Aggregation, *, side_by_side: bool) -> Tally:
-    """A running mean where it suffices; `side_by_side` if sites may be left out after they were added."""
-    if isinstance(config, Mean) and not side_by_side:
+def build_tally(config: Aggregation, *, side_by_side: bool, max_share: float = 1.0) -> Tally:
+    """A running mean where it suffices; `side_by_side` if sites may be left out after they were added.
+
+    `max_share` is the largest share of the weight of one site.
+    """
+    if isinstance(config, Mean) and not side_by_side and max_share == 1:
         return _Folding(config.norm_clip)
-    return _Holding(build_rule(config))
+    return _Holding(build_rule(config, max_share))
 
 
 class _Folding:
@@ -80,16 +83,16 @@ class _Holding:
         return self._rule([update for update in self._updates if update.site not in without])
 
 
-def build_rule(config: Aggregation) -> Rule:
+def build_rule(config: Aggregation, max_share: float = 1.0) -> Rule:
     """The rule that a study names, on clipped deltas if it says so."""
-    rule = _rule(config)
+    rule = _rule(config, max_share)
     return rule if config.norm_clip is None else clipping(rule, config.norm_clip)
 
 
-def _rule(config: Aggregation) -> Rule:
+def _rule(config: Aggregation, max_share: float) -> Rule:
     match config:
         case Mean():
-            return weighted_mean
+            return partial(weighted_mean, most=max_share)
         case TrimmedMean():
             return partial(trimmed_mean, num_dropped=config.num_dropped)
         case Median():
@@ -99,6 +102,6 @@ def _rule(config: Aggregation) -> Rule:
         case MultiKrum(num_byzantine=num_byzantine, num_selected=num_selected):
             return partial(multi_krum, num_byzantine=num_byzantine, num_selected=num_selected)
         case GeometricMedian(iterations=iterations, smoothing=smoothing):
-            return partial(geometric_median, iterations=iterations, smoothing=smoothing)
+            return partial(geometric_median, iterations=iterations, smoothing=smoothing, most=max_share)
         case _:
             assert_never(config)

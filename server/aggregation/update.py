@@ -25,12 +25,18 @@ class AdmittedUpdate:
     """Images trained on, at least 1; the weight of `delta`."""
     delta: Arrays
     """Trained minus received. All updates of a round have the same names, shapes and dtypes."""
+    statistics: frozenset[str] = frozenset()
+    """Names of the running means and variances in `delta`."""
 
     @cached_property
     def norm(self) -> float:
-        """Euclidean norm of `delta` over all its tensors."""
-        with np.errstate(over="ignore"):  # a delta too large to square has norm inf
-            return weights.norm(self.delta)
+        """Euclidean norm of `delta` over its parameters."""
+        return _norm({name: self.delta[name] for name in self.delta if name not in self.statistics})
+
+    @cached_property
+    def statistics_norm(self) -> float:
+        """Euclidean norm of `delta` over its running means and variances; 0 without any."""
+        return _norm({name: self.delta[name] for name in self.delta if name in self.statistics})
 
 
 Rule: TypeAlias = Callable[[Sequence[AdmittedUpdate]], dict[str, Array]]
@@ -47,10 +53,42 @@ def by_name(updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
     return ordered
 
 
-def shares_of_examples(ordered: Sequence[AdmittedUpdate]) -> list[float]:
-    """Each site's share of all examples."""
-    num_examples = sum(update.num_examples for update in ordered)
-    return [update.num_examples / num_examples for update in ordered]
+def shares_of_examples(ordered: Sequence[AdmittedUpdate], most: float = 1.0) -> list[float]:
+    """Each site's share of all examples, none larger than `most`."""
+    return limited([update.num_examples for update in ordered], most)
+
+
+def limited(counts: Sequence[int], most: float) -> list[float]:
+    """Shares in proportion to `counts`, none larger than `most`; they add up to 1.
+
+    What a share has above `most` goes to the others in proportion to their counts. Where `most` is less than an
+    equal share, all shares are equal.
+    """
+    if len(counts) * most <= 1:
+        return [1 / len(counts)] * len(counts)
+    free, bound = dict(enumerate(counts)), set[int]()
+    while True:
+        room, total = 1 - most * len(bound), sum(free.values())
+        over = {place for place, count in free.items() if count * room > most * total}
+        if not over:
+            return [most if place in bound else room * count / total for place, count in enumerate(counts)]
+        bound |= over
+        for place in over:
+            del free[place]
+
+
+def limited_weights(counts: Sequence[int], most: float) -> list[float]:
+    """Weight of an example of each site, 1 at most, with which no share of all weighted examples exceeds `most`."""
+    if not counts or len(counts) == 1 or not exceed(counts, most):
+        return [1.0] * len(counts)
+    shares = limited(counts, most)
+    scale = min(count / share for count, share in zip(counts, shares, strict=True))
+    return [min(1.0, share * scale / count) for count, share in zip(counts, shares, strict=True)]
+
+
+def exceed(counts: Sequence[int], most: float) -> bool:
+    """Whether any share of `counts` is larger than `most`."""
+    return max(counts) > most * sum(counts)
 
 
 def combine(ordered: Sequence[AdmittedUpdate], shares: Sequence[float]) -> dict[str, Array]:
@@ -63,3 +101,8 @@ def combine(ordered: Sequence[AdmittedUpdate], shares: Sequence[float]) -> dict[
             total += share * update.delta[name].astype(np.float64)
         combined[name] = total.astype(first.dtype)
     return combined
+
+
+def _norm(arrays: Arrays) -> float:
+    with np.errstate(over="ignore"):  # a delta too large to square has norm inf
+        return weights.norm(arrays)

@@ -88,8 +88,15 @@ class HeadCalls:
             self.leave_out(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
         return {site: answers[site] for site in sorted(answers)}
 
-    def admit_training(self, shapes: Shapes) -> Callable[[str, wire.HeadAnswer], None]:
-        """A check of sums over training images against these shapes. It raises UpdateRejected."""
+    def admit_training(
+        self,
+        shapes: Shapes,
+        wrong: Callable[[str, wire.HeadAnswer], str | None] = lambda _site, _answer: None,
+    ) -> Callable[[str, wire.HeadAnswer], None]:
+        """A check of sums over training images against these shapes, then by `wrong`, which says what no images have.
+
+        It raises UpdateRejected.
+        """
 
         def admit(site: str, answer: wire.HeadAnswer) -> None:
             if answer.train_counts != self.cohort.enrolments[site].train_counts:
@@ -101,6 +108,8 @@ class HeadCalls:
                     raise UpdateRejected(f"{name} is {actual}, expected {list(shape)}")
                 if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
                     raise UpdateRejected(f"{name} has entries that are not finite numbers")
+            if (reason := wrong(site, answer)) is not None:
+                raise UpdateRejected(reason)
 
         return admit
 

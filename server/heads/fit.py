@@ -11,6 +11,7 @@ study ends as failed; its weights and its report are written by then.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, assert_never
 
 import numpy as np
@@ -34,13 +35,14 @@ from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
 from common.weights import Array
 from common.wire import head_steps
-from server.heads import solvers
+from server.aggregation.update import limited_weights
+from server.heads import bounds, solvers
 from server.heads.calls import HeadCalls
 from server.heads.record import HeadsRecord
 from server.heads.scoring import scored
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
-from server.heads.sums import added, moments_of, usual_width, width_of
+from server.heads.sums import added, moments_of, usual_width, weighed, width_of
 from server.rounds import participation
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
@@ -117,6 +119,8 @@ class _Fitting:
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
+        self._spreads: dict[str, dict[str, Floats]] = {}
+        """By view and site: its sums of squares, as its second moments have them."""
         self.num_classes = len(self.study.classes)
 
     def run(self) -> Iterator[FittedHead]:
@@ -173,7 +177,8 @@ class _Fitting:
             if request.moments != "none" and width is not None:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
         step = head_steps.StatisticsStep(views=tuple(request for _, request in requests.values()))
-        answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
+        admit = self.calls.admit_training(shapes, partial(self._wrong_sums, step.views))
+        answers = self.calls.ask(self.sites, step, arrays, admit)
         self._keep_only(answers)
         first = next(iter(requests))
         width = usual_width(answers, first)
@@ -184,11 +189,35 @@ class _Fitting:
                 )
                 del answers[site]
         self._keep_only(answers)
-        counts_C = np.sum([answer.train_counts for answer in answers.values()], axis=0)
+        for name, (_, request) in requests.items():
+            if request.moments != "none":
+                self._spreads[name] = {
+                    site: bounds.diagonal_of(answer.arrays[f"statistics/{name}/moments"])
+                    for site, answer in answers.items()
+                }
+        factors = self._factors(answers)
+        counts_C = weighed((np.asarray(answer.train_counts) for answer in answers.values()), factors)
         return {
-            name: added([answer.arrays for answer in answers.values()], request, counts_C)
+            name: added([answer.arrays for answer in answers.values()], request, counts_C, factors)
             for name, (_, request) in requests.items()
         }
+
+    def _wrong_sums(
+        self, requests: Sequence[head_steps.ViewRequest], site: str, answer: wire.HeadAnswer
+    ) -> str | None:
+        for request in requests:
+            if (wrong := bounds.wrong_sums(answer.arrays, request, self._counts(site))) is not None:
+                return wrong
+        return None
+
+    def _counts(self, site: str) -> tuple[int, ...]:
+        return self.calls.cohort.enrolments[site].train_counts
+
+    def _factors(self, answers: Mapping[str, wire.HeadAnswer]) -> list[float]:
+        """Weight of each site's sums, 1 but for one whose share of the images is beyond the study's limit."""
+        return limited_weights(
+            [sum(answer.train_counts) for answer in answers.values()], self.study.largest_share_of_sums
+        )
 
     def _keep_only(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
         """Go on with the sites that answered. Raises _TooFewError if they are no quorum."""
@@ -257,7 +286,9 @@ class _Fitting:
         if requests:
             answered = self._statistics(requests)
             for title, key in same.items():
-                sums[title] = answered[next(name for name in requests if same[name] == key)]
+                first = next(name for name in requests if same[name] == key)
+                sums[title] = answered[first]
+                self._spreads[title] = self._spreads.get(first, {})
         return sums
 
     # --- heads -----------------------------------------------------------------------------
@@ -311,7 +342,8 @@ class _Fitting:
         answers = self.calls.ask(self.sites, step, under(f"view/{name}", view.arrays()), admit)
         if not answers:
             raise _TooFewError("no site has a head to vote with")
-        images_S = np.array([sum(answer.train_counts) for answer in answers.values()], np.float64)
+        counts = [sum(answer.train_counts) for answer in answers.values()]
+        images_S = np.multiply(counts, self._factors(answers))
         heads = [answer.arrays for answer in answers.values()]
         return {
             "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in heads]).astype(
@@ -361,14 +393,31 @@ class _Fitting:
         )
         before = self.sites
         step = head_steps.GradientsStep(problems=problems)
-        answers = self.calls.ask(self.sites, step, arrays, self.calls.admit_training(shapes))
+        admit = self.calls.admit_training(shapes, partial(self._wrong_gradients, problems))
+        answers = self.calls.ask(self.sites, step, arrays, admit)
         self._keep_only(answers)
+        factors = self._factors(answers)
         if self.sites != before:  # the sums are of other images now: the searches restart from their points
             return {title: searches.restarted() for title, searches in running.items()}
         return {
             title: searches.evaluated(
-                np.sum([answer.arrays[f"losses/{title}"] for answer in answers.values()], axis=0),
-                np.sum([answer.arrays[f"gradients/{title}"] for answer in answers.values()], axis=0),
+                weighed((answer.arrays[f"losses/{title}"] for answer in answers.values()), factors),
+                weighed((answer.arrays[f"gradients/{title}"] for answer in answers.values()), factors),
             )
             for title, searches in running.items()
         }
+
+    def _wrong_gradients(
+        self, problems: Sequence[head_steps.Problem], site: str, answer: wire.HeadAnswer
+    ) -> str | None:
+        for problem in problems:
+            wrong = bounds.wrong_gradient(
+                answer.arrays[f"losses/{problem.name}"],
+                answer.arrays[f"gradients/{problem.name}"],
+                problem,
+                self._counts(site),
+                self._spreads.get(problem.name, {}).get(site),
+            )
+            if wrong is not None:
+                return wrong
+        return None

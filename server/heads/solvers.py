@@ -20,7 +20,8 @@ from server.heads.lbfgs import Solve
 class Statistics:
     """Sums over all images of all sites, on one view."""
 
-    counts_C: npt.NDArray[np.int64]
+    counts_C: Floats
+    """Images by class; no whole number where a site counts for less than its images."""
     sums_CD: Floats
     squares_CD: Floats | None = None
     """Sums of the squares, feature by feature."""
@@ -46,7 +47,7 @@ class Statistics:
         return self.counts_C * (np.ones(len(self.counts_C)) if self.weights_C is None else self.weights_C)
 
 
-def balanced(counts_C: npt.NDArray[np.int64]) -> Floats:
+def balanced(counts_C: Floats) -> Floats:
     """Weight of an image by class: N / (K N_c) over the K classes present, 0 for the others."""
     present_C = counts_C > 0
     return np.where(present_C, counts_C.sum() / (present_C.sum() * np.maximum(counts_C, 1)), 0.0)
@@ -96,11 +97,11 @@ def variance(raw: Statistics, view: View, moments: Statistics | None) -> float:
 
     `moments` are those from which the view was reduced, None without a reduction.
     """
-    count = int(raw.counts_C.sum())
+    count = float(raw.counts_C.sum())
     if view.components_FK is None or moments is None:
         after = moved(raw, view)
         assert after.squares_CD is not None
-        entries = int(count) * len(view.shift_F)
+        entries = count * len(view.shift_F)
         spread = float(after.squares_CD.sum()) / entries - (float(after.sums_CD.sum()) / entries) ** 2
         return max(spread, 1e-12)
     assert moments.moments_DD is not None

@@ -3,7 +3,7 @@
 The functions are pure: which messages are sent, and what happens without a quorum, is decided by the fit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, assert_never
 
 import numpy as np
@@ -58,15 +58,15 @@ def usual_width(answers: Mapping[str, wire.HeadAnswer], view: str) -> int:
 
 
 def added(
-    parts: Sequence[Mapping[str, Array]], request: head_steps.ViewRequest, counts_C: Array
+    parts: Sequence[Mapping[str, Array]],
+    request: head_steps.ViewRequest,
+    counts_C: Array,
+    factors: Sequence[float],
 ) -> Statistics:
-    """Sums over all sites from the arrays of each, added in the order given."""
+    """Sums over all sites from the arrays of each, in the order given, each weighed by its factor."""
 
     def total(kind: str) -> Floats:
-        result: Floats = np.sum(
-            [np.asarray(p[f"statistics/{request.name}/{kind}"], np.float64) for p in parts], axis=0
-        )
-        return result
+        return weighed((p[f"statistics/{request.name}/{kind}"] for p in parts), factors)
 
     sums_CD = total("sums")
     return Statistics(
@@ -76,3 +76,13 @@ def added(
         square(total("moments"), sums_CD.shape[1]) if request.moments != "none" else None,
         np.asarray(request.class_weights),
     )
+
+
+def weighed(arrays: Iterable[Array], factors: Sequence[float]) -> Floats:
+    """Sum of `factor * array`, in float64 and in the order given. A factor of 1 changes no bit."""
+    each = [np.asarray(array, np.float64) for array in arrays]
+    total: Floats = np.sum(
+        [array if factor == 1 else factor * array for array, factor in zip(each, factors, strict=True)],
+        axis=0,
+    )
+    return total

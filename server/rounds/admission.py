@@ -22,6 +22,12 @@ from common.weights import Arrays, Layout, mismatch
 from common.wire import RoundAnswer
 from server.aggregation.tally import LARGEST_SUMMAND, AdmittedUpdate
 
+VARIANCE = "running_var"
+"""End of the name of a running variance, as PyTorch's normalisation layers call it."""
+
+LEAST_TO_COMPARE = 3
+"""Updates of a round from which on their norms are compared."""
+
 LARGEST_NORM = 1e150
 """Largest norm whose square, which rules and bounds need, is still a finite number."""
 
@@ -35,46 +41,57 @@ def admit(
     layout: Layout,
     train_count: int,
     max_norm: float | None = None,
+    received: Arrays | None = None,
 ) -> AdmittedUpdate:
     """The update in `answer`. Raises UpdateRejected.
 
     `site`, `plan_id` and `round` are those of the plan that was sent; `train_count` is the
-    number of training images the site enrolled with.
+    number of training images the site enrolled with, and `received` are the weights of the plan.
     """
     reason = (
         _wrong_plan(answer, site, plan_id, round)
         or _wrong_tensors(answer.delta, layout)
         or _wrong_counts(answer, train_count)
+        or _wrong_variances(answer.delta, layout, received or {})
     )
     if reason is not None:
         raise UpdateRejected(reason)
-    update = AdmittedUpdate(site=site, num_examples=answer.num_examples, delta=answer.delta)
+    running = frozenset(name for name, spec in layout.items() if spec.role == "statistic")
+    update = AdmittedUpdate(
+        site=site, num_examples=answer.num_examples, delta=answer.delta, statistics=running
+    )
     most = LARGEST_NORM if max_norm is None else min(max_norm, LARGEST_NORM)
     if not update.norm <= most:
         raise UpdateRejected(f"its norm is {update.norm:.4g}, expected at most {most:.4g}")
-    if update.norm * update.num_examples > LARGEST_SUMMAND:
+    if not update.statistics_norm <= LARGEST_NORM:
         raise UpdateRejected(
-            f"its norm {update.norm:.4g} times its {update.num_examples} examples is more than the running sum "
+            f"its running statistics change by {update.statistics_norm:.4g}, expected at most {LARGEST_NORM:.4g}"
+        )
+    if (largest := max(update.norm, update.statistics_norm)) * update.num_examples > LARGEST_SUMMAND:
+        raise UpdateRejected(
+            f"its norm {largest:.4g} times its {update.num_examples} examples is more than the running sum "
             f"has room for, {LARGEST_SUMMAND:.4g}"
         )
     return update
 
 
-def too_long(norms: Mapping[str, float], config: AdmissionConfig) -> dict[str, str]:
+def too_long(
+    norms: Mapping[str, float], config: AdmissionConfig, what: str = "its norm is"
+) -> dict[str, str]:
     """Why the updates of some sites are refused beside the others of their round, by site.
 
-    Each norm is compared with the median of the *others*. If it counted itself, two sites could not be
-    distinguished. All are judged before any is left out.
+    Each norm is compared with the median of the *others*. All are judged before any is left out. Two are not
+    compared: a site that sends next to nothing would have the other one refused.
     """
     ratio = config.max_norm_ratio
-    if ratio is None or len(norms) < 2:
+    if ratio is None or len(norms) < LEAST_TO_COMPARE:
         return {}
     reasons = {}
     for site, norm in sorted(norms.items()):
         usual = statistics.median(other for name, other in norms.items() if name != site)
         if norm > ratio * usual:
             reasons[site] = (
-                f"its norm is {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
+                f"{what} {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "
                 "round's other updates"
             )
     return reasons
@@ -144,4 +161,16 @@ def _wrong_counts(answer: RoundAnswer, train_count: int) -> str | None:
         return f"it claims {answer.num_steps} steps, expected at least 1"
     if answer.train_loss is None or not math.isfinite(answer.train_loss):
         return f"its training loss is {answer.train_loss}, expected a finite number"
+    return None
+
+
+def _wrong_variances(delta: Arrays, layout: Layout, received: Arrays) -> str | None:
+    """A variance below 0 has no square root: with it every site would compute nothing but NaN."""
+    for name in sorted(received):
+        spec = layout.get(name)
+        if spec is None or spec.role != "statistic" or not (received[name] >= 0).all():
+            continue
+        # A running mean starts at 0 and may become negative; a variance is above 0 from the start.
+        if name.endswith(VARIANCE) and not (received[name] + delta[name] >= 0).all():
+            return f"{name} would be below 0, and it is a variance"
     return None

@@ -8,7 +8,7 @@ costs the other sites nothing.
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -31,6 +31,15 @@ _NOT_ASKED = ("set_aside", "absent")
 """Outcomes of sites that get no plan."""
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What an admitted update is compared by with the others of its round."""
+
+    norm: float
+    statistics_norm: float
+    num_examples: int
+
+
 class RoundCollector:
     """Answers to round `state.round + 1` so far."""
 
@@ -47,7 +56,9 @@ class RoundCollector:
         self.number = state.round + 1
         self.attempts = 0
         self.tally = tally.build_tally(
-            study.aggregation, side_by_side=study.admission.max_norm_ratio is not None
+            study.aggregation,
+            side_by_side=study.admission.max_norm_ratio is not None,
+            max_share=study.largest_share,
         )
         """The admitted updates; its result must leave out `left_out`."""
         self.left_out: set[str] = set()
@@ -57,7 +68,7 @@ class RoundCollector:
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
         self._plans = _plans(study, cohort, state, self._aside, train=train)
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
-        self._norms: dict[str, float] = {}
+        self._updates: dict[str, _Measured] = {}
         self._scores: dict[str, Score] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
@@ -125,7 +136,7 @@ class RoundCollector:
             row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
             if update is not None:
-                self._norms[site] = update.norm
+                self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
                 self.tally.add(update)
             if score is not None:
                 self._scores[site] = score
@@ -170,11 +181,31 @@ class RoundCollector:
 
     def _compare_norms(self) -> None:
         """Compare the norms of all admitted updates of the round."""
-        norms = {site: norm for site, norm in self._norms.items() if site not in self.left_out}
-        for site, reason in admission.too_long(norms, self._study.admission).items():
+        counted = {site: update for site, update in self._updates.items() if site not in self.left_out}
+        rules, reasons = self._study.admission, dict[str, str]()
+        if any(update.statistics_norm for update in counted.values()):
+            statistics = {site: update.statistics_norm for site, update in counted.items()}
+            reasons |= admission.too_long(statistics, rules, "its running statistics change by")
+        reasons |= admission.too_long({site: update.norm for site, update in counted.items()}, rules)
+        for site, reason in sorted(reasons.items()):
             self.left_out.add(site)
             self._scores.pop(site, None)
             self._enter(replace(self._rows[site], outcome="refused", reason=reason))
+
+    def log_limited_shares(self) -> None:
+        """Log the site, if any, whose share of the weight is cut to the study's limit."""
+        most = self._study.largest_share
+        counts = {
+            site: update.num_examples for site, update in self._updates.items() if site not in self.left_out
+        }
+        for site, count in sorted(counts.items()):
+            share = count / sum(counts.values())
+            if most < 1 and share > most and len(counts) > 1:
+                log.warn(
+                    f"round {self.number}  {site}: claims {count} examples, {100 * share:.0f} % of this round's; its "
+                    f"weight is cut to {100 * max(most, 1 / len(counts)):.0f} % (aggregation.max_share)",
+                    round=self.number, site=site,
+                )  # fmt: skip
 
     # --- results -------------------------------------------------------------------------
 
@@ -274,6 +305,7 @@ def _read(
                 layout=state.layout,
                 train_count=cohort.train_count(reply.site),
                 max_norm=study.admission.max_norm,
+                received=state.weights,
             )
             return update, score, replace(row, delta_norm=update.norm)
 

@@ -56,6 +56,7 @@ def run_rounds(
             on_progress=on_progress,
             pause=pause,
         )
+        collector.log_limited_shares()
         delta = collector.tally.result(without=collector.left_out)
         weights, slots = server_optimizer.step(
             study.algorithm, state.weights, delta, state.layout, state.optimizer

@@ -142,16 +142,33 @@ def test_five_sites_can_have_any_rule_and_it_is_part_of_the_study(rule):
     assert StudyConfig.model_validate_json(robust.model_dump_json()) == robust
 
 
-def test_a_study_takes_the_weighted_mean_of_all_norms_and_sets_nobody_aside_unless_it_says_so():
+def test_a_study_takes_the_weighted_mean_of_usual_norms_and_sets_nobody_aside_unless_it_says_so():
     assert study().aggregation == aggregation.Mean(norm_clip=None)
-    assert set(study().admission.model_dump().values()) == {None}
+    assert study().admission.model_dump() == {
+        "max_norm": None, "max_norm_ratio": 100.0, "set_aside_after": None,
+    }  # fmt: skip
 
 
-def test_norms_are_compared_only_where_there_are_others():
-    with pytest.raises(
-        ValidationError, match=r"max_norm_ratio=10 compares a site with the others .* may be 0"
-    ):
-        of_five(admission={"max_norm_ratio": 10}, required=1)
+@pytest.mark.parametrize(
+    ("rule", "num_sites", "share"),
+    [
+        ({"kind": "mean"}, 2, 1.0),
+        ({"kind": "mean"}, 3, 0.5),
+        ({"kind": "mean", "max_share": 0.4}, 2, 0.4),
+        ({"kind": "mean", "max_share": 1}, 5, 1.0),
+        ({"kind": "geometric_median"}, 5, 1 / 3),
+        ({"kind": "geometric_median", "max_share": 0.45}, 5, 0.45),
+        ({"kind": "median"}, 5, 1.0),
+    ],
+)
+def test_a_sites_share_of_the_weight_is_limited_where_three_train(rule, num_sites, share):
+    names = [f"site{number}" for number in range(num_sites)]
+    assert study(sites={"train": names}, aggregation=rule).largest_share == share
+
+
+def test_sums_for_heads_are_limited_whatever_the_rule_for_updates_is():
+    assert of_five(aggregation={"kind": "median"}).largest_share_of_sums == 0.5
+    assert of_five(aggregation={"kind": "mean", "max_share": 1}).largest_share_of_sums == 1.0
 
 
 def test_a_site_trains_one_epoch_unless_epochs_or_steps_are_given():

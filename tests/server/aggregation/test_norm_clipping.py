@@ -37,3 +37,12 @@ def test_clipping_bounds_what_one_site_does_to_the_mean():
     updates = [AdmittedUpdate("a", 1, {"w": np.array([0.0])}), AdmittedUpdate("b", 1, {"w": np.array([1e9])})]
     # (0 + 2) / 2 = 1
     assert clipping(weighted_mean, 2.0)(updates)["w"] == pytest.approx([1.0])
+
+
+def test_running_statistics_are_neither_counted_nor_scaled():
+    update = AdmittedUpdate(
+        "a", 1, {"w": np.array([3.0, 4.0]), "var": np.array([100.0])}, statistics=frozenset({"var"})
+    )
+    shrunk = clipped(update, 2.5)  # the norm of w is 5
+    assert shrunk.delta["w"].tolist() == [1.5, 2.0]
+    assert shrunk.delta["var"].tolist() == [100.0]

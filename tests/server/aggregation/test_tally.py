@@ -15,6 +15,7 @@ from common.errors import QuorumNotMet
 from common.weights import digest, mismatch
 from server.aggregation.mean import LARGEST, RunningMean
 from server.aggregation.tally import AdmittedUpdate, build_rule, build_tally, weighted_mean
+from server.aggregation.update import limited, limited_weights
 
 
 def test_the_mean_is_weighted_by_examples():
@@ -263,3 +264,64 @@ def test_no_rule_holds_more_than_a_tensor_of_each_site_beside_its_result(config)
     finally:
         tracemalloc.stop()
     assert peak_mib < 6 + (24 + 2 if config.kind == "mean" else 5 + 4)
+
+
+def test_a_site_that_claims_more_than_its_share_gets_the_limit():
+    updates = [
+        AdmittedUpdate("a", 200, {"w": np.array([0.1])}),
+        AdmittedUpdate("b", 250, {"w": np.array([0.1])}),
+        AdmittedUpdate("evil", 2 * 10**9, {"w": np.array([-0.1])}),
+    ]
+    # without a limit nearly -0.1; with half of the weight for the third: 0.5 * 0.1 + 0.5 * -0.1 = 0
+    assert build_rule(Mean())(updates)["w"] == pytest.approx([-0.1], rel=1e-6)
+    assert build_rule(Mean(), 0.5)(updates)["w"] == pytest.approx([0.0], abs=1e-15)
+    tally = build_tally(Mean(), side_by_side=False, max_share=0.5)
+    for update in updates:
+        tally.add(update)
+    assert tally.result()["w"] == pytest.approx([0.0], abs=1e-15)
+
+
+def test_a_geometric_median_does_not_follow_one_site_with_a_large_claim():
+    updates = [
+        AdmittedUpdate("a", 200, {"w": np.array([0.1, 0.0])}),
+        AdmittedUpdate("b", 250, {"w": np.array([0.1, 0.01])}),
+        AdmittedUpdate("evil", 2 * 10**9, {"w": np.array([-5.0, 0.0])}),
+    ]
+    assert build_rule(GeometricMedian())(updates)["w"][0] == pytest.approx(-5.0, abs=1e-3)
+    assert build_rule(GeometricMedian(), 1 / 3)(updates)["w"][0] == pytest.approx(0.1, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "shares"),
+    [
+        ((200, 250, 50), 0.5, [0.4, 0.5, 0.1]),  # exactly the limit is no excess
+        ((100, 100, 800), 0.5, [0.25, 0.25, 0.5]),
+        ((10, 90, 900), 0.5, [0.05, 0.45, 0.5]),  # the rest in proportion to 10 and 90
+        ((10, 490, 500), 0.4, [0.2, 0.4, 0.4]),  # what is above the limit would lift another above it
+        ((10, 20, 70), 0.2, [1 / 3, 1 / 3, 1 / 3]),  # three times 0.2 is no whole
+        ((7,), 0.5, [1.0]),
+        ((1, 10**30), 0.5, [0.5, 0.5]),
+    ],
+)
+def test_shares_are_limited_and_add_up_to_one(counts, most, shares):
+    assert limited(counts, most) == pytest.approx(shares)
+    assert sum(limited(counts, most)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights"),
+    [
+        ((200, 250, 50), [1, 1, 1]),
+        ((100, 100, 800), [1, 1, 0.25]),  # 200 of 400 count
+        ((1, 1, 10**9), [1, 1, 2e-9]),
+        ((5,), [1]),
+        ((), []),
+    ],
+)
+def test_examples_beyond_the_limit_count_for_less(counts, weights):
+    assert limited_weights(counts, 0.5) == pytest.approx(weights)
+
+
+def test_a_limit_that_does_not_bind_changes_no_bit(random_arrays):
+    updates = [AdmittedUpdate(site, n, random_arrays(n)) for site, n in [("c", 7), ("a", 9), ("b", 3)]]
+    assert digest(weighted_mean(updates, most=0.5)) == digest(weighted_mean(updates))

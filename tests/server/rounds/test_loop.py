@@ -112,8 +112,8 @@ def test_a_site_that_is_refused_again_and_again_is_set_aside(make_three, caplog)
     assert outcomes(after, "south") == ["refused", "refused", "set_aside", "set_aside", "set_aside"]
     assert [plan.round for plan in sites["south"].plans] == [1, 2]
     assert [plan.round for plan in sites["north"].plans] == [1, 2, 3, 4, 5]
-    # every round steps by (1 * 1 + 3 * 3) / 4 = 2.5, from north and west alone
-    assert [float(state.weights["w"][0]) for state in after] == [2.5, 5.0, 7.5, 10.0, 10.0]
+    # North and west alone: 1 and 3 with 1 and 3 examples, and no site of three has more than half of the weight.
+    assert [float(state.weights["w"][0]) for state in after] == [2.0, 4.0, 6.0, 8.0, 8.0]
     assert (
         "south is set aside and gets no more plans: refused 2 time(s) in a row, last in round 2: "
         "its norm is 100, expected at most 10" in caplog.text
@@ -182,7 +182,20 @@ def test_a_delta_that_is_long_beside_the_others_costs_vote_and_score(make_three)
     # Beside 100 stand 1 and 3 with median 2: 100 > 5 * 2. Beside 3 stand 1 and 100: 3 <= 5 * 50.5.
     assert outcomes(after[:4], "south") == ["refused"] * 4
     assert sorted(after[0].scores) == ["north", "west"]
-    assert after[0].weights["w"].tolist() == [2.5, 0.0]
+    assert after[0].weights["w"].tolist() == [2.0, 0.0]
+
+
+def test_a_site_with_most_examples_has_half_of_the_weight_unless_the_study_says_otherwise(make_three, caplog):
+    # 1, 5 and 3 with 1, 4 and 3 examples: 4 of 8 are no more than half. (1 + 20 + 9) / 8 = 3.75
+    even = states(make_three(rounds=1), three(5.0))
+    assert even[0].weights["w"].tolist() == [3.75, 0.0]
+    assert "max_share" not in caplog.text
+    # With 0.4 the shares are 1/4 * 0.6, 0.4 and 3/4 * 0.6: 0.15 + 2 + 1.35 = 3.5; 0.45 is more than 0.4, so both are
+    # at 0.4 and north has the rest: 0.2 + 2 + 1.2 = 3.4
+    limited = {"kind": "mean", "max_share": 0.4}
+    lower = states(make_three(rounds=1, aggregation=limited), three(5.0))
+    assert lower[0].weights["w"][0] == pytest.approx(3.4)
+    assert "south: claims 4 examples, 50 % of this round's; its weight is cut to 40 %" in caplog.text
 
 
 def test_too_few_updates_of_usual_length_are_no_quorum(make_three):
