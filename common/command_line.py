@@ -28,6 +28,7 @@ from typer.models import ArgumentInfo
 from common import log, terminal
 from common.errors import ConsiliumError
 from common.processes.launcher import Interrupted
+from common.text import one_line
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -148,7 +149,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         _show(wrong)
         return wrong.exit_code
     except ConsiliumError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        print("\n".join(map(one_line, lines)), file=sys.stderr)
         return COULD_NOT
     except Interrupted as interrupted:
         print("stopped; every process that was started has ended", file=sys.stderr)

@@ -3,6 +3,9 @@
 An event is a sentence plus named fields. A person reads the sentence; a machine reads the
 fields, so no program has to parse sentences. Fields name sites, rounds and figures, never
 patients, files or paths of a hospital.
+
+Sentences quote what others wrote, so an event is one plain line: what does not print is written as its escape. The
+trace of an error stands below its line, indented, so that no line of it looks like an event.
 """
 
 import json
@@ -13,6 +16,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+
+from common.text import one_line
 
 LogFormat = Literal["readable", "json"]
 Field = str | int | float | bool | None | list[str] | list[float]
@@ -37,8 +42,7 @@ class ReadableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         rank = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{clock}  {rank}{record.getMessage()}{trace}"
+        return "\n".join([f"{clock}  {rank}{one_line(record.getMessage())}", *_trace(record)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,12 +52,30 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": one_line(record.getMessage()),
         }
-        line |= getattr(record, _FIELDS, {})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        line |= {name: _plain(value) for name, value in getattr(record, _FIELDS, {}).items()}
+        if trace := _trace(record):
+            line["exception"] = "\n".join(trace)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _trace(record: logging.LogRecord) -> list[str]:
+    """Lines on the record's exception, each indented and plain; empty without one."""
+    if not record.exc_info:
+        return []
+    text = logging.Formatter().formatException(record.exc_info)
+    return [f"    {one_line(line)}" for line in text.splitlines()]
+
+
+def _plain(value: Field) -> Field:
+    match value:
+        case str():
+            return one_line(value)
+        case list():
+            return [one_line(one) if isinstance(one, str) else one for one in value]  # type: ignore[return-value]
+        case _:
+            return value
 
 
 def form() -> LogFormat:

@@ -8,10 +8,11 @@ new arrays and leave their arguments alone.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
@@ -26,7 +27,7 @@ Arrays: TypeAlias = Mapping[str, Array]
 class TensorSpec(Frozen):
     """Shape, type and role of one tensor, which both sides must agree on."""
 
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**40)], ...], Field(max_length=16)]
     dtype: Literal["float32", "float64"]
     role: Literal["parameter", "statistic"] = "parameter"
     """`statistic`: a running mean or variance. It is averaged, never stepped by a server

@@ -17,6 +17,7 @@ from common.errors import (
     StorageError,
     WireError,
 )
+from common.text import one_line
 
 _ADVICE: dict[wire.ErrorKind, str] = {
     "data": "the site's images, labels or weights file cannot be used as they are",
@@ -38,7 +39,12 @@ def failure(error: BaseException, plan_id: str, site: str) -> wire.Failure:
     log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)
     reason = error.reason if isinstance(error, PolicyRefusal) else ""
     return wire.Failure(
-        plan_id=plan_id, site=site, error=kind, case=case, advice=_ADVICE[kind], reason=reason
+        plan_id=plan_id,
+        site=site,
+        error=kind,
+        case=case,
+        advice=_ADVICE[kind],
+        reason=one_line(reason, wire.LONGEST_REASON),
     )
 
 

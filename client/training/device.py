@@ -2,6 +2,7 @@
 
 import torch
 
+from common import wire
 from common.errors import ConfigError
 
 
@@ -19,5 +20,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Name for the server's table; no serial numbers."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """Name for the server's table; no serial numbers, and of the characters that a message takes."""
+    if device.type != "cuda":
+        return device.type
+    return wire.device_name(torch.cuda.get_device_name(device))

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from common.config.types import LibraryName
 from common.settings import Frozen
 
 HeadName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -278,7 +279,7 @@ class HeadsConfig(Frozen):
     """Heads that each site fits for itself. Only their scores leave."""
     federated: tuple[FederatedHead, ...] = ()
     """Heads that are one for all sites, made of sums and gradients."""
-    layer: Annotated[str, StringConstraints(min_length=1)] | None = None
+    layer: LibraryName | None = None
     """A module of the network by its name, whose output is pooled; None: what the classifier sees."""
     every: Whole | None = None
     """Fit heads also after every this many rounds. None: only with the final weights."""

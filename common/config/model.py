@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from common.config import prompts
-from common.config.types import Decay, Name, Positive
+from common.config.types import Decay, LibraryName, Line, Name, Positive
 from common.settings import Frozen
 
 
@@ -30,7 +30,7 @@ class HubWeights(Frozen):
     """Start from timm's or open_clip's hub weights; each site needs the internet or a filled cache."""
 
     kind: Literal["hub"] = "hub"
-    tag: Annotated[str, StringConstraints(min_length=1)] | None = None
+    tag: LibraryName | None = None
     """Which published weights. open_clip needs it (`laion2b_s34b_b79k`); timm takes it within the encoder's name."""
 
 
@@ -89,7 +89,7 @@ Tuning: TypeAlias = Annotated[LinearProbe | BitFit | Lora | Bottleneck, Field(di
 class ImageSide(Frozen):
     """Settings of every kind of model: an image encoder, and which of its weights are trained."""
 
-    encoder: Annotated[str, StringConstraints(min_length=1)]
+    encoder: LibraryName
     """A name of the paper (`convnext_t`, `swin_v2_b`, ...) or any timm name."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
     """Width and height of the model's input. None: the size the encoder was made for."""
@@ -127,7 +127,7 @@ def _has_a_place(template: str) -> str:
     return template
 
 
-Template = Annotated[str, AfterValidator(_has_a_place)]
+Template = Annotated[Line, AfterValidator(_has_a_place)]
 
 
 class TextSide(Frozen):
@@ -145,7 +145,7 @@ class OpenClipText(TextSide):
     """The text tower of a CLIP that open_clip knows; with `weights.kind: seed` it is a random one."""
 
     kind: Literal["open_clip"] = "open_clip"
-    architecture: Annotated[str, StringConstraints(min_length=1)]
+    architecture: LibraryName
     """A name of open_clip's: `RN50`, `ViT-B-32`, `ViT-B-16`, ..."""
     weights: StartWeights
     """A file holds the whole CLIP, as open_clip saves it."""

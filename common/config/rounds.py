@@ -5,16 +5,16 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from common.config.types import Name, Positive
+from common.config.types import MOST_NAMES, Name, Positive
 from common.settings import Frozen
 
 
 class SitesConfig(Frozen):
     """Sites that take part, by name."""
 
-    train: Annotated[tuple[Name, ...], Field(min_length=1)]
+    train: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_NAMES)]
     """Sites that train, and score the model on their own test images."""
-    evaluate: tuple[Name, ...] = ()
+    evaluate: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] = ()
     """Sites that only score the model: a test set, an unseen domain."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     """Rounds between two scorings by the sites in `evaluate`: 3 means rounds 1, 4, 7, and always the last one."""

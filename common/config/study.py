@@ -32,7 +32,7 @@ from common.config.heads import HeadsConfig
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.training import LocalConfig
-from common.config.types import Name
+from common.config.types import MOST_NAMES, Line, Name
 from common.errors import ConfigError
 from common.settings import Frozen
 
@@ -42,9 +42,9 @@ class StudyConfig(Frozen):
 
     name: Name
     """Name of the study and of its folder under runs/. A site's policy can allow studies by this name."""
-    classes: Annotated[tuple[Name, ...], Field(min_length=2)]
+    classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_NAMES)]
     """Class names in the order of the model's outputs."""
-    class_names: dict[Name, Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+    class_names: dict[Name, Annotated[Line, StringConstraints(min_length=1, max_length=200)]] = Field(
         default_factory=dict
     )
     """Full names of classes, for prompts (`mel: melanoma`). A class that is not listed keeps its own name."""

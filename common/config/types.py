@@ -2,10 +2,23 @@
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
+
+from common.text import require_line
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """A name that is safe as a file name: letters, digits, `_`, `.`, `-`."""
+
+LONGEST_LINE = 500
+
+Line = Annotated[str, StringConstraints(max_length=LONGEST_LINE), AfterValidator(require_line)]
+"""One line of plain text: no line break, no control code, at most 500 characters."""
+
+LibraryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,199}$")]
+"""A name of a library's or a hub's, e.g. of an encoder: letters, digits, `_ . : / @ + -`, at most 200 of them."""
+
+MOST_NAMES = 1000
+"""Most classes and most sites of a study."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""

@@ -16,10 +16,11 @@ N images, F features, D features of a view, C classes, S sites. Computed in floa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import StringConstraints
 
 from common.errors import WireError
 from common.heads.view import Floats, Fourier, View, need, read_view
@@ -36,7 +37,7 @@ Form: TypeAlias = Literal["linear", "gaussian", "vote"]
 class HeadForm(Frozen):
     """Description of a head besides its arrays."""
 
-    title: str
+    title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
     """Title in the report, e.g. `federated.lda`."""
     form: Form
     fourier: Fourier | None = None

@@ -1,5 +1,9 @@
 """Result of one head at one site, as it travels and as the report keeps it."""
 
+from typing import Annotated
+
+from pydantic import StringConstraints
+
 from common.config.heads import HeadProblem
 from common.metrics import Score
 from common.metrics.paired import Paired
@@ -9,7 +13,7 @@ from common.settings import Frozen
 class HeadResult(Frozen):
     """Result of one head on a site's test images."""
 
-    title: str
+    title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
     """`softmax`, or a head of the study."""
     score: Score | None = None
     """None if the head could not be fitted here; `problem` names the reason."""

@@ -19,6 +19,7 @@ from typing import IO, TypeAlias
 from common import polling
 from common.errors import LaunchError
 from common.processes import watchdog
+from common.text import one_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -152,7 +153,7 @@ class Processes:
         """The end of a process's log, for a message."""
         path = self.logs / f"{name}.log"
         text = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return f"Its log {path} ends:\n" + "\n".join(f"    {line}" for line in text[-lines:])
+        return f"Its log {path} ends:\n" + "\n".join(f"    {one_line(line)}" for line in text[-lines:])
 
     def stop(self) -> None:
         """End everything that was started, children included: by request, after a grace period by force."""

@@ -12,6 +12,7 @@ from common.wire.head_steps import (
 from common.wire.messages import (
     CHECK_HEADER,
     LONGEST_NOTICE,
+    LONGEST_REASON,
     MOST_TOKENS,
     TRAINER_METHOD,
     TRAINER_SERVICE,
@@ -34,6 +35,7 @@ from common.wire.messages import (
     Token,
     Tokens,
     arrays_of,
+    device_name,
 )
 
 __all__ = [
@@ -51,6 +53,8 @@ __all__ = [
     "HeadStep",
     "ImageSummary",
     "LONGEST_NOTICE",
+    "LONGEST_REASON",
+    "device_name",
     "MOST_TOKENS",
     "Message",
     "OverlapAnswer",

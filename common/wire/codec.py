@@ -19,6 +19,7 @@ from safetensors.numpy import save as to_safetensors
 
 from common import json_text
 from common.errors import WireError
+from common.text import one_line
 from common.weights import Arrays, contiguous
 from common.wire import (
     Answer,
@@ -233,5 +234,8 @@ def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
     try:
         return _MESSAGES.validate_python(fields)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['type']}" for d in error.errors()[:5])
+        # A location may hold a name that the sender made up.
+        wrong = "; ".join(
+            f"{one_line('.'.join(map(str, d['loc'])), 200)}: {d['type']}" for d in error.errors()[:5]
+        )
         raise WireError(f"found a message that breaks its schema ({wrong})") from None

@@ -4,14 +4,17 @@ A message is one validated object: a kind, named fields and named arrays. `commo
 bytes and into Flower's records.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from common.config import Share, StudyConfig
+from common.config.types import MOST_NAMES, Line, Name
 from common.heads.result import HeadResult
 from common.metrics import Score
 from common.settings import Frozen
+from common.text import require_line
 from common.weights import Arrays, TensorSpec
 from common.wire.head_steps import HeadStep
 
@@ -20,6 +23,9 @@ TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 
 CHECK_HEADER = "consilium-check"
 """gRPC header of a call that only checks whether the connection works."""
+
+LONGEST_REASON = 2000
+"""Most characters of the reason of a failure."""
 
 LONGEST_NOTICE = 2000
 """Most characters of a plan's notice for a site's log."""
@@ -31,6 +37,36 @@ Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 """A keyed hash of what one image shows: 128 bits as hexadecimal digits (`client/governance/image_hashes.py`)."""
 Tokens = Annotated[tuple[Token, ...], Field(max_length=MOST_TOKENS)]
 
+
+PlanId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+"""The server's number of a plan."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{1,64}$")]
+"""A hash of tensors, in hexadecimal digits."""
+
+MOST_IMAGES = 10**8
+"""Most images of one class at one site."""
+Count = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+Counts = Annotated[tuple[Count, ...], Field(max_length=MOST_NAMES)]
+"""Images by class."""
+
+RoundNumber = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+
+MOST_TENSORS = 10**5
+"""Most tensors of a model."""
+TensorName = Annotated[Line, StringConstraints(min_length=1, max_length=300)]
+
+DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.,:/()+-]{0,99}$")]
+"""A device's name: letters, digits, spaces and `_ . , : / ( ) + -`, at most 100 of them."""
+
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Preprocessing = Annotated[
+    dict[Word, Word | int | Number | bool | Annotated[tuple[int | Number, ...], Field(max_length=16)] | None],
+    Field(max_length=32),
+]
+"""Settings by name: words, numbers, and short lists of numbers."""
 
 Extent = Annotated[int, Field(ge=1, le=2**20)]
 """Pixels of a side of an image."""
@@ -66,9 +102,9 @@ class Message(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=True)
     ARRAYS: ClassVar[str | None] = None
 
-    plan_id: Annotated[str, Field(min_length=1, max_length=64)]
+    plan_id: PlanId
     """Set by the server; an answer carries the id of the plan it answers."""
-    site: str
+    site: Name
     """The site this plan is for, or this answer is from, as the server enrolled it."""
 
 
@@ -82,7 +118,7 @@ class EnrolPlan(Message):
     study: StudyConfig
     want_weights: bool
     """True for the one site that sends the first weights with its answer."""
-    first_round: Annotated[int, Field(ge=1)] = 1
+    first_round: Annotated[RoundNumber, Field(ge=1)] = 1
     """The round that comes next; 1 starts the study over, more resumes it."""
 
 
@@ -92,9 +128,9 @@ class RoundPlan(Message):
     kind: Literal["round"] = "round"
     ARRAYS: ClassVar[str | None] = "weights"
     study: StudyConfig
-    round: Annotated[int, Field(ge=1)]
+    round: Annotated[RoundNumber, Field(ge=1)]
     train: bool
-    notice: Annotated[str, Field(max_length=LONGEST_NOTICE, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    notice: Annotated[str, Field(max_length=LONGEST_NOTICE), AfterValidator(require_line)] | None = None
     """Why the server refused this site's last answer, for the site's own log: one line of it."""
     weights: Annotated[Any, Field(exclude=True)]
     """Arrays: every tensor of the study's layout."""
@@ -116,8 +152,8 @@ class HeadPlan(Message):
     kind: Literal["heads"] = "heads"
     ARRAYS: ClassVar[str | None] = "arrays"
     study: StudyConfig
-    round: Annotated[int, Field(ge=0)]
-    weights_digest: str
+    round: RoundNumber
+    weights_digest: Digest
     """Digest of the weights. A site that keeps their features needs no weights."""
     step: HeadStep
     arrays: Annotated[Any, Field(exclude=True)]
@@ -135,18 +171,18 @@ class Enrolment(Message):
 
     kind: Literal["enrolment"] = "enrolment"
     ARRAYS: ClassVar[str | None] = "weights"
-    layout: dict[str, TensorSpec]
+    layout: Annotated[dict[TensorName, TensorSpec], Field(max_length=MOST_TENSORS)]
     """Tensors that will travel."""
-    weights_digest: str
+    weights_digest: Digest
     """Digest of the tensors that travel, as this site built them."""
-    frozen_digest: str
+    frozen_digest: Digest
     """Digest of the tensors that do not travel."""
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     """Input size, mean, standard deviation, interpolation."""
-    train_counts: tuple[Annotated[int, Field(ge=0)], ...]
+    train_counts: Counts
     """Training images per class, in the study's order."""
-    test_counts: tuple[Annotated[int, Field(ge=0)], ...]
-    device: str
+    test_counts: Counts
+    device: DeviceName
     """Device that the site computes on, e.g. "cpu" or "NVIDIA H200"."""
     images: ImageSummary | None = None
     """None from a site without images."""
@@ -162,15 +198,15 @@ class RoundAnswer(Message):
 
     kind: Literal["answer"] = "answer"
     ARRAYS: ClassVar[str | None] = "delta"
-    round: int
+    round: RoundNumber
     score: Score
-    num_examples: Annotated[int, Field(ge=0)]
+    num_examples: Annotated[int, Field(ge=0, le=2**50)]
     """Images trained on in this round; the weight of the delta. 0 from a site that only scores."""
-    num_steps: Annotated[int, Field(ge=0)]
+    num_steps: Annotated[int, Field(ge=0, le=2**50)]
     train_loss: float | None
     """Mean over the images of this round, None without training."""
-    train_s: float
-    evaluate_s: float
+    train_s: Seconds
+    evaluate_s: Seconds
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores."""
 
@@ -180,12 +216,12 @@ class HeadAnswer(Message):
 
     kind: Literal["head_answer"] = "head_answer"
     ARRAYS: ClassVar[str | None] = "arrays"
-    round: int
+    round: RoundNumber
     step: Literal["statistics", "gradients", "coefficients", "score"]
-    train_counts: tuple[Annotated[int, Field(ge=0)], ...]
+    train_counts: Counts
     """Training images by class behind the arrays; all 0 where there are none."""
     results: tuple[HeadResult, ...] = ()
-    seconds: float
+    seconds: Seconds
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `statistics/VIEW/sums`, `squares`, `moments`; `losses/NAME` and `gradients/NAME`;
     `coefficients/NAME/weights`, `bias`. Empty for a score."""
@@ -201,10 +237,10 @@ class Failure(Message):
 
     kind: Literal["failure"] = "failure"
     error: ErrorKind
-    case: str
+    case: Word
     """Number of the case, under which the site's own log has the details."""
-    advice: str
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    advice: Line
+    reason: Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(require_line)] = ""
     """Why the site's policy refuses the plan: rules by name and the study's own values. Else empty."""
 
     @property
@@ -230,6 +266,12 @@ class OverlapAnswer(Message):
 
 
 Answer: TypeAlias = Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
+
+
+def device_name(name: str) -> str:
+    """A driver's name of a device in the characters that an enrolment takes."""
+    plain = re.sub(r"[^A-Za-z0-9 _.,:/()+-]+", " ", name).strip(" _.,:/()+-")[:100].strip()
+    return plain or "unnamed device"
 
 
 def arrays_of(message: Plan | Answer) -> Arrays:

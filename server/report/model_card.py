@@ -140,7 +140,8 @@ def _text_side(study: StudyConfig) -> dict[str, str]:
         tower = study.model.text
         trained = not isinstance(tower, RandomText) and tower.trainable
         source += f", {'trained with the rest' if trained else 'asked once'}: " + "; ".join(
-            f"{name} “{texts[0]}”" for name, texts in zip(study.classes, study.class_prompts, strict=True)
+            f"{name} “{escaped(texts[0])}”"
+            for name, texts in zip(study.classes, study.class_prompts, strict=True)
         )
         if len(study.class_prompts[0]) > 1:
             source += f", and {len(study.class_prompts[0]) - 1} more prompt(s) each"

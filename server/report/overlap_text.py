@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from common.config import StudyConfig
 from server.enrolment.overlap import Overlap, problems, proved, remarks
-from server.report.text import listed
+from server.report.text import escaped, listed
 
 
 def paragraphs(
@@ -35,4 +35,5 @@ def paragraphs(
     ]
     if not wrong and found.compared:
         lines.append(f"{proved(study, found)}.")
-    return [*lines, *(f"**{sentence}.**" for sentence in wrong), *(f"{sentence}." for sentence in look)]
+    lines += [f"**{escaped(sentence)}.**" for sentence in wrong]
+    return [*lines, *(f"{escaped(sentence)}." for sentence in look)]

@@ -1,7 +1,10 @@
 """Numbers, lists and tables as Markdown text."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+
+from common.text import one_line
 
 
 def listed(names: Sequence[str]) -> str:
@@ -24,9 +27,21 @@ def decimal(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
+_AS_ENTITY = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_AS_WRITTEN = "\\`*_[]#|~!$"
+"""Characters that Markdown, or what shows it, reads as more than themselves."""
+_LINKS = re.compile(r"://|www\.|@", re.IGNORECASE)
+
+
 def escaped(text: str) -> str:
-    """Text that cannot break out of its table cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Somebody else's text, in Markdown or HTML exactly as it was written: no markup, link, picture or further cell."""
+    plain = one_line(" ".join(text.split()))
+    plain = "".join(
+        _AS_ENTITY.get(character, f"\\{character}" if character in _AS_WRITTEN else character)
+        for character in plain
+    )
+    # A bare address becomes a link, too, unless it is broken up.
+    return _LINKS.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), plain)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int | None = None) -> str:

@@ -5,6 +5,8 @@ enrolment, in a round and while heads are fitted.
 """
 
 from common import wire
+from common.config.types import LONGEST_LINE
+from common.text import one_line, squeezed
 
 NOTICED_BY_SERVER = "server"
 """The case of a failure that the server itself noticed: no site's log has an entry for it."""
@@ -19,6 +21,17 @@ def failure_sentence(failure: wire.Failure) -> str:
     return printable(f"{failure.message} ({failure.error}{case})")
 
 
+def noticed(plan: wire.Plan, error: wire.ErrorKind, advice: str) -> wire.Failure:
+    """A failure of the plan's site that the server noticed itself."""
+    return wire.Failure(
+        plan_id=plan.plan_id,
+        site=plan.site,
+        error=error,
+        case=NOTICED_BY_SERVER,
+        advice=one_line(advice, LONGEST_LINE),
+    )
+
+
 def printable(text: str) -> str:
-    """The first `LONGEST_REASON` characters; what a terminal would act on becomes `?`."""
-    return "".join(character if character.isprintable() else "?" for character in text[:LONGEST_REASON])
+    """The first `LONGEST_REASON` characters as one plain line."""
+    return squeezed(text, LONGEST_REASON)

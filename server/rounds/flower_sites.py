@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from common import log, wire
 from common.errors import WireError
 from common.wire import codec
-from server.rounds.failures import NOTICED_BY_SERVER
+from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
@@ -100,7 +100,7 @@ class FlowerSites:
                 self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
             else:
                 reason = "Flower did not take the plan for this site; was its key revoked, or is the plan too large?"
-                yield Reply(site, _failure(plan, "unreachable", reason), time.monotonic() - started)
+                yield Reply(site, noticed(plan, "unreachable", reason), time.monotonic() - started)
 
     def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:
         """Give one message to Flower; returns its id, None if Flower did not take it.
@@ -126,7 +126,7 @@ class FlowerSites:
             messages = list(self.grid.pull_messages([message_id]))
         except Exception as error:  # Flower raises many kinds for a message it cannot read
             log.logger.exception("the answer of %s cannot be read", plan.site)
-            return _failure(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
+            return noticed(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
         return _answer(messages[0], plan) if messages else None
 
 
@@ -197,21 +197,15 @@ def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
     if message.has_error():
         code = message.error.code
         reason = f"the plan did not get through, Flower reports error {code}"
-        return _failure(
+        return noticed(
             plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else reason
         )
     try:
         answer = codec.from_records(message.content)
     except WireError as error:
-        return _failure(plan, "message", str(error))
+        return noticed(plan, "message", str(error))
     if isinstance(answer, wire.Plan):
-        return _failure(plan, "message", "the site answered with a plan")
+        return noticed(plan, "message", "the site answered with a plan")
     if answer.site != plan.site:
-        return _failure(plan, "message", f"the site answered as {answer.site!r}")
+        return noticed(plan, "message", f"the site answered as {answer.site!r}")
     return answer
-
-
-def _failure(plan: wire.Plan, error: wire.ErrorKind, advice: str) -> wire.Failure:
-    return wire.Failure(
-        plan_id=plan.plan_id, site=plan.site, error=error, case=NOTICED_BY_SERVER, advice=advice
-    )

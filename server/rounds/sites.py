@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common import wire
+from common.errors import WireError
 from common.wire import codec
+from server.rounds.failures import noticed
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ class InProcessSites:
         """Every site in turn; nothing can be late in one process."""
         for site, plan in plans.items():
             started = time.monotonic()
-            answer = codec.from_bytes(self.trainers[site](codec.to_bytes(plan)))
+            answer: wire.Plan | wire.Answer
+            try:
+                answer = codec.from_bytes(self.trainers[site](codec.to_bytes(plan)))
+            except WireError as error:
+                answer = noticed(plan, "message", str(error))
             if isinstance(answer, wire.Plan):
                 raise TypeError(f"{site} answered with a plan")
             yield Reply(site, answer, time.monotonic() - started)

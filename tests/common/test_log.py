@@ -57,6 +57,29 @@ def test_every_event_is_one_line_of_json_even_with_line_breaks(capsys):
 
 
 @pytest.mark.parametrize("form", ["readable", "json"])
+def test_an_event_is_one_plain_line_whatever_it_quotes(form, capsys):
+    log.start(form)
+    log.event("site says: \x1b[2J\n10:00:00  ERROR\u202e", site="a\nb", sites=["c\x9bd"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    message = r"site says: \x1b[2J\n10:00:00  ERROR\u202e"
+    if form == "json":
+        assert (fields := json.loads(line))["message"] == message
+        assert (fields["site"], fields["sites"]) == (r"a\nb", [r"c\x9bd"])
+    else:
+        assert line.endswith(f"  {message}")
+
+
+def test_no_line_of_an_errors_story_looks_like_an_event(capsys):
+    log.start()
+    log.logger.error("case 1", exc_info=ValueError("x\n10:00:00  all is well\x1b[2J"))
+    first, *story = capsys.readouterr().err.splitlines()
+    assert first.endswith("ERROR: case 1")
+    assert story
+    assert all(line.startswith("    ") and line.isprintable() for line in story)
+
+
+@pytest.mark.parametrize("form", ["readable", "json"])
 def test_the_story_of_an_error_is_told_in_the_log(form, capsys):
     log.start(form)
     try:

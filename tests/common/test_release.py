@@ -73,6 +73,7 @@ def test_the_installed_version_is_that_of_the_project() -> None:
 
 def test_the_changelog_begins_with_this_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    headings = [heading for heading in headings if heading != "Unreleased"]
     assert headings[0] == PROJECT["version"]
     assert headings == sorted(
         headings, key=lambda text: [int(part) for part in text.split(".")], reverse=True

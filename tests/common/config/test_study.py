@@ -81,7 +81,7 @@ def test_the_quorum_is_all_training_sites_unless_it_is_given():
         (SitesConfig, {"train": ["../etc"]}, "should match pattern"),
         (LocalConfig, {"epochs": 1, "steps": 2}, "epochs=1 and steps=2 contradict each other"),
         (LocalConfig, {"batch_size": 0}, "greater than or equal to 1"),
-        (ClassifierConfig, {"encoder": ""}, "at least 1 character"),
+        (ClassifierConfig, {"encoder": ""}, "should match pattern"),
         (ClassifierConfig, {"encoder": "x", "trainable": {"last_blocks": 0}}, "greater than or equal to 1"),
         (
             ClassifierConfig,

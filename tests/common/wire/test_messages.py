@@ -286,7 +286,7 @@ def test_a_summary_of_images_that_cannot_be_is_refused(images):
 
 @pytest.mark.parametrize("notice", ["x" * 2001, "one line\nERROR another", "\x1b[2J"])
 def test_a_notice_is_one_line_of_a_log(notice):
-    with pytest.raises(WireError, match="notice: string_"):
+    with pytest.raises(WireError, match=r"notice: (string_too_long|value_error)"):
         codec.from_bytes(codec.to_bytes(MESSAGES["round plan"].model_copy(update={"notice": notice})))
 
 

@@ -97,6 +97,7 @@ def test_a_refusal_says_what_was_found_and_what_was_expected(changes, sentence):
 
 
 names = st.sampled_from(sorted(LAYOUT))
+WORDS = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 not_finite = st.sampled_from([np.nan, np.inf, -np.inf])
 
 
@@ -137,15 +138,13 @@ def mutations(draw, kinds=PLAIN) -> Mutation:
     name = draw(names)
     match what:
         case "site":
-            return Mutation(what, {"site": draw(st.text(max_size=64).filter(lambda t: t != "north"))})
+            return Mutation(what, {"site": draw(WORDS.filter(lambda t: t != "north"))})
         case "plan":
-            return Mutation(
-                what, {"plan_id": draw(st.text(min_size=1, max_size=64).filter(lambda t: t != "p7"))}
-            )
+            return Mutation(what, {"plan_id": draw(WORDS.filter(lambda t: t != "p7"))})
         case "round":
-            return Mutation(what, {"round": draw(st.integers().filter(lambda n: n != 3))})
+            return Mutation(what, {"round": draw(st.integers(0, 10**9).filter(lambda n: n != 3))})
         case "examples":
-            return Mutation(what, {"num_examples": draw(st.just(0) | st.integers(41))})
+            return Mutation(what, {"num_examples": draw(st.just(0) | st.integers(41, 2**50))})
         case "steps":
             return Mutation(what, {"num_steps": 0})
         case "loss":

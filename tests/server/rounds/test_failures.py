@@ -24,7 +24,7 @@ def test_the_reason_stands_behind_the_advice() -> None:
     assert failure_sentence(failure("7", "3 of 9")) == "look at the images: 3 of 9 (data, case 7 in its log)"
 
 
-@pytest.mark.parametrize(("text", "shown"), [("a\x1b[31mb", "a?[31mb"), ("a\nb", "a?b"), ("ä", "ä")])
+@pytest.mark.parametrize(("text", "shown"), [("a\x1b[31mb", "a\\x1b[31mb"), ("a\nb", "a\\nb"), ("ä", "ä")])
 def test_what_a_terminal_would_act_on_is_replaced(text: str, shown: str) -> None:
     assert printable(text) == shown
 

@@ -61,10 +61,12 @@ class Replaying(Site):
 
 
 class Forging(Site):
-    """Answers with a plan id that would look well in somebody's log."""
+    """Sends a tensor whose name would look well in somebody's log."""
 
     def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
-        return super().answer(plan).model_copy(update={"plan_id": "x\nERROR: all is lost\x1b[2J"})
+        answer = super().answer(plan)
+        forged = {"a\nERROR: all is lost\x1b[2J": np.ones(1)}
+        return answer.model_copy(update={"delta": {**answer.delta, **forged}})
 
 
 def cohort(sites: Mapping[str, Site]) -> Cohort:
@@ -257,8 +259,8 @@ def test_an_answer_of_an_older_round_is_called_one(make_three):
 def test_what_a_site_says_cannot_draw_in_a_log(make_three, caplog):
     sites = three() | {"south": Forging(1.0)}
     after = states(make_three(rounds=2), sites)
-    assert "it answers plan x?ERROR: all is lost?[2J, expected" in after[0].sites[1].reason
-    assert "x?ERROR" in sites["south"].plans[1].notice
+    assert r"a\nERROR: all is lost\x1b[2J is not part of the study" in after[0].sites[1].reason
+    assert r"a\nERROR" in sites["south"].plans[1].notice
     assert "\x1b" not in caplog.text
 
 
