@@ -174,8 +174,8 @@ class AdmissionConfig(Frozen):
     measured, not learnt, and their size follows from the images."""
     max_norm_ratio: Annotated[float, Field(gt=1)] | None = 100.0
     """Largest norm of a delta, as a multiple of the median norm of the round's other deltas. Running means and
-    variances are compared in the same way, on their own. Of fewer than three deltas none is refused, because it
-    cannot be told which one is wrong. With a number here the server holds the deltas of a round side by side; None: it
+    variances are compared in the same way, on their own. Of fewer than three deltas none is refused, because the
+    wrong one cannot be known. With a number here the server holds the deltas of a round side by side; None: it
     does not, if `aggregation.max_share` is 1, too."""
     set_aside_after: Annotated[int, Field(ge=1)] | None = None
     """A site refused this many times in a row gets no more plans. None: it always gets another."""

@@ -273,7 +273,7 @@ def test_a_site_that_did_not_enrol_has_a_row_with_its_reason_and_no_plan(study):
     collector.ask(sites)
     assert sites.asked == [["north", "south"]]
     assert outcomes(collector) == {"north": "ok", "south": "ok", "west": "absent"}
-    assert reasons(collector) == {"west": "no?key"}
+    assert reasons(collector) == {"west": "no\\x1bkey"}
     assert (seen[-1].sites["west"].outcome, seen[-1].sites["west"].after_s) == ("absent", None)
     assert "west" not in collector.unheard
     assert collector.after.absences["west"].round == 1
