@@ -30,6 +30,7 @@ def environment(flwr_home: Path, ours: Mapping[str, str], proxy: str | None = No
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
+        "FLWR_INTERNAL_GRPC_CONTROL_API": "0",  # a second way to start runs, which nothing of ours uses
     }
 
 

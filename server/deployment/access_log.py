@@ -1,4 +1,4 @@
-"""Flower's SuperLink with a log of refused connections.
+"""Flower's SuperLink with a door of our own, and a log of refused connections.
 
     python -m server.deployment.access_log RECORD flower-superlink's options
 
@@ -6,12 +6,16 @@ Flower refuses a key that is not enrolled, a clock that is wrong, and a request 
 names no address, and for a wrong clock no caller at all. Here every refusal adds one line to RECORD: when, from
 which address, with which key, how far its clock is off, and why. `up` reads RECORD into its own log. The same
 caller is noted once a minute, and a large file is started again, so that repeated calls fill no disk.
+
+Two things are refused here that Flower lets pass. A call has to be of the key that it names: Flower checks who signed
+it, and then connects the node of whichever key stands in the request. And its Control and Runtime APIs are for this
+user of the machine alone (`local_users.py`).
 """
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,13 @@ import grpc
 from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
 from flwr.superlink import cli as flower_cli
 from flwr.superlink.cli import flower_superlink
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from common import keys
 from common.errors import ConfigError
 from common.wire import CHECK_HEADER
-from server.deployment.refusals import Refusal
+from server.deployment import local_users
+from server.deployment.refusals import OTHER_USER, OTHERS_KEY, Refusal
 
 AGAIN_S = 60.0
 MOST_CALLERS, LARGEST = 1000, 2**20
@@ -34,7 +40,7 @@ _FLEET, _ENTRIES = "/flwr.proto.Fleet/", ("ActivateNode", "RegisterNode")
 
 
 class RefusalRecorder(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Records every refused call of the Fleet API, and changes nothing."""
+    """Refuses calls in another's name, and records every refused call of the Fleet API."""
 
     def __init__(self, record: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._record, self._clock = record, clock
@@ -49,6 +55,10 @@ class RefusalRecorder(grpc.ServerInterceptor):  # type: ignore[misc]
         is_entry = handler_call_details.method.removeprefix(_FLEET) in _ENTRIES
 
         def answer(request: Any, context: Any) -> Any:
+            if is_in_others_name(request, metadata):
+                with contextlib.suppress(Exception):
+                    self.note(context.peer(), metadata, OTHERS_KEY)
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, OTHERS_KEY)
             try:
                 return handler.unary_unary(request, context)
             except Exception as error:
@@ -62,6 +72,11 @@ class RefusalRecorder(grpc.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(
             answer, handler.request_deserializer, handler.response_serializer
         )
+
+    def note_user(self, user: int | None) -> None:
+        """Write that a user of this machine called Flower's own APIs."""
+        with contextlib.suppress(Exception):
+            self.note("ipv4:127.0.0.1:0", {}, f"{OTHER_USER}{'unknown' if user is None else user}")
 
     def note(self, peer: str, metadata: dict[str, Any], what: str) -> None:
         """Write one line, unless the same was written a moment ago."""
@@ -83,6 +98,15 @@ class RefusalRecorder(grpc.ServerInterceptor):  # type: ignore[misc]
         too_large = self._record.exists() and self._record.stat().st_size > LARGEST
         with self._record.open("w" if too_large else "a", encoding="utf-8") as file:
             file.write(refusal.model_dump_json() + "\n")
+
+
+def is_in_others_name(request: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether a request names a key other than that of its signature, or sends messages of another node."""
+    named = getattr(request, "public_key", None)
+    if named is not None and named != metadata.get(PUBLIC_KEY_HEADER):
+        return True
+    messages = getattr(request, "messages_list", ())
+    return any(message.metadata.src_node_id != request.node.node_id for message in messages)
 
 
 def host_of(peer: str) -> str:
@@ -113,13 +137,18 @@ def _details(context: Any) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Run the SuperLink with a recorder of refusals."""
     record, sys.argv[1:] = Path(arguments[0]), list(arguments[1:])
+    recorder = RefusalRecorder(record)
     module = sys.modules[f"{flower_cli.__name__}.flower_superlink"]
-    start = module._run_fleet_api_grpc_rere
+    start, serve = module._run_fleet_api_grpc_rere, module.uvicorn.run
 
     def with_recorder(*, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
-        return start(interceptors=[RefusalRecorder(record), *(interceptors or [])], **rest)
+        return start(interceptors=[recorder, *(interceptors or [])], **rest)
+
+    def for_me_alone(**rest: Any) -> None:
+        serve(http=local_users.only_mine(AutoHTTPProtocol, recorder.note_user), **rest)
 
     module._run_fleet_api_grpc_rere = with_recorder  # type: ignore[attr-defined]
+    module.uvicorn.run = for_me_alone
     flower_superlink()
 
 

@@ -75,6 +75,8 @@ class Host(Federation):
     folder: ServerFolder
     _study: StudyConfig | None = None
     _run_id: int | None = None
+    _known_runs: set[int] = field(default_factory=set)
+    """Flower's numbers of runs that this server started, now or before."""
     _looked_at_keys: float = 0.0
     _refused: Refusals = field(init=False)
     _place_is_set_by = (
@@ -94,6 +96,7 @@ class Host(Federation):
         log.event(f"starting the server on port {port} for {', '.join(sites) or 'no sites yet'}")
         self.start_superlink(self.folder.identity)
         self._wait_for_superlink()
+        self._known_runs |= site_keys.unfinished_runs(self.folder.database)
         self._follow_keys()
         self.folder.ready.touch()
         log.event("the server is ready; sites may connect")
@@ -171,6 +174,7 @@ class Host(Federation):
             self._study, run_dir, self._nodes(), synthetic=self.folder.config.synthetic
         )
         self._run_id = self.run(settings)
+        self._known_runs.add(self._run_id)
 
     # --- what the operator asks ----------------------------------------------------------
 
@@ -180,6 +184,7 @@ class Host(Federation):
         if self.has_superlink and time.monotonic() - self._looked_at_keys > _KEYS_S:
             try:
                 self._follow_keys()
+                self._end_strange_runs()
                 self._tell_refusals()
                 site_keys.enrolled(self.folder)
             except ConsiliumError as error:  # a damaged key file must not end a study
@@ -194,9 +199,7 @@ class Host(Federation):
         """End the running study; what it has left stays, and it can be gone on with."""
         before = status.read_status(run_dir)
         if self._run_id is not None and self.has_superlink:
-            with suppress(LaunchError):  # it ended meanwhile
-                command: Command = [flower_command("flwr"), "stop", str(self._run_id), CONNECTION]
-                self.processes.run(command, START_S)
+            self._end_run(self._run_id)
         if before is not None and before.or_died().status == "running" and before.pid != os.getpid():
             with suppress(ProcessLookupError):
                 os.kill(before.pid, signal.SIGKILL)
@@ -205,6 +208,22 @@ class Host(Federation):
             last = checkpoint.latest(run_dir)
             where = "before round 1" if last is None else f"after round {checkpoint.number_of(last)}"
             status.set_status(run_dir, "stopped", f"stopped by the operator {where}")
+
+    def _end_run(self, run_id: int) -> None:
+        with suppress(LaunchError):  # it ended meanwhile
+            command: Command = [flower_command("flwr"), "stop", str(run_id), CONNECTION]
+            self.processes.run(command, START_S)
+
+    def _end_strange_runs(self) -> None:
+        """End runs that something other than this server has started. Raises LaunchError."""
+        for run_id in sorted(site_keys.unfinished_runs(self.folder.database) - self._known_runs):
+            self._end_run(run_id)
+            self._known_runs.add(run_id)  # said once
+            log.warn(
+                f"run {run_id} of Flower was not started by this server and is ended; look for what ran as this "
+                "user, and take the server's keys as known to it",
+                run=str(run_id),
+            )
 
     def _tell_refusals(self) -> None:
         if refusals := self._refused.new():

@@ -13,6 +13,10 @@ from pydantic import ValidationError
 from common.processes.tail import GrowingFile
 from common.settings import Frozen
 
+OTHERS_KEY = "the call names a key or a node that is not the caller's"
+OTHER_USER = "Control API: user "
+"""Begins the reason where another user of this machine called Flower's own APIs."""
+
 
 class Refusal(Frozen):
     """One line of the record."""
@@ -52,6 +56,17 @@ def _parsed(line: bytes) -> Refusal | None:
 def sentence(refusal: Refusal, enrolled: Mapping[str, str], revoked: Mapping[str, str]) -> str:
     """What happened, and whom it concerns; `enrolled` and `revoked` name sites by fingerprint."""
     key, who = refusal.fingerprint, f"somebody at {refusal.address}"
+    if refusal.what.startswith(OTHER_USER):
+        user = refusal.what.removeprefix(OTHER_USER)
+        return (
+            f"a program of another user of this machine (user {user}) called Flower's Control API, which starts runs "
+            "as this user, and was turned away"
+        )
+    if refusal.what == OTHERS_KEY:
+        site = enrolled.get(key) or (
+            f"{revoked[key]}, revoked" if key in revoked else f"no site's key, {key}"
+        )
+        return f"{who} ({site}) called in the name of another key, and was turned away"
     if refusal.check:
         known = enrolled.get(key) or (
             f"{revoked[key]}, revoked" if key in revoked else f"no site's key, {key}"

@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from common import keys
@@ -134,22 +135,37 @@ def nodes(database: Path) -> dict[bytes, Node]:
     Flower 1.39 keeps one row per key in the table `node`. Reading the table is fast; a call of Flower's
     Control API needs seconds of imports. Raises LaunchError if the database cannot be read.
     """
+    rows = _rows(
+        database,
+        "SELECT public_key, node_id, registered_at, status, online_until, last_activated_at, "
+        "last_deactivated_at, heartbeat_interval FROM node WHERE status != 'unregistered'",
+    )
+    return {row[0]: _node(*row[1:]) for row in rows}
+
+
+def unfinished_runs(database: Path) -> set[int]:
+    """Flower's numbers of the runs that have not ended. Raises LaunchError if the database cannot be read."""
+    rows = _rows(
+        database,
+        "SELECT run.run_id FROM run JOIN task ON task.task_id = run.primary_task_id WHERE task.finished_at IS NULL",
+    )
+    return {row[0] % 2**64 for row in rows}
+
+
+def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+    """Rows of the SuperLink's database; none without one, or before Flower made its tables. Raises LaunchError."""
     if not database.exists():
-        return {}
+        return []
     address = f"file:{quote(str(database))}?mode=ro"
     try:
         with contextlib.closing(
             sqlite3.connect(address, uri=True, timeout=_DATABASE_TIMEOUT_S)
         ) as connection:
-            rows = connection.execute(
-                "SELECT public_key, node_id, registered_at, status, online_until, last_activated_at, "
-                "last_deactivated_at, heartbeat_interval FROM node WHERE status != 'unregistered'"
-            ).fetchall()
+            return connection.execute(query).fetchall()
     except sqlite3.Error as error:
-        if "no such table" in str(error):  # Flower has not created it yet
-            return {}
+        if "no such table" in str(error):
+            return []
         raise LaunchError(f"{database} cannot be read now: {error}") from error
-    return {row[0]: _node(*row[1:]) for row in rows}
 
 
 _PATIENCE = 2  # heartbeats that may be missed: flwr.common.constant.HEARTBEAT_PATIENCE
