@@ -4,8 +4,8 @@ An event is a sentence plus named fields. A person reads the sentence; a machine
 fields, so no program has to parse sentences. Fields name sites, rounds and figures, never
 patients, files or paths of a hospital.
 
-Sentences quote what others wrote, so an event is one plain line: what does not print is written as its escape. The
-trace of an error stands below its line, indented, so that no line of it looks like an event.
+Sentences quote what others wrote, so an event is one plain line: what does not print is written as its escape. A
+table and the trace of an error stand below the line, indented, so that no line of them looks like an event.
 """
 
 import json
@@ -22,18 +22,24 @@ from common.text import one_line
 LogFormat = Literal["readable", "json"]
 Field = str | int | float | bool | None | list[str] | list[float]
 
-_FIELDS = "consilium_fields"
+_FIELDS, _BELOW = "consilium_fields", "consilium_below"
 logger = logging.getLogger("consilium")
 
 
-def event(message: str, *, level: int = logging.INFO, **fields: Field) -> None:
-    """Log one event; `fields` appear in JSON lines only."""
-    logger.log(level, message, extra={_FIELDS: fields})
+def event(message: str, *, level: int = logging.INFO, below: str = "", **fields: Field) -> None:
+    """Log one event; `fields` appear in JSON lines only. `below` is a text of several lines that belongs to it."""
+    logger.log(level, message, extra={_FIELDS: fields, _BELOW: below})
 
 
-def warn(message: str, **fields: Field) -> None:
+def warn(message: str, *, below: str = "", **fields: Field) -> None:
     """Log one event that a person should check."""
-    event(message, level=logging.WARNING, **fields)
+    event(message, level=logging.WARNING, below=below, **fields)
+
+
+def lines(text: str, *, level: int = logging.INFO, **fields: Field) -> None:
+    """Log one event of a text of our own that has several lines: all but the first stand below it."""
+    first, _, below = text.partition("\n")
+    event(first, level=level, below=below, **fields)
 
 
 class ReadableFormatter(logging.Formatter):
@@ -42,7 +48,9 @@ class ReadableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         rank = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
-        return "\n".join([f"{clock}  {rank}{one_line(record.getMessage())}", *_trace(record)])
+        return "\n".join(
+            [f"{clock}  {rank}{one_line(record.getMessage())}", *_below(record), *_trace(record)]
+        )
 
 
 class JsonFormatter(logging.Formatter):
@@ -55,6 +63,8 @@ class JsonFormatter(logging.Formatter):
             "message": one_line(record.getMessage()),
         }
         line |= {name: _plain(value) for name, value in getattr(record, _FIELDS, {}).items()}
+        if below := _below(record):
+            line["below"] = "\n".join(below)
         if trace := _trace(record):
             line["exception"] = "\n".join(trace)
         return json.dumps(line, ensure_ascii=False)
@@ -64,8 +74,15 @@ def _trace(record: logging.LogRecord) -> list[str]:
     """Lines on the record's exception, each indented and plain; empty without one."""
     if not record.exc_info:
         return []
-    text = logging.Formatter().formatException(record.exc_info)
-    return [f"    {one_line(line)}" for line in text.splitlines()]
+    return _indented(logging.Formatter().formatException(record.exc_info))
+
+
+def _below(record: logging.LogRecord) -> list[str]:
+    return _indented(getattr(record, _BELOW, ""))
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {one_line(line)}" for line in text.split("\n")] if text else []
 
 
 def _plain(value: Field) -> Field:

@@ -7,6 +7,7 @@ included, is `crashed`: the study may go on from its last checkpoint. The progra
 not the log.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -77,7 +78,10 @@ def _conduct_with_status(config: ServerConfig, sites: Sites) -> None:
     except BaseException as error:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
         _warn_of_absent(run_dir)
-        log.logger.error("the study failed: %s", reason, exc_info=not isinstance(error, ConsiliumError))
+        if isinstance(error, ConsiliumError):
+            log.lines(f"the study failed: {reason}", level=logging.ERROR)
+        else:
+            log.logger.error("the study failed: %s", reason, exc_info=True)
         stage: Stage = "failed" if isinstance(error, ConsiliumError) else "crashed"
         if stage == "failed":
             _report_failure(config, reason)
@@ -126,14 +130,14 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> Ending:
     cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
     set_absent(config.run_dir, cohort.absent)
     counts = census.count(study, cohort.enrolments)
-    log.event(census_table.table(study, counts))
+    log.lines(census_table.table(study, counts))
     census.save(config.run_dir, census.with_earlier(study, counts, config.run_dir, start.round))
     census.require_classes(study, counts)
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
     on_progress = partial(set_progress, config.run_dir)
     for state in run_rounds(study, sites, cohort, start, readmit=readmit, on_progress=on_progress):
-        log.event(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
+        log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)
         if not state.closing:

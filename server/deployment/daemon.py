@@ -6,6 +6,7 @@ the only port which anybody reaches is the one for sites. A study that was runni
 was killed goes on when it is started again.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -132,7 +133,7 @@ class Host(Federation):
         except ConsiliumError as error:
             if SUPERLINK in self._supervision.given_up:
                 raise
-            log.warn(f"study {entry.name} could not be run: {error}")
+            log.lines(f"study {entry.name} could not be run: {error}", level=logging.WARNING)
             outcome = Outcome(False, str(error))
         finally:
             self._study, self._run_id = None, None

@@ -23,7 +23,7 @@ Endpoint = tuple[str, int]
 def user_of(peer: Endpoint, own: Endpoint, table: Path = _TABLE) -> int | None:
     """Number of the user whose IPv4 socket `peer` is connected to ours, `own`; None if it is not known.
 
-    A socket that its program has closed belongs to nobody any more, and the kernel then prints user 0: it is not
+    A socket that its program has closed has no owner any more, and the kernel then prints user 0: it is not
     known either.
     """
     wanted = (_hexadecimal(peer), _hexadecimal(own), _ESTABLISHED)

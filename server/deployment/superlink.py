@@ -7,6 +7,7 @@ and start runs, listen on loopback only.
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -210,7 +211,7 @@ class Federation:
             if ended.is_final
             else f"starting it again in {ended.pause_s:g} s (restart {ended.number} of at most {MOST})"
         )
-        log.warn(f"{ended.name} {ended.how}; {what}", process=ended.name)
+        log.lines(f"{ended.name} {ended.how}; {what}", level=logging.WARNING, process=ended.name)
 
 
 def _node_id(site: str, answer: str) -> int:

@@ -70,6 +70,20 @@ def test_an_event_is_one_plain_line_whatever_it_quotes(form, capsys):
         assert line.endswith(f"  {message}")
 
 
+@pytest.mark.parametrize("form", ["readable", "json"])
+def test_a_table_of_our_own_stands_below_its_event_indented(form, capsys):
+    log.start(form)
+    log.lines("round 1\nsite  images\nnorth\x1b      3", level=logging.WARNING)
+    told = capsys.readouterr().err
+    if form == "json":
+        fields = json.loads(told)
+        assert (fields["message"], fields["below"]) == ("round 1", "    site  images\n    north\\x1b      3")
+    else:
+        first, *rest = told.splitlines()
+        assert first.endswith("  WARNING: round 1")
+        assert rest == ["    site  images", "    north\\x1b      3"]
+
+
 def test_no_line_of_an_errors_story_looks_like_an_event(capsys):
     log.start()
     log.logger.error("case 1", exc_info=ValueError("x\n10:00:00  all is well\x1b[2J"))

@@ -92,13 +92,14 @@ def test_what_a_site_computes_from_images_passes(seed, shift, scale, moments, fo
     wanted = request(class_weights=(1.0, 0.3, 2.0, 0.0), squares=True, moments=moments, fourier=fourier_map)
     mapped = view.of(features)
     counts = tuple(np.bincount(labels, minlength=4).tolist())
+    groups = [str(number) for number in range(30)]
     site = sums.statistics(mapped, labels, wanted)
     assert wrong_sums(named(site), wanted, counts) is None
     spread = ((mapped**2) * np.array(wanted.class_weights)[labels][:, None]).sum(axis=0)
     for loss in ("softmax", "squared_hinge"):
         problem = Problem(name="v", loss=loss, class_weights=wanted.class_weights, fourier=fourier_map)
         points = draws.normal(size=(mapped.shape[1] + 1, 4)) * draws.choice([0.0, 1e-3, 1.0])
-        losses, slopes = sums.gradient(mapped, labels, points, problem, None)
+        losses, slopes = sums.gradient(mapped, labels, points, problem, groups, None)
         assert wrong_gradient(losses, slopes, problem, counts, spread) is None
 
 
