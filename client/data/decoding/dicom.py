@@ -12,6 +12,7 @@ pydicom's decoders, which trust their input, so they run outside the trainer's p
 """
 
 import logging
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from client.data.references import BadImage, DicomFrame
 MOST_FRAMES = 100_000
 _MOST_HEADER = 2**26
 """Bytes before the pixels; private tags of some scanners take a few MiB."""
+_LAST = threading.local()
 _OF_WHOLE_NUMBERS = ("BitsStored", "PixelRepresentation")
 _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 _COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
@@ -83,7 +85,7 @@ def num_frames(header: pydicom.Dataset) -> int:
 
 def picture(reference: DicomFrame) -> Image.Image:
     """The frame as RGB or as 8-bit grey. Raises BadImage."""
-    header = read_header(reference.path)
+    header = _kept_header(reference.path)
     if (kind := other_than_image(header)) is not None:
         raise BadImage(f"is {with_article(kind)} and no image; leave it out")
     frames = num_frames(header)
@@ -101,6 +103,23 @@ def picture(reference: DicomFrame) -> Image.Image:
     except Exception as error:
         syntax = UID(str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))).name
         raise BadImage(f"has pixels ({syntax}) that cannot be decoded ({type(error).__name__})") from error
+
+
+def _kept_header(path: Path) -> pydicom.FileDataset:
+    """The header; that of many frames from memory, if this thread has just read it. Raises BadImage."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror or type(error).__name__})") from error
+    version = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if getattr(_LAST, "version", None) != version:
+        # Kept by thread, since pydicom converts values when they are read, and a header is changed by that.
+        header = read_header(path)
+        if "NumberOfFrames" not in header:
+            return header
+        _LAST.version, _LAST.header = version, header
+    kept: pydicom.FileDataset = _LAST.header
+    return kept
 
 
 def shown_sizes(path: Path) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from pydicom.uid import ComprehensiveSRStorage, RTDoseStorage, SegmentationStorage
 
 from client.cli.main import main
 from client.config import load_site
@@ -426,6 +427,32 @@ def test_a_dicom_with_burned_in_text_is_detected_by_its_attribute_or_by_its_pixe
     (suspected,) = matching(report, "look", "seem to have burned-in text")
     assert [row.image.path.stem for row in (*declared.rows, *suspected.rows)] == ["said", "seen"]
     assert {image.kind for image in report.images} == {"8-bit MONOCHROME2"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_dicom_objects_that_are_no_images_are_counted_by_kind_and_do_not_stop_the_site(
+    tmp_path: Path,
+) -> None:
+    for number in range(4):
+        dicom(tmp_path / "files" / f"{number}.dcm", PatientID=f"P{number}", SOPInstanceUID=f"1.2.{number}")
+    for name, kind, modality in (
+        ("mask", SegmentationStorage, "SEG"),
+        ("dose", RTDoseStorage, "RTDOSE"),
+        ("report", ComprehensiveSRStorage, "SR"),
+    ):
+        dicom(tmp_path / "files" / f"{name}.dcm", PatientID="P0", SOPClassUID=kind, Modality=modality)
+    (tmp_path / "labels.csv").write_text("PatientID,label\n" + "".join(f"P{n},mel\n" for n in range(4)))
+    settings = {
+        "name": "north", "data": {"kind": "dicom", "root": "files", "labels": "labels.csv", "match": "PatientID"},
+        "state_dir": "state", "split": {"kind": "none", "all": "train"}, "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
+    report = check(load_site(tmp_path / "site.yaml"), ("mel",))
+    assert report.may_take_part
+    assert len(report.images) == 4
+    told = " ".join(texts(report, "look"))
+    for kind in ("a segmentation", "a radiotherapy dose", "a structured report"):
+        assert f"1 DICOM files with {kind} instead of an image" in told
 
 
 # --- the command and the page ----------------------------------------------------------------

@@ -168,3 +168,15 @@ def test_a_broken_group_is_a_sentence(tmp_path):
 def test_a_size_needs_no_pixels(tmp_path):
     header = pydicom.dcmread(enhanced(tmp_path / "a.dcm", None, []), stop_before_pixels=True)
     assert shown_size(Frame(header, 0, 2)) == (16, 16)
+
+
+def test_the_header_of_many_frames_is_read_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+    path = enhanced(tmp_path / "a.dcm", None, [item(**scaled(1, 0)), item(**scaled(-1, 0))])
+    read: list[Path] = []
+    real = dicom_pixels.read_header
+    monkeypatch.setattr(dicom_pixels, "read_header", lambda path: read.append(path) or real(path))
+    assert (seen(path, 0)[15], seen(path, 1)[15]) == (255, 0)
+    assert read == [path]
+    enhanced(path, None, [item(**scaled(-1, 0)), item(**scaled(1, 0))])
+    assert (seen(path, 0)[15], seen(path, 1)[15]) == (0, 255)
+    assert read == [path] * 2
