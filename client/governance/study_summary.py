@@ -1,0 +1,68 @@
+"""Summary of a study for the person who approves it: everything that the approval binds, in a few lines."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from common.config import FileWeights, HubWeights, LocalConfig, SeedWeights, StudyConfig
+
+
+def lines(study: StudyConfig) -> Iterator[str]:
+    """What is trained, how, by whom, and what is asked of a site."""
+    model, sites = study.model, study.sites
+    tuned = "" if model.tuning is None else f" by {model.tuning.kind}"
+    yield f"{model.kind} {model.encoder}{tuned}, classes {', '.join(study.classes)}"
+    yield f"starts from {_start(study)}; trains and sends {_trained(study)}"
+    yield f"{study.rounds} rounds of {_work(study.local)}, {study.algorithm.kind}"
+    yield f"{_steps(study.local)}"
+    yield (
+        f"trains: {', '.join(sites.train)}; scores only: {', '.join(sites.evaluate) or 'none'}; goes on with "
+        f"{sites.quorum} training site(s)"
+    )
+    yield f"scores up to {study.rounds + 1} sets of weights on the test images"
+    if study.heads is None:
+        yield "fits no classical heads"
+    else:
+        every = "" if study.heads.every is None else f", every {study.heads.every} rounds"
+        yield f"fits classical heads on features: {', '.join(study.heads.titles)}{every}"
+    if study.overlap is None:
+        yield "compares no images between sites"
+    else:
+        yield "COMPARES images between sites, as keyed hashes of each image"
+
+
+def _work(local: LocalConfig) -> str:
+    return f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
+
+
+def _steps(local: LocalConfig) -> str:
+    size = "all images" if local.batch_size == "all" else f"{local.batch_size} images"
+    optimizer = local.optimizer
+    return (
+        f"steps on {size}, {optimizer.kind} with learning rate {optimizer.lr:g}, {local.schedule.kind} schedule, "
+        f"precision {local.precision}, augmentation {local.augmentation}"
+    )
+
+
+def _start(study: StudyConfig) -> str:
+    match study.model.weights:
+        case SeedWeights():
+            return "random weights"
+        case FileWeights(name=name):
+            return f"the file {name}"
+        case HubWeights():
+            return "weights of a public hub, which this site FETCHES"
+        case _:
+            assert_never(study.model.weights)
+
+
+def _trained(study: StudyConfig) -> str:
+    model = study.model
+    if model.tuning is not None:
+        return f"what {model.tuning.kind} adds, and the classifier"
+    match model.trainable:
+        case "all":
+            return "all layers"
+        case "head":
+            return "the classifier alone"
+        case last:
+            return f"the classifier and the last {last.last_blocks} groups of layers"

@@ -1,0 +1,64 @@
+"""What an approver reads of a study: all that the approval binds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from client.governance.study_summary import lines
+from common.config import StudyConfig
+
+MakeStudy = Callable[..., StudyConfig]
+
+
+def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeStudy) -> None:
+    study = make_study(
+        name="skin",
+        classes=("mel", "nv"),
+        sites={"train": ("north", "south"), "evaluate": ("east",), "required": 1},
+        rounds=50,
+        local={
+            "epochs": 2,
+            "batch_size": 16,
+            "optimizer": {"kind": "adamw", "lr": 3e-4},
+            "augmentation": "paper",
+        },
+    )
+    assert list(lines(study)) == [
+        "classifier test_convnext, classes mel, nv",
+        "starts from random weights; trains and sends all layers",
+        "50 rounds of 2 epoch(s), fedavg",
+        "steps on 16 images, adamw with learning rate 0.0003, constant schedule, precision auto, augmentation paper",
+        "trains: north, south; scores only: east; goes on with 1 training site(s)",
+        "scores up to 51 sets of weights on the test images",
+        "fits no classical heads",
+        "compares no images between sites",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"heads": {"local": [{"kind": "knn"}], "every": 5}},
+            "fits classical heads on features: local.knn, every 5 rounds",
+        ),
+        ({"overlap": {}}, "COMPARES images between sites, as keyed hashes of each image"),
+        (
+            {"model": {"encoder": "test_vit", "weights": {"kind": "hub"}, "trainable": "head"}},
+            "starts from weights of a public hub, which this site FETCHES; trains and sends the classifier alone",
+        ),
+        (
+            {"model": {"encoder": "test_vit", "tuning": {"kind": "lora"}}},
+            "starts from random weights; trains and sends what lora adds, and the classifier",
+        ),
+        (
+            {"model": {"encoder": "test_vit", "trainable": {"last_blocks": 2}}},
+            "starts from random weights; trains and sends the classifier and the last 2 groups of layers",
+        ),
+    ],
+)
+def test_what_a_person_has_to_know_stands_out(
+    make_study: MakeStudy, changes: dict[str, Any], line: str
+) -> None:
+    assert line in list(lines(make_study(**changes)))
