@@ -124,9 +124,12 @@ def _remove_others(folder: ServerFolder) -> Iterator[str]:
         if path.stem not in folder.config.sites:
             path.unlink()
             yield f"{path.stem} is no longer in the federation; its kit is removed"
-    for site in sorted(site_keys.enrolled(folder).keys() - folder.config.sites.keys()):
+    files = site_keys.read_key_files(folder)
+    for site in sorted(files.keys.keys() - folder.config.sites.keys()):
         site_keys.revoke(folder, site)
         yield f"{site} is no longer in the federation; its key is revoked"
+    for site, problem in sorted(files.unreadable.items()):
+        yield f"{site}: {problem}; the file is left as it is"
 
 
 def _reason_to_replace(path: Path, hosts: list[str]) -> str | None:

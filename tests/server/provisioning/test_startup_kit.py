@@ -255,3 +255,10 @@ def test_a_site_that_stands_twice_in_federation_yaml_is_not_made_once(tmp_path: 
     )
     with pytest.raises(ConfigError, match=r"sites\.north stands twice, in line 4 and line 5"):
         list(startup_kit.provision(federation, tmp_path / "server"))
+
+
+def test_one_key_file_that_cannot_be_read_is_named_and_stops_nothing(made: Path, tmp_path: Path) -> None:
+    (made / "sites" / "north.pub").write_text("no key")
+    said = list(startup_kit.provision(tmp_path / "federation.yaml", made))
+    assert any(line.startswith("north: ") and line.endswith("the file is left as it is") for line in said)
+    assert (made / "sites" / "north.pub").read_text() == "no key"

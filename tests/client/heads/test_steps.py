@@ -1,0 +1,129 @@
+"""One step towards heads at a site: what it answers, and what it refuses, from hand-made features."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.heads import steps
+from client.heads.features import Features
+from common import wire
+from common.config import StudyConfig
+from common.errors import PolicyRefusal, WireError
+from common.heads import HeadForm, under
+from common.wire import head_steps
+
+MakeStudy = Callable[..., StudyConfig]
+
+# Four training images with two features, two of each class, of four patients; two test images.
+TRAIN = Features(
+    np.array([[1, 0], [3, 0], [0, 1], [0, 3]], np.float32),
+    np.zeros((4, 2)),
+    np.array([0, 0, 1, 1]),
+    tuple("abcd"),
+)
+TEST = Features(
+    np.array([[2, 0], [0, 2]], np.float32), np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), ("e", "f")
+)
+HEADS = {"federated": [{"kind": "nearest_mean"}, {"kind": "logistic"}, {"kind": "vote"}]}
+
+
+@pytest.fixture
+def study(make_study: MakeStudy) -> StudyConfig:
+    return make_study(classes=("mel", "nv"), heads=HEADS)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> steps.Place:
+    return steps.Place(tmp_path, tmp_path / "study", 1, None)
+
+
+def answer(
+    study: StudyConfig, step: head_steps.HeadStep, place: steps.Place, site: str = "north", **arrays: Any
+) -> wire.HeadAnswer:
+    plan = wire.HeadPlan(
+        plan_id="h", site=site, study=study, round=1, weights_digest="w", step=step,
+        arrays={name.replace("__", "/"): value for name, value in arrays.items()},
+    )  # fmt: skip
+    table = steps.FeatureTable("w", {"train": TRAIN, "test": TEST})
+    return steps.carry_out(plan, table, place)
+
+
+def raw(**changes: Any) -> head_steps.StatisticsStep:
+    request = {"name": "raw", "class_weights": (1.0, 1.0), **changes}
+    return head_steps.StatisticsStep(views=(head_steps.ViewRequest.model_validate(request),))
+
+
+def test_sums_of_the_features_as_they_are(study: StudyConfig, place: steps.Place) -> None:
+    found = answer(study, raw(squares=True), place)
+    assert found.train_counts == (2, 2)
+    assert found.arrays["statistics/raw/sums"].tolist() == [[4, 0], [0, 4]]
+    assert found.arrays["statistics/raw/squares"].tolist() == [[10, 0], [0, 10]]
+
+
+def test_a_view_shifts_and_scales_the_features_first(study: StudyConfig, place: steps.Place) -> None:
+    """(1 - 1) / 2 + (3 - 1) / 2 = 1 for the first class and feature."""
+    found = answer(
+        study, raw(), place, view__raw__shift=np.array([1.0, 0.0]), view__raw__scale=np.array([2.0, 1.0])
+    )
+    assert found.arrays["statistics/raw/sums"].tolist() == [[1, 0], [-1, 4]]
+
+
+def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: steps.Place) -> None:
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    step = head_steps.GradientsStep(problems=(problem,))
+    found = answer(study, step, place, points__logistic=np.zeros((3, 2)))
+    assert found.arrays["losses/logistic"] == pytest.approx([4 * np.log(2)])
+    np.testing.assert_allclose(found.arrays["gradients/logistic"], [[-2, 2], [2, -2], [0, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [np.zeros((2, 2)), np.zeros((3, 3)), np.full((3, 2), np.nan)])
+def test_points_of_another_shape_or_without_numbers_are_refused(
+    study: StudyConfig, place: steps.Place, points: Any
+) -> None:
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    with pytest.raises(WireError, match=r"found no array of shape \[3, 2\]"):
+        answer(study, head_steps.GradientsStep(problems=(problem,)), place, points__logistic=points)
+
+
+def test_weights_of_another_number_of_classes_are_refused(study: StudyConfig, place: steps.Place) -> None:
+    with pytest.raises(WireError, match="found weights of 3 classes, expected 2"):
+        answer(study, raw(class_weights=(1.0, 1.0, 1.0)), place)
+
+
+def test_a_gradient_without_the_images_of_a_class_is_refused(study: StudyConfig, place: steps.Place) -> None:
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
+    with pytest.raises(PolicyRefusal, match="would leave out the images of a class"):
+        answer(study, head_steps.GradientsStep(problems=(problem,)), place, points__logistic=np.zeros((3, 2)))
+
+
+def test_a_site_that_only_scores_sends_no_sums(study: StudyConfig, place: steps.Place) -> None:
+    with pytest.raises(PolicyRefusal, match="this site only scores"):
+        answer(study, raw(), place, site="unseen")
+
+
+def test_coefficients_of_a_vote_that_the_study_does_not_list_are_refused(
+    study: StudyConfig, place: steps.Place
+) -> None:
+    with pytest.raises(WireError, match=r"a plan for 1 vote\(s\) that the study does not list"):
+        answer(study, head_steps.CoefficientsStep(votes=("other",)), place)
+
+
+def test_a_score_is_of_the_softmax_and_of_each_head_on_the_test_images(
+    study: StudyConfig, place: steps.Place
+) -> None:
+    """The softmax takes both images for the first class; the head looks at the larger feature and is right twice."""
+    head = {"shift": np.zeros(2), "scale": np.ones(2), "weights": np.eye(2), "bias": np.zeros(2)}
+    form = HeadForm(title="federated.nearest_mean", form="linear")
+    arrays = {
+        name.replace("/", "__"): value for name, value in under("head/federated.nearest_mean", head).items()
+    }
+    found = answer(study, head_steps.ScoreStep(heads=(form,)), place, **arrays)
+    assert found.train_counts == (0, 0)
+    scores = {result.title: result.score for result in found.results}
+    assert {title: score and score.confusion_CC.tolist() for title, score in scores.items()} == {
+        "softmax": [[1, 0], [1, 0]],
+        "federated.nearest_mean": [[1, 0], [0, 1]],
+    }
