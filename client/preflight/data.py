@@ -96,7 +96,7 @@ def _unused(survey: read.Survey) -> Iterator[Finding]:
     """What lies in the data set and is not used."""
     for unused in survey.unused:
         rank: Rank = "fine" if unused.is_usual else "look"
-        yield Finding(rank, f"not used: {len(unused.names)} {unused.kind}", unused.names)
+        yield Finding(rank, f"{unused.what}: {len(unused.names)} {unused.kind}", unused.names)
 
 
 def _summary(manifest: Manifest, inspected: Sequence[InspectedImage]) -> Finding:

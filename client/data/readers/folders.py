@@ -90,5 +90,11 @@ def _grouped(rows: Sequence[ImageRow], pattern: str) -> tuple[list[ImageRow], li
         patients.append(match and (match[1] if expression.groups else match[0]))
     grouped, unknown = named(rows, patients, "patient")
     if without:
-        unknown.append(Unused("paths in which data.group.pattern finds no patient", tuple(without)))
+        unknown.append(
+            Unused(
+                "paths in which data.group.pattern finds no patient",
+                tuple(without),
+                what="taken as of no known patient",
+            )
+        )
     return grouped, unknown

@@ -60,13 +60,17 @@ class ImageFinder:
             if os.path.realpath(path) not in used
         ]
         kinds = [
-            (f"image files that no row of {table.name} names", left),
-            ("images whose name differs from the table's in ending, case, accents or folder", inexact),
-            ("copies, byte for byte, of an image that is used", sorted(self._copies.values())),
+            Unused(f"image files that no row of {table.name} names", tuple(left)),
+            Unused(
+                "images whose name differs from the table's in ending, case, accents or folder",
+                inexact,
+                what="found nearly",
+            ),
+            Unused("copies, byte for byte, of an image that is used", tuple(sorted(self._copies.values()))),
         ]
         beside = merged([("", inside.unused) for inside in self._scans])
         return [
-            *(Unused(kind, tuple(names)) for kind, names in kinds if names),
+            *(entry for entry in kinds if entry.names),
             # A table says which files are images; other files are not missed.
             *(entry for entry in beside if not is_no_image(entry.kind)),
         ]

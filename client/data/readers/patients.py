@@ -96,7 +96,11 @@ def named(
             name = ""
         result.append(_with_name(row, kind, name or None))
     return result, [
-        Unused(f"images whose {kind} is written {value!r}, which is a placeholder", tuple(sources))
+        Unused(
+            f"images whose {kind} is written {value!r}, which is a placeholder",
+            tuple(sources),
+            what=f"taken as of no known {kind}",
+        )
         for value, sources in sorted(placeholders.items())
     ]
 

@@ -88,7 +88,7 @@ def read(config: DataConfig, classes: Sequence[str], state_dir: Path | None = No
     if contents.num_repeats:
         warn(f"{contents.num_repeats} row(s) repeat another row and count once", repeats=contents.num_repeats)
     for unused in contents.unused:
-        warn(f"not used: {unused.text}", kind=unused.kind, number=len(unused.names))
+        unused.log()
     return contents.manifest
 
 
@@ -98,7 +98,7 @@ def no_images(contents: Survey) -> str:
     there = "; ".join(unused.text for unused in contents.unused)
     return (
         f"{contents.where} holds no image of any class; the study has the classes {classes}. "
-        + (f"Not used there: {there}. " if there else "")
+        + (f"There: {there}. " if there else "")
         + "Point `data` of the site's YAML at images of these classes."
     )
 

@@ -1,10 +1,12 @@
 """Result of a reader: rows, problems, and what lies in the data set and is not used."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from client.data.manifest import ImageRow
+from common.log import event
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,23 @@ class Unused:
     names: tuple[str, ...]
     is_usual: bool = False
     """True for what lies in most data sets, so that no person has to look at it."""
+    what: str = "not used"
+    """What became of them."""
 
     @property
     def text(self) -> str:
-        """For a person: the number, the kind, and a few of the names."""
+        """For a person: what became of them, the number, the kind, and a few of the names."""
         shown = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
-        return f"{len(self.names)} {self.kind} ({shown})"
+        return f"{self.what}: {len(self.names)} {self.kind} ({shown})"
+
+    def log(self) -> None:
+        """A line for the log; a warning if a person should look."""
+        event(
+            self.text,
+            level=logging.INFO if self.is_usual else logging.WARNING,
+            kind=self.kind,
+            number=len(self.names),
+        )
 
 
 class ReadRows(NamedTuple):

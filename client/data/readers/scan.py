@@ -11,7 +11,7 @@ import re
 import stat
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data.readers.rows import Unused, by_kind
@@ -172,14 +172,13 @@ def beside_folders(folder: Path) -> list[Unused]:
 
 def merged(parts: Sequence[tuple[str, Sequence[Unused]]]) -> list[Unused]:
     """Unused files of several folders, each with the folder's name, as one list by kind."""
-    names: defaultdict[str, list[str]] = defaultdict(list)
-    usual = set()
+    merged_by_kind: dict[str, Unused] = {}
     for home, unused in parts:
-        for of_kind in unused:
-            names[of_kind.kind] += [f"{home}/{name}" if home else name for name in of_kind.names]
-            if of_kind.is_usual:
-                usual.add(of_kind.kind)
-    return list(by_kind(names, usual))
+        for entry in unused:
+            names = tuple(f"{home}/{name}" if home else name for name in entry.names)
+            before = merged_by_kind.get(entry.kind, replace(entry, names=()))
+            merged_by_kind[entry.kind] = replace(before, names=(*before.names, *names))
+    return [entry for _, entry in sorted(merged_by_kind.items())]
 
 
 def is_aside(name: str) -> bool:

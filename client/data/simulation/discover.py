@@ -29,7 +29,6 @@ from client.data.readers.rows import Unused
 from client.data.readers.scan import beside_folders, folders_in, merged
 from client.data.readers.table import CsvTable, read_table
 from common.errors import SiteDataError
-from common.log import warn
 
 SITE_COLUMNS = ("site", "domain", "centre", "center")
 GROUP_COLUMNS = ("patient_id", "lesion_id", "group", "patient")
@@ -125,7 +124,7 @@ def _from_folders(folder: Path) -> FoundFederation:
     if problems:
         refuse(f"{folder} is no federation", problems, "Correct the folders, then start again.")
     for unused in merged(parts):
-        warn(f"not used: {unused.text}", kind=unused.kind, number=len(unused.names))
+        unused.log()
     if not sites:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
         shown = ", ".join(inside[:10]) + (", ..." if len(inside) > 10 else "")

@@ -77,7 +77,7 @@ def test_copies_of_one_image_are_no_doubt_and_are_counted(tmp_path: Path) -> Non
     finder = ImageFinder((tmp_path,))
     assert finder.find("a") == tmp_path / "Part_1" / "a.jpg"
     (unused,) = finder.unused(tmp_path / "labels.csv")
-    assert unused.text == "1 copies, byte for byte, of an image that is used (part_1/a.jpg)"
+    assert unused.text == "not used: 1 copies, byte for byte, of an image that is used (part_1/a.jpg)"
 
 
 def test_images_that_no_row_names_are_told_without_those_of_other_rows(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_images_that_no_row_names_are_told_without_those_of_other_rows(tmp_path:
     finder = ImageFinder((tmp_path,))
     finder.find("./a.png")
     (unused,) = finder.unused(tmp_path / "labels.csv", ["b"])
-    assert unused.text == "1 image files that no row of labels.csv names (c.png)"
+    assert unused.text == "not used: 1 image files that no row of labels.csv names (c.png)"
 
 
 def test_names_that_fit_only_nearly_are_counted(tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ def rows(number: int) -> list[ImageRow]:
 def test_images_of_unknown_patients_are_of_none_and_are_counted_by_what_they_say() -> None:
     result, unused = named(rows(5), ["P1", "unknown", "n/a", "unknown", ""], "patient")
     assert [row.patient for row in result] == ["P1", None, None, None, None]
-    assert [entry.text for entry in unused] == [
-        "1 images whose patient is written 'n/a', which is a placeholder (row 2)",
-        "2 images whose patient is written 'unknown', which is a placeholder (row 1, row 3)",
+    assert [(entry.kind, entry.names) for entry in unused] == [
+        ("images whose patient is written 'n/a', which is a placeholder", ("row 2",)),
+        ("images whose patient is written 'unknown', which is a placeholder", ("row 1", "row 3")),
     ]
+    assert unused[0].text.startswith("taken as of no known patient: 1 images")
 
 
 def test_one_name_in_two_forms_of_unicode_is_one_patient() -> None:
