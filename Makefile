@@ -35,6 +35,7 @@ wheel: install ## one wheel in dist/, with start-up kit, example settings and da
 	rm -rf build *.egg-info
 	$(BIN)/uv build --wheel --quiet --out-dir dist --build-constraints requirements.lock --require-hashes
 	rm -rf build *.egg-info
+	cp requirements.lock dist/
 	@ls dist/*-$(VERSION)-*.whl
 
 test: install ## every test this machine can run

@@ -6,6 +6,7 @@ on the device and the decoded images in memory from round to round, so a round c
 training and nothing else. Plans are data; there is no way to hand this process code.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -31,8 +32,12 @@ from common.config import StudyConfig
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
 from common.heads import below
 from common.metrics import Score
+from common.polling import wait_until
 from common.weights import Array, Arrays, digest
 from common.wire import codec
+
+_LOOK_S = 1.0
+"""Pause between two looks for a person's decision."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,32 @@ class Answered:
     """Entry of the audit log."""
 
 
+@dataclass(frozen=True)
+class Undecided:
+    """The last question that waits for a person, which the server repeats: the audit log has it once."""
+
+    request: str
+    """SHA-256 of the plan."""
+    reply: str
+    """SHA-256 of the answer."""
+
+
 class Trainer:
     """Answers plans for one site. Not thread-safe: the link hands in one plan at a time."""
 
-    def __init__(self, site: SiteConfig, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        site: SiteConfig,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._site = site
-        self._clock = clock
+        self._clock, self._pause = clock, pause
         self._audit = audit.Audit(site.state_dir, clock)
         self._device = choose_device(site.device)
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
+        self._undecided: Undecided | None = None
         self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
         self._table: steps.FeatureTable | None = None
         self._received: tuple[StudySetup, int, Arrays] | None = None
@@ -79,6 +100,9 @@ class Trainer:
                 answer = self._carry_out(plan, len(request))
                 reply = codec.to_bytes(answer)
                 policy.enforce_answer(answer, len(reply), self._site.policy)
+                if isinstance(answer, wire.ApprovalAnswer):  # never kept: a person may decide at any moment
+                    self._note_approval(request, answer, reply)
+                    return reply
                 self._answered = Answered(plan_id, reply, audit.sent(reply, answer))
             self._audit.append("sent", self._answered.audit_fields)
         except Exception as error:  # only the kind of an error may leave
@@ -91,8 +115,15 @@ class Trainer:
         try:
             plan = codec.from_bytes(request)
         finally:
-            self._audit.append("plan", audit.received(request, plan))
+            if self._undecided is None or self._undecided.request != _sha256(request):
+                self._audit.append("plan", audit.received(request, plan))
         return plan
+
+    def _note_approval(self, request: bytes, answer: wire.ApprovalAnswer, reply: bytes) -> None:
+        undecided = Undecided(_sha256(request), _sha256(reply))
+        if undecided != self._undecided:
+            self._audit.append("sent", audit.sent(reply, answer))
+        self._undecided = undecided
 
     def _fail(self, error: Exception, plan_id: str) -> bytes:
         failure = failure_report.failure(error, plan_id, self._site.name)
@@ -112,7 +143,12 @@ class Trainer:
                 reason="the plan is for another site",
             )
         match plan:
+            case wire.ApprovalPlan():
+                return self._approval(plan, size)
             case wire.EnrolPlan():
+                approval_now = self._approval_now(plan, size)
+                if approval_now.decision != "yes":
+                    return approval_now
                 return self._enrol(plan, self._ready(plan, size))
             case wire.RoundPlan():
                 return self._round(plan, self._ready(plan, size))
@@ -121,7 +157,8 @@ class Trainer:
             case wire.OverlapPlan():
                 return self._compare(plan, self._ready(plan, size))
             case (
-                wire.Enrolment()
+                wire.ApprovalAnswer()
+                | wire.Enrolment()
                 | wire.RoundAnswer()
                 | wire.HeadAnswer()
                 | wire.OverlapAnswer()
@@ -136,22 +173,8 @@ class Trainer:
         rules, study = self._site.policy, plan.study
         contract = Contract(SiteState(self._site.state_dir, study).folder)
         contract.check(plan)
-        now = self._clock().astimezone(ZoneInfo(rules.timezone) if rules.timezone else None)
-        approved = not rules.ask or approval.is_approved(self._site.state_dir, study)
-        if not approved:
-            approval.note(self._site.state_dir, study, now)
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         given = approval.given(self._site.state_dir, study)
-        today = self._audit.work_since(midnight)
-        facts = policy.Facts(
-            now=now,
-            approved=approved,
-            rounds_today=today.rounds,
-            num_bytes=size,
-            evaluations_today=today.evaluations,
-            device_minutes_today=today.seconds / 60,
-            runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
-        )
+        facts = self._facts(plan, contract, self._decision(study), size)
         policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
             image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
@@ -198,6 +221,64 @@ class Trainer:
         )
         norm = sum(float(np.square(before[name].astype(np.float64)).sum()) for name in names)
         return (changed / norm) ** 0.5 / max(1, plan.round - last) if norm else 0.0
+
+    def _decision(self, study: StudyConfig) -> approval.Decision:
+        asks = self._site.policy.ask
+        return approval.decision(self._site.state_dir, study) if asks else approval.Decision("yes")
+
+    def _facts(
+        self, plan: wire.Plan, contract: Contract, decision: approval.Decision, size: int
+    ) -> policy.Facts:
+        timezone = self._site.policy.timezone
+        now = self._clock().astimezone(ZoneInfo(timezone) if timezone else None)
+        today = self._audit.work_since(now.replace(hour=0, minute=0, second=0, microsecond=0))
+        given = approval.given(self._site.state_dir, plan.study)
+        return policy.Facts(
+            now=now,
+            decision=decision.answer,
+            rounds_today=today.rounds,
+            num_bytes=size,
+            evaluations_today=today.evaluations,
+            device_minutes_today=today.seconds / 60,
+            runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
+        )
+
+    def _approval(self, plan: wire.ApprovalPlan, size: int) -> wire.ApprovalAnswer:
+        """What `_approval_now` says, held back for some seconds as long as that is neither yes nor no."""
+
+        def is_settled() -> bool:
+            return self._approval_now(plan, size).decision in ("yes", "no")
+
+        wait_until(is_settled, plan.hold_s, poll_s=_LOOK_S, pause=self._pause)
+        return self._approval_now(plan, size)
+
+    def _approval_now(self, plan: wire.ApprovalPlan | wire.EnrolPlan, size: int) -> wire.ApprovalAnswer:
+        """Whether the study of this plan can begin here. Raises PolicyRefusal if it never can.
+
+        So a person is only asked about studies that the other rules allow.
+        """
+        study = plan.study
+        contract = Contract(SiteState(self._site.state_dir, study).folder)
+        contract.check(plan)
+        decision = self._decision(study)
+        facts = self._facts(plan, contract, decision, size)
+        most = self._site.policy.max_runs
+        if self._site.policy.ask and most is not None and facts.runs > most:
+            approval.end(self._site.state_dir, study)  # a person can say yes once more
+            decision = self._decision(study)
+            facts = self._facts(plan, contract, decision, size)
+        closed = policy.enforce_lasting(plan, self._site.policy, facts)
+        answer = wire.ApprovalAnswer(plan_id=plan.plan_id, site=plan.site, decision=decision.answer)
+        match decision.answer:
+            case "no":
+                return answer.model_copy(update={"reason": decision.reason})
+            case "undecided":
+                approval.note(self._site.state_dir, study, facts.now)
+                return answer
+            case "yes" if closed:
+                return answer.model_copy(update={"decision": "closed", "reason": closed})
+            case "yes":
+                return answer
 
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
@@ -351,6 +432,10 @@ class Trainer:
         self._setup = None  # the former study's model and images go before new ones come
         self._setup = set_up(study, self._site, self._device)
         return self._setup
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _answer(

@@ -24,7 +24,7 @@ from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import load_file
 from server.config import ServerConfig
-from server.enrolment import census, overlap_check
+from server.enrolment import approvals, census, overlap_check
 from server.enrolment import cohort as enrolment
 from server.heads import fit, record
 from server.report import census_table, terminal
@@ -42,6 +42,7 @@ from server.storage.status import (
     add_resumption,
     read_status,
     set_absent,
+    set_approvals,
     set_progress,
     set_status,
 )
@@ -75,6 +76,11 @@ def _conduct_with_status(config: ServerConfig, sites: Sites) -> None:
         set_status(run_dir, "running", f"study {study.name}")
         set_absent(run_dir, {})  # of an earlier start
         ending = _conduct(config, study, sites)
+    except (KeyboardInterrupt, SystemExit):  # asked to end, by a person or a supervisor
+        log.warn("the server of the study was stopped; its next start goes on with the study")
+        with suppress(StorageError):
+            set_status(run_dir, "crashed", "the server was stopped")
+        raise
     except BaseException as error:
         reason = str(error) if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
         _warn_of_absent(run_dir)
@@ -203,12 +209,14 @@ def _fit_heads(
 def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, Cohort]:
     """The state to go on from: the last checkpoint of this run, or the first weights."""
     last = checkpoint.latest(config.run_dir)
+    now = read_status(config.run_dir)
+    people = approvals.Record(None if now is None else now.approvals, partial(set_approvals, config.run_dir))
     if last is not None:
         state = checkpoint.load(last, study)
         log.event(f"resuming after round {state.round} of {study.rounds}", round=state.round)
         add_resumption(config.run_dir, state.round)
-        return state, enrolment.enrol(study, sites, state.weights, first_round=state.round + 1)
+        return state, enrolment.enrol(study, sites, state.weights, first_round=state.round + 1, people=people)
     first = None if config.start_from is None else load_file(config.start_from)[0]
-    cohort = enrolment.enrol(study, sites, first)
+    cohort = enrolment.enrol(study, sites, first, people=people)
     reference = cohort.reference
     return RoundState(0, cohort.weights, reference.layout, reference.preprocessing), cohort

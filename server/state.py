@@ -126,6 +126,25 @@ class Cohort:
         return sum(self.enrolments[site].train_counts)
 
 
+class SiteApproval(Frozen):
+    """What the people at one site have answered before round 1."""
+
+    answer: wire.Decision
+    since: datetime
+    """When they were asked, or answered."""
+    reason: str = ""
+
+
+class Approvals(Frozen):
+    """Answers of people that a study waits for before round 1."""
+
+    since: datetime
+    until: datetime | None
+    """When the study stops waiting; None: never."""
+    sites: dict[str, SiteApproval]
+    """Sites that did not agree at once."""
+
+
 class Asked(Frozen):
     """Outcome of one site in the current round."""
 

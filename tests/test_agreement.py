@@ -67,6 +67,12 @@ def enrolled(trainer: Trainer, study: StudyConfig) -> wire.Enrolment:
     return answer
 
 
+def approval_of(data: bytes) -> wire.ApprovalAnswer:
+    answer = codec.from_bytes(data)
+    assert isinstance(answer, wire.ApprovalAnswer), answer
+    return answer
+
+
 def failure(data: bytes) -> wire.Failure:
     answer = codec.from_bytes(data)
     assert isinstance(answer, wire.Failure), answer
@@ -108,7 +114,9 @@ def test_a_refused_plan_is_answered_with_rules_not_limits_and_both_logs_tell(
         assert limit in caplog.text
     plan, refusal, sent = audited(site)
     assert [line["event"] for line in (plan, refusal, sent)] == ["plan", "refusal", "sent"]
-    assert (refusal["reason"], refusal["case"], refusal["plan_id"]) == (refused.reason, refused.case, "e")
+    assert (refusal["reason"], refusal["plan_id"]) == (refused.reason, "e")
+    assert (refused.case, "case" in refusal) == ("", False)
+    assert "Traceback" not in caplog.text
     assert (sent["kind"], sent["bytes"]) == ("failure", len(reply))
     with pytest.raises(QuorumNotMet, match=r"north: .*encoders: the study's encoder is 'test_convnext'"):
         states(alone, {"north": Trainer(site).answer})
@@ -119,26 +127,95 @@ def test_outside_its_hours_a_site_takes_no_plan_but_repeats_what_it_said(
 ) -> None:
     clock = [NOON]
     trainer = Trainer(make_site("north", policy=agreed(hours="19:00-07:00")), lambda: clock[0])
-    assert failure(trainer.answer(enrol_plan(alone))).reason == (
-        "hours: this site takes plans again at 2026-11-23T19:00+00:00"
+    closed = approval_of(trainer.answer(enrol_plan(alone)))
+    assert (closed.decision, closed.reason) == (
+        "closed",
+        "this site takes plans again at 2026-11-23T19:00+00:00",
     )
     clock[0] = NOON.replace(hour=19)
     said = trainer.answer(enrol_plan(alone))
     assert isinstance(codec.from_bytes(said), wire.Enrolment)
     clock[0] = NOON + timedelta(days=1)
     assert trainer.answer(enrol_plan(alone)) == said
-    assert failure(trainer.answer(enrol_plan(alone, plan_id="another"))).error == "policy"
+    assert approval_of(trainer.answer(enrol_plan(alone, plan_id="another"))).decision == "closed"
+    assert failure(trainer.answer(round_plan(alone, {}, "r"))).reason == (
+        "hours: this site takes plans again at 2026-11-24T19:00+00:00"
+    )
 
 
 def test_a_study_starts_after_a_persons_yes(make_site: MakeSite, alone: StudyConfig) -> None:
     site = make_site("north", policy=agreed(ask=True))
     trainer = Trainer(site)
-    refused = failure(trainer.answer(enrol_plan(alone)))
-    assert f"study tiny ({alone.fingerprint[:12]}) waits for approval" in refused.reason
+    assert approval_of(trainer.answer(enrol_plan(alone))).decision == "undecided"
+    assert "has not been enrolled" in failure(trainer.answer(round_plan(alone, {}, "r"))).reason
     approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="data manager", now=NOON)
     assert enrolled(trainer, alone).train_counts == (8, 8, 8)
     changed = alone.model_copy(update={"rounds": 200})
-    assert "waits for approval" in failure(trainer.answer(enrol_plan(changed, "changed"))).reason
+    assert approval_of(trainer.answer(enrol_plan(changed, "changed"))).decision == "undecided"
+
+
+def test_a_persons_no_is_an_answer_with_the_reason_and_no_failure(
+    make_site: MakeSite, alone: StudyConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site("north", policy=agreed(ask=True))
+    trainer = Trainer(site)
+    trainer.answer(enrol_plan(alone))
+    approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="data manager", now=NOON)
+    enrolled(trainer, alone)
+    caplog.clear()
+    meant = approval.find(site.state_dir, "tiny", refuse=True)
+    approval.refuse(site.state_dir, meant, by="data manager", now=NOON, reason="the ethics vote is missing")
+    told = approval_of(trainer.answer(enrol_plan(alone, "again")))
+    assert (told.decision, told.reason) == ("no", "the ethics vote is missing")
+    assert failure(trainer.answer(round_plan(alone, {}, "r"))).reason == (
+        f"ask: a person at this site refused study tiny ({alone.fingerprint[:12]})"
+    )
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_a_study_that_the_policy_refuses_is_not_put_before_a_person(
+    make_site: MakeSite, alone: StudyConfig
+) -> None:
+    site = make_site("north", policy=agreed(ask=True, encoders=["allowed_encoder"], hours="19:00-07:00"))
+    trainer = Trainer(site, lambda: NOON)
+    told = failure(trainer.answer(enrol_plan(alone)))
+    assert told.reason == "encoders: the study's encoder is 'test_convnext'"
+    assert approval.pending(site.state_dir) == []
+
+
+def test_a_site_that_is_closed_asks_its_people_all_the_same(make_site: MakeSite, alone: StudyConfig) -> None:
+    site = make_site("north", policy=agreed(ask=True, hours="19:00-07:00"))
+    trainer = Trainer(site, lambda: NOON)
+    assert approval_of(trainer.answer(enrol_plan(alone))).decision == "undecided"
+    approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="a", now=NOON)
+    assert approval_of(trainer.answer(enrol_plan(alone))).decision == "closed"
+
+
+def test_a_question_is_held_until_a_person_decides_and_is_in_the_log_once(
+    make_site: MakeSite, alone: StudyConfig
+) -> None:
+    site = make_site("north", policy=agreed(ask=True))
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 65:  # in the third question
+            approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="a", now=NOON)
+
+    trainer = Trainer(site, pause=pause)
+    question = codec.to_bytes(wire.ApprovalPlan(plan_id="q", site="north", study=alone, hold_s=30))
+    told = [approval_of(trainer.answer(question)).decision for _ in range(3)]
+    assert told == ["undecided", "undecided", "yes"]
+    assert len(pauses) == 65  # 30 + 30 seconds of waiting, then five more: a decision is seen within a second
+    lines = audited(site)
+    assert [(line["event"], line.get("decision")) for line in lines] == [
+        ("plan", None), ("sent", "undecided"), ("sent", "yes"),
+    ]  # fmt: skip
+
+
+def test_a_site_that_asks_nobody_says_yes_at_once(make_site: MakeSite, alone: StudyConfig) -> None:
+    question = codec.to_bytes(wire.ApprovalPlan(plan_id="q", site="north", study=alone, hold_s=30))
+    assert approval_of(Trainer(make_site("north")).answer(question)).decision == "yes"
 
 
 def test_the_rounds_of_a_day_are_counted_over_restarts_until_midnight(
@@ -227,21 +304,21 @@ def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
         return code, told.out + told.err
 
     assert typed("pending", settings) == (0, "no study waits\n")
-    failure(Trainer(site).answer(enrol_plan(alone)))
+    approval_of(Trainer(site).answer(enrol_plan(alone)))
     assert f"tiny-{alone.fingerprint[:12]}: asked" in typed("pending", settings)[1]
     assert typed("approve", settings, "other")[0] == 1
     assert typed("approve", settings, "tiny")[0] == 0
     enrolled(Trainer(site), alone)
 
     code, told = typed("audit", "--verify", settings)
-    # plan, refusal, sent; approval; plan, sent
+    # plan, sent; approval; plan, sent
     assert code == 0
-    assert told.startswith("6 lines as they were written; the last hash is ")
+    assert told.startswith("5 lines as they were written; the last hash is ")
     noted = told.split()[-1]
     assert typed("audit", "--verify", settings, "--expect", noted)[0] == 0
     shown = typed("audit", settings)[1].splitlines()
     assert [line.split("  ")[1].partition(":")[0] for line in shown] == [
-        "plan", "refusal", "sent", "approval", "plan", "sent",
+        "plan", "sent", "approval", "plan", "sent",
     ]  # fmt: skip
     assert typed("audit", settings, "--expect", noted)[0] == 1
 
@@ -249,7 +326,7 @@ def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
     path.write_bytes(path.read_bytes().replace(b'"train":[8,8,8]', b'"train":[9,8,8]'))
     code, told = typed("audit", "--verify", settings)
     assert code == 1
-    assert "EDITED OR CUT: line 6 of audit.jsonl: it was changed after it was written" in told
+    assert "EDITED OR CUT: line 5 of audit.jsonl: it was changed after it was written" in told
 
 
 # --- audit -----------------------------------------------------------------------------------

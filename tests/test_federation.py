@@ -320,6 +320,21 @@ def test_a_finished_study_leaves_weights_rounds_the_study_and_a_report(
     assert (tmp_path / "run/weights.safetensors").stat().st_size > 1000
 
 
+def test_a_server_that_is_asked_to_end_is_no_failure(
+    make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(_: bytes) -> bytes:
+        raise KeyboardInterrupt
+
+    (tmp_path / "study.yaml").write_text(json.dumps(make_study().model_dump(mode="json")))
+    config = ServerConfig(study=tmp_path / "study.yaml", run_dir=tmp_path / "run", node_ids={"north": 1})
+    with pytest.raises(KeyboardInterrupt):
+        conduct(config, InProcessSites({"north": interrupted, "south": interrupted}))
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert (status["status"], status["reason"]) == ("crashed", "the server was stopped")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_a_study_that_fails_says_so_in_its_status(make_study: MakeStudy, tmp_path: Path) -> None:
     study = make_study(deadlines={"enrol_s": 0.01})
     (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))

@@ -282,7 +282,7 @@ def strangers(world: World) -> list[Seen]:
         "plan outside the policy": (
             "refusing",
             "its policy allows other encoders only",
-            r"encoder.*\(policy, case",
+            r"encoder.*\(policy\)",
         ),
         "corrupt image": (
             "spoilt",

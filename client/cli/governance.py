@@ -17,7 +17,15 @@ from common.errors import ConfigError
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to `consilium-site`."""
     command(app, "pending", GOVERNANCE, examples=["consilium-site pending site.yaml"])(_pending)
-    command(app, "approve", GOVERNANCE, examples=["consilium-site approve site.yaml demo"])(_approve)
+    command(
+        app,
+        "approve",
+        GOVERNANCE,
+        examples=[
+            "consilium-site approve site.yaml demo",
+            'consilium-site approve site.yaml demo --refuse --reason "the ethics vote is missing"',
+        ],
+    )(_approve)
     command(
         app,
         "audit",
@@ -33,7 +41,7 @@ def add_commands(app: typer.Typer) -> None:
 def _pending(settings: SiteFile) -> int:
     """List the studies that wait for this site's approval.
 
-    Their plans were refused because the policy says `ask: true`.
+    Nothing is computed for them before `approve`, because the policy says `ask: true`.
     """
     from client.config import load_site
     from client.governance import approval
@@ -53,18 +61,33 @@ def _pending(settings: SiteFile) -> int:
 def _approve(
     settings: SiteFile,
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or its label from `pending`.")],
+    refuse: Annotated[
+        bool, typer.Option("--refuse", help="Refuse it instead, or take an approval back.")
+    ] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="With --refuse: tell the study operator why.")
+    ] = "",
 ) -> int:
-    """Approve a study.
+    """Approve a study, or refuse it.
 
-    From then on the trainer takes the plans of exactly this study. A changed study has to be approved again.
+    From then on the trainer takes the plans of exactly this study, or of none. The server learns it within
+    seconds. A changed study has to be approved again. A decision can be changed by the same command.
     """
     from client.config import load_site
     from client.governance import approval
     from client.governance.audit import Audit
 
+    if reason and not refuse:
+        raise ConfigError("--reason is for a refusal; add --refuse")
+    approval.require_reason(reason)
     state_dir, by = load_site(settings).state_dir, _user()
-    meant = approval.find(state_dir, study)
+    meant = approval.find(state_dir, study, refuse=refuse)
     entry = {"study": meant.study.name, "fingerprint": meant.study.fingerprint, "by": by}
+    if refuse:
+        Audit(state_dir).append("decline", entry | ({"reason": reason} if reason else {}))
+        approval.refuse(state_dir, meant, by=by, now=datetime.now(UTC), reason=reason)
+        print(f"refused: {approval.describe(meant)}")
+        return 0
     Audit(state_dir).append("approval", entry)  # first: an approval that is not in the log does not count
     approval.approve(state_dir, meant, by=by, now=datetime.now(UTC))
     print(f"approved: {approval.describe(meant)}")

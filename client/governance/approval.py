@@ -1,7 +1,7 @@
-"""Approvals: studies that a person at this site has agreed to, where the policy says `ask: true`.
+"""Approvals: what people at this site have decided about studies, where the policy says `ask: true`.
 
-A plan does not wait inside the trainer. It is refused until the study is approved, so nothing
-hangs over a weekend, and the server gets the reason. Pending and approved studies are
+A study waits at the server, not at the site: the server asks again until a person has decided. Nothing
+is built and no image is read before that. Pending, approved and refused studies are
 files under `state_dir`, one per study, for people to read or remove. They are named
 by the fingerprint of the whole study, so a changed study has to be approved again.
 """
@@ -10,26 +10,35 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
-from common import json_text
+from common import json_text, log
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 from common.files import write_atomically
+from common.wire import LONGEST_NO
 
 _MOST_PENDING = 100
-"""Limit on pending studies, so that a server cannot fill the site's disk."""
+"""Limit on pending studies, so that a server cannot fill the site's disk. Beyond it the one that was asked first
+goes; if it still waits, the server asks again."""
 _SHOWN = 12
+
+_Kind: TypeAlias = Literal["pending", "approved", "refused"]
+_TIMES: dict[_Kind, str] = {"pending": "asked", "approved": "approved", "refused": "refused"}
+"""Name of the time in the file of a study, by the kind of file."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A study that waits for a person's approval."""
+    """A study that waits for a person's approval, or that a person has decided about."""
 
     study: StudyConfig
     asked: str
-    """When its first plan came, ISO 8601."""
+    """When it was first asked, or decided; ISO 8601."""
+    kind: _Kind = "pending"
+    """What has become of it."""
 
     @property
     def label(self) -> str:
@@ -37,9 +46,22 @@ class Pending:
         return f"{self.study.name}-{self.study.fingerprint[:_SHOWN]}"
 
 
-def is_approved(state_dir: Path, study: StudyConfig) -> bool:
-    """Whether a person at this site has approved exactly this study."""
-    return _path(state_dir, "approved", study).exists()
+@dataclass(frozen=True)
+class Decision:
+    """What a person at this site has decided about a study."""
+
+    answer: Literal["yes", "no", "undecided"]
+    reason: str = ""
+    """What the person wrote for the server with a no."""
+
+
+def decision(state_dir: Path, study: StudyConfig) -> Decision:
+    """What a person has decided about exactly this study."""
+    refused = _path(state_dir, "refused", study)
+    if refused.exists():
+        return Decision("no", _reason(refused))
+    approved = _path(state_dir, "approved", study).exists()
+    return Decision("yes" if approved else "undecided")
 
 
 def given(state_dir: Path, study: StudyConfig) -> str:
@@ -58,37 +80,67 @@ def given(state_dir: Path, study: StudyConfig) -> str:
 def note(state_dir: Path, study: StudyConfig, now: datetime) -> None:
     """Add this study to the pending ones. Raises StorageError."""
     path = _path(state_dir, "pending", study)
-    if path.exists() or len(list(path.parent.glob("*.json"))) >= _MOST_PENDING:
+    if path.exists():
         return
+    noted = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    for oldest in noted[: max(0, len(noted) - _MOST_PENDING + 1)]:
+        oldest.unlink(missing_ok=True)
     write_atomically(path, _text(study, asked=now.isoformat(timespec="seconds")))
-
-
-def pending(state_dir: Path) -> list[Pending]:
-    """Studies that wait, the longest waiting first. Raises StorageError for an edited file."""
-    studies = [_read(path) for path in _folder(state_dir, "pending").glob("*.json")]
-    return sorted(
-        (one for one in studies if not is_approved(state_dir, one.study)),
-        key=lambda one: (one.asked, one.label),
+    log.event(
+        f"study {study.name} waits for a person here: `consilium-site pending` shows it, `consilium-site approve` "
+        "approves or refuses it"
     )
 
 
-def find(state_dir: Path, wanted: str) -> Pending:
-    """The pending study with this name or label. Raises ConfigError and StorageError."""
+def pending(state_dir: Path) -> list[Pending]:
+    """Studies that wait, the longest waiting first. A file that was edited is passed over."""
+    return [one for one in _all(state_dir, "pending") if decision(state_dir, one.study).answer == "undecided"]
+
+
+def end(state_dir: Path, study: StudyConfig) -> None:
+    """An approval that was used up: from now on the study needs another one."""
+    _path(state_dir, "approved", study).unlink(missing_ok=True)
+
+
+def find(state_dir: Path, wanted: str, *, refuse: bool = False) -> Pending:
+    """The study with this name or label that can be approved, or refused. Raises ConfigError.
+
+    A pending study comes first. A study that was refused can be approved after all, and an approval can be
+    taken back.
+    """
     waiting = pending(state_dir)
-    meant = [one for one in waiting if wanted in (one.study.name, one.label)]
-    if len(meant) != 1:
-        listed = ", ".join(one.label for one in waiting) or "nothing"
-        raise ConfigError(
-            f"found {len(meant)} studies named {wanted!r}; waiting: {listed}. Name one of these."
-        )
-    return meant[0]
+    decided = _all(state_dir, "approved" if refuse else "refused")
+    for studies in (waiting, decided):
+        meant = [one for one in studies if wanted in (one.study.name, one.label)]
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            break
+    listed = ", ".join(one.label for one in waiting) or "nothing"
+    former = f"; {'approved' if refuse else 'refused'}: " + ", ".join(one.label for one in decided)
+    raise ConfigError(
+        f"found {len(meant)} studies named {wanted!r}; waiting: {listed}{former if decided else ''}. "
+        "Name one of these."
+    )
 
 
 def approve(state_dir: Path, meant: Pending, *, by: str, now: datetime) -> None:
     """Approve this study, in the name of `by`. Raises StorageError."""
-    approved = _path(state_dir, "approved", meant.study)
-    write_atomically(approved, _text(meant.study, approved=now.isoformat(timespec="seconds"), by=by))
-    _path(state_dir, "pending", meant.study).unlink(missing_ok=True)
+    _decide(state_dir, "approved", meant, {"approved": now.isoformat(), "by": by})
+
+
+def refuse(state_dir: Path, meant: Pending, *, by: str, now: datetime, reason: str = "") -> None:
+    """Refuse this study, in the name of `by`; the server gets `reason`. Raises StorageError."""
+    about = {"refused": now.isoformat(timespec="seconds"), "by": by, "reason": reason}
+    _decide(state_dir, "refused", meant, about)
+
+
+def require_reason(reason: str) -> None:
+    """Raises ConfigError if this text cannot be sent to the server."""
+    if len(reason) > LONGEST_NO or not reason.isprintable():
+        raise ConfigError(
+            f"the reason has {len(reason)} characters, expected one line of at most {LONGEST_NO}; shorten it"
+        )
 
 
 def describe(one: Pending) -> str:
@@ -97,18 +149,27 @@ def describe(one: Pending) -> str:
     work = f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
     tuned = "" if study.model.tuning is None else f" by {study.model.tuning.kind}"
     return (
-        f"{one.label}: asked {one.asked}\n"
+        f"{one.label}: {_TIMES[one.kind]} {one.asked}\n"
         f"  {study.model.kind} {study.model.encoder}{tuned}, classes {', '.join(study.classes)}\n"
         f"  {study.rounds} rounds of {work}, {study.algorithm.kind}\n"
         f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'none'}"
     )
 
 
-def _folder(state_dir: Path, kind: str) -> Path:
+def _decide(state_dir: Path, kind: _Kind, meant: Pending, about: dict[str, str]) -> None:
+    """Write the decision and remove what stood before it. With two files, as after a power cut, a no counts."""
+    write_atomically(_path(state_dir, kind, meant.study), _text(meant.study, **about))
+    others: tuple[_Kind, ...] = ("pending", "approved", "refused")
+    for other in others:
+        if other != kind:
+            _path(state_dir, other, meant.study).unlink(missing_ok=True)
+
+
+def _folder(state_dir: Path, kind: _Kind) -> Path:
     return state_dir / "approvals" / kind
 
 
-def _path(state_dir: Path, kind: str, study: StudyConfig) -> Path:
+def _path(state_dir: Path, kind: _Kind, study: StudyConfig) -> Path:
     return _folder(state_dir, kind) / f"{study.name}-{study.fingerprint}.json"
 
 
@@ -116,17 +177,50 @@ def _text(study: StudyConfig, **about: str) -> bytes:
     return json.dumps(about | {"study": study.model_dump(mode="json")}, indent=1).encode()
 
 
-def _read(path: Path) -> Pending:
-    """The pending study in a file. Raises StorageError if the file was edited: it is then another study."""
+def _all(state_dir: Path, kind: _Kind) -> list[Pending]:
+    """Studies of this kind, the oldest first. A file that cannot be read is named and passed over."""
+    studies = []
+    for path in sorted(_folder(state_dir, kind).glob("*.json")):
+        try:
+            studies.append(_read(path, kind))
+        except StorageError as error:
+            if kind == "pending":  # of decided studies, those of earlier versions stay as a record
+                log.warn(str(error))
+    return sorted(studies, key=lambda one: (one.asked, one.label))
+
+
+def _reason(refused: Path) -> str:
+    """The reason in the file of a refusal; none in a damaged one, which is a refusal all the same."""
+    try:
+        return str(_content(refused).get("reason", ""))
+    except StorageError:
+        return ""
+
+
+def _content(path: Path) -> dict[str, object]:
     try:
         content = json_text.loads(path.read_bytes())
-        one = Pending(StudyConfig.model_validate(content["study"]), str(content["asked"]))
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise StorageError(
-            f"{path} cannot be read as a study; remove it, and the study will ask again"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path)
+    return content
+
+
+def _read(path: Path, kind: _Kind) -> Pending:
+    """The study in a file. Raises StorageError if the file was edited: it is then another study."""
+    content = _content(path)
+    try:
+        one = Pending(StudyConfig.model_validate(content["study"]), str(content[_TIMES[kind]]), kind)
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise _unreadable(path) from error
     if path.stem != f"{one.study.name}-{one.study.fingerprint}":
         raise StorageError(
-            f"{path} was edited and is another study than its name says; remove it, and the study will ask again"
+            f"{path} was edited, or written by another version, and is another study than its name says; remove it, "
+            "and the study will ask again"
         )
     return one
+
+
+def _unreadable(path: Path) -> StorageError:
+    return StorageError(f"{path} cannot be read as a study; remove it, and the study will ask again")

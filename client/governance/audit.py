@@ -324,7 +324,7 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
     match plan:
         case None:
             return {"kind": "unreadable", **size}
-        case wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
+        case wire.ApprovalPlan() | wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
             study = plan.study
             about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
             if isinstance(plan, wire.RoundPlan):
@@ -338,7 +338,12 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
             about = {**about, "arrays": digest(arrays)} if arrays else about
             return {**_message(plan), **about, **size}
         case (
-            wire.Enrolment() | wire.RoundAnswer() | wire.HeadAnswer() | wire.OverlapAnswer() | wire.Failure()
+            wire.ApprovalAnswer()
+            | wire.Enrolment()
+            | wire.RoundAnswer()
+            | wire.HeadAnswer()
+            | wire.OverlapAnswer()
+            | wire.Failure()
         ):
             return {**_message(plan), **size}
         case _:
@@ -349,6 +354,9 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
     """Fields of a message that is about to leave."""
     size: Fields = {"bytes": len(reply), "sha256": _hash(reply)}
     match answer:
+        case wire.ApprovalAnswer():
+            reason: Fields = {"reason": answer.reason} if answer.reason else {}
+            return {**_message(answer), "decision": answer.decision, **reason, **size}
         case wire.Enrolment():
             counts: dict[str, JsonValue] = {"train": [*answer.train_counts], "test": [*answer.test_counts]}
             return {**_message(answer), **size, "counts": counts}
@@ -378,7 +386,9 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
 
 def failed(failure: wire.Failure) -> Fields:
     """Fields of a plan that was not carried out."""
-    about: Fields = {"plan_id": failure.plan_id, "error": failure.error, "case": failure.case}
+    about: Fields = {"plan_id": failure.plan_id, "error": failure.error}
+    if failure.case:
+        about = {**about, "case": failure.case}
     return {**about, "reason": failure.reason} if failure.reason else about
 
 

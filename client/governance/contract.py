@@ -60,7 +60,8 @@ class Contract:
 
     def starts_again(self, plan: wire.Plan) -> bool:
         """True if the plan begins the study again although rounds of it were answered."""
-        return isinstance(plan, wire.EnrolPlan) and plan.first_round == 1 and bool(self._agreed.questions)
+        begins = isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan) and plan.first_round == 1
+        return begins and bool(self._agreed.questions)
 
     def runs_under(self, approval: str) -> int:
         """Runs that were begun under this approval."""
@@ -100,7 +101,7 @@ class Contract:
                         "weights": {**agreed.weights, plan.round: plan.weights_digest},
                     }
                 )
-            case wire.OverlapPlan():
+            case wire.ApprovalPlan() | wire.OverlapPlan():
                 pass
             case _:
                 assert_never(plan)
@@ -115,7 +116,7 @@ class Contract:
         if plan.site not in study.sites.all:
             yield "the study does not name this site"
             return
-        if isinstance(plan, wire.EnrolPlan):
+        if isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan):
             yield from self._enrolment(plan)
             return
         if self._agreed.run == 0:
@@ -132,9 +133,9 @@ class Contract:
             case _:
                 assert_never(plan)
 
-    def _enrolment(self, plan: wire.EnrolPlan) -> Iterator[str]:
+    def _enrolment(self, plan: wire.ApprovalPlan | wire.EnrolPlan) -> Iterator[str]:
         study = plan.study
-        if plan.want_weights and plan.site not in study.sites.train:
+        if isinstance(plan, wire.EnrolPlan) and plan.want_weights and plan.site not in study.sites.train:
             yield "first weights are asked of a site that only scores"
         if plan.first_round > study.rounds + 1:
             yield f"round {plan.first_round} would come next, of {study.rounds}"

@@ -2,8 +2,8 @@
 
 The text of an exception may hold a path with a patient's name, so no text of an exception
 ever leaves. The server gets the kind of error, a case number and a fixed advice. The site's
-own log has the details under that number. Only a refusal by the site's policy may
-add a reason, which is made of the study's own values.
+own log has the details under that number. A refusal by the site's policy is no error: it has a
+reason, which is made of the study's own values, and no case number.
 """
 
 import uuid
@@ -34,10 +34,13 @@ _ADVICE: dict[wire.ErrorKind, str] = {
 
 def failure(error: BaseException, plan_id: str, site: str) -> wire.Failure:
     """Report of `error` for the server; the details go to this site's log."""
-    case = uuid.uuid4().hex[:8]
-    kind = _kind(error)
-    log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)
-    reason = error.reason if isinstance(error, PolicyRefusal) else ""
+    kind, case, reason = _kind(error), "", ""
+    if isinstance(error, PolicyRefusal):
+        reason = error.reason
+        log.event(str(error))
+    else:
+        case = uuid.uuid4().hex[:8]
+        log.logger.error("case %s (%s): %s", case, kind, error, exc_info=error)
     return wire.Failure(
         plan_id=plan_id,
         site=site,

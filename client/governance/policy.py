@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -55,8 +56,8 @@ class Facts:
 
     now: datetime
     """With a time zone, in which `hours` and a day are meant."""
-    approved: bool
-    """Whether a person at this site approved the study."""
+    decision: Literal["yes", "no", "undecided"]
+    """What a person at this site decided about the study."""
     rounds_today: int
     """Rounds of training that this site has answered today."""
     num_bytes: int
@@ -129,6 +130,20 @@ def scores(plan: wire.Plan) -> bool:
     return isinstance(plan, wire.RoundPlan) or (isinstance(plan, wire.HeadPlan) and plan.step.kind == "score")
 
 
+def enforce_lasting(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> str:
+    """Raise PolicyRefusal if a rule refuses this plan for good, whatever a person or the clock says.
+
+    Returns when a closed site opens again, empty if it is open.
+    """
+    violations = check(plan, policy, facts)
+    _raise_if_any([violation for violation in violations if violation.rule not in _PASSING])
+    return next((violation.message for violation in violations if violation.rule == "hours"), "")
+
+
+_PASSING = ("ask", "hours")
+"""Rules that refuse a plan now and may allow it later."""
+
+
 def _names(study: StudyConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
     for rule, what, name, allowed in (
         ("studies", "the study is", study.name, policy.studies),
@@ -160,10 +175,15 @@ def next_opening(hours: Hours, now: datetime) -> datetime:
 
 
 def _approval(study: StudyConfig, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
-    if policy.ask and not facts.approved:
+    if not policy.ask or facts.decision == "yes":
+        return
+    what = f"study {study.name} ({study.fingerprint[:12]})"
+    if facts.decision == "no":
+        yield RuleViolation("ask", f"a person at this site refused {what}", "see `consilium-site pending`")
+    else:
         yield RuleViolation(
             "ask",
-            f"study {study.name} ({study.fingerprint[:12]}) waits for approval at this site",
+            f"{what} waits for approval at this site",
             "see `consilium-site pending` and `consilium-site approve`",
         )
 
@@ -230,7 +250,7 @@ def _budgets(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
         ),
         (
             "max_device_minutes_per_day",
-            not isinstance(plan, wire.EnrolPlan),
+            not isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan),
             "computes",
             facts.device_minutes_today,
             policy.max_device_minutes_per_day,
@@ -393,7 +413,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
             scores = [result.score for result in answer.results if result.score is not None]
             scored = [count for score in scores for count in score.confusion_CC.sum(axis=1).tolist()]
             return [*answer.train_counts, *scored]
-        case wire.OverlapAnswer() | wire.Failure():
+        case wire.ApprovalAnswer() | wire.OverlapAnswer() | wire.Failure():
             return []
 
 

@@ -54,7 +54,9 @@ def summarize(events: Iterable[audit.Fields], now: datetime) -> list[str]:
         last, plan_id = fields, str(fields.get("plan_id"))
         if fields["event"] == "plan" and "study" in fields:
             answered_before = plan_id in answered
-            studies[plan_id], open_plan = str(fields["study"]), fields
+            studies[plan_id] = str(fields["study"])
+            if fields.get("kind") != "approval":  # a person is asked, nothing is computed
+                open_plan = fields
         if plan_id not in studies:
             continue  # an approval, or a message that is not a plan
         left = by_study.setdefault(studies[plan_id], Sent())

@@ -81,6 +81,13 @@ class DeadlinesConfig(Frozen):
 
     enrol_s: Positive = 300
     """Seconds for sites to connect and describe themselves."""
+    approval_s: Annotated[float, Field(ge=0)] | None = 7 * 24 * 3600
+    """Seconds for people to approve the study at the sites whose policy asks for that (`ask`), and for sites that
+    are closed to open (`hours`). The default is 7 days. A site that has not answered by then misses the study.
+    0: no site is waited for. None: the study waits as long as it takes."""
+    approval_after_quorum_s: Annotated[float, Field(ge=0)] | None = None
+    """Seconds for the other sites once `sites.required` training sites have agreed. None: they have until the end
+    of `approval_s`, too."""
     round_s: Positive = 3600
     """Seconds for sites to train and answer, in each round."""
     evaluate_s: Positive = 1800

@@ -11,12 +11,17 @@ from common.wire.head_steps import (
 )
 from common.wire.messages import (
     CHECK_HEADER,
+    LONGEST_HOLD_S,
+    LONGEST_NO,
     LONGEST_NOTICE,
     LONGEST_REASON,
     MOST_TOKENS,
     TRAINER_METHOD,
     TRAINER_SERVICE,
     Answer,
+    ApprovalAnswer,
+    ApprovalPlan,
+    Decision,
     Enrolment,
     EnrolPlan,
     ErrorKind,
@@ -40,8 +45,11 @@ from common.wire.messages import (
 
 __all__ = [
     "Answer",
+    "ApprovalAnswer",
+    "ApprovalPlan",
     "CHECK_HEADER",
     "CoefficientsStep",
+    "Decision",
     "EnrolPlan",
     "Enrolment",
     "ErrorKind",
@@ -52,6 +60,8 @@ __all__ = [
     "HeadPlan",
     "HeadStep",
     "ImageSummary",
+    "LONGEST_HOLD_S",
+    "LONGEST_NO",
     "LONGEST_NOTICE",
     "LONGEST_REASON",
     "device_name",

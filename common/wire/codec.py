@@ -23,6 +23,8 @@ from common.text import one_line
 from common.weights import Arrays, contiguous
 from common.wire import (
     Answer,
+    ApprovalAnswer,
+    ApprovalPlan,
     Enrolment,
     EnrolPlan,
     ErrorKind,
@@ -37,7 +39,7 @@ from common.wire import (
     arrays_of,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the messages. It rises when one changes its meaning; both sides must have the same."""
 
 CHUNK_BYTES = 4 * 2**20
@@ -57,10 +59,12 @@ _MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(Annotated[Plan | Answer, Fie
 _ARRAY_FIELDS = {
     kind.model_fields["kind"].default: kind.ARRAYS
     for kind in (
+        ApprovalPlan,
         EnrolPlan,
         RoundPlan,
         HeadPlan,
         OverlapPlan,
+        ApprovalAnswer,
         Enrolment,
         RoundAnswer,
         HeadAnswer,

@@ -30,6 +30,12 @@ LONGEST_REASON = 2000
 LONGEST_NOTICE = 2000
 """Most characters of a plan's notice for a site's log."""
 
+LONGEST_NO = 300
+"""Most characters of the reason that a person at a site gives with a no."""
+
+LONGEST_HOLD_S = 60.0
+"""Most seconds for which a site holds back an answer that waits for a person."""
+
 MOST_TOKENS = 2**20
 """Most images of a site that can be compared with others'."""
 
@@ -111,6 +117,17 @@ class Message(Frozen):
 # --- plans: server to site -------------------------------------------------------------------
 
 
+class ApprovalPlan(Message):
+    """Say whether this site takes the study now. Nothing is built and no image is read."""
+
+    kind: Literal["approval"] = "approval"
+    study: StudyConfig
+    first_round: Annotated[int, Field(ge=1)] = 1
+    """The round that would come next, as in an EnrolPlan."""
+    hold_s: Annotated[float, Field(ge=0, le=LONGEST_HOLD_S)] = 0.0
+    """Seconds for which the site may hold its answer back while no person there has decided."""
+
+
 class EnrolPlan(Message):
     """Build the model and the data set, and describe both."""
 
@@ -160,10 +177,23 @@ class HeadPlan(Message):
     """Arrays: `weights/...` in the first step a site gets, and what the step names."""
 
 
-Plan: TypeAlias = EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
+Plan: TypeAlias = ApprovalPlan | EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
 
 
 # --- answers: site to server -----------------------------------------------------------------
+
+
+Decision: TypeAlias = Literal["yes", "no", "undecided", "closed"]
+"""`undecided`: no person at the site has answered yet. `closed`: the site takes plans again at another hour."""
+
+
+class ApprovalAnswer(Message):
+    """Whether a site takes a study now: the answer to an ApprovalPlan, and to an EnrolPlan where it is not yes."""
+
+    kind: Literal["approval_answer"] = "approval_answer"
+    decision: Decision
+    reason: Annotated[str, Field(max_length=LONGEST_NO), AfterValidator(require_line)] = ""
+    """The reason that a person gave with a no, or when a closed site opens again; else empty."""
 
 
 class Enrolment(Message):
@@ -237,8 +267,8 @@ class Failure(Message):
 
     kind: Literal["failure"] = "failure"
     error: ErrorKind
-    case: Word
-    """Number of the case, under which the site's own log has the details."""
+    case: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,64}$")]
+    """Number of the case, under which the site's own log has the details; empty for a refusal by policy."""
     advice: Line
     reason: Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(require_line)] = ""
     """Why the site's policy refuses the plan: rules by name and the study's own values. Else empty."""
@@ -265,7 +295,7 @@ class OverlapAnswer(Message):
     """Hashes of an image's perceptual hash."""
 
 
-Answer: TypeAlias = Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
+Answer: TypeAlias = ApprovalAnswer | Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
 
 
 def device_name(name: str) -> str:

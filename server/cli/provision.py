@@ -19,6 +19,7 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-server provision --example --out /srv/skin",
             "consilium-server provision /srv/skin/federation.yaml --out /srv/skin",
+            "consilium-server provision /srv/skin/federation.yaml --out /srv/skin --with-images",
         ],
     )(_provision)
 
@@ -57,6 +58,19 @@ def _provision(
             help="Print an example of FEDERATION.yaml. With --out, write it and the other examples to DIR.",
         ),
     ] = False,
+    with_images: Annotated[
+        bool,
+        typer.Option(
+            "--with-images",
+            help="Save this version's container images for the sites, to DIR/kits. Needs Docker.",
+        ),
+    ] = False,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(
+            "--wheel", metavar="FILE.whl", help="Put this wheel into every kit, for sites without Docker."
+        ),
+    ] = None,
 ) -> int:
     """Make or update a server's folder and the sites' start-up kits.
 
@@ -74,10 +88,14 @@ def _provision(
         raise ConfigError(
             "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
         )
-    for line in (
-        examples.write_examples(out) if federation is None else startup_kit.provision(federation, out)
-    ):
-        print(line)
+    if federation is None:
+        if with_images or wheel is not None:
+            raise ConfigError("--with-images and --wheel belong to the kits of a FEDERATION.yaml; give it")
+        lines = examples.write_examples(out)
+    else:
+        lines = startup_kit.provision(federation, out, with_images=with_images, wheel=wheel)
+    for line in lines:
+        print(line, flush=True)
     return 0
 
 

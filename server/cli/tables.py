@@ -11,6 +11,8 @@ from server.deployment.server_overview import ServerNow, SiteOfServer, describe_
 _STYLES = {
     "ok": "green",
     "awaited": "",
+    "approved": "green",
+    "waits for approval": "yellow",
     "finished": "bold green",
     "finished, incomplete": "bold yellow",
     "failed": "bold red",

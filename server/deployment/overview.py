@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from common.processes import watchdog
 from common.settings import Frozen
 from common.spans import format_span
-from server.state import Asked, Progress
+from server.state import Approvals, Asked, Progress, SiteApproval
 from server.storage import checkpoint
 from server.storage.history import RoundRecord, read_rounds
 from server.storage.status import Stage, read_status
@@ -70,6 +70,7 @@ def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | No
         raise ConfigError(f"{run_dir} has no status.json: no study has begun there; give the folder of a run")
     status, now = found.or_died(), now or datetime.now(UTC)
     progress, rounds = status.progress, read_rounds(run_dir)
+    people = status.approvals if status.status in ("starting", "running") else None
     going_on = progress is not None and status.status == "running"
     last = checkpoint.latest(run_dir)
     rows = [row for record in rounds for row in record.sites]
@@ -80,12 +81,14 @@ def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | No
         since=status.since,
         round=progress.round if progress else None,
         rounds=progress.rounds if progress else None,
-        phase=_phase(progress),
+        phase=_phase(progress, people),
         round_s=(now - progress.since).total_seconds() if progress and going_on else None,
         deadline_s=progress.deadline_s if progress and going_on else None,
-        sites={
+        sites=_people(people, now)
+        if people
+        else {
             site: _site(site, asked, progress, rounds, now if going_on else None)
-            for site, asked in (progress.sites if progress else {}).items()
+            for site, asked in progress.sites.items()
         }
         if progress
         else {},
@@ -135,7 +138,10 @@ def totals(overview: Overview) -> list[str]:
     ]
 
 
-def _phase(progress: Progress | None) -> str:
+def _phase(progress: Progress | None, people: Approvals | None) -> str:
+    if people is not None:
+        until = "" if people.until is None else f", until {people.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"waiting for people at the sites to approve the study{until}"
     if progress is None:
         return "before round 1: waiting for sites to connect and to set up the study"
     again = f", attempt {progress.attempt}" if progress.attempt > 1 else ""
@@ -159,9 +165,35 @@ def _site(
     return SiteNow(outcome=asked.outcome, after_s=asked.after_s, late_s=late_s, reason=asked.reason)
 
 
+_PEOPLE = {
+    "undecided": "waits for approval",
+    "closed": "closed",
+    "yes": "approved",
+    "no": "declined",
+}
+"""Words for the answers of people, which are outcomes of a site before round 1."""
+
+
+def _people(people: Approvals, now: datetime) -> dict[str, SiteNow]:
+    return {site: _person(answer, now) for site, answer in people.sites.items()}
+
+
+def _person(answer: SiteApproval, now: datetime) -> SiteNow:
+    since = f"since {answer.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    span = format_span(max(0.0, (now - answer.since).total_seconds()))
+    return SiteNow(
+        outcome=_PEOPLE[answer.answer],
+        after_s=None,
+        late_s=None,
+        reason="; ".join(filter(None, (f"{since} ({span})", answer.reason))),
+    )
+
+
 def describe_site(site: SiteNow) -> str:
     """A site's answer in this round, for a person."""
     match site.outcome:
+        case outcome if outcome in _PEOPLE.values():
+            return f"{outcome} {site.reason}"
         case "ok":
             return f"answered after {format_span(site.after_s or 0.0)}"
         case "awaited" if site.late_s:

@@ -62,6 +62,7 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
         show()
         run_again = federation.look()
         now = status.read_status(run_dir)
+        federation.show_approvals(now.approvals if now is not None and now.status == "running" else None)
         if now is not None and federation.has_superlink and not run_again:
             now = now.or_died()
             if now.is_over:

@@ -23,6 +23,7 @@ from common.processes.restarts import MOST, Ended, Supervision
 from common.processes.toml import quoted
 from server.deployment import bundle
 from server.deployment.certificates import ServerIdentity
+from server.state import Approvals
 
 CONNECTION = "consilium"
 SUPERLINK = "superlink"
@@ -145,6 +146,9 @@ class Federation:
     def run_study(self) -> None:
         """Run the study that this federation is for. Raises LaunchError."""
         raise NotImplementedError
+
+    def show_approvals(self, approvals: Approvals | None) -> None:
+        """Say what to do about sites that wait for a person; the server's log has who and since when."""
 
     def _enrol_again(self) -> None:
         """Tell a SuperLink whose database was gone the sites' keys. Raises LaunchError."""

@@ -8,18 +8,25 @@ torch, so one site sends the first weights along. A file at the server can repla
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 
 from common import log, wire
 from common.config import StudyConfig
 from common.errors import ConfigError, QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
+from common.spans import format_span
 from common.weights import Array, Arrays, digest, first_difference, mismatch
+from server.enrolment import approvals
 from server.rounds import scores
-from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence
+from server.rounds.failures import NOTICED_BY_SERVER, failure_sentence, printable
 from server.rounds.sites import Deadline, Sites
 from server.state import Cohort
 
 _REMIND_S = 15.0
+_STALE_S = 3600.0
+"""After so long a wait for people, the sites that enrolled before it enrol again."""
 
 
 def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
@@ -60,40 +67,36 @@ def enrol(
     first_weights: Arrays | None,
     first_round: int = 1,
     pause: Callable[[float], None] = time.sleep,
+    *,
+    people: approvals.Record = approvals.NOT_KEPT,
+    clock: Callable[[], datetime] = approvals.utc_now,
 ) -> Cohort:
     """Ask every connected site to set up the study, and compare the models they built.
 
     `first_weights` replace those that a site builds. A site that could not be reached is asked again, as
-    often as a round is repeated, because a site that misses the enrolment misses the study. Raises
-    QuorumNotMet if too few training sites agree, or an `evaluate` site that the study cannot do without does not
-    enrol, ConfigError if `first_weights` are of another model.
+    often as a round is repeated, because a site that misses the enrolment misses the study. A site whose
+    policy lets a person decide is waited for; `people` records that. Raises QuorumNotMet if too few training
+    sites agree, or an `evaluate` site that the study cannot do without does not enrol, ConfigError if
+    `first_weights` are of another model.
     """
     online = sites.online()
     away = {site: _not_connected(study) for site in study.sites.all if site not in online}
     builder = None if first_weights is not None else min(online & set(study.sites.train), default=None)
-    enrolled: dict[str, wire.Enrolment] = {}
-    refused: dict[str, str] = {}
-    to_ask = [site for site in study.sites.all if site in online]
-    for _ in range(study.deadlines.repeats):
-        to_ask = _ask(study, sites, to_ask, builder, first_round, enrolled, refused)
-        if not to_ask:
-            break
-        log.warn(
-            f"{', '.join(to_ask)} could not be reached; asking again in {study.deadlines.repeat_after_s:.0f} s"
+    heard = _Answers()
+    enrolled, refused = heard.enrolled, heard.refused
+    ask = partial(_ask_until_reached, study, sites, first_round=first_round, heard=heard, pause=pause)
+    ask([site for site in study.sites.all if site in online], builder)
+    if heard.undecided:
+        _wait_for_people(
+            study, sites, heard, partial(ask, builder=builder), people, pause, clock, first_round
         )
-        pause(study.deadlines.repeat_after_s)
-        _wait_until_online(set(to_ask), sites, study.deadlines.enrol_s, pause)
-    if to_ask:
-        _ask(study, sites, to_ask, builder, first_round, enrolled, refused)
     while first_weights is None and builder not in enrolled and enrolled.keys() & set(study.sites.train):
         builder = min(enrolled.keys() & set(study.sites.train))  # the first builder failed: another builds
         del enrolled[builder]
-        _ask(study, sites, [builder], builder, first_round, enrolled, refused)
+        _ask(study, sites, [builder], builder, first_round, heard)
 
     weights = _first_weights(study, enrolled, builder, first_weights)
     refused |= _disagreements(study, enrolled, weights)
-    for site, reason in sorted(refused.items()):
-        log.warn(f"{site} cannot take part: {reason}", site=site)
     absent = {site: (away | refused)[site] for site in study.sites.all if site in away | refused}
     able = {
         site: enrolled[site].model_copy(update={"weights": {}})
@@ -106,7 +109,74 @@ def enrol(
             + "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
         )
     scores.require_enrolled(study, absent)
+    for site, reason in sorted(refused.items()):  # not before: a study that fails says it once, at its end
+        log.warn(f"{site} cannot take part: {reason}", site=site)
     return Cohort(able, weights, absent)
+
+
+@dataclass
+class _Answers:
+    """What the sites have answered so far; each stands in one of the three."""
+
+    enrolled: dict[str, wire.Enrolment] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    undecided: dict[str, wire.ApprovalAnswer] = field(default_factory=dict)
+
+
+def _ask_until_reached(
+    study: StudyConfig,
+    sites: Sites,
+    names: list[str],
+    builder: str | None,
+    *,
+    first_round: int,
+    heard: _Answers,
+    pause: Callable[[float], None],
+) -> None:
+    """Ask the named sites, those that could not be reached as often as a round is repeated."""
+    for _ in range(study.deadlines.repeats):
+        names = _ask(study, sites, names, builder, first_round, heard)
+        if not names:
+            return
+        log.warn(
+            f"{', '.join(names)} could not be reached; asking again in {study.deadlines.repeat_after_s:.0f} s"
+        )
+        pause(study.deadlines.repeat_after_s)
+        _wait_until_online(set(names), sites, study.deadlines.enrol_s, pause)
+    _ask(study, sites, names, builder, first_round, heard)
+
+
+def _wait_for_people(
+    study: StudyConfig,
+    sites: Sites,
+    heard: _Answers,
+    ask: Callable[[list[str]], None],
+    record: approvals.Record,
+    pause: Callable[[float], None],
+    clock: Callable[[], datetime],
+    first_round: int,
+) -> None:
+    """Wait until the undecided sites have decided, and enrol those that agree.
+
+    After a long wait all are enrolled once more: what a site holds may have changed.
+    """
+    waiting = approvals.Waiting(study, heard.undecided, record, pause, clock, first_round=first_round)
+    heard.undecided.clear()
+    while agreed := waiting.next_agreed(sites, heard.enrolled.keys()):
+        ask(agreed)
+        for site, answer in heard.undecided.items():  # taken back, or closed, in between
+            waiting.take(site, answer)
+        heard.undecided.clear()
+    heard.refused.update(waiting.refused)
+    if waiting.waited_s > _STALE_S and heard.enrolled:
+        again = [site for site in study.sites.all if site in heard.enrolled]
+        log.event(
+            f"{', '.join(again)} enrol once more: the first answers are {format_span(waiting.waited_s)} old"
+        )
+        heard.enrolled.clear()
+        ask(again)
+        for site, answer in heard.undecided.items():
+            heard.refused[site] = answer.reason or "its approval was taken back"
 
 
 def _ask(
@@ -115,13 +185,13 @@ def _ask(
     names: list[str],
     builder: str | None,
     first_round: int,
-    enrolled: dict[str, wire.Enrolment],
-    refused: dict[str, str],
+    heard: _Answers,
 ) -> list[str]:
-    """Ask the named sites; each ends up in `enrolled` or `refused`. Returns those that were not reached.
+    """Ask the named sites and take what they say into `heard`. Returns those that were not reached.
 
     A refusal is that of the last attempt. A late enrolment counts: it is the same description of the model.
     """
+    enrolled, refused = heard.enrolled, heard.refused
     unreachable = []
     plans = {
         site: wire.EnrolPlan(
@@ -141,6 +211,7 @@ def _ask(
             case wire.Enrolment() as enrolment:
                 enrolled[reply.site] = enrolment
                 refused.pop(reply.site, None)
+                heard.undecided.pop(reply.site, None)
                 log.event(
                     f"{reply.site} enrolled: {sum(enrolment.train_counts)} training and "
                     f"{sum(enrolment.test_counts)} test images, computes on {enrolment.device}",
@@ -150,13 +221,20 @@ def _ask(
                 )
             case _ if reply.site in enrolled:
                 continue  # a failure of an earlier attempt that arrives after the enrolment
+            case wire.ApprovalAnswer(decision="no") as answer:
+                refused[reply.site] = approvals.refusal(printable(answer.reason))
+            case wire.ApprovalAnswer(decision="undecided" | "closed") as answer:
+                heard.undecided[reply.site] = answer
+                refused.pop(reply.site, None)
             case wire.Failure() as failure:
                 refused[reply.site] = failure_sentence(failure)
                 if failure.error == "unreachable" and failure.case == NOTICED_BY_SERVER and not reply.late:
                     unreachable.append(reply.site)
-            case wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
+            case (
+                wire.ApprovalAnswer() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer() as other
+            ):
                 refused[reply.site] = f"its answer is of kind {other.kind}, expected an enrolment"
-    for site in sorted(unanswered - enrolled.keys()):
+    for site in sorted(unanswered - enrolled.keys() - heard.undecided.keys()):
         refused[site] = f"no answer within {study.deadlines.enrol_s:.0f} s"
     return unreachable
 

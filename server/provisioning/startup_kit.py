@@ -10,10 +10,11 @@ import ipaddress
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography import x509
 
@@ -24,6 +25,7 @@ from common.settings import load_settings
 from server.config import FederationConfig
 from server.deployment import certificates, site_keys
 from server.deployment.folder import ServerFolder
+from server.provisioning import images
 
 ALWAYS = ("localhost", "127.0.0.1")
 """In every certificate: the server's own commands reach it there."""
@@ -33,14 +35,24 @@ _NEW_CA = timedelta(days=365)
 """A CA that ends sooner has to be spoken of: a new one means work at every site."""
 
 
-def provision(federation: Path, out: Path) -> Iterator[str]:
-    """Bring the server's folder `out` up to date; yields what was done. Raises ConfigError."""
+def provision(
+    federation: Path, out: Path, *, with_images: bool = False, wheel: Path | None = None
+) -> Iterator[str]:
+    """Bring the server's folder `out` up to date; yields what was done. Raises ConfigError.
+
+    `with_images` saves the container images for the sites, `wheel` goes into every kit; both stay there for
+    later calls. Raises LaunchError and StorageError for them.
+    """
     config = load_settings(federation, FederationConfig, "federation")
     (out / "sites").mkdir(parents=True, exist_ok=True)
     (out / "keys").mkdir(mode=0o700, exist_ok=True)
     if federation.resolve() != (out / "federation.yaml").resolve():
         shutil.copyfile(federation, out / "federation.yaml")
     yield from _certify(config, out / "keys")
+    if with_images:
+        yield from images.save(out / "kits")
+    if wheel is not None:
+        yield from images.add_wheel(wheel, out / "kits")
     yield from _write_kits(config, out)
     if is_loopback(host := config.server.hosts[0]):
         yield f"sites connect to {host}, which is each site's own machine; put the server's name first in server.hosts"
@@ -73,8 +85,10 @@ _WORD = re.compile(r"@([A-Z_]+)@")
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # of a zip: with one date, the same kit is the same bytes
 
 
-def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
-    """The files of one site's start-up kit, by name. None of them is secret."""
+def kit(
+    config: FederationConfig, site: str, ca: bytes, programs: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, bytes]:
+    """The files of one site's start-up kit, by name; `programs` are added to it. None of them is secret."""
     host, institution = config.server.hosts[0], config.sites[site].institution
     words = {
         "SITE": site,
@@ -85,7 +99,7 @@ def kit(config: FederationConfig, site: str, ca: bytes) -> dict[str, bytes]:
         "VERSION": release.version(),
         "CA_UNTIL": f"{x509.load_pem_x509_certificate(ca).not_valid_after_utc:%Y-%m-%d}",
     }
-    files = {"ca.pem": ca}
+    files = {"ca.pem": ca, **programs}
     for template in sorted(KIT.iterdir(), key=lambda file: file.name):
         text = template.read_text(encoding="utf-8")
         files[template.name] = _WORD.sub(lambda word: words[word[1]], text).encode()
@@ -106,10 +120,10 @@ def zipped(files: dict[str, bytes], folder: str) -> bytes:
 
 
 def _write_kits(config: FederationConfig, out: Path) -> Iterator[str]:
-    ca = (out / "keys" / "ca.pem").read_bytes()
+    ca, programs = (out / "keys" / "ca.pem").read_bytes(), images.for_kit(out / "kits")
     for site in config.sites:
         path = out / "kits" / f"{site}.zip"
-        data, had_one = zipped(kit(config, site, ca), f"consilium-{site}"), path.exists()
+        data, had_one = zipped(kit(config, site, ca, programs), f"consilium-{site}"), path.exists()
         if had_one and path.read_bytes() == data:
             yield f"{path.name} is as it was"
         else:

@@ -277,7 +277,7 @@ def _read(
     match reply.answer:
         case wire.Failure() as failure:
             return None, None, replace(row, outcome="failed", reason=failure_sentence(failure))
-        case wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
+        case wire.ApprovalAnswer() | wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
             raise UpdateRejected(f"its answer is of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
             row = replace(

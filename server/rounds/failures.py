@@ -15,9 +15,9 @@ LONGEST_REASON = 1000
 
 
 def failure_sentence(failure: wire.Failure) -> str:
-    """Advice, reason and kind of a failure, and under which case the site's own log describes it."""
-    noticed_here = failure.case == NOTICED_BY_SERVER
-    case = "" if noticed_here else f", case {failure.case} in its log"
+    """Advice, reason and kind of a failure, and under which case, if any, the site's own log describes it."""
+    has_case = failure.case not in ("", NOTICED_BY_SERVER)
+    case = f", case {failure.case} in its log" if has_case else ""
     return printable(f"{failure.message} ({failure.error}{case})")
 
 

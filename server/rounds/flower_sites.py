@@ -65,7 +65,7 @@ class FlowerSites:
         yield from self._send(plans, deadline, started)
         awaited = {plan.plan_id for plan in plans.values()}
         awaited &= {sent.plan.plan_id for sent in self._sent.values()}  # without those that were not taken
-        watch, probes = _Watch(self, started), _Probes(self, started)
+        watch, probes = _Watch(self, started), _Probes(self, started + _hold_s(plans))
         while awaited:
             for message_id, sent in list(self._sent.items()):
                 answer = self._pull(message_id, sent.plan)
@@ -185,6 +185,11 @@ class _Probes:
                 if probe_id:
                     self.out[probe_id] = site
         return forgotten
+
+
+def _hold_s(plans: Mapping[str, wire.Plan]) -> float:
+    """Seconds for which sites may hold their answers back; until then silence means nothing."""
+    return max((plan.hold_s for plan in plans.values() if isinstance(plan, wire.ApprovalPlan)), default=0.0)
 
 
 def _without_arrays(plan: wire.Plan) -> wire.Plan:

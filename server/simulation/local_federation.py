@@ -21,6 +21,7 @@ from common.processes.ports import free_ports
 from common.processes.restarts import sites_of
 from server.deployment import certificates
 from server.deployment.superlink import SUPERLINK, Federation, WriteSettings
+from server.state import Approvals
 
 _TRAINER_START_S = 600.0  # importing torch on a busy, cold disk; minutes have been seen
 
@@ -35,6 +36,8 @@ class LocalFederation(Federation):
     write_settings: WriteSettings
     _public_keys: dict[str, Path] = field(default_factory=dict)
     _settings: Path = Path()
+    _shown: set[str] = field(default_factory=set)
+    """Sites that wait for a person, and whose command was shown."""
 
     def start(self) -> None:
         """Start the server and the sites, and run the study. Raises LaunchError."""
@@ -65,6 +68,18 @@ class LocalFederation(Federation):
     def run_study(self) -> None:
         """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError."""
         self.run(self._settings)
+
+    def show_approvals(self, approvals: Approvals | None) -> None:
+        """The command that a person would type at each site: here it is typed on this machine."""
+        waiting = approvals.sites if approvals is not None else {}
+        for site in sorted(waiting.keys() - self._shown):
+            if waiting[site].answer == "undecided" and site in self.sites:
+                self._shown.add(site)
+                log.event(
+                    f"{site} has `ask: true`: in another terminal, `consilium-site approve {self.sites[site][0]} "
+                    f"{self.study.name}` approves the study, and with --refuse refuses it",
+                    site=site,
+                )
 
     def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:  # noqa: ARG002
         """How the trainer of site `name` is started."""

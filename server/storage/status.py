@@ -16,7 +16,7 @@ from pydantic import Field
 from common.errors import StorageError
 from common.files import read_json, write_atomically, write_json
 from common.settings import Frozen
-from server.state import Progress
+from server.state import Approvals, Progress
 
 FILE = "status.json"
 
@@ -47,6 +47,8 @@ class Status(Frozen):
     """Sites that the study names and that do not take part since its last start, each with the reason."""
     resumed_after: tuple[int, ...] = ()
     """Rounds after which the study went on from a checkpoint, once for each time."""
+    approvals: Approvals | None = None
+    """People that the study waits for; None when it waits for no one."""
 
     @property
     def is_over(self) -> bool:
@@ -62,7 +64,7 @@ class Status(Frozen):
 
 
 def set_status(run_dir: Path, status: Stage, reason: str) -> None:
-    """Replace the status and keep what is known of the study besides. Raises StorageError."""
+    """Replace the status and keep what else is known; a study that is over waits for no one. Raises StorageError."""
     before = None
     with contextlib.suppress(StorageError):  # a damaged file is replaced
         before = read_status(run_dir)
@@ -76,6 +78,8 @@ def set_status(run_dir: Path, status: Stage, reason: str) -> None:
         absent=before.absent if before is not None else {},
         resumed_after=before.resumed_after if before is not None else (),
     )
+    if before is not None and not now.is_over:
+        now = now.model_copy(update={"approvals": before.approvals})
     content = now.model_dump_json(indent=1).encode()
     try:
         write_atomically(run_dir / FILE, content)
@@ -111,6 +115,11 @@ def add_resumption(run_dir: Path, after_round: int) -> None:
     before = read_status(run_dir)
     if before is not None:
         _change(run_dir, resumed_after=(*before.resumed_after, after_round))
+
+
+def set_approvals(run_dir: Path, approvals: Approvals | None) -> None:
+    """Save whose answers the study waits for. On a full disk it is skipped, as in `set_progress`."""
+    _change(run_dir, approvals=approvals)
 
 
 def _change(run_dir: Path, **fields: Any) -> None:

@@ -95,7 +95,17 @@ def test_a_study_cannot_begin_again_without_another_approval(hospital: Hospital)
     trainer, chosen = hospital(), study()
     weights = enrolled(trainer, chosen)
     assert isinstance(ask(trainer, round_plan(chosen, weights)), wire.RoundAnswer)
-    assert "max_runs: the study begins again" in refusal(enrol(trainer, chosen, plan_id="e3"))
+    question = wire.ApprovalPlan(plan_id="q", site="north", study=chosen, first_round=2)
+    goes_on = ask(trainer, question)
+    assert isinstance(goes_on, wire.ApprovalAnswer)
+    assert goes_on.decision == "yes"
+    for plan_id in ("e3", "e4"):
+        answer = enrol(trainer, chosen, plan_id=plan_id)
+        assert isinstance(answer, wire.ApprovalAnswer)
+        assert answer.decision == "undecided"
+    assert "ask: study skin" in refusal(ask(trainer, round_plan(chosen, weights, plan_id="r2")))
+    approve(trainer, chosen)
+    assert isinstance(enrol(trainer, chosen, plan_id="e5"), wire.Enrolment)
 
 
 def test_a_study_of_few_sites_is_refused(hospital: Hospital) -> None:
@@ -108,4 +118,6 @@ def test_a_changed_study_has_to_be_approved_again(hospital: Hospital) -> None:
     trainer, chosen = hospital(), study()
     approve(trainer, chosen)
     other = study(rounds=500)
-    assert "waits for approval" in refusal(enrol(trainer, other))
+    answer = enrol(trainer, other)
+    assert isinstance(answer, wire.ApprovalAnswer)
+    assert answer.decision == "undecided"

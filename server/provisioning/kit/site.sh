@@ -6,7 +6,7 @@
 #   ./site.sh up         starts gateway and trainer (with plain Python: until Ctrl-C)
 #   ./site.sh status     what this site is doing, and what has left it
 #   ./site.sh units      without Docker: what both systemd units need of site.yaml
-#   ./site.sh pending, approve STUDY, audit, logs, down
+#   ./site.sh pending, approve STUDY (or approve STUDY --refuse), audit, logs, down
 set -eu
 umask 077
 cd "$(dirname "$0")"
@@ -60,8 +60,30 @@ in_trainer() { docker compose run --rm -T trainer "$@"; }
 trainer() { if [ -n "$plain" ]; then consilium-site "$@"; else write_env || exit 1; in_trainer "$@"; fi; }
 settings() { if [ -n "$plain" ]; then echo site.yaml; else echo /site/site.yaml; fi; }
 
+# The images come with the kit, in one file, if this machine does not have them yet.
+need_images() {
+    if docker image inspect consilium-gateway:@VERSION@ consilium-trainer:@VERSION@ >/dev/null 2>&1; then return; fi
+    file=consilium-images-@VERSION@.tar.gz
+    if [ ! -e "$file" ]; then
+        echo "the images consilium-gateway:@VERSION@ and consilium-trainer:@VERSION@ are not on this machine, or Docker is not" \
+            "running: put $file, which the operator gives you, beside site.sh" >&2
+        exit 1
+    fi
+    if [ ! -e images.sha256 ]; then
+        echo "this kit has no images.sha256, so $file cannot be checked: ask the operator for the kit of" \
+            "\`provision --with-images\`" >&2
+        exit 1
+    fi
+    if ! sha256sum -c images.sha256; then
+        echo "$file is damaged, or of another kit: it was not loaded. Copy it again, or ask the operator" >&2
+        exit 1
+    fi
+    docker load --input "$file"
+}
+
 what=${1:-help}
 [ $# -eq 0 ] || shift
+case $what in key | check | up) [ -n "$plain" ] || need_images ;; esac
 case $what in
 key) if [ -n "$plain" ]; then consilium-site key . "$@"; else key_in_docker "$@"; fi ;;
 check)

@@ -49,6 +49,44 @@ def test_a_study_is_listed_approved_and_listed_no_more(
     assert capsys.readouterr().out == "no study waits\n"
 
 
+def test_a_study_can_be_refused_with_a_reason_and_approved_after_all(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["approve", str(site), "tiny", "--refuse", "--reason", "no ethics vote"]) == 0
+    assert capsys.readouterr().out.startswith("refused: tiny-")
+    assert main(["pending", str(site)]) == 0
+    assert capsys.readouterr().out == "no study waits\n"
+    assert main(["approve", str(site), "tiny"]) == 0
+    assert main(["audit", str(site)]) == 0
+    declined, approved = capsys.readouterr().out.splitlines()[-2:]
+    assert "decline: study tiny" in declined
+    assert "reason no ethics vote" in declined
+    assert "approval: study tiny" in approved
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--reason", "because"], "--reason is for a refusal; add --refuse"),
+        (
+            ["--refuse", "--reason", "x" * 301],
+            "the reason has 301 characters, expected one line of at most 300",
+        ),
+        (
+            ["--refuse", "--reason", "two\nlines"],
+            "the reason has 9 characters, expected one line of at most 300",
+        ),
+    ],
+)
+def test_a_reason_that_cannot_be_sent_is_named_and_nothing_is_decided(
+    site: Path, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
+) -> None:
+    assert main(["approve", str(site), "tiny", *typed]) == 1
+    assert said in capsys.readouterr().err
+    assert main(["pending", str(site)]) == 0
+    assert "tiny-" in capsys.readouterr().out
+
+
 def test_on_a_terminal_the_studies_that_wait_are_a_table(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TERM", "xterm"), ("COLUMNS", "160"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)

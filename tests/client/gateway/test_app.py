@@ -187,6 +187,7 @@ def test_a_gateway_answers_as_flowers_app_without_loading_torch_or_the_trainer(t
 # Everything that can leave a hospital. A change here needs the same change in docs/what-leaves.md,
 # which is what hospitals read before they agree.
 LEAVES: dict[type[Any], set[str]] = {
+    wire.ApprovalAnswer: {"kind", "plan_id", "site", "decision", "reason"},
     wire.Enrolment: {
         "kind", "plan_id", "site", "layout", "weights_digest", "frozen_digest", "preprocessing",
         "train_counts", "test_counts", "withheld", "device", "images", "weights",
@@ -214,7 +215,9 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 
 
 def test_no_other_kind_of_answer_exists() -> None:
-    answers = {wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure}
+    answers = {
+        wire.ApprovalAnswer, wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure,
+    }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
     parts = {Score, ImageSummary, Sizes, HeadResult, Paired}
     assert answers | parts == LEAVES.keys()

@@ -53,7 +53,7 @@ MIB = 2**20
 def facts(**changes: Any) -> Facts:
     known: dict[str, Any] = {
         "now": NOON,
-        "approved": False,
+        "decision": "undecided",
         "rounds_today": 0,
         "num_bytes": 1000,
         "built": BUILT,
@@ -161,7 +161,7 @@ def test_a_step_towards_a_head_and_an_evaluation_meet_the_rules_about_training(m
 
 
 def test_an_approved_study_waits_no_more(make_study: MakeStudy) -> None:
-    assert rules(make_study(), policy(ask=True), approved=True) == []
+    assert rules(make_study(), policy(ask=True), decision="yes") == []
 
 
 @pytest.mark.parametrize(

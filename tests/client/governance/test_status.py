@@ -68,6 +68,11 @@ def test_what_was_asked_for_beyond_the_study_and_what_came_again_stand_out(tmp_p
     )
 
 
+def test_a_question_to_a_person_is_not_worked_on(tmp_path: Path) -> None:
+    question = {"plan_id": "p0", "kind": "approval", "study": "skin", "bytes": 1}
+    assert status_lines(tmp_path, ("plan", question))[0].startswith("waits for a plan")
+
+
 def test_a_message_that_was_no_plan_is_not_worked_on(tmp_path: Path) -> None:
     assert status_lines(tmp_path, ("plan", {"kind": "unreadable", "bytes": 5}))[0].startswith(
         "waits for a plan"

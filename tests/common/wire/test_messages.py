@@ -40,6 +40,7 @@ ARRAYS = {
 LAYOUT = {name: TensorSpec(shape=a.shape, dtype=str(a.dtype)) for name, a in ARRAYS.items()}
 
 MESSAGES = {
+    "approval plan": wire.ApprovalPlan(plan_id="p0", site="north", study=STUDY, hold_s=30),
     "enrol plan": wire.EnrolPlan(plan_id="p1", site="north", study=STUDY, want_weights=True),
     "round plan": wire.RoundPlan(
         plan_id="p2", site="north", study=STUDY, round=2, train=True, weights=ARRAYS
@@ -154,6 +155,7 @@ MESSAGES = {
         evaluate_s=0.2,
         delta={},
     ),
+    "approval answer": wire.ApprovalAnswer(plan_id="p0", site="north", decision="no", reason="no vote"),
     "failure": wire.Failure(
         plan_id="p2", site="north", error="memory", case="1a2b", advice="lower micro_batch_size"
     ),

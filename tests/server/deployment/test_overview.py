@@ -13,9 +13,9 @@ from common.errors import ConfigError
 from common.processes import watchdog
 from server.cli.main import main
 from server.deployment import overview
-from server.state import Asked, Progress
+from server.state import Approvals, Asked, Progress, SiteApproval
 from server.storage import checkpoint, history
-from server.storage.status import read_status, set_absent, set_progress, set_status
+from server.storage.status import read_status, set_absent, set_approvals, set_progress, set_status
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -53,6 +53,29 @@ def test_it_says_who_has_answered_and_who_is_late_by_how_much(running):
     # two rounds of four sites, 0.5 MiB each way
     assert lines[5] == "4.0 MiB sent to sites, 4.0 MiB received, tensors only"
     assert lines[6] == "last checkpoint: after round 2"
+
+
+def test_before_round_1_it_says_who_has_not_approved_the_study_and_since_when(tmp_path):
+    run_dir = tmp_path / "demo"
+    set_status(run_dir, "running", "study demo")
+    asked, hour = NOW - timedelta(days=2), timedelta(hours=1)
+    sites = {
+        "east": SiteApproval(answer="closed", since=asked, reason="this site takes plans again at 19:00"),
+        "north": SiteApproval(answer="undecided", since=asked),
+        "south": SiteApproval(answer="yes", since=NOW - 3 * hour),
+        "west": SiteApproval(answer="no", since=NOW - hour, reason="refused by a person there"),
+    }
+    set_approvals(run_dir, Approvals(since=asked, until=NOW + timedelta(days=5), sites=sites))
+    now = overview.read_run(run_dir, NOW)
+    assert overview.describe_run(now, NOW).splitlines()[1:6] == [
+        "waiting for people at the sites to approve the study, until 2026-03-06 12:00 UTC",
+        "  east   closed since 2026-02-27 12:00 UTC (2 days); this site takes plans again at 19:00",
+        "  north  waits for approval since 2026-02-27 12:00 UTC (2 days)",
+        "  south  approved since 2026-03-01 09:00 UTC (3.0 h)",
+        "  west   declined since 2026-03-01 11:00 UTC (60 min); refused by a person there",
+    ]
+    set_status(run_dir, "failed", "too few sites")
+    assert overview.read_run(run_dir, NOW).sites == {}
 
 
 def test_a_site_that_never_answered_before_is_awaited_and_nothing_more_is_known(running, random_state):

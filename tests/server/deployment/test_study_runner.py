@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from common.config import StudyConfig
 from common.errors import LaunchError
 from server.deployment import study_runner
 from server.simulation.local_federation import LocalFederation
+from server.state import Approvals, SiteApproval
 from server.storage import status
 
 MakeStudy = Callable[..., StudyConfig]
@@ -29,12 +31,16 @@ class Scripted:
         self.run_dir, self.looks, self.work = run_dir, iter(looks), work
         self.has_superlink = True
         self.num_runs = 0
+        self.waited_for: list[list[str]] = []
         self.refusals: list[bool] = []
         """Runs that Flower does not take; True where the SuperLink ended under them."""
 
     def look(self) -> bool:
         self.has_superlink = True
         return next(self.looks)()
+
+    def show_approvals(self, approvals: Approvals | None) -> None:
+        self.waited_for.append([] if approvals is None else list(approvals.sites))
 
     def run_study(self) -> None:
         self.num_runs += 1
@@ -66,6 +72,19 @@ def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[study_runner.O
 def test_a_study_is_followed_until_its_server_says_how_it_ended(tmp_path, say) -> None:
     outcome, num_runs = followed(tmp_path, say(None), say("running"), say("finished", "3 rounds"))
     assert (outcome.finished, outcome.reason, num_runs) == (True, "3 rounds", 0)
+
+
+def test_whom_a_study_waits_for_is_shown_while_it_runs(tmp_path, say) -> None:
+    def waits() -> bool:
+        status.set_status(tmp_path, "running", "study tiny")
+        now = datetime(2026, 3, 1, tzinfo=UTC)
+        person = SiteApproval(answer="undecided", since=now)
+        status.set_approvals(tmp_path, Approvals(since=now, until=None, sites={"north": person}))
+        return False
+
+    federation = Scripted(tmp_path, [say(None), waits, say("finished", "3 rounds")], tmp_path)
+    study_runner.follow(cast(LocalFederation, federation), tmp_path, 0)
+    assert federation.waited_for == [[], ["north"], []]
 
 
 def test_a_server_that_crashed_is_run_again_and_one_that_failed_is_not(tmp_path, say) -> None:

@@ -3,6 +3,7 @@
 Only what is asked of site.yaml is answered by the real program, as the trainer's image would.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common import release
 from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import certificates
 from server.provisioning import startup_kit
@@ -20,6 +22,7 @@ from tests.places import ROOT
 
 NOTE = """\
 #!/bin/sh
+[ "$1" != image ] || exit ${NO_IMAGES:-0}
 echo "$(basename "$0") $*" >>"$CALLS"
 [ "$1" = run ] || [ "$1" = mounts ] || exit ${EXIT:-0}
 while [ "$1" != mounts ]; do shift || exit 0; done
@@ -71,12 +74,15 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
             "sleep",
             "cat",
             "mv",
+            "sha256sum",
         ):
             found = shutil.which(tool)
             assert found is not None
             (places[name] / tool).symlink_to(found)
 
-    def run(*arguments: str, docker: bool, code: int = 0) -> tuple[int, str, list[str]]:
+    def run(
+        *arguments: str, docker: bool, code: int = 0, has_images: bool = True
+    ) -> tuple[int, str, list[str]]:
         calls = tmp_path / "calls"
         calls.unlink(missing_ok=True)
         env = {
@@ -86,6 +92,7 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
             "PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
         }
+        env |= {} if has_images else {"NO_IMAGES": "1"}
         done = subprocess.run(
             ["sh", str(kit / "site.sh"), *arguments], env=env, capture_output=True, text=True, timeout=60
         )
@@ -273,6 +280,40 @@ def test_a_check_tries_everything_even_if_the_first_fails(site_sh, docker: bool)
     trainer = "docker compose run --rm -T trainer check /site/site.yaml"
     plain = ["consilium-site check-connection .", "consilium-site check site.yaml"]
     assert calls == ([gateway, trainer] if docker else plain)
+
+
+@pytest.mark.parametrize("what", ["key", "check", "up"])
+def test_images_that_are_not_there_are_asked_for_by_name(site_sh, what: str) -> None:
+    code, said, calls = site_sh(what, docker=True, has_images=False)
+    assert (code, calls) == (1, [])
+    assert (
+        f"put consilium-images-{release.version()}.tar.gz, which the operator gives you, beside site.sh"
+        in said
+    )
+    assert site_sh("status", docker=True)[0] == 0
+
+
+def test_images_beside_the_kit_are_checked_and_loaded(site_sh, kit: Path) -> None:
+    bundle = f"consilium-images-{release.version()}.tar.gz"
+    (kit / bundle).write_bytes(b"layers")
+    code, said, calls = site_sh("up", docker=True, has_images=False)
+    assert (code, calls) == (1, [])
+    assert "this kit has no images.sha256" in said
+    (kit / "images.sha256").write_text(f"{hashlib.sha256(b'layers').hexdigest()}  {bundle}\n")
+    assert site_sh("up", docker=True, has_images=False)[2] == [
+        f"docker load --input {bundle}",
+        "docker compose up -d",
+    ]
+    assert site_sh("up", docker=True)[2] == ["docker compose up -d"]  # they are there already
+
+
+def test_images_that_are_not_those_of_the_kit_are_not_loaded(site_sh, kit: Path) -> None:
+    bundle = f"consilium-images-{release.version()}.tar.gz"
+    (kit / bundle).write_bytes(b"other layers")
+    (kit / "images.sha256").write_text(f"{hashlib.sha256(b'layers').hexdigest()}  {bundle}\n")
+    code, said, calls = site_sh("up", docker=True, has_images=False)
+    assert (code, calls) == (1, [])
+    assert f"{bundle} is damaged, or of another kit: it was not loaded" in said
 
 
 def test_without_a_word_it_says_what_there_is(site_sh) -> None:

@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from common.processes.ports import claim_port
 from server.simulation import launch
 from server.simulation.launch import LocalSite, run_local
 from server.simulation.local_federation import LocalFederation
+from server.state import Approvals, SiteApproval
 from server.storage import status
 
 MakeStudy = Callable[..., StudyConfig]
@@ -305,3 +307,23 @@ def test_a_number_that_is_no_port_is_refused(
     with pytest.raises(LaunchError, match=f"{port} is not a port"):
         run_local(make_study(), sites, tmp_path / "run", port=port)
     assert started_on == []
+
+
+def test_a_site_that_asks_a_person_gets_the_command_for_this_machine_once(
+    make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = LocalFederation(
+        study=make_study(),
+        sites={"north": (tmp_path / "north.yaml", tmp_path / "0.sock")},
+        work=tmp_path,
+        processes=Processes(tmp_path / "logs", {}),
+        fleet_port=1,
+        write_settings=lambda _: tmp_path / "server.yaml",
+    )
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    waiting = Approvals(since=now, until=None, sites={"north": SiteApproval(answer="undecided", since=now)})
+    for approvals in (None, waiting, waiting):
+        federation.show_approvals(approvals)
+    told = [line for line in caplog.messages if "consilium-site approve" in line]
+    assert len(told) == 1
+    assert f"`consilium-site approve {tmp_path / 'north.yaml'} tiny`" in told[0]

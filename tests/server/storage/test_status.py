@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from common.errors import StorageError
-from server.state import Progress
+from server.state import Approvals, Progress, SiteApproval
 from server.storage.status import (
     FILE,
     INCOMPLETE,
+    Stage,
     Status,
     add_resumption,
     read_status,
     set_absent,
+    set_approvals,
     set_progress,
     set_status,
 )
@@ -56,6 +58,23 @@ def test_another_process_with_the_servers_number_is_not_the_server(tmp_path: Pat
     assert running is not None
     assert running.born is not None
     assert running.model_copy(update={"born": running.born - 1}).or_died().status == "crashed"
+
+
+@pytest.mark.parametrize(
+    ("stage", "waits"),
+    [("starting", True), ("running", True), ("crashed", True), ("stopped", False), ("failed", False)],
+)
+def test_a_server_that_starts_again_knows_since_when_it_waits_for_people(
+    tmp_path: Path, stage: Stage, waits: bool
+) -> None:
+    set_approvals(tmp_path, None)  # before there is a status, nothing is kept
+    set_status(tmp_path, "running", "study tiny")
+    people = Approvals(since=NOW, until=None, sites={"north": SiteApproval(answer="undecided", since=NOW)})
+    set_approvals(tmp_path, people)
+    set_status(tmp_path, stage, "why")
+    kept = read_status(tmp_path)
+    assert kept is not None
+    assert kept.approvals == (people if waits else None)
 
 
 def test_a_finished_study_stays_finished_when_its_process_is_gone() -> None:
