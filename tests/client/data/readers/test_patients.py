@@ -15,7 +15,7 @@ from client.data.references import PictureFile
     ["unknown", "Unknown", "NONE", "n/a", "N.A.", "-", "--", "?", "nan", "NaN", "null", "", " ", "unbekannt",
      "#N/A", "<NA>", "anonymous", "Not available", "...", "\uff4e\uff0f\uff41"],
 )  # fmt: skip
-def test_values_that_name_nobody(value: str) -> None:
+def test_a_placeholder_is_no_name(value: str) -> None:
     assert is_placeholder(value)
 
 
