@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
+from client.governance.study_summary import lines
 from common import json_text, log
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
@@ -145,14 +146,8 @@ def require_reason(reason: str) -> None:
 
 def describe(one: Pending) -> str:
     """What a person should know before approving a study."""
-    study, local = one.study, one.study.local
-    work = f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
-    tuned = "" if study.model.tuning is None else f" by {study.model.tuning.kind}"
-    return (
-        f"{one.label}: {_TIMES[one.kind]} {one.asked}\n"
-        f"  {study.model.kind} {study.model.encoder}{tuned}, classes {', '.join(study.classes)}\n"
-        f"  {study.rounds} rounds of {work}, {study.algorithm.kind}\n"
-        f"  trains: {', '.join(study.sites.train)}; scores only: {', '.join(study.sites.evaluate) or 'none'}"
+    return "\n".join(
+        [f"{one.label}: {_TIMES[one.kind]} {one.asked}", *(f"  {line}" for line in lines(one.study))]
     )
 
 
