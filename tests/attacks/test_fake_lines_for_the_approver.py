@@ -63,11 +63,17 @@ def with_text(place: str, text: str) -> bytes:
     return codec.join(json.dumps(fields), arrays)
 
 
-@pytest.mark.parametrize("text", FAKE)
-@pytest.mark.parametrize("place", PLACES)
+# A sentence of blanks is a sentence.
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (place, text)
+        for place in PLACES
+        for text in FAKE
+        if not (place in PROSE and text.isprintable() and len(text) < 200)
+    ],
+)
 def test_a_plan_with_more_than_a_plain_word_is_refused_before_anyone_sees_it(place, text):
-    if place in PROSE and text.isprintable() and len(text) < 200:
-        pytest.skip("a sentence of spaces is a sentence")
     with pytest.raises(WireError) as refused:
         codec.from_bytes(with_text(place, text))
     assert str(refused.value).isprintable()
