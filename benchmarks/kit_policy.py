@@ -109,7 +109,7 @@ def main() -> None:
         f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)
     ]
     print("\n".join(lines))
-    names = " ".join(f"{Path(study)} {Path(folder).name}" for study, folder in pairs)
+    names = " ".join(f"{Path(study).name} {Path(folder).name}" for study, folder in pairs)
     load = os.getloadavg()[0]
     write_page(
         PAGE,
