@@ -9,6 +9,9 @@ from pydantic import BaseModel
 from common import json_text
 from common.errors import StorageError
 
+PRIVATE_UMASK = 0o077
+"""Of a process whose files are for its user alone."""
+
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -52,3 +55,17 @@ def read_json(path: Path, kind: type[Record]) -> Record | None:
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}); remove it") from error
     return record
+
+
+def make_private(folder: Path) -> bool:
+    """Make `folder`, which its owner alone may enter; True if others could enter it before. Raises StorageError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.stat().st_mode & 0o077:
+            return False
+        folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be made a folder of this user alone: {error.strerror}; give a folder of your own"
+        ) from error
+    return True

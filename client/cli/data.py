@@ -17,7 +17,9 @@ from client.cli.options import (
     Seed,
     SiteFile,
     Threads,
+    Through,
     Weights,
+    through_proxy,
 )
 from common import log, terminal
 from common.command_line import command
@@ -140,7 +142,7 @@ def _stored_side(study: "StudyConfig") -> int:
             return preprocessing(study.model).stored_size
 
 
-def _check_connection(settings: GatewayFile) -> int:
+def _check_connection(settings: GatewayFile, through: Through = None) -> int:
     """Test the connection to the server: name, port, certificate, clock, key, speed.
 
     Changes nothing at the server, and may run while the gateway is connected. Each finding has a rank: it stops
@@ -150,6 +152,8 @@ def _check_connection(settings: GatewayFile) -> int:
     from client.preflight import connection
 
     config = supervisor.load_gateway(settings)
+    if through is not None:
+        config = config.model_copy(update={"proxy": through_proxy(through)})
     return _print_findings(connection.check(config), config.site)
 
 

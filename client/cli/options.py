@@ -5,6 +5,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from common.errors import ConfigError
+from common.network import proxies
+
 SETTING_UP = "Set up this site"
 TAKING_PART = "Take part in studies"
 GOVERNANCE = "Decide and review what leaves"
@@ -35,3 +38,20 @@ Pooled: TypeAlias = Annotated[
     bool, typer.Option("--pooled", help="Also write a site `pooled` that holds all training images.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all random draws.")]
+
+Through: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--through",
+        metavar="URL",
+        help="Reach the server through this proxy, `http://HOST:PORT`, whatever gateway.yaml says.",
+    ),
+]
+
+
+def through_proxy(url: str) -> str:
+    """The proxy of `--through`. Raises ConfigError."""
+    try:
+        return proxies.proxy_url(url)
+    except ValueError as error:
+        raise ConfigError(f"--through: {error}") from error

@@ -1,16 +1,29 @@
 """Commands that run a site: its key, its gateway, its trainer, and what they are doing now."""
 
+import contextlib
 import logging
 import os
+import pwd
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from client.cli.options import SETTING_UP, TAKING_PART, GatewayFile, SiteFile, TrainerSocket, Until
+from client.cli.options import (
+    SETTING_UP,
+    TAKING_PART,
+    GatewayFile,
+    SiteFile,
+    Through,
+    TrainerSocket,
+    Until,
+    through_proxy,
+)
 from common import log, terminal
 from common.command_line import command
 from common.errors import ConfigError
@@ -45,6 +58,10 @@ def add_commands(app: typer.Typer) -> None:
         ],
     )(_trainer)
     command(app, "gateway", TAKING_PART, examples=["consilium-site gateway ."])(_gateway)
+    command(app, "way-out", TAKING_PART, examples=["consilium-site way-out . --listen 0.0.0.0:3128"])(
+        _way_out
+    )
+    command(app, "egress", SETTING_UP, examples=["consilium-site egress ."])(_egress)
     command(app, "status", TAKING_PART, examples=["consilium-site status site.yaml"])(_status)
 
 
@@ -117,7 +134,20 @@ def _mounts(
     return 0
 
 
-def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = None) -> int:
+def _trainer(
+    settings: SiteFile,
+    socket: TrainerSocket = None,
+    until: Until = None,
+    gateway_user: Annotated[
+        str | None,
+        typer.Option(
+            "--gateway-user",
+            metavar="USER",
+            help="User of this machine as whom the gateway runs, if it is another one. The socket is then open to "
+            "its folder's group, and to this user alone of them.",
+        ),
+    ] = None,
+) -> int:
     """Run this site's trainer until it is stopped.
 
     Listens on a Unix socket for plans from this site's gateway and answers them.
@@ -135,20 +165,108 @@ def _trainer(settings: SiteFile, socket: TrainerSocket = None, until: Until = No
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    server = link.serve(Trainer(site).answer, socket)
-    log.event(f"{site.name}: ready, listening on a Unix socket")
-    while not stopped.wait(POLL_S):
-        if until is not None and until.exists():
-            log.event(f"{site.name}: the federation is over")
-            break
-    server.stop(grace=1.0).wait()
+    users = None if gateway_user is None else {os.geteuid(), _number_of(gateway_user)}
+    with contextlib.ExitStack() as opened:
+        inner = socket if users is None else opened.enter_context(_door(socket, users))
+        server = link.serve(Trainer(site).answer, inner)
+        _wait(site.name, stopped, until)
+        server.stop(grace=1.0).wait()
     socket.unlink(missing_ok=True)
     # Not `return`: Python would wait for a plan in progress, whose answer no gateway awaits any more.
     logging.shutdown()
     os._exit(0)
 
 
-def _gateway(settings: GatewayFile, socket: TrainerSocket = None, until: Until = None) -> int:
+@contextlib.contextmanager
+def _door(socket: Path, users: set[int]) -> Iterator[Path]:
+    """A door for these users on `socket`; yields the socket behind it, which only this user can reach."""
+    from common.network.peer_door import PeerDoor
+
+    folder = unix_sockets.short_folder("trainer.sock")
+    inner = folder / "trainer.sock"
+
+    def refused(user: int) -> None:
+        log.warn(f"a program of user {user} tried to reach the trainer and was turned away")
+
+    door = PeerDoor(socket, inner, users, refused)
+    door.open()
+    try:
+        yield inner
+    finally:
+        door.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _number_of(user: str) -> int:
+    try:
+        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ConfigError(
+            f"--gateway-user: this machine has no user {user}; make it, or name another"
+        ) from None
+
+
+def _wait(site: str, stopped: threading.Event, until: Path | None) -> None:
+    log.event(f"{site}: ready, listening on a Unix socket")
+    while not stopped.wait(POLL_S):
+        if until is not None and until.exists():
+            log.event(f"{site}: the federation is over")
+            return
+
+
+def _egress(settings: GatewayFile) -> int:
+    """Print a drop-in for the gateway's systemd unit, with which it can call the server alone.
+
+    Names are looked up now: a unit takes addresses.
+    """
+    from client import egress
+    from client.gateway import supervisor
+
+    config = supervisor.load_gateway(settings)
+    print(egress.unit(config.server, config.proxy), end="")
+    return 0
+
+
+def _way_out(
+    settings: GatewayFile,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where the gateway asks for the way out.")
+    ] = "0.0.0.0:3128",
+) -> int:
+    """Join connections to this site's server, and to no other machine, until it is stopped.
+
+    A proxy for a gateway in a container without a way out. It needs no key and reads nothing of what passes.
+    """
+    import asyncio
+
+    from client import egress
+    from client.gateway import supervisor
+    from common.network import hosts
+
+    config = supervisor.load_gateway(settings)
+    host, port = hosts.divided(listen)
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        async with await egress.WayOut(config.server, config.proxy).listen(host, port):
+            log.event(f"{config.site}: connections are joined to {config.server} and to nothing else")
+            await stopped.wait()
+
+    try:
+        asyncio.run(serve())
+    except OSError as error:
+        raise ConfigError(f"--listen {listen} cannot be used: {error.strerror}; give another") from error
+    return 0
+
+
+def _gateway(
+    settings: GatewayFile,
+    socket: TrainerSocket = None,
+    until: Until = None,
+    through: Through = None,
+) -> int:
     """Run this site's gateway until it is stopped.
 
     Connects out to the server and passes plans on to the trainer's socket. It is started again when it dies.
@@ -160,6 +278,8 @@ def _gateway(settings: GatewayFile, socket: TrainerSocket = None, until: Until =
     config = supervisor.load_gateway(settings)
     if socket is not None:
         config = config.model_copy(update={"socket": socket.absolute()})
+    if through is not None:
+        config = config.model_copy(update={"proxy": through_proxy(through)})
     try:
         with interruptible():
             supervisor.run(config, until)

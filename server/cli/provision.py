@@ -1,5 +1,6 @@
 """Commands that make what a server and its sites need: folder, certificates, start-up kits, containers."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from common.command_line import command
 from common.errors import ConfigError
+from common.files import PRIVATE_UMASK
 from server.cli.options import CONTAINERS, SERVER
 
 
@@ -88,6 +90,7 @@ def _provision(
         raise ConfigError(
             "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
         )
+    os.umask(PRIVATE_UMASK)
     if federation is None:
         if with_images or wheel is not None:
             raise ConfigError("--with-images and --wheel belong to the kits of a FEDERATION.yaml; give it")

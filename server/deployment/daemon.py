@@ -19,6 +19,7 @@ from pathlib import Path
 from common import keys, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, LaunchError
+from common.files import PRIVATE_UMASK, make_private
 from common.lock import held
 from common.polling import POLL_S
 from common.processes.flower import environment
@@ -40,12 +41,18 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
     `study` is asked for first, unless one of its name is to go on. Returns how the last study ended.
     Raises LaunchError, and Interrupted when it is asked to end.
     """
+    os.umask(PRIVATE_UMASK)  # inherited by the SuperLink, whose database holds what sites send
+    opened = make_private(folder.root)
     (folder.root / "logs").mkdir(exist_ok=True)
     with (
         held(folder.lock, "consilium-server up"),
         log.also_to(folder.root / "logs" / "up.log"),
         _processes(folder) as processes,
     ):
+        if opened:
+            log.warn(
+                f"{folder.root} could be entered by other users of this machine; now it is this user's alone"
+            )
         host = Host(
             work=folder.work,
             processes=processes,

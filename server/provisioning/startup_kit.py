@@ -19,7 +19,7 @@ from types import MappingProxyType
 from cryptography import x509
 
 from common import release
-from common.files import write_atomically
+from common.files import make_private, write_atomically
 from common.network.hosts import is_loopback, joined
 from common.settings import load_settings
 from server.config import FederationConfig
@@ -44,8 +44,11 @@ def provision(
     later calls. Raises LaunchError and StorageError for them.
     """
     config = load_settings(federation, FederationConfig, "federation")
+    if out.exists() and make_private(out):
+        yield f"{out} could be entered by other users of this machine; now it is yours alone (mode 0700)"
+    make_private(out)
     (out / "sites").mkdir(parents=True, exist_ok=True)
-    (out / "keys").mkdir(mode=0o700, exist_ok=True)
+    make_private(out / "keys")
     if federation.resolve() != (out / "federation.yaml").resolve():
         shutil.copyfile(federation, out / "federation.yaml")
     yield from _certify(config, out / "keys")

@@ -5,7 +5,8 @@
 #   ./site.sh check      reads the images, tries the connection, says what to mend
 #   ./site.sh up         starts gateway and trainer (with plain Python: until Ctrl-C)
 #   ./site.sh status     what this site is doing, and what has left it
-#   ./site.sh units      without Docker: what both systemd units need of site.yaml
+#   ./site.sh users      without Docker, as root, once: two users, one for the gateway and one for the trainer
+#   ./site.sh units      without Docker: what both systemd units need of site.yaml and gateway.yaml
 #   ./site.sh pending, approve STUDY (or approve STUDY --refuse), audit, logs, down
 set -eu
 umask 077
@@ -94,13 +95,14 @@ check)
     else
         seen=1
         write_env || { failed=1; seen=; }
-        docker compose run --rm -T gateway check-connection /site/gateway.yaml || failed=1
+        docker compose run --rm -T gateway check-connection /site/gateway.yaml --through http://way-out:3128 || failed=1
         if [ -n "$seen" ]; then in_trainer check /site/site.yaml "$@" || failed=1; fi
     fi
     exit $failed
     ;;
 up)
     if [ -z "$plain" ]; then write_env || exit 1; exec docker compose up -d "$@"; fi
+    echo "without Docker, gateway and trainer are one user here: who takes over the gateway can read the images" >&2
     consilium-site trainer site.yaml & trainer=$!
     consilium-site gateway . & gateway=$!
     trap 'kill $trainer $gateway 2>/dev/null || true; wait' EXIT
@@ -111,12 +113,27 @@ up)
     ;;
 down) exec docker compose down "$@" ;;
 logs) exec docker compose logs "$@" ;;
+users)
+    [ "$(id -u)" = 0 ] || { echo "./site.sh users makes users: run it as root" >&2; exit 1; }
+    getent group consilium-link >/dev/null || groupadd --system consilium-link
+    for user in consilium-trainer consilium-gateway; do
+        id "$user" >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
+        usermod --append --groups consilium-link "$user"
+    done
+    [ -e site.key ] || { echo "run ./site.sh key first" >&2; exit 1; }
+    chmod 711 . && chmod 644 ca.pem && chmod 640 gateway.yaml site.yaml && chmod 600 site.key
+    chown root:consilium-link gateway.yaml && chown consilium-gateway: site.key && chown root:consilium-trainer site.yaml
+    chown -R consilium-trainer: state weights && chmod 700 state weights
+    chown consilium-trainer:consilium-link link && chmod 2750 link
+    echo "gateway and trainer are two users now; the images must be readable for consilium-trainer and no other user"
+    ;;
 units)
     for unit in trainer gateway; do
         mkdir -p "consilium-$unit.service.d"
         consilium-site mounts site.yaml --kit "$PWD" --site "@SITE@" --form "$unit-unit" \
             >"consilium-$unit.service.d/site.conf" || exit 1
     done
+    consilium-site egress . >consilium-gateway.service.d/egress.conf || exit 1
     echo "copy both units and both folders *.service.d to /etc/systemd/system, then systemctl daemon-reload"
     ;;
 status | pending | audit) trainer "$what" "$(settings)" "$@" ;;

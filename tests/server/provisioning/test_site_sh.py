@@ -251,7 +251,9 @@ def test_the_connection_is_tried_even_if_the_folder_is_not_there(site_sh, kit: P
     code, said, calls = site_sh("check", docker=True)
     assert code == 1
     assert "/path/to/images, which site.yaml names, is not there" in said
-    assert calls == ["docker compose run --rm -T gateway check-connection /site/gateway.yaml"]
+    assert calls == [
+        "docker compose run --rm -T gateway check-connection /site/gateway.yaml --through http://way-out:3128"
+    ]
     assert env_of(kit)["COMPOSE_FILE"] == "docker-compose.yml"
 
 
@@ -276,7 +278,9 @@ def test_without_docker_it_runs_the_programs_themselves(site_sh) -> None:
 def test_a_check_tries_everything_even_if_the_first_fails(site_sh, docker: bool) -> None:
     code, _, calls = site_sh("check", docker=docker, code=1)
     assert code == 1
-    gateway = "docker compose run --rm -T gateway check-connection /site/gateway.yaml"
+    gateway = (
+        "docker compose run --rm -T gateway check-connection /site/gateway.yaml --through http://way-out:3128"
+    )
     trainer = "docker compose run --rm -T trainer check /site/site.yaml"
     plain = ["consilium-site check-connection .", "consilium-site check site.yaml"]
     assert calls == ([gateway, trainer] if docker else plain)

@@ -1,0 +1,189 @@
+"""Other users of a hospital's machine, and the gateway's own, at the trainer's socket and files."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.network import unix_sockets
+from common.network.peer_door import PeerDoor
+
+TRAINER, GATEWAY, OTHER, GROUP = 64001, 64002, 64003, 64010
+"""Users and a group that no machine has."""
+
+root = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="takes other users' names")
+
+AS = """
+import os, sys
+os.setgroups([{group}]); os.setgid({user}); os.setuid({user})
+{code}
+"""
+CALL = """
+import socket
+with socket.socket(socket.AF_UNIX) as line:
+    try:
+        line.connect({path!r})
+        line.sendall(b"a plan")
+        line.shutdown(socket.SHUT_WR)
+        print(line.recv(100).decode() or "closed")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def as_user(user: int, code: str, group: int = GROUP) -> str:
+    program = "import socket\n" + AS.format(user=user, group=group, code=code)
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def link() -> Iterator[Path]:
+    """A folder as `./site.sh users` leaves it, under a folder that every user can pass."""
+    outer = unix_sockets.short_folder("link/trainer.sock")
+    outer.chmod(0o711)
+    folder = outer / "link"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, TRAINER, GROUP)
+    folder.chmod(0o2750)
+    yield folder
+    shutil.rmtree(outer)
+
+
+@pytest.fixture
+def echo() -> Iterator[Path]:
+    """A trainer that answers what it hears in capitals."""
+    folder = unix_sockets.short_folder("inner.sock")
+    path = folder / "inner.sock"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                line, _ = listening.accept()
+            except OSError:
+                return
+            with line:
+                heard = b""
+                while data := line.recv(2**20):
+                    heard += data
+                line.sendall(heard.upper())
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield path
+    listening.close()
+    shutil.rmtree(folder)
+
+
+@root
+def test_only_the_gateways_user_gets_through_the_door_though_its_group_could(link: Path, echo: Path) -> None:
+    outer, refused, told = link / "trainer.sock", [], threading.Event()
+
+    def note(user: int) -> None:
+        refused.append(user)
+        told.set()
+
+    door = PeerDoor(outer, echo, {TRAINER, GATEWAY}, note)
+    door.open()
+    try:
+        mode = outer.stat()
+        assert stat.S_IMODE(mode.st_mode) == 0o660
+        assert mode.st_gid == GROUP  # of its folder
+        call = CALL.format(path=str(outer))
+        assert as_user(GATEWAY, call) == "A PLAN"
+        assert as_user(OTHER, call) in ("closed", "BrokenPipeError", "ConnectionResetError")
+        assert told.wait(10)
+        assert refused == [OTHER]
+        assert as_user(OTHER, call, group=OTHER) == "PermissionError"  # not even a member of the group
+    finally:
+        door.close()
+    assert not outer.exists()
+
+
+def test_large_messages_pass_both_ways(link: Path, echo: Path) -> None:
+    door = PeerDoor(link / "o.sock", echo, {os.geteuid()}, lambda _: None)
+    door.open()
+    data = os.urandom(3 * 2**20).hex().encode()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(link / "o.sock"))
+        line.sendall(data)
+        line.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := line.recv(2**20):
+            answer += part
+    door.close()
+    assert answer == data.upper()
+
+
+READ = """
+try:
+    print(open("/proc/{pid}/root{path}").read())
+except OSError as error:
+    print(type(error).__name__)
+"""
+# A program that is started anew, as systemd starts a service: one that has only changed its user keeps the kernel's
+# memory of who it was, and is protected by that.
+STARTED = 'os.execv("/bin/sh", ["sh", "-c", "echo ready; read end"])'
+
+
+@root
+@pytest.mark.parametrize(
+    ("user", "read"), [(TRAINER, "a patient"), (GATEWAY, "PermissionError"), (OTHER, "PermissionError")]
+)
+def test_images_are_not_read_through_the_trainers_proc_root_by_another_user(
+    link: Path, user: int, read: str
+) -> None:
+    """systemd hides a path by mounts, which /proc/PID/root goes around; only another user is kept out by the kernel."""
+    image = link / "image"
+    image.write_text("a patient")
+    link.chmod(0o755)
+    image.chmod(0o644)  # readable: what keeps the gateway out is that the path is not there for it
+    trainer = subprocess.Popen(
+        [sys.executable, "-I", "-c", AS.format(user=TRAINER, group=GROUP, code=STARTED)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == b"ready\n"
+        assert as_user(user, READ.format(pid=trainer.pid, path=image)) == read
+    finally:
+        trainer.communicate(b"\n")
+
+
+KIT = Path(__file__).parents[2] / "server" / "provisioning" / "kit"
+
+
+def settings_of(unit: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in (KIT / f"consilium-{unit}.service").read_text().splitlines():
+        name, mark, value = line.partition("=")
+        if mark and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_units_run_gateway_and_trainer_as_two_users_who_do_not_see_each_other() -> None:
+    gateway, trainer = settings_of("gateway"), settings_of("trainer")
+    assert gateway["User"] != trainer["User"]
+    assert gateway["ProtectProc"] == trainer["ProtectProc"] == ["invisible"]
+    assert trainer["ExecStart"][0].endswith(f"--gateway-user {gateway['User'][0]}")
+    assert trainer["PrivateNetwork"] == ["yes"]
+    assert gateway["IPAddressDeny"] == ["any"]
+
+
+def test_plain_says_in_one_line_what_it_gives_up() -> None:
+    script = (KIT / "site.sh").read_text()
+    (line,) = [line for line in script.splitlines() if "gateway and trainer are one user here" in line]
+    assert line.strip().endswith(">&2")
+    assert "can read the images" in line
