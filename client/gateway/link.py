@@ -20,7 +20,7 @@ import grpc
 from common.errors import SiteFailure, StorageError
 from common.network import unix_sockets
 from common.wire import TRAINER_METHOD, TRAINER_SERVICE
-from common.wire.codec import chunks
+from common.wire.codec import chunks, gathered
 
 CONNECT_S = 60.0
 """Enough for a trainer to restart and import torch, and shorter than a round's deadline."""
@@ -75,7 +75,7 @@ class SocketLink:
                 raise SiteFailure(_silence(self._socket, connect_s)) from error
             call = channel.stream_stream(f"/{TRAINER_SERVICE}/{TRAINER_METHOD}")
             try:
-                return b"".join(call(chunks(request), timeout=timeout_s))
+                return gathered(call(chunks(request), timeout=timeout_s))
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAVAILABLE:
                     raise _ConnectionLost from error
@@ -92,7 +92,7 @@ def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:
     """
 
     def handle(request: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield from chunks(answer(b"".join(request)))
+        yield from chunks(answer(gathered(request)))
 
     address = _address(socket)
     _remove_stale_socket(socket)

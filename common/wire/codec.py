@@ -6,7 +6,7 @@ only file that spells a key of either form. Only JSON and numeric arrays are dec
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from common import json_text
+from common import json_text, wire
 from common.errors import WireError
 from common.text import one_line
 from common.weights import Arrays, contiguous
@@ -44,6 +44,18 @@ SCHEMA = 2
 
 CHUNK_BYTES = 4 * 2**20
 """Largest piece on the trainer's socket, in bytes; gRPC refuses messages over its own limit."""
+
+LARGEST_MESSAGE = 8 * 2**30
+"""Largest message, in bytes: the tensors of a model of two billion numbers."""
+
+LARGEST_HEADER = 96 * 2**20
+"""Largest header, in bytes: the hashes of as many images as can be compared."""
+
+MOST_VALUES = 4 * 10**6
+"""Most values of a header. Each takes many times its bytes in memory, so they are counted before it is read."""
+
+LARGEST_INDEX = 16 * 2**20
+"""Largest index of the tensors in safetensors bytes, which names each with its type, shape and place."""
 
 _HEADER = "consilium.header"
 """Tensor that holds the header in safetensors bytes."""
@@ -100,6 +112,7 @@ def join(header: str, arrays: Arrays) -> bytes:
 
 def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:
     """Undo `join`. Raises WireError."""
+    _require_size(data)
     try:
         arrays = from_safetensors(bytes(data))
         return arrays.pop(_HEADER).tobytes().decode(), arrays
@@ -108,6 +121,25 @@ def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:
             f"found {len(data)} bytes that are not a Consilium message ({type(error).__name__}); "
             "are both sides of the same version?"
         ) from error
+
+
+def gathered(parts: Iterable[bytes], most: int = LARGEST_MESSAGE) -> bytes:
+    """Undo `chunks`. Raises WireError as soon as there are more than `most` bytes."""
+    whole = bytearray()
+    for part in parts:
+        if len(whole) + len(part) > most:
+            raise WireError(f"found a message of more than {most:,} bytes; nothing of it was read")
+        whole += part
+    return bytes(whole)
+
+
+def _require_size(packed: bytes | bytearray) -> None:
+    """Raises WireError for safetensors bytes that are too large, or whose index is, before anything is read."""
+    if len(packed) > LARGEST_MESSAGE:
+        raise WireError(f"found a message of {len(packed):,} bytes, expected at most {LARGEST_MESSAGE:,}")
+    index = int.from_bytes(packed[:8], "little")
+    if index > LARGEST_INDEX:
+        raise WireError(f"found an index of tensors of {index:,} bytes, expected at most {LARGEST_INDEX:,}")
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
@@ -175,6 +207,7 @@ def bytes_to_records(data: bytes | bytearray) -> RecordDict:
 def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
     """The gateway's own answer when the trainer cannot give one. Raises WireError."""
     header, _ = _unwrap(records)
+    _require_plain(header)
     try:
         fields = json_text.loads(header)
         failure = Failure(
@@ -196,6 +229,8 @@ def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
     try:
         header = records.config_records[_RECORD]["header"]
         record = records.array_records[_ARRAYS]
+        if record:
+            _require_size(record[_PACKED].data)
         arrays = from_safetensors(record[_PACKED].data) if record else {}
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WireError(
@@ -216,8 +251,19 @@ def _header(message: Plan | Answer) -> str:
     return json.dumps({"schema": SCHEMA} | message.model_dump(mode="json"), allow_nan=True)
 
 
+def _require_plain(header: str) -> None:
+    """Raises WireError for a header that would take much memory to read."""
+    if len(header) > LARGEST_HEADER:
+        raise WireError(f"found a header of {len(header):,} characters, expected at most {LARGEST_HEADER:,}")
+    if (values := sum(map(header.count, ",[{"))) > MOST_VALUES:
+        raise WireError(f"found a header of about {values:,} values, expected at most {MOST_VALUES:,}")
+
+
 def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
     # No error below quotes the header: it may be a site's, and an error's text may leave the site.
+    _require_plain(header)
+    if len(arrays) > wire.MOST_TENSORS:
+        raise WireError(f"found {len(arrays):,} tensors, expected at most {wire.MOST_TENSORS:,}")
     try:
         fields = json_text.loads(header)
     except (ValueError, RecursionError) as error:

@@ -133,6 +133,13 @@ def _write_kits(config: FederationConfig, out: Path) -> Iterator[str]:
             write_atomically(path, data)
             what = "changed: give it to the site again" if had_one else "made: give it to the site"
             yield f"{path} {what}"
+        yield f"  read out over the phone, the site compares `sha256sum {path.name}`: {_spoken(data)}"
+
+
+def _spoken(data: bytes) -> str:
+    """SHA-256 in groups of four digits."""
+    digits = hashlib.sha256(data).hexdigest()
+    return " ".join(digits[place : place + 4] for place in range(0, len(digits), 4))
 
 
 def _remove_others(folder: ServerFolder) -> Iterator[str]:
