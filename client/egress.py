@@ -1,6 +1,6 @@
 """The gateway's way out: to its own server, and to no other machine.
 
-A gateway speaks for the site, so whoever takes it over can call anywhere that it can. Under systemd the kernel
+A gateway that somebody took over could call anywhere that the gateway can. Under systemd the kernel
 drops what goes to other addresses. In containers the gateway has no way out at all, but for the program here in a
 container of its own: it holds no key and sees no plan, and joins a connection to the server of `gateway.yaml` (by
 the site's own proxy, if it names one). It is asked by CONNECT (RFC 9110, 9.3.6), as any proxy is.

@@ -8,7 +8,6 @@ import typer
 
 from common.command_line import command
 from common.errors import ConfigError
-from common.files import PRIVATE_UMASK
 from server.cli.options import CONTAINERS, SERVER
 
 
@@ -79,6 +78,7 @@ def _provision(
     Makes the CA and the server's certificate, and one start-up kit per site. Run it again after a change of
     FEDERATION.yaml: what has not changed stays as it is.
     """
+    from common.files import PRIVATE_UMASK
     from server.provisioning import examples, startup_kit
 
     if example and federation is not None:
