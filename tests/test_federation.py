@@ -407,7 +407,7 @@ def test_the_closing_evaluation_of_an_incomplete_study_can_be_repeated(
     report = (run_dir / "report.md").read_text()
     assert "unseen never trained and only scored the model." in report
     assert "| 1 | unseen | absent |" in report  # it was, in round 1
-    assert "went on from the checkpoint after round 1." in report
+    assert "The study was resumed from the checkpoint after round 1." in report
     assert "incomplete" not in report.lower()
 
 

@@ -344,7 +344,7 @@ def _cost_notes(outcome: Outcome) -> list[str]:
     if any(record.attempts > 1 for record in outcome.rounds):
         notes.append("Of a round that was repeated, a site's last attempt counts.")
     if outcome.resumed_after:
-        notes.append("A round that broke off and was done again counts once.")
+        notes.append("A round that was done again counts once.")
     if outcome.heads is not None:
         notes.append("Messages for the classical heads are not in it.")
     return [*notes, "Sites work at the same time, so seconds do not add up over sites."]

@@ -90,8 +90,7 @@ def _sentences(outcome: Outcome) -> Iterator[str]:
     if outcome.resumed_after:
         rounds = listed([f"round {number}" for number in outcome.resumed_after])
         yield (
-            f"The study broke off or was stopped, and went on from the checkpoint after {rounds}. What was under way "
-            "then was done again."
+            f"The study was resumed from the checkpoint after {rounds}. What had been done after it was done again."
         )
     clip = outcome.study.aggregation.norm_clip
     if clip is not None:

@@ -155,7 +155,7 @@ def test_what_the_costs_leave_out_is_told_where_there_is_any(make_outcome: MakeO
     again = make_outcome(lambda state: replace(state, attempts=3 if state.round == 1 else 1))
     assert "Of a round that was repeated, a site's last attempt counts." in section(again, "What it cost")
     resumed = section(make_outcome(resumed_after=(2,)), "What it cost")
-    assert "A round that broke off and was done again counts once." in resumed
+    assert "A round that was done again counts once." in resumed
     heads = section(make_outcome(heads=HeadTable(3)), "What it cost")
     assert "Messages for the classical heads are not in it." in heads
 

@@ -102,7 +102,7 @@ def test_rounds_that_were_repeated_are_told(make_outcome: MakeOutcome) -> None:
 
 def test_a_study_that_was_resumed_says_after_which_rounds(make_outcome: MakeOutcome) -> None:
     text = troubles(make_outcome(resumed_after=(1, 2)))
-    assert "went on from the checkpoint after round 1 and round 2." in text
+    assert "The study was resumed from the checkpoint after round 1 and round 2." in text
     assert "Nothing" not in text
     assert "checkpoint" not in troubles(make_outcome())
 
