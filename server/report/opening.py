@@ -84,6 +84,8 @@ def joining(study: StudyConfig) -> str:
             assert_never(rule)
     if how:
         name = f"{name.removesuffix(' (their mean, weighted by images)')}, with {how} in place of the mean"
+    if isinstance(rule, Mean | GeometricMedian) and study.largest_share < 1:
+        name += f"; one site has at most {100 * study.largest_share:.0f} % of the weight"
     if rule.norm_clip is not None:
         name += f"; an update longer than {rule.norm_clip:g} is shrunk to it first"
     return name

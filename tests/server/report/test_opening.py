@@ -97,6 +97,16 @@ def test_only_the_weighted_mean_is_called_so(make_study: Any, rule: dict[str, An
     assert "is shrunk" not in text
 
 
+def test_the_largest_weight_of_a_site_is_told_where_there_is_one(make_study: Any) -> None:
+    three = {"train": ("a", "b", "c")}
+    limit = "one site has at most 50 % of the weight"
+    assert limit in joining(make_study(sites=three, aggregation={"kind": "mean", "max_share": 0.5}))
+    assert "of the weight" not in joining(
+        make_study(sites=three, aggregation={"kind": "mean", "max_share": 1})
+    )
+    assert "of the weight" not in joining(make_study(sites=three, aggregation={"kind": "median"}))
+
+
 def test_a_bound_on_updates_is_told(make_study: Any) -> None:
     text = joining(make_study(aggregation={"kind": "mean", "norm_clip": 2.5}))
     assert text.endswith("; an update longer than 2.5 is shrunk to it first")
