@@ -18,6 +18,7 @@ from client.trainer import Trainer
 from common import wire
 from common.config import OverlapConfig, StudyConfig
 from common.errors import ConfigError, QuorumNotMet, SiteDataError
+from common.log import ReadableFormatter
 from common.weights import digest, load_file, norm, subtract
 from common.wire import codec
 from server.app import conduct
@@ -557,7 +558,8 @@ def test_a_study_begins_with_a_table_of_what_the_sites_hold(
 ) -> None:
     folder = run(make_study(rounds=1), make_site("north", per_class=10), make_site("south", per_class=5))
     # dark is (70, 40, 30), pale (220, 190, 170), red (200, 60, 60), as many of each: red channel 490/3/255 = 0.64
-    row = next(line for line in caplog.text.splitlines() if line.startswith("north  "))
+    told = "\n".join(map(ReadableFormatter().format, caplog.records))
+    row = next(line.strip() for line in told.splitlines() if line.startswith("    north  "))
     assert row.split()[:10] == ["north", *["8", "/", "2"] * 3]
     assert "40 x 40  0.64 " in row
     assert "| north | 8 / 2 | 8 / 2 | 8 / 2 | 24 / 6 | 40 x 40 | 0.64 " in (folder / "report.md").read_text()

@@ -182,7 +182,7 @@ def test_a_site_that_allows_no_heads_takes_part_in_the_rounds(
     assert [site["outcome"] for site in line["sites"]] == ["ok", "ok"]
     report = (tmp_path / "run/report.md").read_text()
     assert "- south had no part in score: the plan asks for what this site did not agree to" in report
-    assert "heads: the study fits 'federated.nearest_mean'" in report
+    assert "heads: the study fits 'federated.nearest\\_mean'" in report
 
 
 def test_a_trainer_that_starts_again_in_the_middle_gives_the_same_heads(

@@ -97,11 +97,12 @@ def enrol(
 
     weights = _first_weights(study, enrolled, builder, first_weights)
     refused |= _disagreements(study, enrolled, weights)
-    absent = {site: (away | refused)[site] for site in study.sites.all if site in away | refused}
     able = {
         site: enrolled[site].model_copy(update={"weights": {}})
         for site in sorted(enrolled.keys() - refused.keys())
     }
+    reasons = away | refused
+    absent = {site: reasons.get(site, "it did not enrol") for site in study.sites.all if site not in able}
     num_able = len(able.keys() & set(study.sites.train))
     if num_able < study.sites.quorum or weights is None:
         raise QuorumNotMet(
