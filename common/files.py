@@ -1,6 +1,8 @@
 """Files that are either whole or absent, and records of one pydantic model in them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,9 +10,6 @@ from pydantic import BaseModel
 
 from common import json_text
 from common.errors import StorageError
-
-PRIVATE_UMASK = 0o077
-"""Of a process whose files are for its user alone."""
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -69,3 +68,13 @@ def make_private(folder: Path) -> bool:
             f"{folder} cannot be made a folder of this user alone: {error.strerror}; give a folder of your own"
         ) from error
     return True
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files and folders that this process makes within are for its user alone, and those of its children are."""
+    former = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(former)

@@ -1,6 +1,5 @@
 """Commands that make what a server and its sites need: folder, certificates, start-up kits, containers."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +77,7 @@ def _provision(
     Makes the CA and the server's certificate, and one start-up kit per site. Run it again after a change of
     FEDERATION.yaml: what has not changed stays as it is.
     """
-    from common.files import PRIVATE_UMASK
+    from common.files import private_files
     from server.provisioning import examples, startup_kit
 
     if example and federation is not None:
@@ -90,15 +89,15 @@ def _provision(
         raise ConfigError(
             "provision needs FEDERATION.yaml and --out DIR; --example makes a first FEDERATION.yaml"
         )
-    os.umask(PRIVATE_UMASK)
     if federation is None:
         if with_images or wheel is not None:
             raise ConfigError("--with-images and --wheel belong to the kits of a FEDERATION.yaml; give it")
         lines = examples.write_examples(out)
     else:
         lines = startup_kit.provision(federation, out, with_images=with_images, wheel=wheel)
-    for line in lines:
-        print(line, flush=True)
+    with private_files():
+        for line in lines:
+            print(line, flush=True)
     return 0
 
 

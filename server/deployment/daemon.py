@@ -18,8 +18,8 @@ from pathlib import Path
 
 from common import keys, log
 from common.config import StudyConfig
-from common.errors import ConsiliumError, LaunchError
-from common.files import PRIVATE_UMASK, make_private
+from common.errors import ConsiliumError, LaunchError, StorageError
+from common.files import make_private, private_files
 from common.lock import held
 from common.polling import POLL_S
 from common.processes.flower import environment
@@ -41,18 +41,16 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
     `study` is asked for first, unless one of its name is to go on. Returns how the last study ended.
     Raises LaunchError, and Interrupted when it is asked to end.
     """
-    os.umask(PRIVATE_UMASK)  # inherited by the SuperLink, whose database holds what sites send
-    opened = make_private(folder.root)
+    warning = _private(folder.root)
     (folder.root / "logs").mkdir(exist_ok=True)
     with (
+        private_files(),  # inherited by the SuperLink, whose database holds what sites send
         held(folder.lock, "consilium-server up"),
         log.also_to(folder.root / "logs" / "up.log"),
         _processes(folder) as processes,
     ):
-        if opened:
-            log.warn(
-                f"{folder.root} could be entered by other users of this machine; now it is this user's alone"
-            )
+        if warning is not None:
+            log.warn(warning)
         host = Host(
             work=folder.work,
             processes=processes,
@@ -65,6 +63,19 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
         if study is not None and (now is None or now.name != study.name):
             queue.put(folder, study)
         return host.serve(once=once)
+
+
+def _private(root: Path) -> str | None:
+    """Keep other users of the machine out of the server's folder; a sentence if they were not, or cannot be."""
+    try:
+        opened = make_private(root)
+    except StorageError as error:  # another user owns it: a fault to know of, and none to stop at
+        return str(error)
+    return (
+        f"{root} could be entered by other users of this machine; now it is this user's alone"
+        if opened
+        else None
+    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.errors import LaunchError
+from common.files import make_private
 from common.lock import held
 from common.network import unix_sockets
 from common.processes.flower import environment
@@ -108,7 +109,7 @@ def _claimed_port(wish: int | None) -> Iterator[int]:
 def _work_folder(work: Path) -> Iterator[None]:
     """Keys, logs and Flower's files of this launch; those of a run that broke off are of no use."""
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    make_private(work)
     yield
 
 

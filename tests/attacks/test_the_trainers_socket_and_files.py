@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common.network import unix_sockets
 from common.network.peer_door import PeerDoor
@@ -187,3 +188,23 @@ def test_plain_says_in_one_line_what_it_gives_up() -> None:
     (line,) = [line for line in script.splitlines() if "gateway and trainer are one user here" in line]
     assert line.strip().endswith(">&2")
     assert "can read the images" in line
+
+
+def test_the_kits_gateway_has_no_way_out_but_one_that_leads_to_the_server() -> None:
+    compose = yaml.safe_load((KIT / "docker-compose.yml").read_text())
+    gateway, way_out, trainer = (compose["services"][name] for name in ("gateway", "way-out", "trainer"))
+    assert gateway["networks"] == ["inside"]
+    assert compose["networks"]["inside"]["internal"] is True
+    assert trainer["network_mode"] == "none"
+    assert gateway["command"].endswith("--through http://way-out:3128")
+    held = [volume["source"] for volume in way_out["volumes"]]
+    assert held == ["./gateway.yaml"]  # no key, no socket
+
+
+@pytest.mark.parametrize("folder", [KIT, KIT.parents[2]], ids=["kit", "demo"])
+def test_every_container_has_limits_of_memory_and_processes(folder: Path) -> None:
+    services = yaml.safe_load((folder / "docker-compose.yml").read_text())["services"]
+    lacking = [
+        name for name, service in services.items() if not {"mem_limit", "pids_limit"} <= service.keys()
+    ]
+    assert not lacking

@@ -21,6 +21,8 @@ def test_a_federation_is_provisioned_with_a_line_per_file(
     assert main(["provision", str(tmp_path / "federation.yaml"), "--out", str(tmp_path / "f")]) == 0
     assert "north.zip" in capsys.readouterr().out
     assert (tmp_path / "f" / "kits" / "north.zip").is_file()
+    open_to_others = [path for path in (tmp_path / "f").rglob("*") if path.stat().st_mode & 0o077]
+    assert [path.name for path in open_to_others if path.name != "ca.pem"] == []
 
 
 def test_a_compose_file_is_printed(

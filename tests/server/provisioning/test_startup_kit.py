@@ -262,3 +262,22 @@ def test_one_key_file_that_cannot_be_read_is_named_and_stops_nothing(made: Path,
     said = list(startup_kit.provision(tmp_path / "federation.yaml", made))
     assert any(line.startswith("north: ") and line.endswith("the file is left as it is") for line in said)
     assert (made / "sites" / "north.pub").read_text() == "no key"
+
+
+def test_the_servers_folder_is_its_users_alone_even_if_it_was_not(tmp_path: Path) -> None:
+    out = tmp_path / "server"
+    out.mkdir(mode=0o755)
+    federation = write(tmp_path / "federation.yaml", ["north"], ["c.example"])
+    lines = list(startup_kit.provision(federation, out))
+    assert lines[0].startswith(f"{out} could be entered by other users")
+    assert out.stat().st_mode & 0o777 == (out / "keys").stat().st_mode & 0o777 == 0o700
+    assert not any("could be entered" in line for line in startup_kit.provision(federation, out))
+
+
+def test_the_hash_of_each_kit_is_there_to_be_read_out(tmp_path: Path) -> None:
+    federation = write(tmp_path / "federation.yaml", ["north"], ["c.example"])
+    for _ in range(2):  # also for a kit that is as it was
+        lines = list(startup_kit.provision(federation, tmp_path / "server"))
+        digest = hashlib.sha256((tmp_path / "server" / "kits" / "north.zip").read_bytes()).hexdigest()
+        (line,) = [line for line in lines if "sha256sum north.zip" in line]
+        assert line.rpartition(": ")[2].replace(" ", "") == digest
