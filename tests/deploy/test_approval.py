@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from benchmarks.faults.world import ENV, ROOT, START_S, soon
 from common.processes.ports import free_ports
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OPERATOR, SITE = [sys.executable, "-m", "server.cli"], [sys.executable, "-m", "client.cli"]
 SITES = ("north", "south")
+COLOURS = {"dark": (70, 40, 30), "pale": (220, 190, 170)}
 
 
 @dataclass
@@ -89,39 +92,39 @@ def federation(tmp_path: Path) -> Iterator[Started]:
     }
     (tmp_path / "federation.yaml").write_text(yaml.safe_dump(about))
     made.type(*OPERATOR, "provision", tmp_path / "federation.yaml", "--out", made.server)
-    made.type(*SITE, "simulate", "--images", "20", "--threads", "1", "--out", tmp_path / "images")
     for site in SITES:
         with zipfile.ZipFile(made.server / "kits" / f"{site}.zip") as kit:
             kit.extractall(tmp_path)
         made.type(*SITE, "key", made.settings(site).parent)
         made.type(*OPERATOR, "enrol", made.server, site, made.settings(site).parent / "site.pub")
-        simulated = yaml.safe_load((tmp_path / "images" / f"{site}.yaml").read_text())
-        data = {
-            key: str((tmp_path / "images" / value).resolve())
-            if key in ("labels", "images", "root")
-            else value
-            for key, value in simulated["data"].items()
-        }
-        settings = yaml.safe_load(made.settings(site).read_text())
-        assert settings["policy"]["ask"] is True
-        made.settings(site).write_text(
-            yaml.safe_dump(settings | {"data": data, "threads": 1, "device": "cpu"})
-        )
+        draw(tmp_path / "images" / site)
+        text = made.settings(site).read_text()
+        assert yaml.safe_load(text)["policy"]["ask"] is True
+        made.settings(site).write_text(text.replace("/path/to/images", str(tmp_path / "images" / site)))
     try:
         yield made
     finally:
         made.end()
 
 
-def study(folder: Path) -> Path:
-    classes = yaml.safe_load((folder / "images" / "federation.yaml").read_text())["classes"]
+def draw(folder: Path) -> None:
+    """40 squares of each of two colours: 32 to train on, 8 to test on."""
+    draws = np.random.default_rng(sum(folder.name.encode()))
+    for label, colour in COLOURS.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(np.asarray(colour) + draws.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+
+
+def study(folder: Path, classes: Sequence[str]) -> Path:
     settings = {
         "name": "first",
-        "classes": classes,
+        "classes": list(classes),
         "sites": {"train": list(SITES)},
         "model": {"encoder": "test_efficientnet", "image_size": 32},
         "rounds": 1,
-        "local": {"steps": 2, "batch_size": 8, "augmentation": "none"},
+        "local": {"batch_size": 16, "augmentation": "none"},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(settings))
     return folder / "study.yaml"
@@ -134,7 +137,9 @@ def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finish
     for site in SITES:
         federation.start(f"{site}-trainer", *SITE, "trainer", federation.settings(site))
         federation.start(f"{site}-gateway", *SITE, "gateway", federation.settings(site).parent)
-    federation.start("run", *OPERATOR, "run", federation.server, study(federation.folder), "--wait")
+    federation.start(
+        "run", *OPERATOR, "run", federation.server, study(federation.folder, list(COLOURS)), "--wait"
+    )
     soon(lambda: federation.waits_for("north", "south"), "two sites that wait")
     asked = federation.waiting()
     assert asked is not None
@@ -176,11 +181,12 @@ def test_ctrl_c_ends_a_simulation_that_waits_and_the_command_that_it_shows_appro
         file = tmp_path / "images" / f"{site}.yaml"
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"policy": {"ask": True}}))
     try:
+        classes = yaml.safe_load((tmp_path / "images" / "federation.yaml").read_text())["classes"]
         made.start(
             "simulate",
             *OPERATOR,
             "simulate",
-            study(tmp_path),
+            study(tmp_path, classes),
             "--sites",
             tmp_path / "images",
             "--runs",
