@@ -103,7 +103,7 @@ class Waiting:
         """
         while self.undecided and not self._is_over(able):
             asked = time.monotonic()
-            agreed = self._ask(sites)
+            agreed = self._ask(sites, able)
             if agreed:
                 return agreed
             self._remind(sites, able)
@@ -113,8 +113,11 @@ class Waiting:
 
     # --- asking --------------------------------------------------------------------------
 
-    def _ask(self, sites: Sites) -> list[str]:
-        """Ask every undecided site that is connected; returns those that agree."""
+    def _ask(self, sites: Sites, able: Set[str]) -> list[str]:
+        """Ask every undecided site that is connected; returns those that agree.
+
+        Ends at once when an answer means that the study cannot begin.
+        """
         online = sites.online()
         plans = {
             site: wire.ApprovalPlan(
@@ -131,7 +134,8 @@ class Waiting:
             return []
         left_s = (self._until - self._clock()).total_seconds() if self._until is not None else HOLD_S
         agreed = []
-        for reply in sites.ask(plans, Deadline(min(HOLD_S, max(left_s, 0.0)) + _WAY_S)):
+        deadline = Deadline(min(HOLD_S, max(left_s, 0.0)) + _WAY_S)
+        for reply in sites.ask(plans, deadline):
             if reply.site not in self.undecided:
                 continue
             match reply.answer:
@@ -147,6 +151,8 @@ class Waiting:
                     self._refuse(reply.site, f"its answer is of kind {other.kind}, expected a yes or a no")
                 case _:
                     pass  # to an earlier plan
+            if not agreed and self._is_hopeless(able):
+                deadline.seconds = 0.0
         return agreed
 
     def take(self, site: str, answer: wire.ApprovalAnswer) -> None:
@@ -186,11 +192,7 @@ class Waiting:
     def _is_over(self, able: Set[str]) -> bool:
         """True if no site is waited for any more. The sites without an answer are then among `refused`."""
         now, deadlines = self._clock(), self._study.deadlines
-        trainers = set(self._study.sites.train)
-        quorum = self._study.sites.quorum
-        sites = self._study.sites
-        lost = sites.evaluate_missing == "fail" and bool(self.refused.keys() & set(sites.evaluate))
-        if lost or len((able | set(self.undecided)) & trainers) < quorum:
+        if self._is_hopeless(able):
             self._give_up("no answer yet when the study failed for other sites")
             return True
         if deadlines.approval_s == 0:
@@ -203,7 +205,7 @@ class Waiting:
                 f"no person there answered within {format_span(deadlines.approval_s)} (deadlines.approval_s)"
             )
             return True
-        if len(able & trainers) < quorum:
+        if len(able & set(self._study.sites.train)) < self._study.sites.quorum:
             self._quorum_since = None
             return False
         self._quorum_since = self._quorum_since or now
@@ -215,6 +217,12 @@ class Waiting:
             "(deadlines.approval_after_quorum_s)"
         )
         return True
+
+    def _is_hopeless(self, able: Set[str]) -> bool:
+        """True if the study cannot begin, whatever the undecided sites answer."""
+        sites = self._study.sites
+        lost = sites.evaluate_missing == "fail" and bool(self.refused.keys() & set(sites.evaluate))
+        return lost or len((able | set(self.undecided)) & set(sites.train)) < sites.quorum
 
     def _give_up(self, reason: str) -> None:
         for site in self.undecided:

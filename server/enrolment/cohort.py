@@ -222,6 +222,8 @@ def _ask(
                 )
             case _ if reply.site in enrolled:
                 continue  # a failure of an earlier attempt that arrives after the enrolment
+            case wire.ApprovalAnswer(decision="yes") if reply.late:
+                continue  # to a question before this one
             case wire.ApprovalAnswer(decision="no") as answer:
                 refused[reply.site] = approvals.refusal(printable(answer.reason))
             case wire.ApprovalAnswer(decision="undecided" | "closed") as answer:
