@@ -46,6 +46,7 @@ from server.storage.status import (
     set_progress,
     set_status,
 )
+from server.transport import hub
 
 app = ServerApp()
 
@@ -57,7 +58,16 @@ OLD_SELF_S = 20.0
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run the study that the operator's server.yaml names."""
     config = load_settings(Path(str(context.run_config["server"])), ServerConfig, "server")
-    conduct(config, FlowerSites(grid, config.node_ids))
+    conduct(config, _sites(grid, config))
+
+
+def _sites(grid: Grid, config: ServerConfig) -> FlowerSites:
+    """The sites behind Flower, by the short way that our SuperLink offers."""
+    connected = hub.connect(grid)
+    if connected is None:
+        return FlowerSites(grid, config.node_ids)
+    announcements, files = connected
+    return FlowerSites(grid, config.node_ids, announcements, files)
 
 
 def conduct(config: ServerConfig, sites: Sites) -> None:

@@ -90,7 +90,7 @@ def loads(module: str, unwanted: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "module", ["client.gateway.app", "client.gateway.link", "client.gateway.supervisor", "server.app"]
+    "module", ["client.gateway.relay", "client.gateway.link", "client.gateway.settings", "server.app"]
 )
 def test_a_process_without_images_starts_without_torch(module: str) -> None:
     assert not loads(module, "torch")

@@ -1,18 +1,18 @@
-"""Runs a SuperNode whose clock is wrong.
+"""Runs a gateway whose clock is wrong.
 
-    python -m benchmarks.faults.bad_clock SECONDS flower-supernode's arguments...
+    python -m benchmarks.faults.bad_clock SECONDS gateway DIR
 
-Flower signs every request with the time of day; only that clock is moved, so timers run on.
+A gateway signs every request with the time of day; only that clock is moved, so timers run on.
 """
 
 import datetime as datetimes
+import runpy
 import sys
 import time
 
 
 def main() -> None:
-    ahead_s = float(sys.argv[1])
-    sys.argv = ["flower-supernode", *sys.argv[2:]]
+    ahead_s = float(sys.argv.pop(1))
     true_time, true_datetime = time.time, datetimes.datetime
 
     class Wrong(true_datetime):
@@ -23,9 +23,7 @@ def main() -> None:
 
     time.time = lambda: true_time() + ahead_s
     datetimes.datetime = Wrong  # type: ignore[misc]
-    from flwr.supernode.cli.flower_supernode import flower_supernode
-
-    flower_supernode()
+    runpy.run_module("client.cli", run_name="__main__")
 
 
 if __name__ == "__main__":

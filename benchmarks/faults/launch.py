@@ -53,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
                 command[module : module + 1] = ["benchmarks.faults.held", plan.gates[name]]
             return command
 
-        def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
-            command = list(super().gateway_command(name, socket, ca, key, port))
+        def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, server: str) -> Command:
             if name in plan.links:
                 (listen,) = free_ports(1)
                 line = plan.links[name]
@@ -65,10 +64,11 @@ def main(arguments: Sequence[str]) -> int:
                         str(listen), str(self.fleet_port), str(line.mbit), str(line.delay_ms),
                     ],
                 )  # fmt: skip
-                command[command.index(f"localhost:{self.fleet_port}")] = f"localhost:{listen}"
+                server = f"localhost:{listen}"
+            command = list(super().gateway_command(name, socket, ca, key, server))
             if name in plan.clocks:
-                clock = [sys.executable, "-m", "benchmarks.faults.bad_clock", str(plan.clocks[name])]
-                command[:1] = clock
+                module = command.index("client.cli")
+                command[module : module + 1] = ["benchmarks.faults.bad_clock", str(plan.clocks[name])]
             return command
 
     launch.LocalFederation = Faulty  # type: ignore[misc]

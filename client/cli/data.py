@@ -148,10 +148,10 @@ def _check_connection(settings: GatewayFile, through: Through = None) -> int:
     Changes nothing at the server, and may run while the gateway is connected. Each finding has a rank: it stops
     the study, is worth a look, or is fine. Exit code 1 if one of them keeps this site out.
     """
-    from client.gateway import supervisor
+    from client.gateway import settings as gateway
     from client.preflight import connection
 
-    config = supervisor.load_gateway(settings)
+    config = gateway.load_gateway(settings)
     if through is not None:
         config = config.model_copy(update={"proxy": through_proxy(through)})
     return _print_findings(connection.check(config), config.site)

@@ -269,20 +269,21 @@ def _gateway(
 ) -> int:
     """Run this site's gateway until it is stopped.
 
-    Connects out to the server and passes plans on to the trainer's socket. It is started again when it dies.
-    It sees no image and needs no torch.
+    Connects out to the server and passes plans on to the trainer's socket. It connects again, without end, when the
+    connection is lost. It sees no image and needs no torch.
     """
-    from client.gateway import supervisor
+    from client.gateway import relay
+    from client.gateway.settings import load_gateway
     from common.processes.launcher import Interrupted, interruptible
 
-    config = supervisor.load_gateway(settings)
+    config = load_gateway(settings)
     if socket is not None:
         config = config.model_copy(update={"socket": socket.absolute()})
     if through is not None:
         config = config.model_copy(update={"proxy": through_proxy(through)})
     try:
         with interruptible():
-            supervisor.run(config, until)
+            relay.run(config, until)
     except Interrupted:
         pass
     log.event(f"{config.site}: the gateway has ended")

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 import grpc
 
 from common.errors import SiteFailure, StorageError
 from common.network import unix_sockets
+from common.polling import wait_until
 from common.wire import TRAINER_METHOD, TRAINER_SERVICE
 from common.wire.codec import chunks, gathered
 
@@ -28,8 +29,14 @@ TRIES = 3
 """Times that a plan is sent to a trainer that crashes while it works on it. The machine may have been the
 cause, so it is sent again; the plan itself may be the cause, so the tries are limited."""
 
-# A socket is on this machine: no proxy of the environment is asked.
-_OPTIONS = [("grpc.max_receive_message_length", 16 * 2**20), ("grpc.enable_http_proxy", 0)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 * 2**20),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),  # a socket is on this machine: no proxy of the environment is asked
+]
+_METHOD = f"/{TRAINER_SERVICE}/{TRAINER_METHOD}"
+
+T = TypeVar("T")
 
 
 class _ConnectionLost(Exception):
@@ -44,21 +51,32 @@ class Link(Protocol):
 
 
 class SocketLink:
-    """A trainer behind a Unix socket."""
+    """A trainer behind a Unix socket. Not thread-safe: a trainer works on one plan at a time."""
 
     def __init__(self, socket: Path, connect_s: float = CONNECT_S) -> None:
         self._socket, self._connect_s = socket, connect_s
+        self._channel: grpc.Channel | None = None
 
     def ask(self, request: bytes, timeout_s: float) -> bytes:
-        """Send `request`, wait at most `timeout_s` for the whole answer.
+        """Send `request`, wait at most `timeout_s` for the whole answer. Raises SiteFailure."""
+        return self.pass_on(lambda: chunks(request), gathered, timeout_s)
 
-        A trainer that exits meanwhile gets the plan again after its restart. It answers a plan by its id, so
-        nothing is trained twice.
+    def pass_on(
+        self,
+        request: Callable[[], Iterator[bytes]],
+        receive: Callable[[Iterator[bytes]], T],
+        timeout_s: float,
+    ) -> T:
+        """Send the pieces of `request`; returns what `receive` makes of the answer's pieces.
+
+        A trainer that exits meanwhile gets the plan again after its restart, so both may be called again. It
+        answers a plan by its id, so nothing is trained twice. Raises SiteFailure, and whatever `request` and `receive`
+        raise.
         """
         until = time.monotonic() + timeout_s
         for attempt in range(1, TRIES + 1):
             try:
-                return self._ask_once(request, until - time.monotonic())
+                return self._pass_on_once(request, receive, until - time.monotonic())
             except _ConnectionLost as lost:
                 if attempt == TRIES:
                     raise SiteFailure(
@@ -66,23 +84,68 @@ class SocketLink:
                     ) from lost
         raise AssertionError("the last attempt returns or raises")
 
-    def _ask_once(self, request: bytes, timeout_s: float) -> bytes:
-        connect_s = min(self._connect_s, timeout_s)
-        with grpc.insecure_channel(_address(self._socket), options=_OPTIONS) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=connect_s)
-            except grpc.FutureTimeoutError as error:
-                raise SiteFailure(_silence(self._socket, connect_s)) from error
-            call = channel.stream_stream(f"/{TRAINER_SERVICE}/{TRAINER_METHOD}")
-            try:
-                return gathered(call(chunks(request), timeout=timeout_s))
-            except grpc.RpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
-                    raise _ConnectionLost from error
-                raise SiteFailure(
-                    f"the trainer did not answer on its socket within {timeout_s:.0f} s "
-                    f"({error.code().name}); start it, or read its log"
-                ) from error
+    def _pass_on_once(
+        self,
+        request: Callable[[], Iterator[bytes]],
+        receive: Callable[[Iterator[bytes]], T],
+        timeout_s: float,
+    ) -> T:
+        self._wait_for_trainer(min(self._connect_s, timeout_s))
+        sent = _Noted(request())
+        got = _Noted(self._open().stream_stream(_METHOD)(iter(sent), timeout=timeout_s))
+        try:
+            return receive(iter(got))
+        except Exception as error:
+            self.close()
+            # gRPC reads pieces in a thread of its own, and has its own error for one that fails there.
+            if sent.error is not None:
+                raise sent.error from error
+            if not isinstance(got.error, grpc.RpcError):
+                raise
+            if got.error.code() == grpc.StatusCode.UNAVAILABLE:
+                raise _ConnectionLost from error
+            raise SiteFailure(
+                f"the trainer did not answer on its socket within {timeout_s:.0f} s "
+                f"({got.error.code().name}); start it, or read its log"
+            ) from error
+
+    def close(self) -> None:
+        """End every call to the trainer; the next one opens a new channel."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _open(self) -> grpc.Channel:
+        """One channel for good: gRPC needs 0.2 s to open and close one."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(_address(self._socket), options=_OPTIONS)
+        return self._channel
+
+    def _wait_for_trainer(self, seconds: float) -> None:
+        _address(self._socket)
+        if not wait_until(self._listens, seconds):
+            raise SiteFailure(_silence(self._socket, seconds))
+
+    def _listens(self) -> bool:
+        try:
+            return _is_served(self._socket)
+        except OSError:  # it may be mended while it is waited for
+            return False
+
+
+class _Noted:
+    """Pieces, and the error that ended them."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._pieces
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:

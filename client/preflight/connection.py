@@ -31,7 +31,7 @@ from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.error import ApiErrorCode
 
-from client.gateway.supervisor import GatewayConfig, require_files
+from client.gateway.settings import GatewayConfig, require_files
 from client.preflight import way
 from client.preflight.findings import Finding
 from common import keys, release

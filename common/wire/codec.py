@@ -7,6 +7,8 @@ only file that spells a key of either form. Only JSON and numeric arrays are dec
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
+from safetensors.numpy import save_file as to_safetensors_file
 
 from common import json_text, wire
 from common.errors import WireError
@@ -62,6 +65,9 @@ _HEADER = "consilium.header"
 
 _RECORD, _ARRAYS, _PROBE = "consilium", "arrays", "consilium.probe"
 """Names of Flower's records."""
+
+_FILE, _SIZE = "file", "bytes"
+"""Fields of a record whose arrays travel beside Flower's message."""
 
 _PACKED = "safetensors"
 """Name and type of the one Flower array that holds all arrays."""
@@ -190,6 +196,73 @@ def is_probe(records: RecordDict) -> bool:
     return _PROBE in records
 
 
+# --- arrays that travel beside Flower's message --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A message whose arrays are in a file (`common/wire/gateway_calls.py`)."""
+
+    header: str
+    """Empty in an answer: its file is a whole message."""
+    name: str
+    size: int
+    """Bytes of the file."""
+
+    def records(self) -> RecordDict:
+        """This message as Flower records."""
+        fields = {"header": self.header, _FILE: self.name, _SIZE: self.size}
+        return RecordDict({_RECORD: ConfigRecord(fields)})
+
+
+def beside(records: RecordDict) -> Beside | None:
+    """The file that a message names; None if its arrays are in it. Raises WireError."""
+    record = records.config_records.get(_RECORD)
+    if record is None or _FILE not in record:
+        return None
+    header, name, size = (record.get(key) for key in ("header", _FILE, _SIZE))
+    if not isinstance(header, str) or not isinstance(name, str) or not isinstance(size, int):
+        raise WireError(_NO_HEADER)
+    return Beside(header, name, size)
+
+
+def header_of(message: Plan | Answer) -> str:
+    """The message's fields as text, without its arrays."""
+    return _header(message)
+
+
+def save_arrays(arrays: Arrays, path: Path) -> None:
+    """Write named arrays to a safetensors file."""
+    to_safetensors_file({name: contiguous(array) for name, array in arrays.items()}, path)
+
+
+def with_header(header: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """What `join` makes of a header and arrays, from a safetensors file of the arrays in pieces, `size` bytes.
+
+    The header becomes the last tensor, so that only the file's index is rewritten. Raises WireError.
+    """
+    start = b""
+    while len(start) < 8 or len(start) < 8 + int.from_bytes(start[:8], "little"):
+        piece = next(pieces, b"")
+        if not piece:
+            raise WireError("found arrays that end within their index")
+        start += piece
+        if len(start) > 8 + LARGEST_INDEX + len(piece):
+            raise WireError(f"found an index of tensors of more than {LARGEST_INDEX:,} bytes")
+    index_bytes = int.from_bytes(start[:8], "little")
+    try:
+        index = json_text.loads(start[8 : 8 + index_bytes])
+    except ValueError as error:
+        raise WireError("found arrays without an index") from error
+    fields, end = header.encode(), size - 8 - index_bytes
+    index[_HEADER] = {"dtype": "U8", "shape": [len(fields)], "data_offsets": [end, end + len(fields)]}
+    text = json.dumps(index, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # arrays stay aligned to 8 bytes
+    yield len(text).to_bytes(8, "little") + text + start[8 + index_bytes :]
+    yield from pieces
+    yield fields
+
+
 # --- the gateway: from one form to the other --------------------------------------------------
 
 
@@ -206,7 +279,8 @@ def bytes_to_records(data: bytes | bytearray) -> RecordDict:
 
 def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
     """The gateway's own answer when the trainer cannot give one. Raises WireError."""
-    header, _ = _unwrap(records)
+    apart = beside(records)
+    header = _unwrap(records)[0] if apart is None else apart.header
     _require_plain(header)
     try:
         fields = json_text.loads(header)

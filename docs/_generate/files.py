@@ -7,7 +7,7 @@ leave a file out.
 from dataclasses import dataclass
 
 from client.config import SiteConfig
-from client.gateway.supervisor import GatewayConfig
+from client.gateway.settings import GatewayConfig
 from common.config import StudyConfig
 from common.settings import Frozen
 from server.config import FederationConfig, ServerConfig

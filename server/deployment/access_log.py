@@ -1,21 +1,17 @@
-"""Flower's SuperLink with a door of our own, and a log of refused connections.
-
-    python -m server.deployment.access_log RECORD flower-superlink's options
+"""Door of the server: a log of refused connections, and of calls that Flower would let pass.
 
 Flower refuses a key that is not enrolled, a clock that is wrong, and a request without a signature. Its own log
 names no address, and for a wrong clock no caller at all. Here every refusal adds one line to RECORD: when, from
 which address, with which key, how far its clock is off, and why. `up` reads RECORD into its own log. The same
 caller is noted once a minute, and a large file is started again, so that repeated calls fill no disk.
 
-Two things are refused here that Flower lets pass. A call has to be of the key that it names: Flower checks who signed
-it, and then connects the node of whichever key stands in the request. And its Control and Runtime APIs are for this
-user of the machine alone (`local_users.py`).
+A call has to be of the key that it names: Flower checks who signed it, and then connects the node of whichever key
+stands in the request.
 """
 
 import contextlib
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +19,10 @@ from urllib.parse import unquote
 
 import grpc
 from flwr.common.constant import PUBLIC_KEY_HEADER, TIMESTAMP_HEADER
-from flwr.superlink import cli as flower_cli
-from flwr.superlink.cli import flower_superlink
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from common import keys
 from common.errors import ConfigError
 from common.wire import CHECK_HEADER
-from server.deployment import local_users
 from server.deployment.refusals import OTHER_USER, OTHERS_KEY, Refusal
 
 AGAIN_S = 60.0
@@ -132,25 +124,3 @@ def _clock_s(metadata: dict[str, Any]) -> float | None:
 def _details(context: Any) -> str:
     details = context.details()
     return details.decode(errors="replace") if isinstance(details, bytes) else str(details)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Run the SuperLink with a recorder of refusals."""
-    record, sys.argv[1:] = Path(arguments[0]), list(arguments[1:])
-    recorder = RefusalRecorder(record)
-    module = sys.modules[f"{flower_cli.__name__}.flower_superlink"]
-    start, serve = module._run_fleet_api_grpc_rere, module.uvicorn.run
-
-    def with_recorder(*, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
-        return start(interceptors=[recorder, *(interceptors or [])], **rest)
-
-    def for_me_alone(**rest: Any) -> None:
-        serve(http=local_users.only_mine(AutoHTTPProtocol, recorder.note_user), **rest)
-
-    module._run_fleet_api_grpc_rere = with_recorder  # type: ignore[attr-defined]
-    module.uvicorn.run = for_me_alone
-    flower_superlink()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,22 +1,16 @@
-"""The Flower app that the server ships to the gateways: only what a gateway needs to see.
+"""The Flower app: the code that the ServerApp runs from. It stays on the server.
 
-Flower bundles a folder. Bundling the project would ship tests, docs and the trainer to every
-gateway, so the few files are staged: the server's package, the common one, and the three
-files of the client that run in a gateway.
+Flower bundles a folder. Bundling the project would pack tests, docs and the sites' code as well, so the server's
+package and the common one are staged. Sites never fetch the app; Flower only wants a ClientApp to be named.
 """
 
 import shutil
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import common
 import server
 from common import release
-from common.errors import LaunchError
-
-GATEWAY_FILES = ("__init__.py", "gateway/__init__.py", "gateway/app.py", "gateway/link.py")
-"""Files of `client/` that run in a gateway."""
 
 _PYPROJECT = """\
 [project]
@@ -30,7 +24,7 @@ publisher = "consilium"
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
-clientapp = "client.gateway.app:app"
+clientapp = "server.transport.no_client_app:app"
 
 [tool.flwr.app.config]
 server = ""
@@ -46,19 +40,7 @@ def stage(folder: Path) -> Path:
         shutil.copytree(
             home, folder / home.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for name in GATEWAY_FILES:
-        staged = folder / "client" / name
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(_client_folder() / name, staged)
     project = _PYPROJECT.format(name=release.DISTRIBUTION, version=release.version(), flwr=version("flwr"))
     (folder / "pyproject.toml").write_text(project, encoding="utf-8")
     (folder / "LICENSE").write_text(_LICENSE, encoding="utf-8")
     return folder
-
-
-def _client_folder() -> Path:
-    """Where the client package lies; found, not imported: the server never imports the client."""
-    spec = find_spec("client")
-    if spec is None or spec.origin is None:
-        raise LaunchError("the package `client` is not installed beside `server`; install Consilium again")
-    return Path(spec.origin).parent

@@ -29,7 +29,7 @@ from server.deployment import queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.deployment.refusals import Refusals, sentence
 from server.deployment.study_runner import Outcome, follow, run_folder, set_aside, size, write_server_settings
-from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation
+from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, hub_folder
 from server.storage import checkpoint, requests, status
 
 _KEYS_S, _TRY_AGAIN_S = 0.5, 10.0
@@ -47,7 +47,8 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
         private_files(),  # inherited by the SuperLink, whose database holds what sites send
         held(folder.lock, "consilium-server up"),
         log.also_to(folder.root / "logs" / "up.log"),
-        _processes(folder) as processes,
+        hub_folder() as hub,
+        _processes(folder, hub) as processes,
     ):
         if warning is not None:
             log.warn(warning)
@@ -56,6 +57,7 @@ def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = F
             processes=processes,
             fleet_port=folder.config.server.port,
             fleet_host=folder.config.server.listen,
+            hub=hub,
             folder=folder,
         )
         host.start()
@@ -79,8 +81,8 @@ def _private(root: Path) -> str | None:
 
 
 @contextmanager
-def _processes(folder: ServerFolder) -> Iterator[Processes]:
-    processes = Processes(folder.root / "logs", environment(folder.flwr_home, os.environ))
+def _processes(folder: ServerFolder, hub: Path) -> Iterator[Processes]:
+    processes = Processes(folder.root / "logs", environment(folder.flwr_home, os.environ), (hub,))
     try:
         yield processes
     finally:

@@ -8,14 +8,17 @@ and start runs, listen on loopback only.
 
 import json
 import logging
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import log
 from common.errors import LaunchError
+from common.network import unix_sockets
 from common.network.hosts import joined
 from common.processes.launcher import Command, Processes, flower_command
 from common.processes.ports import accepts_connections, free_ports, obstacle
@@ -31,8 +34,25 @@ SUPERLINK = "superlink"
 START_S = 300.0
 """For a program of Flower to do one thing, on a very busy machine. One that dies is noticed at once."""
 
+HUB_SOCKET = "hub.sock"
+
 WriteSettings = Callable[[Mapping[str, int]], Path]
 """Writes server.yaml for these Flower nodes by site; returns it."""
+
+
+@contextmanager
+def hub_folder() -> Iterator[Path]:
+    """A folder that only this user can enter, short enough for a Unix socket. Raises LaunchError."""
+    try:
+        folder = unix_sockets.short_folder(HUB_SOCKET)
+    except OSError as error:
+        raise LaunchError(
+            f"there is no place for the server's socket: {error}; set TMPDIR to a short folder"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(kw_only=True)
@@ -45,6 +65,8 @@ class Federation:
     fleet_port: int
     fleet_host: str = "127.0.0.1"
     """Address of this machine on which sites may connect."""
+    hub: Path | None = None
+    """Folder for the socket on which the ServerApp reaches the SuperLink; None: `work`, if its path is short."""
     _supervision: Supervision = field(default_factory=Supervision)
     _control_port: int = 0
     _unknown: bool = False
@@ -61,7 +83,8 @@ class Federation:
         self.processes.start(
             SUPERLINK,
             [
-                sys.executable, "-m", "server.deployment.access_log", self.refusals,
+                sys.executable, "-m", "server.deployment.flower_superlink", self.refusals, self.work / "weights",
+                (self.hub or self.work) / HUB_SOCKET,
                 "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
                 "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
                 "--disable-runtime-dependency-installation", "--database", self._database,
@@ -71,7 +94,7 @@ class Federation:
         )  # fmt: skip
 
     def stage(self) -> None:
-        """Make the app that gateways get, from the code that is installed here."""
+        """Make the app that the ServerApp runs from, out of the code that is installed here."""
         self._app = bundle.stage(self.work / "app")
 
     def register(self, keys: Mapping[str, Path]) -> dict[str, int]:

@@ -1,26 +1,34 @@
 """Sites behind Flower: sends plans, yields each answer as it arrives, and never waits without a deadline.
 
 Flower's own `send_and_receive` polls every 3 s and returns all replies at the end. Here each answer is yielded
-when it arrives, so the server's log shows a site as soon as it is done. Sites are known by the name under which
-their key was enrolled, not by the name in their answers.
+when it arrives, so the server's log shows a site as soon as it is done. The SuperLink announces answers
+(`server/transport/hub.py`). Weights go through files that are written once for all sites
+(`server/transport/weight_files.py`). Sites are known by the name under which their key was enrolled, not by the name
+in their answers.
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common import log, wire
 from common.errors import WireError
+from common.weights import Arrays, num_bytes
 from common.wire import codec
+from common.wire.gateway_calls import INLINE_BYTES
 from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
+from server.transport.weight_files import MOST_BYTES, WeightFiles
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
-"""Pause between two polls for answers. On a small machine a poll takes CPU time from the trainers, so the pause
-grows with the wait: an answer is seen at most 5 % late."""
+"""Pause between two polls for answers that nobody announces. On a small machine a poll takes CPU time from the
+trainers, so the pause grows with the wait: an answer is seen at most 5 % late."""
 LATE_S = 60.0
 """Time after a deadline in which an answer still arrives, and is logged as late. Not longer: until then a plan
 may also reach a site that reconnects, which then works in vain."""
@@ -33,12 +41,60 @@ PROBE_S = 20.0
 that is killed and restarted has lost it, and no error says so."""
 
 
+SPARE_BYTES = 64 * 2**20
+"""Bytes that an answer may have beyond twice the study's weights."""
+
+
+class Announcements(Protocol):
+    """Says which messages have been answered."""
+
+    def wait(self, waited_s: float, left_s: float) -> set[str] | None:
+        """Wait for answers, at most `left_s` seconds, after a wait of `waited_s` so far.
+
+        Returns the ids of answered messages; None where all have to be looked at.
+        """
+
+
+class Polling:
+    """No announcements: all messages are looked at after a pause."""
+
+    def wait(self, waited_s: float, left_s: float) -> set[str] | None:
+        time.sleep(min(max(FIRST_POLL_S, 0.05 * waited_s), LONGEST_POLL_S, left_s))
+        return None
+
+
 @dataclass(frozen=True)
 class _Sent:
     """A plan that was sent and whose answer may still arrive."""
 
     plan: wire.Plan
     expires: float
+    file: str | None = None
+    """Name of the file with its arrays, if they are beside the message."""
+
+
+@dataclass
+class _Encodings:
+    """Arrays of plans, encoded once for all sites that get them."""
+
+    files: WeightFiles | None
+    _made: dict[int, ArrayRecord | Path] = field(default_factory=dict)
+
+    def of(self, arrays: Arrays) -> ArrayRecord | Path:
+        """A record that is part of the message, or the path of a file."""
+        key = id(arrays)
+        if key not in self._made:
+            if self.files is None or num_bytes(arrays) <= INLINE_BYTES:
+                self._made[key] = codec.array_record(arrays)
+            else:
+                self._made[key] = self.files.share(partial(codec.save_arrays, arrays))
+        return self._made[key]
+
+    def close(self) -> None:
+        """Remove the shared files; the links of the sites stay."""
+        for made in self._made.values():
+            if isinstance(made, Path):
+                made.unlink()
 
 
 @dataclass(frozen=True)
@@ -47,6 +103,9 @@ class FlowerSites:
 
     grid: Grid
     node_ids: Mapping[str, int]
+    announcements: Announcements = field(default_factory=Polling)
+    files: WeightFiles | None = None
+    """None: arrays travel within Flower's messages."""
     _sent: dict[str, _Sent] = field(default_factory=dict)
     """Sent plans by Flower's message id, those of earlier rounds included."""
 
@@ -66,12 +125,15 @@ class FlowerSites:
         awaited = {plan.plan_id for plan in plans.values()}
         awaited &= {sent.plan.plan_id for sent in self._sent.values()}  # without those that were not taken
         watch, probes = _Watch(self, started), _Probes(self, started + _hold_s(plans))
+        answered: set[str] | None = None
         while awaited:
             for message_id, sent in list(self._sent.items()):
+                if answered is not None and message_id not in answered:
+                    continue
                 answer = self._pull(message_id, sent.plan)
                 if answer is None:
                     continue
-                del self._sent[message_id]
+                self._forget(message_id)
                 late = sent.plan.plan_id not in awaited
                 awaited.discard(sent.plan.plan_id)
                 yield Reply(sent.plan.site, answer, time.monotonic() - started, late)
@@ -82,25 +144,48 @@ class FlowerSites:
             watch.look(silent)
             forgotten = probes.look(silent - watch.gone)
             yield from self._send({site: plans[site] for site in forgotten}, deadline, started)
-            time.sleep(min(max(FIRST_POLL_S, 0.05 * waited), LONGEST_POLL_S, deadline.seconds - waited))
+            answered = self.announcements.wait(waited, deadline.seconds - waited)
         for message_id, sent in list(self._sent.items()):
             if sent.expires < time.monotonic():
-                del self._sent[message_id]
+                self._forget(message_id)
 
     def _send(self, plans: Mapping[str, wire.Plan], deadline: Deadline, started: float) -> Iterator[Reply]:
         """Push every plan; a site whose plan Flower does not take has failed at once."""
-        shared: dict[int, ArrayRecord] = {}
-        ttl = deadline.seconds + LATE_S
-        for site, plan in plans.items():
-            arrays = wire.arrays_of(plan)
-            if id(arrays) not in shared:
-                shared[id(arrays)] = codec.array_record(arrays)
-            message_id = self.push(site, codec.to_records(plan, shared[id(arrays)]), plan.plan_id, ttl)
-            if message_id:
-                self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl)
-            else:
-                reason = "Flower did not take the plan for this site; was its key revoked, or is the plan too large?"
-                yield Reply(site, noticed(plan, "unreachable", reason), time.monotonic() - started)
+        encodings, ttl = _Encodings(self.files), deadline.seconds + LATE_S
+        try:
+            for site, plan in plans.items():
+                encoded, file = encodings.of(wire.arrays_of(plan)), None
+                if isinstance(encoded, Path):
+                    file, content = self._offer(site, plan, encoded)
+                else:
+                    content = codec.to_records(plan, encoded)
+                message_id = self.push(site, content, plan.plan_id, ttl)
+                if message_id:
+                    self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl, file)
+                else:
+                    self._take_back(site, file)
+                    reason = (
+                        "Flower did not take the plan for this site; was its key revoked, or is it too large?"
+                    )
+                    yield Reply(site, noticed(plan, "unreachable", reason), time.monotonic() - started)
+        finally:
+            encodings.close()
+
+    def _offer(self, site: str, plan: wire.Plan, shared: Path) -> tuple[str, RecordDict]:
+        """Offer a file of arrays to a site; returns its name and the message that names it."""
+        assert self.files is not None, "only WeightFiles make paths"
+        node, size = self.node_ids[site], shared.stat().st_size
+        self.files.limit(node, 2 * size + SPARE_BYTES if isinstance(plan, wire.RoundPlan) else MOST_BYTES)
+        name = self.files.offer(node, shared)
+        return name, codec.Beside(codec.header_of(plan), name, size).records()
+
+    def _forget(self, message_id: str) -> None:
+        sent = self._sent.pop(message_id)
+        self._take_back(sent.plan.site, sent.file)
+
+    def _take_back(self, site: str, file: str | None) -> None:
+        if self.files is not None and file is not None:
+            self.files.remove(self.node_ids[site], file)
 
     def push(self, site: str, content: RecordDict, group: str, ttl: float) -> str | None:
         """Give one message to Flower; returns its id, None if Flower did not take it.
@@ -127,7 +212,34 @@ class FlowerSites:
         except Exception as error:  # Flower raises many kinds for a message it cannot read
             log.logger.exception("the answer of %s cannot be read", plan.site)
             return noticed(plan, "message", f"Flower cannot read the answer ({type(error).__name__})")
-        return _answer(messages[0], plan) if messages else None
+        return self._answer(messages[0], plan) if messages else None
+
+    def _answer(self, message: Message, plan: wire.Plan) -> wire.Answer:
+        """The site's answer. A message that is no answer becomes a Failure of that site."""
+        if message.has_error():
+            code = message.error.code
+            reason = f"the plan did not get through, Flower reports error {code}"
+            return noticed(
+                plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else reason
+            )
+        try:
+            answer = self._decode(message.content, plan.site)
+        except WireError as error:
+            return noticed(plan, "message", str(error))
+        if isinstance(answer, wire.Plan):
+            return noticed(plan, "message", "the site answered with a plan")
+        if answer.site != plan.site:
+            return noticed(plan, "message", f"the site answered as {answer.site!r}")
+        return answer
+
+    def _decode(self, content: RecordDict, site: str) -> wire.Plan | wire.Answer:
+        """The message, from its records or the file that they name. Raises WireError."""
+        apart = codec.beside(content)
+        if apart is None:
+            return codec.from_records(content)
+        if self.files is None:
+            raise WireError("the answer names a file, and this server takes none")
+        return codec.from_bytes(self.files.take(self.node_ids[site], apart.name))
 
 
 @dataclass
@@ -195,22 +307,3 @@ def _hold_s(plans: Mapping[str, wire.Plan]) -> float:
 def _without_arrays(plan: wire.Plan) -> wire.Plan:
     """`plan` without its arrays: weights of an earlier round are not kept for an answer that may still come."""
     return plan.model_copy(update={plan.ARRAYS: {}}) if plan.ARRAYS else plan
-
-
-def _answer(message: Message, plan: wire.Plan) -> wire.Answer:
-    """The site's answer. A message that is no answer becomes a Failure of that site."""
-    if message.has_error():
-        code = message.error.code
-        reason = f"the plan did not get through, Flower reports error {code}"
-        return noticed(
-            plan, "unreachable", "its gateway is not connected" if code == _NODE_UNAVAILABLE else reason
-        )
-    try:
-        answer = codec.from_records(message.content)
-    except WireError as error:
-        return noticed(plan, "message", str(error))
-    if isinstance(answer, wire.Plan):
-        return noticed(plan, "message", "the site answered with a plan")
-    if answer.site != plan.site:
-        return noticed(plan, "message", f"the site answered as {answer.site!r}")
-    return answer

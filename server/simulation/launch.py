@@ -9,7 +9,7 @@ runs is started again, and the study goes on.
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from common.processes.flower import environment
 from common.processes.launcher import Processes
 from common.processes.ports import claim_port, free_ports, obstacle
 from server.deployment.study_runner import Outcome, follow, run_folder, size, write_server_settings
+from server.deployment.superlink import hub_folder
 from server.simulation.local_federation import LocalFederation
 
 FLEET_PORT = 9092
@@ -71,7 +72,8 @@ def run_local(
         run_folder(run_dir, resume=resume),
         _work_folder(work),
         _sockets([name for name in study.sites.all if name not in leave_out]) as sockets,
-        _started(work, sockets) as processes,
+        hub_folder() as hub,
+        _started(work, {hub, *(socket.parent for socket in sockets.values())}) as processes,
     ):
         log_start = size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
@@ -81,6 +83,7 @@ def run_local(
             work=work,
             processes=processes,
             fleet_port=fleet_port,
+            hub=hub,
             write_settings=partial(write_server_settings, study, run_dir, synthetic=synthetic),
         )
         federation.start()
@@ -132,9 +135,8 @@ def _sockets(names: Collection[str]) -> Iterator[dict[str, Path]]:
 
 
 @contextmanager
-def _started(work: Path, sockets: Mapping[str, Path]) -> Iterator[Processes]:
-    scratch = tuple({socket.parent for socket in sockets.values()})
-    processes = Processes(work / "logs", environment(work / "flower", os.environ), scratch)
+def _started(work: Path, scratch: Collection[Path]) -> Iterator[Processes]:
+    processes = Processes(work / "logs", environment(work / "flower", os.environ), tuple(scratch))
     try:
         yield processes
     finally:

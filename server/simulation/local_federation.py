@@ -1,7 +1,7 @@
 """A federation whose sites are processes on this machine, too, and how each comes back.
 
 A trainer or a gateway that dies is simply started again: the trainer answers a plan by its id,
-and a gateway that forgot one gets it again. The study goes on without a site that is given up, as
+and the server offers a gateway again what it has not answered. The study goes on without a site that is given up, as
 long as there are enough.
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from common import log
 from common.config import StudyConfig
+from common.files import write_atomically
 from common.keys import make_site_key
 from common.network import proxies
-from common.processes.flower import supernode_command
 from common.processes.launcher import Command
-from common.processes.ports import free_ports
 from common.processes.restarts import sites_of
+from common.settings import to_yaml
 from server.deployment import certificates
 from server.deployment.superlink import SUPERLINK, Federation, WriteSettings
 from server.state import Approvals
@@ -54,9 +54,9 @@ class LocalFederation(Federation):
         self._wait_for_superlink()
         self._enrol()
         self.stage()
-        gateway_ports = free_ports(len(self.sites))
-        for (name, (_, socket)), port in zip(self.sites.items(), gateway_ports, strict=True):
-            command = self.gateway_command(name, socket, identity.ca, keys[name].private, port)
+        for name, (_, socket) in self.sites.items():
+            server = f"localhost:{self.fleet_port}"
+            command = self.gateway_command(name, socket, identity.ca, keys[name].private, server)
             self.processes.start(f"{name}-gateway", command)
         self.processes.wait_until(
             lambda: all(socket.exists() for _, socket in self.sites.values()),
@@ -85,27 +85,23 @@ class LocalFederation(Federation):
         """How the trainer of site `name` is started."""
         return [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket]
 
-    def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, port: int) -> Command:
-        """How the gateway of site `name` is started; `port` is for its own child process."""
-        return supernode_command(
-            site=name,
-            superlink=f"localhost:{self.fleet_port}",
-            ca=ca,
-            key=key,
-            trainer=socket,
-            port=port,
-        )
+    def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, server: str) -> Command:
+        """How the gateway of site `name` is started; it connects to `server`, HOST:PORT."""
+        folder = self.work / "gateways" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "site": name, "server": server,
+            "ca": str(ca.resolve()), "key": str(key.resolve()), "socket": str(socket.resolve()),
+        }  # fmt: skip
+        write_atomically(folder / "gateway.yaml", to_yaml(settings))
+        return [sys.executable, "-m", "client.cli", "gateway", folder]
 
     def _enrol(self) -> None:
         """Tell the SuperLink the sites' keys, and the server which Flower node each now stands for."""
         self._settings = self.write_settings(self.register(self._public_keys))
 
     def _enrol_again(self) -> None:
-        self._enrol()
-        gateways = {f"{name}-gateway" for name in self.sites} - self._supervision.given_up
-        for gateway in sorted(gateways):  # each believes to be a node that is known no more
-            self.processes.end(gateway)
-            self.processes.restart(gateway)
+        self._enrol()  # gateways knock until their key is known again
 
     def _lost(self, name: str) -> None:
         left = set(self.study.sites.train) - sites_of(self._supervision.given_up)

@@ -199,9 +199,9 @@ def test_a_trainer_that_dies_and_stays_away_is_named(socket: Path) -> None:
 class _ConnectsOnce(SocketLink):
     """Waits for the first connection as long as it takes, for the next ones hardly at all."""
 
-    def _ask_once(self, request: bytes, timeout_s: float) -> bytes:
+    def _pass_on_once(self, request, receive, timeout_s):
         try:
-            return super()._ask_once(request, timeout_s)
+            return super()._pass_on_once(request, receive, timeout_s)
         finally:
             self._connect_s = 0.2
 
@@ -211,11 +211,11 @@ def test_a_trainer_that_dies_of_a_plan_is_not_asked_for_ever(
 ) -> None:
     asked: list[bytes] = []
 
-    def dies(_: SocketLink, request: bytes, timeout_s: float) -> bytes:
-        asked.append(request)
+    def dies(_: SocketLink, request, receive, timeout_s: float) -> bytes:
+        asked.append(b"".join(request()))
         raise link._ConnectionLost
 
-    monkeypatch.setattr(SocketLink, "_ask_once", dies)
+    monkeypatch.setattr(SocketLink, "_pass_on_once", dies)
     with pytest.raises(SiteFailure, match="exited 3 times while it worked on a plan"):
         SocketLink(socket).ask(b"x", timeout_s=240)
     assert asked == [b"x"] * 3

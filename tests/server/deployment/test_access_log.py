@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -196,18 +195,3 @@ def test_the_record_is_read_as_it_grows_and_when_it_starts_anew(record: Path) ->
     assert reader.new() == []
     keeper.note("ipv4:192.0.2.3:1", {}, "b")
     assert [found.address for found in reader.new()] == ["192.0.2.3"]
-
-
-def test_the_door_is_put_before_flowers_own(monkeypatch, tmp_path: Path) -> None:
-    """The function that Flower 1.39 starts its Fleet API with is the one that is replaced."""
-    module = SimpleNamespace(**vars(__import__("sys").modules["flwr.superlink.cli.flower_superlink"]))
-    started: list[object] = []
-    monkeypatch.setitem(__import__("sys").modules, "flwr.superlink.cli.flower_superlink", module)
-    module._run_fleet_api_grpc_rere = lambda **options: started.append(options["interceptors"])
-    monkeypatch.setattr(
-        access_log, "flower_superlink", lambda: module._run_fleet_api_grpc_rere(interceptors=["auth"])
-    )
-    monkeypatch.setattr("sys.argv", ["x"])
-    access_log.main([str(tmp_path / "record"), "--insecure"])
-    ((first, second),) = started
-    assert (type(first), second) == (access_log.RefusalRecorder, "auth")

@@ -1,0 +1,32 @@
+"""Calls between a gateway and the server beside Flower's Fleet API, on the same port, with the same TLS and keys.
+
+`Connect` is a stream that is open as long as the gateway is connected. The server sends `MESSAGE` when a message
+waits, and `NOTHING` now and then, so that both notice a broken line. `Download` and `Upload` carry the arrays of a
+message in pieces, from and to files, so that neither the server nor a gateway holds a model in memory.
+"""
+
+import re
+
+CONNECT = "/consilium.Gateway/Connect"
+DOWNLOAD = "/consilium.Gateway/Download"
+UPLOAD = "/consilium.Gateway/Upload"
+
+NODE_HEADER = "consilium-node"
+"""gRPC header of these calls: the Flower node that the site's key stands for."""
+PROCESS_HEADER = "consilium-process"
+"""gRPC header: a random name of the gateway's process. One that lost its line unnoticed by the server may connect
+again at once; another gateway with the same key may not."""
+SCHEMA_HEADER = "consilium-schema"
+"""gRPC header of an activation: the version of the messages that the gateway understands."""
+
+MESSAGE, NOTHING = b"!", b"."
+NOTHING_S = 5.0
+"""Seconds between two signs of life on a quiet line."""
+
+PIECE_BYTES = 2 * 2**20
+"""Bytes of one piece of arrays."""
+INLINE_BYTES = 2**18
+"""Arrays of at most so many bytes travel within their message; a download of their own would cost more."""
+
+FILE_NAME = re.compile(r"[0-9a-f]{32}")
+"""How a file of arrays is named in a message."""

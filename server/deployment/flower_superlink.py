@@ -1,0 +1,70 @@
+"""Flower's SuperLink with what Consilium adds to it.
+
+    python -m server.deployment.flower_superlink RECORD WEIGHTS SOCKET flower-superlink's options
+
+Refused connections are written to RECORD (`access_log.py`). Gateways keep a stream open, and weights go through files
+in the folder WEIGHTS; the ServerApp calls on the Unix socket SOCKET (`server/transport/`). Flower's Control and Runtime
+APIs are for this user of the machine alone (`local_users.py`).
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from flwr.superlink import cli as flower_cli
+from flwr.superlink.cli import flower_superlink
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from server.deployment import local_users
+from server.deployment.access_log import RefusalRecorder
+from server.transport import flower_state, hub
+from server.transport.gateway_calls import Entry, GatewayCalls
+from server.transport.presence import Presence
+from server.transport.weight_files import WeightFiles
+
+KEEPALIVE_MS = 10_000
+"""A gateway whose line went silent counts as gone after so long and gRPC's own 20 s."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the SuperLink."""
+    (record, weights, socket), sys.argv[1:] = map(Path, arguments[:3]), list(arguments[3:])
+    recorder, presence, files = RefusalRecorder(record), Presence(), WeightFiles(weights)
+    files.begin()
+    os.environ |= {hub.SOCKET: str(socket), hub.FILES: str(weights.resolve())}  # for the ServerApp
+    flower_state.install(presence)
+    module: Any = sys.modules[f"{flower_cli.__name__}.flower_superlink"]
+    start, serve = module._run_fleet_api_grpc_rere, module.uvicorn.run
+    hubs: list[grpc.Server] = []
+
+    def start_fleet_api(*, state_factory: Any, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
+        flower_state.begin_anew(state_factory.state())
+        hubs.append(hub.serve(socket, state_factory, presence))
+        return start(
+            state_factory=state_factory,
+            interceptors=[
+                recorder,
+                GatewayCalls(presence, files, state_factory),
+                *(interceptors or []),
+                Entry(presence, state_factory),
+            ],
+            **rest,
+        )
+
+    def for_me_alone(**rest: Any) -> None:
+        serve(http=local_users.only_mine(AutoHTTPProtocol, recorder.note_user), **rest)
+
+    module.generic_create_grpc_server = functools.partial(
+        module.generic_create_grpc_server, keepalive_time_ms=KEEPALIVE_MS
+    )
+    module._run_fleet_api_grpc_rere = start_fleet_api
+    module.uvicorn.run = for_me_alone
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

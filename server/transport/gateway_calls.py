@@ -1,0 +1,169 @@
+"""The server's side of the calls beside Flower's Fleet API (`common/wire/gateway_calls.py`).
+
+Flower's own interceptor authenticates each call, as if it were one of Flower's. A stream checks the key again each
+time it is woken, so that a revoked key is cut off at once.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import grpc
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
+
+from common.wire import CHECK_HEADER
+from common.wire.codec import SCHEMA
+from common.wire.gateway_calls import (
+    CONNECT,
+    DOWNLOAD,
+    MESSAGE,
+    NODE_HEADER,
+    NOTHING,
+    NOTHING_S,
+    PROCESS_HEADER,
+    SCHEMA_HEADER,
+    UPLOAD,
+)
+from server.transport import flower_state
+from server.transport.presence import Presence
+from server.transport.weight_files import TooLarge, WeightFiles
+
+HEARTBEAT_S = 30.0
+"""A gateway counts as reachable for twice as long after its last sign of life."""
+
+_FLOWERS_CALL = "/flwr.proto.Fleet/PullMessages"
+_ACTIVATE = "/flwr.proto.Fleet/ActivateNode"
+
+Authenticate: TypeAlias = Callable[[Any], None]
+"""Aborts the call if its key is not that of its node."""
+
+
+class _AsFlowersCall:
+    """The details of a call, as Flower's authentication expects them: it looks at its own service only."""
+
+    def __init__(self, details: Any) -> None:
+        self.method, self.invocation_metadata = _FLOWERS_CALL, details.invocation_metadata
+
+
+class GatewayCalls(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Answers Connect, Download and Upload of nodes that Flower authenticates; passes on every other call."""
+
+    def __init__(self, presence: Presence, files: WeightFiles, states: Any) -> None:
+        self._presence, self._files, self._states = presence, files, states
+        self._authentication = NodeAuthServerInterceptor(states)
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """The handler of one call."""
+        if handler_call_details.method not in (CONNECT, DOWNLOAD, UPLOAD):
+            return continuation(handler_call_details)
+        metadata = dict(handler_call_details.invocation_metadata)
+        number = str(metadata.get(NODE_HEADER, ""))
+        node = int(number) if number.isdecimal() else 0
+        echo = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+        checked = self._authentication.intercept_service(
+            lambda _details: echo, _AsFlowersCall(handler_call_details)
+        )
+
+        def authenticate(context: Any) -> None:
+            checked.unary_unary(PullMessagesRequest(node=Node(node_id=node)), context)
+
+        match handler_call_details.method:
+            case "/consilium.Gateway/Connect":
+                process = str(metadata.get(PROCESS_HEADER, ""))
+                return grpc.unary_stream_rpc_method_handler(
+                    lambda request, context: self._connect(node, process, request, context, authenticate)
+                )
+            case "/consilium.Gateway/Download":
+                return grpc.unary_stream_rpc_method_handler(
+                    lambda name, context: self._download(node, name, context, authenticate)
+                )
+            case _:
+                return grpc.stream_unary_rpc_method_handler(
+                    lambda pieces, context: self._upload(node, pieces, context, authenticate)
+                )
+
+    def _connect(
+        self, node: int, process: str, request: bytes, context: Any, authenticate: Authenticate
+    ) -> Iterator[bytes]:
+        authenticate(context)
+        in_hand = set(map(str, json.loads(request)))
+        state = self._states.state()
+        stream = self._presence.open(node, process)
+        context.add_callback(stream.close)
+        try:
+            state.acknowledge_node_heartbeat(node, HEARTBEAT_S)
+            flower_state.offer_again(state, self._presence, node, in_hand)
+            yield MESSAGE
+            while True:
+                woken = stream.wait(NOTHING_S)
+                if stream.is_over:
+                    return
+                if woken:
+                    authenticate(context)  # the key may have been revoked meanwhile
+                else:
+                    state.acknowledge_node_heartbeat(node, HEARTBEAT_S)
+                yield MESSAGE if woken else NOTHING
+        finally:
+            if self._presence.close(stream):
+                flower_state.set_offline(state, node)
+
+    def _download(self, node: int, name: bytes, context: Any, authenticate: Authenticate) -> Iterator[bytes]:
+        authenticate(context)
+        try:
+            yield from self._files.read(node, name.decode(errors="replace"))
+        except FileNotFoundError:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such weights; their round is over")
+
+    def _upload(self, node: int, pieces: Iterator[bytes], context: Any, authenticate: Authenticate) -> bytes:
+        authenticate(context)
+        try:
+            return self._files.write(node, pieces).encode()
+        except TooLarge:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the answer is larger than its study's weights can make it",
+            )
+            raise  # abort has raised already
+
+
+class Entry(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Looks at activations that Flower has authenticated, before Flower carries them out.
+
+    A gateway must understand the messages of this server. A process that lost its line unnoticed may come back at once.
+    """
+
+    def __init__(self, presence: Presence, states: Any) -> None:
+        self._presence, self._states = presence, states
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap the handler of an activation."""
+        handler = continuation(handler_call_details)
+        if handler_call_details.method != _ACTIVATE:
+            return handler
+        metadata = dict(handler_call_details.invocation_metadata)
+
+        def answer(request: ActivateNodeRequest, context: Any) -> Any:
+            if CHECK_HEADER not in metadata:
+                self._admit(request, metadata, context)
+            return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _admit(self, request: ActivateNodeRequest, metadata: dict[str, Any], context: Any) -> None:
+        state = self._states.state()
+        node = state.get_node_id_by_public_key(request.public_key)
+        if node is None:
+            return  # Flower refuses it
+        schema = str(metadata.get(SCHEMA_HEADER, ""))
+        if schema != str(SCHEMA):
+            found = f"messages of schema {schema}" if schema.isdecimal() else "no version of messages"
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"another version of Consilium: found {found}, expected schema {SCHEMA}",
+            )
+        if self._presence.replace(node, str(metadata.get(PROCESS_HEADER, ""))):
+            flower_state.set_offline(state, node)
