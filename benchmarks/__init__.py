@@ -1,1 +1,1 @@
-"""Measurements, run by hand: `make bench`, or one alone: `python -m benchmarks round_seconds`."""
+"""Measurements, run by hand: `make bench`, or one alone: `python -m benchmarks rounds`."""

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "results" / "faults.md"
 
 HEAD = """# Faults, tried on real processes
 
-Real processes on one machine: a SuperLink with TLS and site keys, SuperNodes, trainers behind Unix sockets, synthetic
+Real processes on one machine: a SuperLink with TLS and site keys, gateways, trainers behind Unix sockets, synthetic
 images, a tiny model (except for the slow line). The script that made the fault also writes its row. The log lines are
 the server's or the launcher's own. "After" counts seconds from the fault, or from sending the plan, to that line or,
 for what was killed or cut, to the end of the round that it fell into. The line of a site is a relay in user space on

@@ -9,7 +9,7 @@ from common import release
 _UNKNOWN_KEY = (
     "the server does not take this site's key, {fingerprint}. If it is new, read it to the study operator, who enrols "
     "it; if it was revoked, make another with `consilium-site key --renew`; if another gateway of this site runs, or "
-    "did until a moment ago, stop it: the server notices within a minute"
+    "did until a moment ago, stop it: the server notices within half a minute"
 )
 _CERTIFICATE = (
     "the server's certificate does not fit ca.pem and the name in gateway.yaml, or has expired; ask the study operator "

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 MOST, WINDOW_S = 10, 600.0
 """Restarts of one process within a window; one more, and it is given up."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
-"""A gateway that was killed is refused by the SuperLink for up to 60 s, until its old self counts as gone."""
 
 
 @dataclass(frozen=True)

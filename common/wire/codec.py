@@ -211,8 +211,8 @@ class Beside:
 
     def records(self) -> RecordDict:
         """This message as Flower records."""
-        fields = {"header": self.header, _FILE: self.name, _SIZE: self.size}
-        return RecordDict({_RECORD: ConfigRecord(fields)})
+        record = ConfigRecord({"header": self.header, _FILE: self.name, _SIZE: self.size})
+        return RecordDict({_RECORD: record})
 
 
 def beside(records: RecordDict) -> Beside | None:

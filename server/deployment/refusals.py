@@ -90,6 +90,6 @@ def sentence(refusal: Refusal, enrolled: Mapping[str, str], revoked: Mapping[str
     if "could not be activated" in refusal.what:
         return (
             f"{site} ({refusal.address}) was turned away: a gateway with its key is connected already, or was until "
-            "less than a minute ago"
+            "less than half a minute ago"
         )
     return f"{site} ({refusal.address}) was turned away: {refusal.what}"

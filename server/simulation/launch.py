@@ -1,7 +1,7 @@
 """A whole federation as processes on this machine.
 
 The same programs as between institutions: a SuperLink with TLS and site keys, and for each
-site a SuperNode and a trainer joined by a Unix socket. Only the addresses are loopback's and
+site a gateway and a trainer joined by a Unix socket. Only the addresses are loopback's and
 the keys are made on the way. So a demo, a simulation and an experiment exercise what
 hospitals run, and a figure from here is a figure of the real thing. Whatever dies while a study
 runs is started again, and the study goes on.

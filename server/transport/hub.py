@@ -33,7 +33,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
 ]
-_METHODS = {
+_METHODS: dict[str, tuple[str, Any, Any]] = {
     "PushMessages": (
         "push_messages", runtime_pb2.PushAppMessagesRequest, runtime_pb2.PushAppMessagesResponse
     ),
