@@ -177,7 +177,8 @@ def _names(command: bytes, parts: Iterable[str]) -> bool:
 
 def _row(name: str, encoder: str, found: Measured) -> str:
     peaks = " / ".join(f"{mib:,.0f}" for mib in found.peaks.values())
-    return f"| {name} | {encoder} | {found.mib:.1f} | {found.seconds:.2f} | {found.own:.2f} | {peaks} | {found.load:.1f} |"
+    figures = f"{found.mib:.1f} | {found.seconds:.2f} | {found.own:.2f} | {peaks} | {found.load:.1f}"
+    return f"| {name} | {encoder} | {figures} |"
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def fleet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     flower_state.install(presence)
     objects = ObjectStoreFactory()
     states = LinkStateFactory(str(folder / "state.db"), NoOpFederationManager(), objects)
-    flower_state.begin_anew(states.state())
+    flower_state.clean_up(states.state())
     identity = certificates.make_server_identity(folder / "identity", ["localhost", "127.0.0.1"])
     (port,) = free_ports(1)
     certificate = (identity.ca.read_bytes(), identity.certificate.read_bytes(), identity.key.read_bytes())

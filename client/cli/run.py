@@ -220,9 +220,9 @@ def _egress(settings: GatewayFile) -> int:
     Names are looked up now: a unit takes addresses.
     """
     from client import egress
-    from client.gateway import supervisor
+    from client.gateway.settings import load_gateway
 
-    config = supervisor.load_gateway(settings)
+    config = load_gateway(settings)
     print(egress.unit(config.server, config.proxy), end="")
     return 0
 
@@ -240,10 +240,10 @@ def _way_out(
     import asyncio
 
     from client import egress
-    from client.gateway import supervisor
+    from client.gateway.settings import load_gateway
     from common.network import hosts
 
-    config = supervisor.load_gateway(settings)
+    config = load_gateway(settings)
     host, port = hosts.divided(listen)
 
     async def serve() -> None:

@@ -1,8 +1,8 @@
 """One connection to the server: Flower's Fleet API, and the calls beside it, signed with this site's key.
 
 Only what a gateway needs of the Fleet API is here: activate, pull, push, confirm, deactivate. Nothing asks for a
-run or for its app, so no code from the server ever reaches a hospital. A connection that was lost is not mended;
-the relay makes another.
+run or for its app, so no code from the server ever reaches a hospital. For a connection that was lost the
+relay makes another.
 """
 
 import json

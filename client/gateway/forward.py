@@ -40,7 +40,7 @@ def answer(content: RecordDict, link: SocketLink, files: Files, timeout_s: float
     """The site's answer to a message. Whatever goes wrong at the site is an answer, too.
 
     Raises CallFailed where the line to the server fails: the message can then be answered once more. Raises
-    MessageGone if nobody waits for it, WireError for a message that does not even say what it is.
+    MessageGone if the server does not wait for it, WireError for a message that does not even say what it is.
     """
     if codec.is_probe(content):
         return codec.probe()

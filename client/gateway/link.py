@@ -129,7 +129,7 @@ class SocketLink:
     def _listens(self) -> bool:
         try:
             return _is_served(self._socket)
-        except OSError:  # it may be mended while it is waited for
+        except OSError:  # somebody may correct it while it is waited for
             return False
 
 

@@ -165,7 +165,7 @@ class Relay:
                 if not failed.is_of_the_line or failures == TRIES:
                     raise MessageGone(why) from failed
                 log.warn(f"an answer waits for the next connection: {why}")
-                connection.cut()  # where only one call failed, the connection is made anew as well
+                connection.cut()  # where only one call failed, a new connection is made as well
                 lost = connection
             else:
                 return

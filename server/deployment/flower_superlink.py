@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     hubs: list[grpc.Server] = []
 
     def start_fleet_api(*, state_factory: Any, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
-        flower_state.begin_anew(state_factory.state())
+        flower_state.clean_up(state_factory.state())
         hubs.append(hub.serve(socket, state_factory, presence))
         return start(
             state_factory=state_factory,

@@ -27,7 +27,7 @@ from server.rounds.sites import Deadline, Reply
 from server.transport.weight_files import MOST_BYTES, WeightFiles
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
-"""Pause between two polls for answers that nobody announces. On a small machine a poll takes CPU time from the
+"""Pause between two polls for answers that are not announced. On a small machine a poll takes CPU time from the
 trainers, so the pause grows with the wait: an answer is seen at most 5 % late."""
 LATE_S = 60.0
 """Time after a deadline in which an answer still arrives, and is logged as late. Not longer: until then a plan

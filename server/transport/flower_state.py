@@ -58,8 +58,8 @@ def install(presence: Presence) -> None:
     ObjectStoreFactory.__init__ = in_memory  # type: ignore[method-assign]
 
 
-def begin_anew(state: Any) -> None:
-    """After the start of a SuperLink: nobody is connected, and messages without objects are removed."""
+def clean_up(state: Any) -> None:
+    """After the start of a SuperLink: no gateway is connected, and messages without objects are removed."""
     with state.session() as session:
         session.execute(delete(MessageRes))
         session.execute(delete(MessageIns))

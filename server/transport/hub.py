@@ -25,7 +25,7 @@ from server.transport.weight_files import WeightFiles
 SOCKET, FILES = "CONSILIUM_HUB_SOCKET", "CONSILIUM_WEIGHT_FILES"
 """Environment of the ServerApp, which the SuperLink starts."""
 LOOK_S = 5.0
-"""Pause between two looks for answers that nobody announces: Flower's own, for a site that is not connected."""
+"""Pause between two looks for answers that are not announced: Flower's own, for a site that is not connected."""
 
 _SERVICE, _ANSWERED, _TOKEN = "consilium.Hub", "Answered", "token"
 _OPTIONS = [

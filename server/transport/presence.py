@@ -1,8 +1,8 @@
-"""Presence of gateways: one open stream per node, and who has to be told that a message is complete.
+"""Presence of gateways: one open stream per node, and who has to hear that a message is complete.
 
-Flower shows a message before its objects are there, and tells nobody. Here a message counts when its last object
-has been stored: then the node's stream is woken, or the ServerApp hears which of its messages was answered. So
-nobody polls. This file knows no gRPC and no database.
+Flower shows a message before its objects are there, and sends no word of either. Here a message counts when its last
+object has been stored: then the node's stream is woken, or the ServerApp hears which of its messages was answered. So
+neither side polls. This file knows no gRPC and no database.
 """
 
 import queue

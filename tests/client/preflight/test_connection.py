@@ -20,7 +20,7 @@ from flwr.proto import fleet_pb2
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
-from client.gateway import supervisor
+from client.gateway import settings
 from client.preflight import connection
 from common import keys
 from common.processes.ports import free_ports
@@ -143,13 +143,13 @@ def fleet(tmp_path: Path) -> Iterator[FleetServer]:
 
 
 @pytest.fixture
-def config(fleet: FleetServer, tmp_path: Path) -> supervisor.GatewayConfig:
+def config(fleet: FleetServer, tmp_path: Path) -> settings.GatewayConfig:
     keys.make_site_key(tmp_path, "site")
     (tmp_path / "gateway.yaml").write_text(f"site: north\nserver: localhost:{fleet.port}\n")
-    return supervisor.load_gateway(tmp_path)
+    return settings.load_gateway(tmp_path)
 
 
-def told(config: supervisor.GatewayConfig) -> dict[str, list[str]]:
+def told(config: settings.GatewayConfig) -> dict[str, list[str]]:
     """What the check says, by rank."""
     said: dict[str, list[str]] = {"stops": [], "look": [], "fine": []}
     for finding in connection.check(config):
@@ -336,7 +336,7 @@ def test_a_proxy_of_the_environment_is_named_and_not_used(
     assert any("clock is 0 s" in fine for fine in said["fine"])
 
 
-def through(config: supervisor.GatewayConfig, port: int, url: str) -> supervisor.GatewayConfig:
+def through(config: settings.GatewayConfig, port: int, url: str) -> settings.GatewayConfig:
     return config.model_copy(update={"server": f"{NAME}:{port}", "proxy": url})
 
 
