@@ -14,7 +14,7 @@ from functools import partial
 
 from common import log, wire
 from common.config import StudyConfig
-from common.errors import ConfigError, QuorumNotMet
+from common.errors import QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
 from common.spans import format_span
 from common.weights import Array, Arrays, digest, first_difference, mismatch
@@ -90,12 +90,16 @@ def enrol(
         _wait_for_people(
             study, sites, heard, partial(ask, builder=builder), people, pause, clock, first_round
         )
-    while first_weights is None and builder not in enrolled and enrolled.keys() & set(study.sites.train):
-        builder = min(enrolled.keys() & set(study.sites.train))  # the first builder failed: another builds
+    asked = {builder}
+    while first_weights is None and (other := _other_builder(study, heard, builder)) is not None:
+        builder = other
+        if builder in asked:
+            break  # it described another model when it was asked again
+        asked.add(builder)
         del enrolled[builder]
         _ask(study, sites, [builder], builder, first_round, heard)
 
-    weights = _first_weights(study, enrolled, builder, first_weights)
+    weights = _first_weights(enrolled, builder, first_weights)
     refused |= _disagreements(study, enrolled, weights)
     able = {
         site: enrolled[site].model_copy(update={"weights": {}})
@@ -248,20 +252,45 @@ def _wait_until_online(
     wait_until(lambda: wanted <= sites.online(), within_s, poll_s=SLOW_POLL_S, pause=pause)
 
 
+def _other_builder(study: StudyConfig, heard: "_Answers", builder: str | None) -> str | None:
+    """Who has to be asked for the first weights, because those of `builder` cannot be used; None if they can.
+
+    A builder that failed, whose weights are not those that it describes, or whose model is not that of most training
+    sites, must not end the study for the others. Its reason is put with the refusals.
+    """
+    usual = _usual(study, heard.enrolled)
+    if builder in usual:
+        enrolment = heard.enrolled[builder]
+        difference = mismatch(enrolment.layout, enrolment.weights)
+        if difference is None and digest(enrolment.weights) == enrolment.weights_digest:
+            return None
+        heard.refused[builder] = (
+            f"its first weights do not fit its own description ({difference or 'another hash'}); install the same "
+            "version on all sides"
+        )
+        del heard.enrolled[builder]
+        usual = _usual(study, heard.enrolled)
+    return next(iter(usual), None)
+
+
+def _usual(study: StudyConfig, enrolled: Mapping[str, wire.Enrolment]) -> list[str]:
+    """Training sites with the model that most of them describe, by name; in a tie, that of the first by name."""
+    by_model: dict[str, list[str]] = {}
+    for site in sorted(enrolled.keys() & set(study.sites.train)):
+        one = enrolled[site]
+        layout = sorted((name, spec.model_dump_json()) for name, spec in one.layout.items())
+        by_model.setdefault(f"{one.frozen_digest} {one.weights_digest} {layout}", []).append(site)
+    return max(by_model.values(), key=len, default=[])
+
+
 def _first_weights(
-    study: StudyConfig, enrolled: Mapping[str, wire.Enrolment], builder: str | None, given: Arrays | None
+    enrolled: Mapping[str, wire.Enrolment], builder: str | None, given: Arrays | None
 ) -> Mapping[str, Array] | None:
     if given is not None:
         return {name: given[name] for name in given}
     if builder is None or builder not in enrolled:
         return None
     weights: Mapping[str, Array] = enrolled[builder].weights
-    difference = mismatch(enrolled[builder].layout, weights)
-    if difference is not None or digest(weights) != enrolled[builder].weights_digest:
-        raise ConfigError(
-            f"the first weights of study {study.name} from {builder} do not fit its own description "
-            f"({difference or 'another hash'}); run again, and check that all sides have the same version"
-        )
     return weights
 
 
@@ -284,11 +313,12 @@ def _disagreements(
         elif site in study.sites.evaluate and sum(enrolment.test_counts) == 0:
             held_back = "that its policy lets be counted" if enrolment.withheld else "of the study's classes"
             refused[site] = f"it has no test images {held_back}"
-    agreed = [enrolment for site, enrolment in sorted(enrolled.items()) if site not in refused]
+    agreed = {site: enrolment for site, enrolment in sorted(enrolled.items()) if site not in refused}
+    usual = _usual(study, agreed)
     for site, enrolment in enrolled.items():
         if site in refused:
             continue
-        reference = agreed[0]
+        reference = agreed[usual[0]] if usual else next(iter(agreed.values()))
         if (difference := first_difference(reference.layout, enrolment.layout)) is not None:
             refused[site] = f"its model differs from {reference.site}'s: {difference}"
         elif enrolment.frozen_digest != reference.frozen_digest:

@@ -138,6 +138,24 @@ def test_no_line_of_the_log_is_an_enrolling_sites(path, text, server_log):
     assert_clean(server_log.getvalue())
 
 
+@pytest.mark.parametrize(
+    ("evil", "said"),
+    [
+        (
+            {"layout__w__shape": [3]},
+            "its first weights do not fit its own description (w is float64[2], expected",
+        ),
+        ({"weights_digest": "abc"}, "it built other first weights than good1"),
+        ({"frozen_digest": "abc"}, "its frozen weights differ from good1's"),
+    ],
+)
+def test_the_site_that_builds_first_cannot_end_the_study_for_the_others(evil, said, server_log):
+    there = cohort(**evil)  # evil is the first by name, and so the builder
+    assert sorted(there.enrolments) == ["good1", "good2"]
+    assert there.weights["w"].tolist() == [0.0, 0.0]
+    assert said in server_log.getvalue() or "its model differs" in server_log.getvalue()
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("path", ["case", "advice", "reason"])
 def test_no_line_of_the_log_is_a_failing_sites(path, text, server_log):
