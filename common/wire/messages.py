@@ -47,7 +47,7 @@ Tokens = Annotated[tuple[Token, ...], Field(max_length=MOST_TOKENS)]
 PlanId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 """The server's number of a plan."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{1,64}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{0,64}$")]
 """A hash of tensors, in hexadecimal digits."""
 
 MOST_IMAGES = 10**8
