@@ -166,8 +166,8 @@ ENROLLED, REVOKED = {"SHA256:n": "north"}, {"SHA256:s": "south"}
         ),
         (
             {"fingerprint": "SHA256:n", "what": "SuperNode with node ID 7 could not be activated."},
-            "north (192.0.2.7) was turned away: a gateway with its key is connected already, or was until less than half a "
-            "minute ago",
+            "north (192.0.2.7) was turned away: a gateway with its key is connected already, or was until less than "
+            "half a minute ago",
         ),
         (
             {"fingerprint": "SHA256:n", "what": "whatever", "check": True},
