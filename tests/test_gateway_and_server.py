@@ -1,8 +1,12 @@
 """The gateway's connection and the server's Fleet API, the real ones, joined in one process by TLS on loopback."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -17,6 +21,7 @@ from common import keys, wire
 from common.config import StudyConfig
 from common.metrics import empty
 from common.polling import wait_until
+from common.processes.ports import accepts_connections, free_ports
 from common.weights import digest
 from common.wire import codec
 from common.wire.gateway_calls import INLINE_BYTES
@@ -24,6 +29,7 @@ from server.rounds.flower_sites import FlowerSites
 from server.rounds.sites import Deadline
 from server.transport import hub
 from tests.fleet import Fleet, fleet
+from tests.places import ROOT
 
 SECONDS = 30.0
 
@@ -137,6 +143,62 @@ def test_an_answer_may_have_twice_the_weights_and_64_mib_and_no_more(
     with pytest.raises(CallFailed, match="RESOURCE_EXHAUSTED"):
         gateway.upload(iter([b"12345", b"678901"]), SECONDS)
     assert not list((server.folder / "weights").rglob("*.part"))
+
+
+def test_a_list_of_messages_in_hand_has_an_end(server: Fleet, gateway: Connection) -> None:
+    gateway.activate()
+    with pytest.raises(CallFailed, match="too many messages in hand"):
+        next(gateway.wakes(["x" * 2**16]))
+
+
+@pytest.mark.slow
+def test_a_line_that_goes_silent_is_noticed_within_20_seconds_and_the_gateway_is_back_at_once(
+    server: Fleet,
+) -> None:
+    """As with a pulled cable, nothing is closed."""
+    with silent_line(server) as (address, cut):
+        gateway = Connection(server.gateway("north").model_copy(update={"server": address}))
+        wakes = connect(gateway)
+        time.sleep(12)  # twice a sign of life
+        cut.set()
+        began = time.monotonic()
+        with pytest.raises(CallFailed) as caught:
+            next(wakes)
+        assert 5 < time.monotonic() - began < 25
+        gateway.cut()
+    assert "went silent" in reason(caught.value, "SHA256:x")
+    assert soon(lambda: not server.is_online())  # the server has noticed as well
+    back, _wakes = come_back(server)
+    assert server.is_online()
+    back.cut()
+
+
+@contextmanager
+def silent_line(server: Fleet) -> Iterator[tuple[str, threading.Event]]:
+    """An address that leads to the server, until the event is set: then no byte passes, and nothing is closed."""
+    (port,) = free_ports(1)
+    cut = threading.Event()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.faults.bad_link",
+            str(port),
+            server.address.rpartition(":")[2],
+            "1000",
+            "0",
+        ],
+        cwd=ROOT,
+    )
+    cutting = threading.Thread(target=lambda: cut.wait(SECONDS) and process.send_signal(signal.SIGUSR1))
+    try:
+        assert soon(lambda: accepts_connections(port))
+        cutting.start()
+        yield f"localhost:{port}", cut
+    finally:
+        process.kill()
+        process.wait()
+        cutting.join()
 
 
 @pytest.mark.parametrize("name", ["0" * 32, "../../state.db", "limit", ""])

@@ -6,6 +6,8 @@ relay makes another.
 """
 
 import json
+import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     PushMessagesResponse,
 )
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ConfirmMessageReceivedResponse,
@@ -65,8 +68,10 @@ from common.wire.gateway_calls import (
     DOWNLOAD,
     MESSAGE,
     NODE_HEADER,
+    NOTHING_S,
     PROCESS_HEADER,
     SCHEMA_HEADER,
+    SILENT_S,
     UPLOAD,
 )
 
@@ -89,11 +94,6 @@ _PROCESS = uuid.uuid4().hex
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A line that went silent is noticed after 20 s. The server sends a sign of life every 5 s, so that no ping is
-    # due while the line works.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new connection does not inherit the pauses of the one before
 ]
 
@@ -172,6 +172,7 @@ class Connection:
             NodeAuthClientInterceptor(private, private.public_key()),
         )
         self._node = Node(node_id=0)
+        self._heard_at, self._is_silent, self._is_cut = time.monotonic(), False, threading.Event()
 
         # Flower's stub is not used: gRPC 1.85.1 crashes when one of its calls meets a channel that was closed.
         def call(method: str, response: Any) -> Any:
@@ -187,6 +188,7 @@ class Connection:
         self._push_messages = call("PushMessages", PushMessagesResponse)
         self._pull_object = call("PullObject", PullObjectResponse)
         self._push_object = call("PushObject", PushObjectResponse)
+        self._heartbeat = call("SendNodeHeartbeat", SendNodeHeartbeatResponse)
         self._confirm = call("ConfirmMessageReceived", ConfirmMessageReceivedResponse)
         self._connect = self._channel.unary_stream(CONNECT)
         self._download = self._channel.unary_stream(DOWNLOAD)
@@ -210,13 +212,39 @@ class Connection:
         ours = (*self._signed(), (PROCESS_HEADER, _PROCESS))
         with _calling():
             said = self._connect(json.dumps(sorted(in_hand)).encode(), metadata=ours)
+        self._hear()
+        threading.Thread(target=self._watch, name="signs of life", daemon=True).start()
         while True:
-            with _calling():
-                word = next(said, None)
+            try:
+                with _calling():
+                    word = next(said, None)
+            except CallFailed as failed:
+                if self._is_silent:
+                    raise CallFailed(grpc.StatusCode.UNAVAILABLE, f"nothing for {SILENT_S:.0f} s") from failed
+                raise
             if word is None:
                 return
+            self._hear()
             if word == MESSAGE:
                 yield
+
+    def _watch(self) -> None:
+        """Send signs of life, and give the line up when none come back."""
+        while not self._is_cut.wait(NOTHING_S):
+            if time.monotonic() - self._heard_at > SILENT_S:
+                self._is_silent = True
+                self.cut()
+                return
+            with suppress(CallFailed, MessageGone), _calling():
+                request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
+                self._heartbeat.future(request, timeout=SILENT_S).add_done_callback(self._heard)
+
+    def _heard(self, call: grpc.Future) -> None:
+        if call.code() == grpc.StatusCode.OK:
+            self._hear()
+
+    def _hear(self) -> None:
+        self._heard_at = time.monotonic()
 
     def close(self) -> None:
         """Leave, and end every call that is under way."""
@@ -227,6 +255,7 @@ class Connection:
 
     def cut(self) -> None:
         """End every call that is under way."""
+        self._is_cut.set()
         self._channel.close()
 
     # --- messages ------------------------------------------------------------------------
@@ -304,7 +333,9 @@ class Connection:
     def download(self, name: str, timeout_s: float) -> Iterator[bytes]:
         """A file of arrays in pieces. Raises MessageGone, CallFailed."""
         with _calling():
-            yield from self._download(name.encode(), metadata=self._signed(), timeout=timeout_s)
+            for piece in self._download(name.encode(), metadata=self._signed(), timeout=timeout_s):
+                self._hear()
+                yield piece
 
     def upload(self, pieces: Iterable[bytes], timeout_s: float) -> str:
         """Send an answer in pieces; returns the name of its file. Raises CallFailed."""

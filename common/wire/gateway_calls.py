@@ -1,8 +1,10 @@
 """Calls between a gateway and the server beside Flower's Fleet API, on the same port, with the same TLS and keys.
 
-`Connect` is a stream that is open as long as the gateway is connected. The server sends `MESSAGE` when a message
-waits, and `NOTHING` now and then, so that both notice a broken line. `Download` and `Upload` carry the arrays of a
-message in pieces, from and to files, so that neither the server nor a gateway holds a model in memory.
+`Connect` is a stream that is open as long as the gateway is connected. The server sends `MESSAGE` when a message waits,
+and `NOTHING` now and then; the gateway sends Flower's heartbeats. A line on which a side hears nothing for `SILENT_S`
+is given up, though nothing has closed it. (gRPC's own keepalive took over a minute for that.) `Download` and `Upload`
+carry the arrays of a message in pieces, from and to files, so that neither the server nor a gateway holds a model in
+memory.
 """
 
 import re
@@ -22,9 +24,11 @@ SCHEMA_HEADER = "consilium-schema"
 MESSAGE, NOTHING = b"!", b"."
 NOTHING_S = 5.0
 """Seconds between two signs of life on a quiet line."""
+SILENT_S = 20.0
+"""Seconds after which a line counts as broken. Pieces of arrays are signs of life as well."""
 
-PIECE_BYTES = 2 * 2**20
-"""Bytes of one piece of arrays."""
+PIECE_BYTES = 2**19
+"""Bytes of one piece of arrays: small enough to arrive within `SILENT_S` over half a megabit a second."""
 INLINE_BYTES = 2**18
 """Arrays of at most so many bytes travel within their message; a download of their own would cost more."""
 

@@ -7,7 +7,6 @@ in the folder WEIGHTS; the ServerApp calls on the Unix socket SOCKET (`server/tr
 APIs are for this user of the machine alone (`local_users.py`).
 """
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -25,9 +24,6 @@ from server.transport import flower_state, hub
 from server.transport.gateway_calls import Entry, GatewayCalls
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
-
-KEEPALIVE_MS = 10_000
-"""A gateway whose line went silent counts as gone after so long and gRPC's own 20 s."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,9 +54,6 @@ def main(arguments: Sequence[str]) -> None:
     def for_me_alone(**rest: Any) -> None:
         serve(http=local_users.only_mine(AutoHTTPProtocol, recorder.note_user), **rest)
 
-    module.generic_create_grpc_server = functools.partial(
-        module.generic_create_grpc_server, keepalive_time_ms=KEEPALIVE_MS
-    )
     module._run_fleet_api_grpc_rere = start_fleet_api
     module.uvicorn.run = for_me_alone
     flower_superlink()

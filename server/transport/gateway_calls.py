@@ -24,17 +24,19 @@ from common.wire.gateway_calls import (
     NOTHING_S,
     PROCESS_HEADER,
     SCHEMA_HEADER,
+    SILENT_S,
     UPLOAD,
 )
 from server.transport import flower_state
 from server.transport.presence import Presence
-from server.transport.weight_files import TooLarge, WeightFiles
+from server.transport.weight_files import TooMuch, WeightFiles
 
-HEARTBEAT_S = 30.0
-"""A gateway counts as reachable for twice as long after its last sign of life."""
+MOST_IN_HAND_BYTES = 2**16
+"""Of the list of messages that a gateway has in hand; it works on one or two."""
 
 _FLOWERS_CALL = "/flwr.proto.Fleet/PullMessages"
 _ACTIVATE = "/flwr.proto.Fleet/ActivateNode"
+_HEARTBEAT = "/flwr.proto.Fleet/SendNodeHeartbeat"
 
 Authenticate: TypeAlias = Callable[[Any], None]
 """Aborts the call if its key is not that of its node."""
@@ -88,48 +90,49 @@ class GatewayCalls(grpc.ServerInterceptor):  # type: ignore[misc]
         self, node: int, process: str, request: bytes, context: Any, authenticate: Authenticate
     ) -> Iterator[bytes]:
         authenticate(context)
+        if len(request) > MOST_IN_HAND_BYTES:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "too many messages in hand")
         in_hand = set(map(str, json.loads(request)))
         state = self._states.state()
         stream = self._presence.open(node, process)
         context.add_callback(stream.close)
         try:
-            state.acknowledge_node_heartbeat(node, HEARTBEAT_S)
             flower_state.offer_again(state, self._presence, node, in_hand)
             yield MESSAGE
             while True:
                 woken = stream.wait(NOTHING_S)
-                if stream.is_over:
+                if stream.is_over or stream.silent_s > SILENT_S:
                     return
                 if woken:
                     authenticate(context)  # the key may have been revoked meanwhile
-                else:
-                    state.acknowledge_node_heartbeat(node, HEARTBEAT_S)
                 yield MESSAGE if woken else NOTHING
         finally:
             if self._presence.close(stream):
                 flower_state.set_offline(state, node)
 
+    def _signs_of_life(self, node: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._presence.hear(node)
+            yield piece
+
     def _download(self, node: int, name: bytes, context: Any, authenticate: Authenticate) -> Iterator[bytes]:
         authenticate(context)
         try:
-            yield from self._files.read(node, name.decode(errors="replace"))
+            yield from self._signs_of_life(node, self._files.read(node, name[:64].decode(errors="replace")))
         except FileNotFoundError:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such weights; their round is over")
 
     def _upload(self, node: int, pieces: Iterator[bytes], context: Any, authenticate: Authenticate) -> bytes:
         authenticate(context)
         try:
-            return self._files.write(node, pieces).encode()
-        except TooLarge:
-            context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "the answer is larger than its study's weights can make it",
-            )
+            return self._files.write(node, self._signs_of_life(node, pieces)).encode()
+        except TooMuch as refused:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(refused))
             raise  # abort has raised already
 
 
 class Entry(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Looks at activations that Flower has authenticated, before Flower carries them out.
+    """Looks at activations and heartbeats that Flower has authenticated, before Flower carries them out.
 
     A gateway must understand the messages of this server. A process that lost its line unnoticed may come back at once.
     """
@@ -138,8 +141,10 @@ class Entry(grpc.ServerInterceptor):  # type: ignore[misc]
         self._presence, self._states = presence, states
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wrap the handler of an activation."""
+        """Wrap the handler of an activation, or of a heartbeat."""
         handler = continuation(handler_call_details)
+        if handler_call_details.method == _HEARTBEAT:
+            return self._heard(handler)
         if handler_call_details.method != _ACTIVATE:
             return handler
         metadata = dict(handler_call_details.invocation_metadata)
@@ -147,6 +152,15 @@ class Entry(grpc.ServerInterceptor):  # type: ignore[misc]
         def answer(request: ActivateNodeRequest, context: Any) -> Any:
             if CHECK_HEADER not in metadata:
                 self._admit(request, metadata, context)
+            return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _heard(self, handler: Any) -> Any:
+        def answer(request: Any, context: Any) -> Any:
+            self._presence.hear(request.node.node_id)
             return handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(

@@ -7,6 +7,7 @@ neither side polls. This file knows no gRPC and no database.
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ class Stream:
     node: int
     process: str
     """Random name of the gateway's process."""
+    heard_at: float = field(default_factory=time.monotonic)
+    """When the gateway was heard of last, by the monotonic clock."""
     _wake: threading.Event = field(default_factory=threading.Event)
     _over: bool = False
 
@@ -30,6 +33,11 @@ class Stream:
     def wake(self) -> None:
         """End the wait."""
         self._wake.set()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the gateway was heard of."""
+        return time.monotonic() - self.heard_at
 
     def close(self) -> None:
         """The stream is over: its call ended, or another stream took its place."""
@@ -92,6 +100,13 @@ class Presence:
             stream = self._streams.get(node)
         if stream is not None:
             stream.wake()
+
+    def hear(self, node: int) -> None:
+        """A sign of life of a node's gateway has come."""
+        with self._lock:
+            stream = self._streams.get(node)
+        if stream is not None:
+            stream.heard_at = time.monotonic()
 
     # --- messages ------------------------------------------------------------------------
 

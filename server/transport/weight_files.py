@@ -2,12 +2,15 @@
 
 The ServerApp writes arrays once and links the file for each site that gets them. The SuperLink's process sends a
 file in pieces, and writes what a site sends to a file that the ServerApp then reads. A site's folder is named by
-its Flower node, and a site reaches no other folder. Nothing here outlives the SuperLink.
+its Flower node, and a site reaches no other folder. What a site may leave here is limited in size and number, so that
+no site fills the disk. Nothing here outlives the SuperLink.
 """
 
 import os
 import shutil
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,11 +19,13 @@ from common.wire.gateway_calls import FILE_NAME, PIECE_BYTES
 
 MOST_BYTES = 8 * 2**30
 """Bytes of one answer, before the study's layout is known."""
-_LIMIT, _PART, _SHARED = "limit", ".part", ".shared"
+MOST_UPLOADS, MOST_AT_ONCE = 3, 2
+"""Answers of one site that wait for the ServerApp, older ones are removed; and answers that it may be sending."""
+_OFFERED, _UPLOADED, _LIMIT, _PART, _SHARED = "offered", "uploaded", "limit", ".part", ".shared"
 
 
-class TooLarge(Exception):
-    """A site sends more than its study can need."""
+class TooMuch(Exception):
+    """A site sends more than its study can need. The text says what."""
 
 
 class WeightFiles:
@@ -28,6 +33,8 @@ class WeightFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._sending: Counter[int] = Counter()
 
     # --- the SuperLink -------------------------------------------------------------------
 
@@ -38,26 +45,44 @@ class WeightFiles:
 
     def read(self, node: int, name: str) -> Iterator[bytes]:
         """The file in pieces. Raises FileNotFoundError."""
-        with self._path(node, name).open("rb", buffering=0) as file:
+        with self._path(node, _OFFERED, name).open("rb", buffering=0) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
     def write(self, node: int, pieces: Iterable[bytes]) -> str:
-        """Write what the node sends; returns the file's name. Raises TooLarge."""
-        home = self._home(node)
-        name, most, size = uuid.uuid4().hex, self._limit(node), 0
-        part = home / f"{name}{_PART}"
+        """Write what the node sends; returns the file's name. Raises TooMuch."""
+        with self._lock:
+            if self._sending[node] == MOST_AT_ONCE:
+                raise TooMuch(f"this site is sending {MOST_AT_ONCE} answers already")
+            self._sending[node] += 1
+        try:
+            return self._write(node, pieces)
+        finally:
+            with self._lock:
+                self._sending[node] -= 1
+
+    def _write(self, node: int, pieces: Iterable[bytes]) -> str:
+        home, name = self._home(node, _UPLOADED), uuid.uuid4().hex
+        most, size, part = self._limit(node), 0, home / f"{name}{_PART}"
         try:
             with part.open("wb", buffering=0) as file:
                 for piece in pieces:
                     size += len(piece)
                     if size > most:
-                        raise TooLarge
+                        raise TooMuch(
+                            f"the answer is larger than its study's weights can make it, {most:,} bytes"
+                        )
                     file.write(piece)
             part.rename(home / name)
         finally:
             part.unlink(missing_ok=True)
+        self._remove_old(home)
         return name
+
+    def _remove_old(self, home: Path) -> None:
+        waiting = [(path.stat().st_mtime_ns, path) for path in home.iterdir() if path.suffix != _PART]
+        for _, path in sorted(waiting)[:-MOST_UPLOADS]:
+            path.unlink(missing_ok=True)
 
     # --- the ServerApp -------------------------------------------------------------------
 
@@ -76,7 +101,7 @@ class WeightFiles:
     def offer(self, node: int, shared: Path) -> str:
         """Link a shared file for a node; returns the name under which the node finds it."""
         name = uuid.uuid4().hex
-        os.link(shared, self._home(node) / name)
+        os.link(shared, self._home(node, _OFFERED) / name)
         return name
 
     def limit(self, node: int, most_bytes: int) -> None:
@@ -89,7 +114,7 @@ class WeightFiles:
     def take(self, node: int, name: str) -> bytes:
         """The bytes that a node sent; its file is removed. Raises WireError."""
         try:
-            path = self._path(node, name)
+            path = self._path(node, _UPLOADED, name)
             data = path.read_bytes()
         except FileNotFoundError as error:
             raise WireError("the answer names a file that was not uploaded") from error
@@ -98,19 +123,19 @@ class WeightFiles:
 
     def remove(self, node: int, name: str) -> None:
         """Take back what was offered to a node."""
-        self._path(node, name).unlink(missing_ok=True)
+        self._path(node, _OFFERED, name).unlink(missing_ok=True)
 
     # --- both ----------------------------------------------------------------------------
 
-    def _home(self, node: int) -> Path:
-        home = self._folder / str(node)
-        home.mkdir(exist_ok=True)
+    def _home(self, node: int, kind: str = "") -> Path:
+        home = self._folder / str(node) / kind
+        home.mkdir(parents=True, exist_ok=True)
         return home
 
-    def _path(self, node: int, name: str) -> Path:
+    def _path(self, node: int, kind: str, name: str) -> Path:
         if not FILE_NAME.fullmatch(name):
             raise FileNotFoundError(name)
-        return self._folder / str(node) / name
+        return self._folder / str(node) / kind / name
 
     def _limit(self, node: int) -> int:
         try:

@@ -24,10 +24,6 @@ SIGNATURES = {
     "flwr.superlink.cli.flower_superlink:_run_fleet_api_grpc_rere": (
         "address, state_factory, objectstore_factory, enable_supernode_auth, certificates, interceptors"
     ),
-    "flwr.superlink.cli.flower_superlink:generic_create_grpc_server": (
-        "servicer_and_add_fn, server_address, max_concurrent_workers, max_message_length, keepalive_time_ms, "
-        "certificates, interceptors"
-    ),
     "flwr.superlink.cli.flower_superlink:flower_superlink": "",
     # server/transport/flower_state.py
     "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.store_message_and_object_tree": (
@@ -50,9 +46,6 @@ SIGNATURES = {
     "flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor:"
     "NodeAuthServerInterceptor.intercept_service": "self, continuation, handler_call_details",
     "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.get_node_id_by_public_key": "self, public_key",
-    "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.acknowledge_node_heartbeat": (
-        "self, node_id, heartbeat_interval"
-    ),
     # server/transport/hub.py
     "flwr.superlink.servicer.runtime.runtime_handlers:push_messages": "request, state, task",
     "flwr.superlink.servicer.runtime.runtime_handlers:pull_messages": "request, state, task",

@@ -98,3 +98,17 @@ def test_an_upload_that_broke_off_is_found_by_what_it_answers(presence: Presence
     presence.stored("s1", "a")  # too late
     presence.stored("s2", "b")
     assert heard(listener) == ["m2"]
+
+
+def test_a_gateway_that_says_nothing_is_silent_until_it_is_heard_again(
+    presence: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("server.transport.presence.time.monotonic", lambda: now[0])
+    stream = presence.open(NODE, "p")
+    stream.heard_at = now[0]
+    now[0] = 115.0
+    assert stream.silent_s == 15.0
+    presence.hear(NODE)
+    presence.hear(OTHER)  # not connected
+    assert stream.silent_s == 0.0

@@ -7,7 +7,7 @@ import pytest
 from common.errors import WireError
 from common.wire.gateway_calls import PIECE_BYTES
 from server.transport import weight_files
-from server.transport.weight_files import TooLarge, WeightFiles
+from server.transport.weight_files import TooMuch, WeightFiles
 
 NODE = 7
 
@@ -31,7 +31,7 @@ def names(folder: Path) -> set[str]:
 def test_weights_are_written_once_for_all_sites(files: WeightFiles, folder: Path) -> None:
     shared = files.share(lambda path: path.write_bytes(b"weights"))
     offered = {node: files.offer(node, shared) for node in (7, 8)}
-    assert len({(folder / str(node) / name).stat().st_ino for node, name in offered.items()}) == 1
+    assert len({(folder / str(node) / "offered" / name).stat().st_ino for node, name in offered.items()}) == 1
     shared.unlink()
     assert b"".join(files.read(7, offered[7])) == b"weights"
     files.remove(7, offered[7])
@@ -41,9 +41,9 @@ def test_weights_are_written_once_for_all_sites(files: WeightFiles, folder: Path
     assert names(folder) == set()
 
 
-def test_a_file_is_read_in_pieces_of_2_mib(files: WeightFiles) -> None:
+def test_a_file_is_read_in_pieces_of_half_a_mib(files: WeightFiles) -> None:
     shared = files.share(lambda path: path.write_bytes(bytes(2 * PIECE_BYTES + 5)))
-    assert [len(piece) for piece in files.read(NODE, files.offer(NODE, shared))] == [2**21, 2**21, 5]
+    assert [len(piece) for piece in files.read(NODE, files.offer(NODE, shared))] == [2**19, 2**19, 5]
 
 
 def test_what_a_site_sends_is_taken_once(files: WeightFiles, folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_a_site_sends_is_taken_once(files: WeightFiles, folder: Path) -> No
 def test_a_site_may_send_so_much_and_no_more(files: WeightFiles, folder: Path) -> None:
     files.limit(NODE, 4)
     files.write(NODE, [b"12", b"34"])
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooMuch):
         files.write(NODE, [b"12", b"345"])
     files.write(8, [b"12345"])  # the limit is that site's
     assert not [name for name in names(folder) if name.endswith(".part")]
@@ -66,8 +66,34 @@ def test_a_site_may_send_so_much_and_no_more(files: WeightFiles, folder: Path) -
 def test_without_a_limit_of_its_own_a_site_may_send_8_gib(files: WeightFiles, monkeypatch) -> None:
     assert weight_files.MOST_BYTES == 8 * 2**30
     monkeypatch.setattr(weight_files, "MOST_BYTES", 3)
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooMuch):
         files.write(NODE, [b"1234"])
+
+
+def test_of_answers_that_are_not_taken_the_newest_three_are_kept(files: WeightFiles, folder: Path) -> None:
+    sent = [files.write(NODE, [b"%d" % number]) for number in range(5)]
+    assert names(folder) == set(sent[-3:])
+    assert files.take(NODE, sent[2]) == b"2"
+
+
+def test_a_site_sends_two_answers_at_once_and_no_more(files: WeightFiles) -> None:
+    def first():
+        yield b"1"
+        files.write(NODE, second())
+
+    def second():
+        yield b"2"
+        with pytest.raises(TooMuch, match="sending 2 answers already"):
+            files.write(NODE, [b"3"])
+        files.write(8, [b"another site may"])
+
+    files.write(NODE, first())
+    files.write(NODE, [b"4"])  # all others have ended
+
+
+def test_a_site_cannot_read_back_what_it_sent(files: WeightFiles) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(files.read(NODE, files.write(NODE, [b"x"])))
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(files: WeightFiles, folder: Path) -> None:
@@ -93,7 +119,7 @@ def test_a_server_app_that_begins_finds_nothing_of_the_one_before(files: WeightF
     files.offer(NODE, files.share(lambda path: path.write_bytes(b"w")))
     files.write(NODE, [b"answer"])
     files.limit(NODE, 4)
-    (folder / str(NODE) / "x.part").write_bytes(b"an upload in progress")
+    (folder / str(NODE) / "uploaded" / "x.part").write_bytes(b"an upload in progress")
     files.clear()
     assert names(folder) == {"x.part"}
 
