@@ -90,7 +90,6 @@ def _hand_out(folder: Path, site: str, ca: Path, enrolled: Path, port: int) -> N
         "site": site,
         "server": f"{HOST}:{port}",
         "socket": "/link/trainer.sock",
-        "home": "/tmp/gateway",  # a tmpfs of its own
     }
     write_atomically(folder / "gateway.yaml", to_yaml(gateway))
 

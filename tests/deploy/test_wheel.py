@@ -153,4 +153,5 @@ def test_the_flower_app_is_made_from_the_wheel(run: Run, tmp_path: Path) -> None
     run("python", "-c", code, folder=tmp_path)
     project = (tmp_path / "app" / "pyproject.toml").read_text()
     assert f'version = "{release.version()}"' in project
-    assert (tmp_path / "app" / "client" / "gateway" / "app.py").is_file()
+    assert (tmp_path / "app" / "server" / "app.py").is_file()
+    assert not (tmp_path / "app" / "client").exists()

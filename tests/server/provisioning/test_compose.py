@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from client.gateway.settings import load_gateway
 from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.lock import held
@@ -61,8 +62,9 @@ def test_each_site_gets_its_own_key_and_the_server_knows_them_all(made: Path) ->
         folder = made / "keys" / number
         assert {path.name for path in folder.iterdir()} == {"ca.pem", "site.key", "gateway.yaml"}
         assert (folder / "site.key").stat().st_mode & 0o777 == 0o600
-        settings = yaml.safe_load((folder / "gateway.yaml").read_text())
-        assert (settings["site"], settings["server"]) == (site, "server:9092")
+        settings = load_gateway(folder)
+        assert (settings.site, settings.server) == (site, "server:9092")
+        assert (settings.key, settings.socket) == (folder / "site.key", Path("/link/trainer.sock"))
     private = [path.read_bytes() for path in (made / "keys").rglob("site.key")]
     assert len(set(private)) == 3
     assert not list((made / "server").rglob("site.key"))
