@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from common import wire
 from common.config import StudyConfig
 from common.metrics import empty
 from common.wire import codec
+from common.wire.gateway_calls import INLINE_BYTES
 from server.rounds import flower_sites
 from server.rounds.flower_sites import LATE_S, FlowerSites
 from server.rounds.sites import Deadline
+from server.transport.weight_files import WeightFiles
 
 NODES = {"north": 11, "south": 22, "east": 33}
 
@@ -358,3 +361,143 @@ def test_a_site_that_is_at_work_answers_no_probe_and_gets_its_plan_once(
         "plan",
         "probe",
     ]
+
+
+# --- answers that are announced, and weights in files ----------------------------------------
+
+
+class Announced:
+    """Says which messages have been answered, at the times of the answers."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def wait(self, waited_s: float, left_s: float) -> set[str] | None:
+        now = self.grid.clock.now
+        due = min((at for at, _ in self.grid.answers.values() if at > now), default=now + 5.0)
+        self.grid.clock.now = min(due, now + 5.0, now + left_s)
+        if self.grid.clock.now < due:
+            return None
+        answered = {node for node, (at, _) in self.grid.answers.items() if at == due}
+        return {m.metadata.message_id for m in self.grid.sent if m.metadata.dst_node_id in answered}
+
+
+def test_an_announced_answer_is_seen_at_once_and_no_other_message_is_looked_at(
+    grid: Grid, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    pull = grid.pull_messages
+    monkeypatch.setattr(grid, "pull_messages", lambda ids: (looked.extend(ids), pull(ids))[1])
+    sites = FlowerSites(grid, NODES, Announced(grid))  # type: ignore[arg-type]
+    for site, after_s in (("north", 0.25), ("south", 0.5), ("east", 0.75)):
+        grid.answer(site, after_s)
+    replies = list(sites.ask(plans, Deadline(60)))
+    assert [(reply.site, reply.after_s) for reply in replies] == [
+        ("north", 0.25),
+        ("south", 0.5),
+        ("east", 0.75),
+    ]
+    assert looked == ["m0", "m1", "m2", "m0", "m1", "m2"]  # all at the beginning, then each when it was due
+
+
+def test_what_nobody_announces_is_looked_for_all_the_same(
+    grid: Grid, clock: Clock, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower answers itself for a site that is not connected, and announces nothing."""
+    sites = FlowerSites(grid, NODES, Announced(grid))  # type: ignore[arg-type]
+    monkeypatch.setattr(sites.announcements, "wait", lambda *_: setattr(clock, "now", clock.now + 5.0))
+    grid.answer("south", 7.0)
+    (reply,) = sites.ask({"south": plans["south"]}, Deadline(60))
+    assert reply.after_s == 10.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def with_files(grid: Grid, folder: Path) -> FlowerSites:
+    files = WeightFiles(folder)
+    files.begin()
+    return FlowerSites(grid, NODES, files=files)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def large(plans: dict[str, wire.Plan]) -> dict[str, wire.Plan]:
+    weights = {"w": np.arange(INLINE_BYTES, dtype=np.float32)}
+    return {site: plan.model_copy(update={"weights": weights}) for site, plan in plans.items()}
+
+
+def weight_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file() and path.name != "limit"}
+
+
+def test_large_weights_are_one_file_with_a_name_for_each_site(
+    with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], folder: Path
+) -> None:
+    list(with_files.ask(large, Deadline(1)))
+    files = weight_files(folder)
+    assert len(files) == 3
+    assert len({path.stat().st_ino for path in files}) == 1
+    for message in grid.sent:
+        apart = codec.beside(message.content)
+        assert apart is not None
+        (path,) = (path for path in files if path.name == apart.name)
+        assert path.parts[-3] == str(message.metadata.dst_node_id)
+        assert path.stat().st_size == apart.size
+    size = next(iter(files)).stat().st_size
+    limit = int((folder / "11" / "limit").read_text())
+    assert limit == 2 * size + 64 * 2**20
+
+
+def test_small_weights_travel_in_their_message(
+    with_files: FlowerSites, grid: Grid, plans: dict[str, wire.Plan], folder: Path
+) -> None:
+    list(with_files.ask(plans, Deadline(1)))
+    assert weight_files(folder) == set()
+    assert isinstance(codec.from_records(grid.sent[0].content), wire.RoundPlan)
+
+
+def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_answers(
+    with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], folder: Path
+) -> None:
+    plan = large["south"]
+    said = wire.RoundAnswer(
+        plan_id=plan.plan_id, site="south", round=1, score=empty(3), num_examples=4, num_steps=1,
+        train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta={"w": np.ones(4, np.float32)},
+    )  # fmt: skip
+
+    def uploaded(message: Message) -> Message:
+        assert with_files.files is not None
+        name = with_files.files.write(NODES["south"], [codec.to_bytes(said)])
+        return Message(codec.Beside("", name, 1).records(), reply_to=message)
+
+    grid.answer("south", 0.0, uploaded)
+    (reply,) = with_files.ask({"south": plan}, Deadline(5))
+    assert isinstance(reply.answer, wire.RoundAnswer)
+    assert reply.answer.delta["w"].tolist() == [1, 1, 1, 1]
+    assert weight_files(folder) == set()
+
+
+@pytest.mark.parametrize("name", ["0" * 32, "../state.db", ""])
+def test_an_answer_that_names_a_file_which_was_not_uploaded_is_a_failure_of_its_site(
+    with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], name: str
+) -> None:
+    grid.answer("south", 0.0, lambda message: Message(codec.Beside("", name, 1).records(), reply_to=message))
+    (reply,) = with_files.ask({"south": large["south"]}, Deadline(5))
+    assert isinstance(reply.answer, wire.Failure)
+    assert "not uploaded" in reply.answer.advice
+
+
+def test_a_plan_that_flower_does_not_take_or_that_expired_leaves_no_file(
+    with_files: FlowerSites, grid: Grid, clock: Clock, large: dict[str, wire.Plan], folder: Path
+) -> None:
+    grid.refused = {NODES["south"]}
+    list(with_files.ask({"south": large["south"]}, Deadline(5)))
+    assert weight_files(folder) == set()
+    list(with_files.ask({"north": large["north"]}, Deadline(5)))
+    assert len(weight_files(folder)) == 1
+    clock.now += LATE_S + 1
+    list(with_files.ask({}, Deadline(1)))
+    assert weight_files(folder) == set()
