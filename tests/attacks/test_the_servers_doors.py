@@ -19,6 +19,8 @@ from common import keys
 from common.processes.flower import environment
 from common.processes.launcher import Processes
 from common.processes.ports import free_ports
+from common.wire import codec
+from common.wire.gateway_calls import PROCESS_HEADER, SCHEMA_HEADER
 from server.deployment import certificates, local_users, site_keys
 from server.deployment.refusals import OTHER_USER, OTHERS_KEY, Refusals
 from server.deployment.superlink import Federation
@@ -62,6 +64,8 @@ class Server:
             (PUBLIC_KEY_HEADER, keys.flower_form(key.public_key())),
             (TIMESTAMP_HEADER, now),
             (SIGNATURE_HEADER, key.sign(now.encode(), ec.ECDSA(hashes.SHA256()))),
+            (SCHEMA_HEADER, str(codec.SCHEMA)),
+            (PROCESS_HEADER, "0123456789abcdef"),
         ]
         credentials = grpc.ssl_channel_credentials(self.identity.ca.read_bytes())
         with grpc.secure_channel(f"localhost:{self.federation.fleet_port}", credentials) as channel:
