@@ -17,6 +17,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from client.gateway import connection as connections
 from client.gateway.connection import CallFailed, Connection, MessageGone, reply
 from client.gateway.reasons import reason
+from client.preflight import connection as preflight
 from common import keys, wire
 from common.config import StudyConfig
 from common.metrics import empty
@@ -431,6 +432,18 @@ def test_flowers_own_supernode_of_an_enrolled_site_is_refused_as_another_version
     finally:
         connection.cut()
     assert "found no version of messages" in caught.value.details()
+
+
+def test_the_connection_can_be_checked_while_the_gateway_is_connected(
+    server: Fleet, gateway: Connection
+) -> None:
+    wakes = connect(gateway)
+    findings = list(preflight.check(server.gateway("north")))
+    assert "the server knows this site's key" in [finding.text for finding in findings]
+    assert not [finding.text for finding in findings if finding.rank == "stops"]
+    server.presence.wake(server.node)
+    assert next(wakes, "over") is None  # the gateway is connected as before
+    assert server.is_online()
 
 
 def test_the_server_app_needs_its_tasks_token(server: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
