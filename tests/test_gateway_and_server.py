@@ -1,5 +1,6 @@
 """The gateway's connection and the server's Fleet API, the real ones, joined in one process by TLS on loopback."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from flwr.client.grpc_rere_client import node_auth_client_interceptor
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 
 from client.gateway import connection as connections
@@ -26,6 +29,7 @@ from common.processes.ports import accepts_connections, free_ports
 from common.weights import digest
 from common.wire import codec
 from common.wire.gateway_calls import INLINE_BYTES
+from server.deployment import certificates
 from server.rounds.flower_sites import FlowerSites
 from server.rounds.sites import Deadline
 from server.transport import hub
@@ -432,6 +436,62 @@ def test_flowers_own_supernode_of_an_enrolled_site_is_refused_as_another_version
     finally:
         connection.cut()
     assert "found no version of messages" in caught.value.details()
+
+
+def test_a_gateway_with_a_wrong_clock_is_refused_and_told_so(
+    server: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = datetime.now(UTC) + timedelta(seconds=600)
+    monkeypatch.setattr(node_auth_client_interceptor, "now", lambda: wrong)
+    assert "refused this machine's clock" in reason(refused(server.connection()), "SHA256:x")
+
+
+def test_a_signature_of_another_key_is_refused(server: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.make_site_key(server.folder / "keys", "stranger")
+    public = keys.flower_form(keys.read_public(server.folder / "keys" / "north.pub"))
+    monkeypatch.setattr(node_auth_client_interceptor, "public_key_to_bytes", lambda _: public)
+    assert "Invalid signature" in refused(server.connection("stranger")).details
+    assert not server.is_online()
+
+
+def test_a_gateway_that_expects_another_certificate_does_not_connect(server: Fleet, tmp_path: Path) -> None:
+    other = certificates.make_server_identity(tmp_path / "other", ["localhost"])
+    connection = Connection(server.gateway("north").model_copy(update={"ca": other.ca}))
+    assert "does not fit ca.pem" in reason(refused(connection), "SHA256:x")
+
+
+def test_a_key_that_is_revoked_while_an_answer_is_sent_does_not_hand_it_over(
+    server: Fleet, gateway: Connection, sites: FlowerSites
+) -> None:
+    _wakes = connect(gateway)
+    sent = message_to(sites)
+    offer = gateway.next_offer()
+    assert offer is not None
+    answer = reply(offer, gateway.content(offer))
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        soon(lambda: bool(list((server.folder / "weights").rglob("*.part"))))  # the server takes it
+        server.revoke(server.node)
+        yield b"and half"
+
+    gateway.upload(pieces(), SECONDS)
+    with pytest.raises(CallFailed, match="Invalid node ID"):
+        gateway.send(offer, answer, 0.5)
+    assert sites.announcements.wait(0.0, 0.1) is None
+    assert not [m for m in sites.grid.pull_messages([sent]) if m.has_content()]
+
+
+def test_a_gateway_asks_for_no_run_and_no_app(server: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server could send to be run is what `GetFab` answers."""
+    source = "".join(path.read_text() for path in (ROOT / "client").rglob("*.py"))
+    assert set(re.findall(r'call\("(\w+)"', source)) == {
+        "ActivateNode", "ConfirmMessageReceived", "DeactivateNode", "PullMessages", "PullObject", "PushMessages",
+        "PushObject", "SendNodeHeartbeat",
+    }  # fmt: skip
+    assert "GetFab" not in source
+    assert "GetRun" not in source
+    assert "FleetStub" not in source
 
 
 def test_the_connection_can_be_checked_while_the_gateway_is_connected(
