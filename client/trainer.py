@@ -354,7 +354,12 @@ class Trainer:
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
             loss=losses.of_study(study.model, study.local),
+            optimizer_state=setup.state.optimizer_arrays(plan.round)
+            if study.local.keeps_optimizer_state
+            else None,
         )
+        if fitted.optimizer_state:
+            setup.state.keep_optimizer(plan.round, fitted.optimizer_state)
         if setup.parts.local:
             setup.state.keep_local(plan.round, parameters.local_arrays(setup.model, setup.parts))
         delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), plan.weights)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 import torch
 from safetensors import SafetensorError
@@ -40,6 +40,8 @@ from common.config import (
 )
 from common.errors import ConfigError, SiteDataError
 
+_SMALL = 0.01
+"""Standard deviation of a new classifier's weights: the first loss is then close to ln(classes)."""
 _NAMED = 3
 """Differences that a message names before it counts the rest."""
 
@@ -101,15 +103,37 @@ def _encoder(config: ImageSide, num_classes: int, weights_dir: Path | None) -> t
     """timm's encoder with a linear head, or without one if there are 0 classes."""
     match config.weights:
         case SeedWeights():
-            return architecture(config, num_classes), LoadReport("the study's seed")
+            model, report = architecture(config, num_classes), LoadReport("the study's seed")
+            is_new = True
         case FileWeights() as wanted:
             path = verified(wanted, weights_dir)  # before the model: this is what goes wrong
             model = architecture(config, num_classes)
-            return model, _load(model, path, config.encoder)
+            report = _load(model, path, config.encoder)
+            is_new = report.reshaped_head or bool(set(head_names(model)) & set(report.missing))
         case HubWeights():
-            return _from_hub(config, num_classes)
+            model, report = _from_hub(config, num_classes)
+            is_new = report.reshaped_head
         case _:
             assert_never(config.weights)
+    if num_classes and is_new:
+        _start_head(model, config.head_start)
+    return model, report
+
+
+def _start_head(model: nn.Module, start: Literal["small", "zeros", "library"]) -> None:
+    """Draw the weights of a new classifier; its biases are 0. Its norms, if any, stay as they are."""
+    if start == "library":
+        return
+    for name in head_names(model):
+        tensor = model.get_parameter(name)
+        with torch.no_grad():
+            if tensor.ndim == 1:
+                if name.endswith("bias"):
+                    tensor.zero_()
+            elif start == "zeros":
+                tensor.zero_()
+            else:
+                tensor.normal_(std=_SMALL)
 
 
 def _clip(

@@ -19,6 +19,7 @@ from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import batch_size, class_weights, split, training_batches
 from client.training.losses import Loss, by_class
+from client.training.optimizer_state import arrays, load
 from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import attempt, take_less
 from client.training.penalty import Penalty
@@ -26,6 +27,7 @@ from client.training.precision import autocast, compute_dtype, weights_dtype
 from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
+from common.weights import Arrays
 
 MOST_IMAGES = 1024
 """Most images that are prepared, and so computed on, at once: 0.6 GB of them at 224 pixels a side."""
@@ -62,6 +64,8 @@ class TrainingResult:
     seconds: float
     micro_batch_size: int
     """Images on the device at once, after any lack of memory."""
+    optimizer_state: Arrays
+    """What the optimizer knows after the last step, by tensor; see `optimizer_state.py`."""
 
 
 def fit(
@@ -76,9 +80,11 @@ def fit(
     seed: int,
     num_classes: int,
     loss: Loss | None = None,
+    optimizer_state: Arrays | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
-    cross-entropy over the classes.
+    cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
+    starts fresh.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
@@ -96,7 +102,11 @@ def fit(
         model.to(memory_format=torch.channels_last)
     if local.compile and model._compiled_call_impl is None:  # kept on the model from round to round
         model.compile()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = list(named.values())
+    optimizer = build_optimizer(trained, local.optimizer)
+    if optimizer_state:
+        load(optimizer, named, optimizer_state)
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
     stepper = _Stepper(
         model=model,
@@ -104,7 +114,7 @@ def fit(
         local=local,
         loss=loss or by_class(local.label_smoothing),
         penalty=penalty,
-        optimizer=build_optimizer(trained, local.optimizer),
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
         device=device,
         seed=seed,
@@ -132,6 +142,7 @@ def fit(
         mean_loss=loss_sum / weight_sum,
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
+        optimizer_state=arrays(optimizer, named) if local.keeps_optimizer_state else {},
     )
 
 

@@ -1,19 +1,26 @@
 """Local state of a study: what a site keeps between rounds, on its own disk.
 
-Layers that stay local (batch norm under `batch_norm: local`) are trained round after round
-and must survive a restart of the trainer. They are kept by round: a server that lost its last
+An optimizer's running means and layers that stay local (batch norm under `batch_norm: local`) go on from round to
+round and must survive a restart of the trainer. They are kept by round: a server that lost its last
 round and asks for it again must get the same answer, so the site starts that round from
 the layers it had then. Files are replaced whole, never edited.
 """
 
 import re
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from common.config import StudyConfig
-from common.weights import Array, Arrays, load_file, save_file
+from common.log import warn
+from common.weights import Array, Arrays, digest, load_file, save_file
+
+Kind: TypeAlias = Literal["local", "optimizer"]
+_KINDS: tuple[Kind, ...] = ("local", "optimizer")
 
 _KEPT = 3
 """Rounds whose layers are kept; a server resumes from its last checkpoint, at most one back."""
+_KEPT_OPTIMIZERS = 2
+"""Rounds whose optimizer is kept. It is twice as large as the model."""
 
 
 class SiteState:
@@ -33,14 +40,37 @@ class SiteState:
         for old in sorted(self._rounds())[:-_KEPT]:
             self._path(old).unlink(missing_ok=True)
 
+    def optimizer_arrays(self, before_round: int) -> dict[str, Array] | None:
+        """State of the optimizer as the round just before left it. None in the first round, and with a warning
+        after rounds that this site missed.
+        """
+        rounds = self._rounds("optimizer")
+        if before_round - 1 in rounds:
+            return load_file(self._path(before_round - 1, "optimizer"))[0]
+        if earlier := [number for number in rounds if number < before_round]:
+            warn(
+                f"round {before_round}: the optimizer starts fresh, because this site's last round was {max(earlier)}",
+                round=before_round,
+            )
+        return None
+
+    def keep_optimizer(self, number: int, arrays: Arrays) -> None:
+        """Keep the optimizer's state after round `number`. Raises StorageError; former ones are then still there."""
+        save_file(self._path(number, "optimizer"), arrays, {"sha256": digest(arrays)})
+        for old in sorted(self._rounds("optimizer"))[:-_KEPT_OPTIMIZERS]:
+            self._path(old, "optimizer").unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Start over: a study that begins again must not find the layers of its former run."""
-        for number in self._rounds():
-            self._path(number).unlink(missing_ok=True)
+        for kind in _KINDS:
+            for number in self._rounds(kind):
+                self._path(number, kind).unlink(missing_ok=True)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"local-{number:05d}.safetensors"
+    def _path(self, number: int, kind: Kind = "local") -> Path:
+        return self.folder / f"{kind}-{number:05d}.safetensors"
 
-    def _rounds(self) -> list[int]:
-        names = (path.name for path in self.folder.glob("local-*.safetensors"))
-        return [int(match[1]) for name in names if (match := re.fullmatch(r"local-(\d+)\.safetensors", name))]
+    def _rounds(self, kind: Kind = "local") -> list[int]:
+        names = (path.name for path in self.folder.glob(f"{kind}-*.safetensors"))
+        return [
+            int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)\.safetensors", name))
+        ]

@@ -95,6 +95,10 @@ class ImageSide(Frozen):
     """Width and height of the model's input. None: the size the encoder was made for."""
     weights: StartWeights = SeedWeights()
     """Weights that training starts from."""
+    head_start: Literal["small", "zeros", "library"] = "small"
+    """Weights that a new classifier starts from: `small` normal ones of standard deviation 0.01, all `zeros`, or those
+    of the `library`. timm starts some families with weights 14 times as large, and the first gradients then damage a
+    pretrained encoder. A classifier that a file of weights brings along stays as it is."""
     trainable: Literal["all", "head"] | LastBlocks = "all"
     """Which weights are trained and sent: all, the head only, or the head and the last groups of layers."""
     batch_norm: Literal["aggregate", "local"] = "aggregate"

@@ -129,7 +129,10 @@ class LocalConfig(Frozen):
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Images on the device at once; gradients add up to `batch_size`. None: the whole batch."""
     optimizer: Optimizer = Sgd()
-    """Optimizer at the sites. It starts fresh in every round."""
+    """Optimizer at the sites."""
+    optimizer_state: Literal["keep", "fresh"] | None = None
+    """What becomes of the optimizer's running means between two rounds. `keep`: they stay at the site, on its disk.
+    `fresh`: every round begins without any. None: `keep` for all but SGD, whose momentum is of the last few steps."""
     schedule: Schedule = Constant()
     """The learning rate over the whole study, not over one round."""
     clip_grad_norm: Positive | None = None
@@ -168,6 +171,13 @@ class LocalConfig(Frozen):
                 "sampling=weighted draws images, batch_size=all takes each once; set a batch size, or class_weights"
             )
         return self
+
+    @property
+    def keeps_optimizer_state(self) -> bool:
+        """Whether the optimizer's state stays at the site from round to round."""
+        if self.optimizer_state is not None:
+            return self.optimizer_state == "keep"
+        return not isinstance(self.optimizer, Sgd)
 
     @property
     def num_epochs(self) -> int | None:
