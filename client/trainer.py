@@ -353,7 +353,7 @@ class Trainer:
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
-            loss=losses.of_study(study.model, study.local),
+            loss=losses.of_study(study.model, study.local, setup.store.class_counts("train")),
             optimizer_state=setup.state.optimizer_arrays(plan.round)
             if study.local.keeps_optimizer_state
             else None,

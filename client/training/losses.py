@@ -6,7 +6,7 @@ of j. They see one micro-batch at a time, as batch normalisation does, so smalle
 images to compare with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, assert_never
 
 import torch
@@ -15,23 +15,65 @@ from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 from common.config import ClassifierConfig, LocalConfig, ModelConfig
 
+_NEVER = -1e4
+"""Added to a logit, it leaves no probability, in any number format."""
+
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(logits_BC, labels_B, weights_C)`: the sum over the images, each times its class's weight."""
 
 
-def of_study(model: ModelConfig, local: LocalConfig) -> Loss:
-    """The loss that the study chose."""
+def of_study(model: ModelConfig, local: LocalConfig, class_counts: Sequence[int]) -> Loss:
+    """The loss that the study chose; `class_counts` are the site's training images by class."""
     if isinstance(model, ClassifierConfig):
-        return by_class(local.label_smoothing)
+        return _over_classes(local, class_counts)
     match model.loss:
         case "class":
-            return by_class(local.label_smoothing)
+            return _over_classes(local, class_counts)
         case "contrastive":
             return contrastive
         case "supervised_contrastive":
             return supervised_contrastive
         case _:
             assert_never(model.loss)
+
+
+def _over_classes(local: LocalConfig, class_counts: Sequence[int]) -> Loss:
+    match local.loss:
+        case "cross_entropy":
+            return by_class(local.label_smoothing)
+        case "balanced_softmax":
+            return balanced_softmax(class_counts, local.label_smoothing)
+        case "focal":
+            return focal()
+        case _:
+            assert_never(local.loss)
+
+
+def balanced_softmax(class_counts: Sequence[int], label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy with each class's logit raised by the logarithm of its images at this site.
+
+    The network then learns what tells classes apart, not how frequent they are here (Ren et al. 2020,
+    arXiv:2007.10740, eq. 4; logit adjustment, Menon et al. 2021, arXiv:2007.07314). A class without images here is
+    left out of the softmax, so a site does not teach the network that it never occurs.
+    """
+    counts_C = torch.tensor(class_counts, dtype=torch.float64)
+    prior_C = counts_C.clamp(min=1).log().masked_fill(counts_C == 0, _NEVER)
+    plain = by_class(label_smoothing)
+
+    def loss(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+        return plain(logits_BC + prior_C.to(logits_BC), labels_B, weights_C)
+
+    return loss
+
+
+def focal(gamma: float = 2.0) -> Loss:
+    """Cross-entropy times (1 - p)^gamma, p the probability of the right class (Lin et al. 2017, arXiv:1708.02002)."""
+
+    def loss(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+        right_B = log_softmax(logits_BC, dim=1).gather(1, labels_B[:, None]).squeeze(1)
+        return -(weights_C[labels_B] * (1 - right_B.exp()) ** gamma * right_B).sum()
+
+    return loss
 
 
 def by_class(label_smoothing: float = 0.0) -> Loss:

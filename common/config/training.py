@@ -139,6 +139,10 @@ class LocalConfig(Frozen):
     """A gradient with a larger Euclidean norm is shrunk to this one. None: it is not."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a label's weight that is spread over all classes."""
+    loss: Literal["cross_entropy", "balanced_softmax", "focal"] = "cross_entropy"
+    """Loss over the classes. `balanced_softmax` takes the site's own class frequencies out of it, and classes that the
+    site does not have (Ren et al. 2020, arXiv:2007.10740). `focal` looks at hard images (Lin et al. 2017,
+    arXiv:1708.02002)."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: inverse class frequency, from the site's own counts."""
     sampling: Literal["shuffled", "weighted"] = "shuffled"
@@ -166,6 +170,15 @@ class LocalConfig(Frozen):
             raise ValueError(
                 "sampling=weighted and class_weights=balanced both make up for rare classes; keep one"
             )
+        if self.loss == "balanced_softmax" and (
+            self.class_weights == "balanced" or self.sampling == "weighted"
+        ):
+            raise ValueError(
+                "loss=balanced_softmax makes up for rare classes, as class_weights=balanced and sampling=weighted do; "
+                "keep one"
+            )
+        if self.loss == "focal" and self.label_smoothing > 0:
+            raise ValueError("loss=focal has no label_smoothing; set it to 0, or take another loss")
         if self.sampling == "weighted" and self.batch_size == "all":
             raise ValueError(
                 "sampling=weighted draws images, batch_size=all takes each once; set a batch size, or class_weights"

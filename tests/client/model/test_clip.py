@@ -84,7 +84,7 @@ def test_one_of_each_family_takes_a_step_under_each_loss(encoder, size, generate
             device=torch.device("cpu"),
             seed=1,
             num_classes=3,
-            loss=losses.of_study(clip(loss=kind), local),
+            loss=losses.of_study(clip(loss=kind), local, (2, 2, 2)),
         )
         assert math.isfinite(fitted.mean_loss)
         assert not torch.equal(built.model.head.projection.weight, before)

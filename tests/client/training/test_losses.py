@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from client.training.losses import by_class, contrastive, of_study, supervised_contrastive
+from client.training.losses import (
+    balanced_softmax,
+    by_class,
+    contrastive,
+    focal,
+    of_study,
+    supervised_contrastive,
+)
 from common.config import ClassifierConfig, ClipConfig, LocalConfig, RandomText
 
 A, B, C = 2.0, 1.0, 3.0
@@ -95,8 +102,31 @@ def test_the_study_chooses():
         kind: ClipConfig(encoder="x", text=RandomText(), loss=kind)
         for kind in ("contrastive", "supervised_contrastive")
     }
-    assert of_study(clip["contrastive"], LocalConfig()) is contrastive
-    assert of_study(clip["supervised_contrastive"], LocalConfig()) is supervised_contrastive
-    smooth = of_study(ClassifierConfig(encoder="x"), LocalConfig(label_smoothing=0.1))
+    assert of_study(clip["contrastive"], LocalConfig(), (2, 1)) is contrastive
+    assert of_study(clip["supervised_contrastive"], LocalConfig(), (2, 1)) is supervised_contrastive
+    smooth = of_study(ClassifierConfig(encoder="x"), LocalConfig(label_smoothing=0.1), (2, 1))
     expected = cross_entropy(logits(), LABELS_B, label_smoothing=0.1, reduction="sum")
     assert torch.equal(smooth(logits(), LABELS_B, EVEN_C), expected)
+
+
+# --- over classes, for sites whose classes are not alike -----------------------------------------
+
+
+def test_a_balanced_softmax_adds_the_logarithm_of_the_classes_images_by_hand():
+    """Equal logits, 1 and 3 images: the rare class has a probability of 1/4 in training, the other 3/4."""
+    logits = torch.zeros(2, 2, dtype=torch.float64)
+    loss = balanced_softmax((1, 3))(logits, torch.tensor([0, 1]), torch.ones(2, dtype=torch.float64))
+    assert float(loss) == pytest.approx(-math.log(1 / 4) - math.log(3 / 4))
+
+
+def test_a_class_that_the_site_does_not_have_gets_no_gradient():
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    balanced_softmax((2, 2, 0))(logits, torch.tensor([0]), torch.ones(3, dtype=torch.float64)).backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[-0.5, 0.5, 0.0]]
+
+
+def test_a_focal_loss_by_hand():
+    """A probability of 1/2: (1 - 1/2)^2 ln 2."""
+    loss = focal()(torch.zeros(1, 2), torch.tensor([0]), torch.ones(2))
+    assert float(loss) == pytest.approx(math.log(2) / 4)
