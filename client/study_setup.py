@@ -13,7 +13,7 @@ from client.config import SiteConfig
 from client.data.readers import read
 from client.data.splitting import kept_split
 from client.data.store import ImageStore
-from client.governance import policy
+from client.governance import small_cells
 from client.images import Preprocessing
 from client.model import build, parameters
 from client.training.local_state import SiteState
@@ -60,7 +60,7 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
             f"{error} But study {study.name} asks this site only to score the model, which takes no split: set "
             "`split: {kind: none, all: test}`."
         ) from error
-    manifest = policy.usable(split, site.policy)
+    manifest = small_cells.usable(split, site.policy)
     if num_left_out := len(split.rows) - len(manifest.rows):
         log.event(f"policy: {num_left_out} of {len(split.rows)} images are left out")
     store = ImageStore.build(manifest, built.preprocessing, site.cache, site.state_dir, site.threads)

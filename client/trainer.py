@@ -19,8 +19,17 @@ import numpy as np
 import torch
 
 from client.config import SiteConfig
-from client.governance import approval, audit, failure_report, image_hashes, policy
+from client.governance import (
+    approval,
+    audit,
+    audit_fields,
+    failure_report,
+    image_hashes,
+    policy,
+    small_cells,
+)
 from client.governance.contract import Contract
+from client.governance.hash_chain import Fields
 from client.heads import features, steps
 from client.model import parameters
 from client.study_setup import StudySetup, first_weights, set_up
@@ -46,7 +55,7 @@ class Answered:
 
     plan_id: str
     reply: bytes
-    audit_fields: audit.Fields
+    audit_fields: Fields
     """Entry of the audit log."""
 
 
@@ -103,7 +112,7 @@ class Trainer:
                 if isinstance(answer, wire.ApprovalAnswer):  # never kept: a person may decide at any moment
                     self._note_approval(request, answer, reply)
                     return reply
-                self._answered = Answered(plan_id, reply, audit.sent(reply, answer))
+                self._answered = Answered(plan_id, reply, audit_fields.sent(reply, answer))
             self._audit.append("sent", self._answered.audit_fields)
         except Exception as error:  # only the kind of an error may leave
             return self._fail(error, plan_id)
@@ -116,21 +125,23 @@ class Trainer:
             plan = codec.from_bytes(request)
         finally:
             if self._undecided is None or self._undecided.request != _sha256(request):
-                self._audit.append("plan", audit.received(request, plan))
+                self._audit.append("plan", audit_fields.received(request, plan))
         return plan
 
     def _note_approval(self, request: bytes, answer: wire.ApprovalAnswer, reply: bytes) -> None:
         undecided = Undecided(_sha256(request), _sha256(reply))
         if undecided != self._undecided:
-            self._audit.append("sent", audit.sent(reply, answer))
+            self._audit.append("sent", audit_fields.sent(reply, answer))
         self._undecided = undecided
 
     def _fail(self, error: Exception, plan_id: str) -> bytes:
         failure = failure_report.failure(error, plan_id, self._site.name)
         reply = codec.to_bytes(failure)
         try:
-            self._audit.append("refusal" if failure.error == "policy" else "failure", audit.failed(failure))
-            self._audit.append("sent", audit.sent(reply, failure))
+            self._audit.append(
+                "refusal" if failure.error == "policy" else "failure", audit_fields.failed(failure)
+            )
+            self._audit.append("sent", audit_fields.sent(reply, failure))
         except StorageError as unwritten:  # an unrecorded failure must not leave
             return codec.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
@@ -294,7 +305,7 @@ class Trainer:
             preprocessing=setup.preprocessing.model_dump(mode="json"),
             train_counts=train,
             test_counts=test,
-            withheld=policy.withholds(self._site.policy),
+            withheld=small_cells.withholds(self._site.policy),
             device=device_name(self._device),
             images=setup.store.summary(self._site.policy.min_cell),
             weights=first_weights(setup, self._site) if plan.want_weights else {},

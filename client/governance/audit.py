@@ -12,99 +12,28 @@ An answer is written to the disk before it is handed to the gateway; an answer t
 recorded does not leave. After a power cut the last line may be torn. Nothing is ever removed:
 the torn piece stays where it is, and the next line records its hash.
 
-A line never holds a path, a file name or anything about a patient: only what the server sent or
-gets, sizes, counts that left, hashes and case numbers.
+The chain itself is `hash_chain.py`, what the lines say `audit_fields.py`.
 """
 
 import fcntl
-import hashlib
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, assert_never
+from typing import BinaryIO
 
-from pydantic import JsonValue
-
-from common import json_text, log, wire
+from client.governance.hash_chain import CHANGED, BrokenError, Chain, Fields, follow, line_after, whole
+from common import log
 from common.errors import StorageError
 from common.polling import wait_until
-from common.weights import digest
 
 FILE = "audit.jsonl"
 """Name of the log in the site's `state_dir`."""
 
-Fields: TypeAlias = Mapping[str, JsonValue]
-
-_NO_LINE = "0" * 64
-"""Stands for the hash of the line before the first one."""
-_END = re.compile(rb'(.+),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 _REMEMBERED = timedelta(days=2)
 _LOCK_S = 30.0
-
-
-# --- the chain -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chain:
-    """State of the hash chain after the lines read so far."""
-
-    num_lines: int = 0
-    head: str = _NO_LINE
-    """Hash of the last whole line."""
-    torn: str | None = None
-    """SHA-256 of the last line if it is not whole; the next one must record it."""
-    num_torn: int = 0
-
-
-_CHANGED = "it was changed after it was written"
-
-
-class _BrokenError(Exception):
-    """A line was changed, removed or inserted; `line` counts from 1."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(reason)
-        self.line = line
-
-
-def line_after(head: str, fields: Fields) -> bytes:
-    """One line of the log, with the end of line, that follows the line with this hash."""
-    body = json.dumps({"previous": head, **fields}, separators=(",", ":"))[:-1].encode()
-    return body + b',"hash":"' + _hash(body).encode() + b'"}\n'
-
-
-def _follow(chain: Chain, line: bytes) -> tuple[Chain, Fields]:
-    """The chain with one more line, given without its end, and the line's fields."""
-    number, fields = chain.num_lines + 1, _whole(line)
-    if chain.torn is not None and (fields.get("event") != "torn" or fields.get("sha256") != chain.torn):
-        raise _BrokenError(chain.num_lines, _CHANGED)
-    if not fields:
-        return replace(chain, num_lines=number, torn=_hash(line), num_torn=chain.num_torn + 1), {}
-    if fields["previous"] != chain.head:
-        raise _BrokenError(number, "it does not follow the line before: one was removed, inserted or changed")
-    return replace(chain, num_lines=number, head=str(fields["hash"]), torn=None), fields
-
-
-def _whole(line: bytes) -> Fields:
-    """Fields of a line, none if its own hash does not fit."""
-    match = _END.fullmatch(line)
-    if match is None or _hash(match[1]).encode() != match[2]:
-        return {}
-    try:
-        fields: dict[str, JsonValue] = json_text.loads(line)
-    except ValueError:  # a key stands twice: no line that this program wrote
-        return {}
-    return fields
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 # --- detecting edits -----------------------------------------------------------------------
@@ -126,21 +55,21 @@ class Verdict:
 
 def verify(path: Path, expected: str | None = None) -> Verdict:
     """Read the whole log; `expected` is a hash that was noted down earlier. Raises StorageError."""
-    whole, seen, problem = Chain(), expected is None, None
+    last_whole, seen, problem = Chain(), expected is None, None
     num_lines = 0
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
         try:
             for chain in _chains(file):
                 num_lines = chain.num_lines
-                whole = chain if chain.torn is None else whole
+                last_whole = chain if chain.torn is None else last_whole
                 seen = seen or chain.head == expected
-        except _BrokenError as broken:
+        except BrokenError as broken:
             num_lines, problem = broken.line - 1, f"line {broken.line} of {path.name}: {broken}"
     if problem is None and not seen:
         problem = (
             f"no line of {path.name} has the hash {expected}; lines were cut off, or all were written again"
         )
-    return Verdict(num_lines, whole.num_torn, whole.head, problem)
+    return Verdict(num_lines, last_whole.num_torn, last_whole.head, problem)
 
 
 def show(path: Path) -> Iterator[str]:
@@ -148,7 +77,7 @@ def show(path: Path) -> Iterator[str]:
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
         lines = file.read().removesuffix(b"\n").split(b"\n")  # at once: the trainer waits for the lock
     for line in lines:
-        fields = _whole(line)
+        fields = whole(line)
         shown = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in _NOT_SHOWN)
         yield f"{fields['time']}  {fields['event']}: {shown}" if fields else "(a torn line, or an edited one)"
 
@@ -159,22 +88,22 @@ def events(path: Path) -> Iterator[Fields]:
         return
     with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as file:
         lines = file.read().removesuffix(b"\n").split(b"\n")
-    yield from (fields for line in lines if (fields := _whole(line)))
+    yield from (fields for line in lines if (fields := whole(line)))
 
 
 _NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint", "arrays", "asked"}
 
 
 def _chains(file: BinaryIO) -> Iterator[Chain]:
-    """The chain after each line of a whole log. Raises _BrokenError."""
+    """The chain after each line of a whole log. Raises BrokenError."""
     chain = Chain()
     for line in file:
         if not line.endswith(b"\n"):
-            raise _BrokenError(chain.num_lines + 1, _NO_END)
-        chain, _ = _follow(chain, line[:-1])
+            raise BrokenError(chain.num_lines + 1, _NO_END)
+        chain, _ = follow(chain, line[:-1])
         yield chain
     if chain.torn is not None:
-        raise _BrokenError(chain.num_lines, _CHANGED)
+        raise BrokenError(chain.num_lines, CHANGED)
 
 
 _NO_END = "it has no end; a power cut does that, and the trainer notes it at its next plan. So does an edit"
@@ -212,7 +141,7 @@ class Audit:
             tail = self._catch_up(file)
             chain, start = self._chain, b""
             if tail:
-                chain, _ = _follow(chain, tail)
+                chain, _ = follow(chain, tail)
                 start = b"\n"
             now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
             if chain.torn is not None:
@@ -220,7 +149,7 @@ class Audit:
                     f"line {chain.num_lines} of {self._path.name} is torn; it stays, and the next line records its hash"
                 )
                 record = line_after(chain.head, {"time": now, "event": "torn", "sha256": chain.torn})
-                chain, _ = _follow(chain, record[:-1])
+                chain, _ = follow(chain, record[:-1])
                 start += record
             line = line_after(chain.head, {"time": now, "event": event, **fields})
             self._write(file.fileno(), start + line)
@@ -247,8 +176,8 @@ class Audit:
             if not line.endswith(b"\n"):
                 return line
             try:
-                self._chain, fields = _follow(self._chain, line[:-1])
-            except _BrokenError as broken:
+                self._chain, fields = follow(self._chain, line[:-1])
+            except BrokenError as broken:
                 raise StorageError(f"line {broken.line} of {self._path}: {broken}. {_WHAT_TO_DO}") from None
             self._read_up_to += len(line)
             self._remember(fields)
@@ -313,91 +242,3 @@ def _is_locked(file: BinaryIO, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-# --- what the lines say ----------------------------------------------------------------------
-
-
-def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
-    """Of what came from the server; None: it could not be read."""
-    size: Fields = {"bytes": len(request), "sha256": _hash(request)}
-    match plan:
-        case None:
-            return {"kind": "unreadable", **size}
-        case wire.ApprovalPlan() | wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
-            study = plan.study
-            about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
-            if isinstance(plan, wire.RoundPlan):
-                about = {**about, "round": plan.round, "train": plan.train}
-            if isinstance(plan, wire.HeadPlan):
-                asked = plan.step.model_dump(mode="json")
-                about = {**about, "round": plan.round, "step": plan.step.kind, "asked": asked}
-            if isinstance(plan, wire.OverlapPlan):
-                about = {**about, "shared": len(plan.shared)}
-            arrays = wire.arrays_of(plan)
-            about = {**about, "arrays": digest(arrays)} if arrays else about
-            return {**_message(plan), **about, **size}
-        case (
-            wire.ApprovalAnswer()
-            | wire.Enrolment()
-            | wire.RoundAnswer()
-            | wire.HeadAnswer()
-            | wire.OverlapAnswer()
-            | wire.Failure()
-        ):
-            return {**_message(plan), **size}
-        case _:
-            assert_never(plan)
-
-
-def sent(reply: bytes, answer: wire.Answer) -> Fields:
-    """Fields of a message that is about to leave."""
-    size: Fields = {"bytes": len(reply), "sha256": _hash(reply)}
-    match answer:
-        case wire.ApprovalAnswer():
-            reason: Fields = {"reason": answer.reason} if answer.reason else {}
-            return {**_message(answer), "decision": answer.decision, **reason, **size}
-        case wire.Enrolment():
-            counts: dict[str, JsonValue] = {"train": [*answer.train_counts], "test": [*answer.test_counts]}
-            return {**_message(answer), **size, "counts": counts}
-        case wire.RoundAnswer():
-            scored = answer.score.confusion_CC.sum(axis=1).tolist()
-            counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
-            seconds = round(answer.train_s + answer.evaluate_s, 3)
-            return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}
-        case wire.OverlapAnswer():
-            hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
-            return {**_message(answer), **size, "hashes": hashes}
-        case wire.HeadAnswer():
-            behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
-            about: Fields = {"round": answer.round, "step": answer.step}
-            return {
-                **_message(answer),
-                **about,
-                **size,
-                "counts": behind,
-                "seconds": round(answer.seconds, 3),
-            }
-        case wire.Failure():
-            return {**_message(answer), **size}
-        case _:
-            assert_never(answer)
-
-
-def failed(failure: wire.Failure) -> Fields:
-    """Fields of a plan that was not carried out."""
-    about: Fields = {"plan_id": failure.plan_id, "error": failure.error}
-    if failure.case:
-        about = {**about, "case": failure.case}
-    return {**about, "reason": failure.reason} if failure.reason else about
-
-
-def _message(message: wire.Plan | wire.Answer) -> Fields:
-    names: Iterable[str] = wire.arrays_of(message)
-    tensors = sorted(names)
-    return {
-        "plan_id": message.plan_id,
-        "kind": message.kind,
-        "tensors": len(tensors),
-        "tensor_names": _hash("\n".join(tensors).encode()),
-    }

@@ -1,4 +1,4 @@
-"""The site's policy, applied: plans outside it are refused, and small cells stay at the site.
+"""The site's policy, applied: plans outside it are refused. What is left out of the images is in `small_cells.py`.
 
 A plan is compared with the site's own YAML before anything is built or read, and once more
 when model and images are known. All violations are reported at once. The server learns which
@@ -6,14 +6,10 @@ rules refuse and what the *study* asks for. It never learns the policy's limits 
 site holds. One exception is the next opening time, because a server needs it to try again.
 The limits are written to the site's own log.
 
-Small cells are left out, not masked: images of a class with too few patients are neither
-counted, trained on nor scored. Withholding the count alone would not help, because a delta
-shows which classes it was trained on. Images left out everywhere also keep the sums
-consistent, so the server can compare scores with the enrolled counts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -22,7 +18,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from client.config import Hours, PolicyConfig
-from client.data.manifest import ImageRow, Manifest
 from common import wire
 from common.config import HubWeights, LocalConfig, StudyConfig
 from common.errors import PolicyRefusal
@@ -366,27 +361,7 @@ def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:
     return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.built.layout.values())
 
 
-# --- what is withheld -----------------------------------------------------------------------
-
-
-def withholds(policy: PolicyConfig) -> bool:
-    """Whether counts may leave something out. Depends on the policy alone, so it reveals nothing about the images."""
-    return policy.min_cell is not None or not policy.scores
-
-
-def usable(manifest: Manifest, policy: PolicyConfig) -> Manifest:
-    """The images of a split manifest that may be counted, trained on and scored."""
-    if not withholds(policy):
-        return manifest
-    cells: dict[tuple[str, str | None], set[object]] = {}
-    for number, row in enumerate(manifest.rows):
-        cells.setdefault((row.label, row.split), set()).add(row.group or number)
-
-    def stays(row: ImageRow) -> bool:
-        is_small = policy.min_cell is not None and len(cells[row.label, row.split]) < policy.min_cell
-        return not is_small and (policy.scores or row.split != "test")
-
-    return replace(manifest, rows=tuple(row for row in manifest.rows if stays(row)))
+# --- answers -----------------------------------------------------------------------------------
 
 
 def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from client.governance import approval, audit
 from client.governance.contract import CONTRACT
+from client.governance.hash_chain import Fields
 from common.network import unix_sockets
 from common.spans import format_span
 
@@ -42,14 +43,14 @@ def describe(name: str, state_dir: Path, socket: Path | None, now: datetime | No
     return "\n".join(lines)
 
 
-def summarize(events: Iterable[audit.Fields], now: datetime) -> list[str]:
+def summarize(events: Iterable[Fields], now: datetime) -> list[str]:
     """Lines on the current work and, by study, on what has left, from the audit log's entries."""
     by_study: dict[str, Sent] = {}
     studies: dict[str, str] = {}  # by plan
     answered: set[str] = set()
     answered_before = False
-    open_plan: audit.Fields | None = None
-    last: audit.Fields | None = None
+    open_plan: Fields | None = None
+    last: Fields | None = None
     for fields in events:
         last, plan_id = fields, str(fields.get("plan_id"))
         if fields["event"] == "plan" and "study" in fields:
@@ -81,7 +82,7 @@ def summarize(events: Iterable[audit.Fields], now: datetime) -> list[str]:
     return [_doing(open_plan, last, now), *(_study(name, left) for name, left in by_study.items())]
 
 
-def _doing(open_plan: audit.Fields | None, last: audit.Fields, now: datetime) -> str:
+def _doing(open_plan: Fields | None, last: Fields, now: datetime) -> str:
     if open_plan is None:
         return f"waits for a plan, since {_since(last, now)}"
     what = f"round {open_plan['round']}" if "round" in open_plan else "the set-up"
@@ -102,7 +103,7 @@ def _study(name: str, left: Sent) -> str:
     return f"  study {name}: {sent}{rounds}, have left{last}{others}"
 
 
-def _since(fields: audit.Fields, now: datetime) -> str:
+def _since(fields: Fields, now: datetime) -> str:
     then = datetime.fromisoformat(str(fields["time"]))
     seconds = max(0.0, (now - then).total_seconds())
     return f"{then:%Y-%m-%d %H:%M:%S} UTC ({format_span(seconds)})"

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from client.governance import audit
-from client.governance.audit import FILE, Audit, Verdict, failed, received, sent, verify
+from client.governance import audit, hash_chain
+from client.governance.audit import FILE, Audit, Verdict, verify
+from client.governance.audit_fields import failed, received, sent
 from common import wire
 from common.errors import StorageError
 from common.metrics import count
@@ -91,7 +92,7 @@ def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
         (lambda kept: [kept[0], b"{}\n", *kept[1:]], 2),
         (lambda kept: [*kept[:-1], kept[-1].replace(b'"bytes":2', b'"bytes":9')], 3),
         (lambda kept: [*kept[:-1], kept[-1][:-1]], 3),
-        (lambda kept: [*kept[:2], audit.line_after(ZEROS, {"event": "sent"})], 3),
+        (lambda kept: [*kept[:2], hash_chain.line_after(ZEROS, {"event": "sent"})], 3),
         (lambda kept: [*kept[:2], two_in_one(kept[1], kept[2]), kept[2]], 3),
     ],
     ids=[

@@ -25,8 +25,8 @@ from client.governance.policy import (
     epochs,
     is_open,
     next_opening,
-    usable,
 )
+from client.governance.small_cells import usable
 from common import wire
 from common.config import LocalConfig, StudyConfig
 from common.errors import ConfigError, PolicyRefusal

@@ -1,0 +1,99 @@
+"""Fields of the audit log's lines: what came, what left, what was not carried out.
+
+A line never holds a path, a file name or anything about a patient: only what the server sent or gets, sizes,
+counts that left, hashes and case numbers.
+"""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from pydantic import JsonValue
+
+from client.governance.hash_chain import Fields, sha256
+from common import wire
+from common.weights import digest
+
+
+def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
+    """Of what came from the server; None: it could not be read."""
+    size: Fields = {"bytes": len(request), "sha256": sha256(request)}
+    match plan:
+        case None:
+            return {"kind": "unreadable", **size}
+        case wire.ApprovalPlan() | wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
+            study = plan.study
+            about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
+            if isinstance(plan, wire.RoundPlan):
+                about = {**about, "round": plan.round, "train": plan.train}
+            if isinstance(plan, wire.HeadPlan):
+                asked = plan.step.model_dump(mode="json")
+                about = {**about, "round": plan.round, "step": plan.step.kind, "asked": asked}
+            if isinstance(plan, wire.OverlapPlan):
+                about = {**about, "shared": len(plan.shared)}
+            arrays = wire.arrays_of(plan)
+            about = {**about, "arrays": digest(arrays)} if arrays else about
+            return {**_message(plan), **about, **size}
+        case (
+            wire.ApprovalAnswer()
+            | wire.Enrolment()
+            | wire.RoundAnswer()
+            | wire.HeadAnswer()
+            | wire.OverlapAnswer()
+            | wire.Failure()
+        ):
+            return {**_message(plan), **size}
+        case _:
+            assert_never(plan)
+
+
+def sent(reply: bytes, answer: wire.Answer) -> Fields:
+    """Fields of a message that is about to leave."""
+    size: Fields = {"bytes": len(reply), "sha256": sha256(reply)}
+    match answer:
+        case wire.ApprovalAnswer():
+            reason: Fields = {"reason": answer.reason} if answer.reason else {}
+            return {**_message(answer), "decision": answer.decision, **reason, **size}
+        case wire.Enrolment():
+            counts: dict[str, JsonValue] = {"train": [*answer.train_counts], "test": [*answer.test_counts]}
+            return {**_message(answer), **size, "counts": counts}
+        case wire.RoundAnswer():
+            scored = answer.score.confusion_CC.sum(axis=1).tolist()
+            counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
+            seconds = round(answer.train_s + answer.evaluate_s, 3)
+            return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}
+        case wire.OverlapAnswer():
+            hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
+            return {**_message(answer), **size, "hashes": hashes}
+        case wire.HeadAnswer():
+            behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
+            about: Fields = {"round": answer.round, "step": answer.step}
+            return {
+                **_message(answer),
+                **about,
+                **size,
+                "counts": behind,
+                "seconds": round(answer.seconds, 3),
+            }
+        case wire.Failure():
+            return {**_message(answer), **size}
+        case _:
+            assert_never(answer)
+
+
+def failed(failure: wire.Failure) -> Fields:
+    """Fields of a plan that was not carried out."""
+    about: Fields = {"plan_id": failure.plan_id, "error": failure.error}
+    if failure.case:
+        about = {**about, "case": failure.case}
+    return {**about, "reason": failure.reason} if failure.reason else about
+
+
+def _message(message: wire.Plan | wire.Answer) -> Fields:
+    names: Iterable[str] = wire.arrays_of(message)
+    tensors = sorted(names)
+    return {
+        "plan_id": message.plan_id,
+        "kind": message.kind,
+        "tensors": len(tensors),
+        "tensor_names": sha256("\n".join(tensors).encode()),
+    }
