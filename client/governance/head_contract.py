@@ -14,16 +14,13 @@ from common.config.heads import (
     FederatedHead,
     HeadsConfig,
     Iterated,
-    Lda,
-    LinearSvm,
     Logistic,
     NaiveBayes,
-    NearestMean,
     RffSvm,
-    Ridge,
     Vote,
 )
 from common.heads import Fourier, HeadForm, below
+from common.heads.needs import moments_of
 from common.weights import Arrays
 from common.wire import head_steps
 
@@ -117,11 +114,11 @@ def _sums(
             yield f"sums under {name!r}, which no head of the study needs"
         return
     head = federated.get(name)
-    allowed = _moments(head)
-    if head is None or allowed is None:
+    needed = None if head is None else moments_of(head)
+    if head is None or needed is None:
         yield f"sums under {name!r}, which no head of the study needs"
         return
-    if view.moments not in ("none", allowed) or (view.squares and not isinstance(head, NaiveBayes)):
+    if view.moments not in ("none", needed[0]) or (view.squares and not isinstance(head, NaiveBayes)):
         yield f"sums of {name!r} in more detail than the head needs"
     yield from _fourier(plan, name, view.fourier, head)
 
@@ -158,21 +155,6 @@ def _fourier(plan: wire.HeadPlan, name: str, fourier: Fourier | None, head: Fede
     )
     if not fits:
         yield f"{name!r} under another map than the study's"
-
-
-def _moments(head: FederatedHead | None) -> str | None:
-    """Second moments that a head needs at most; None for a head without sums of its own."""
-    match head:
-        case None | Vote():
-            return None
-        case NearestMean() | NaiveBayes():
-            return "none"
-        case Lda() | Ridge():
-            return "float64"
-        case LinearSvm() | Logistic() | RffSvm():
-            return "float32"
-        case _:
-            assert_never(head)
 
 
 def _twice(names: list[str]) -> Iterator[str]:

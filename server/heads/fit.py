@@ -33,6 +33,7 @@ from common.config.heads import (
 )
 from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
+from common.heads.needs import moments_of
 from common.weights import Array
 from common.wire import head_steps
 from server.aggregation.update import limited_weights
@@ -42,7 +43,7 @@ from server.heads.record import HeadsRecord
 from server.heads.scoring import scored
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
-from server.heads.sums import added, moments_of, usual_width, weighed, width_of
+from server.heads.sums import added, usual_width, weighed, width_of
 from server.rounds import participation
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState

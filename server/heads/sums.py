@@ -4,46 +4,14 @@ The functions are pure: which messages are sent, and what happens without a quor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, assert_never
 
 import numpy as np
 
 from common import wire
-from common.config.heads import (
-    FederatedHead,
-    Lda,
-    LinearSvm,
-    Logistic,
-    NaiveBayes,
-    NearestMean,
-    RffSvm,
-    Ridge,
-    Vote,
-)
 from common.heads import Floats, square
 from common.weights import Array
 from common.wire import head_steps
 from server.heads.solvers import Statistics
-
-
-def moments_of(head: FederatedHead) -> tuple[Literal["none", "float32", "float64"], bool] | None:
-    """Precision of the second moments that a head needs, and whether images are weighted by class.
-
-    None for a vote, which needs no sums.
-    """
-    match head:
-        case NearestMean() | NaiveBayes():
-            return "none", False
-        case Lda(priors=priors):
-            return "float64", priors == "equal"
-        case Ridge(class_weights=weights):
-            return "float64", weights == "balanced"
-        case LinearSvm() | Logistic() | RffSvm():
-            return "float32", head.class_weights == "balanced"
-        case Vote():
-            return None
-        case _:
-            assert_never(head)
 
 
 def width_of(answer: wire.HeadAnswer, view: str) -> int:
