@@ -59,9 +59,12 @@ class Contract:
         return self._agreed.run
 
     def starts_again(self, plan: wire.Plan) -> bool:
-        """True if the plan begins the study again although rounds of it were answered."""
-        begins = isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan) and plan.first_round == 1
-        return begins and bool(self._agreed.questions)
+        """True if the plan begins the study again although rounds of it were answered.
+
+        After round 1 alone it is the same run: a server that was killed before its first checkpoint asks the same.
+        """
+        answered = max(self._agreed.questions, default=0)
+        return isinstance(plan, wire.EnrolPlan) and plan.first_round == 1 and answered > 1
 
     def runs_under(self, approval: str) -> int:
         """Runs that were begun under this approval."""

@@ -69,6 +69,8 @@ def test_after_the_closing_scores_no_round_trains(make_study: MakeStudy, tmp_pat
 def test_a_new_run_forgets_the_answers_and_is_counted(make_study: MakeStudy, tmp_path: Path) -> None:
     study, contract = make_study(), Contract(tmp_path)
     taken(contract, enrol(study), enrol(study), train(study, 1), approval="Monday")
+    assert not contract.starts_again(enrol(study))  # a server killed before its first checkpoint
+    taken(contract, enrol(study), train(study, 1), train(study, 2), approval="Monday")
     assert contract.starts_again(enrol(study))
     assert contract.runs_under("Monday") == 1  # an enrolment alone is no run that is over
     taken(contract, enrol(study), train(study, 1, OTHERS), approval="Monday")
