@@ -64,7 +64,7 @@ class Contract:
         After round 1 alone it is the same run: a server that was killed before its first checkpoint asks the same.
         """
         answered = max(self._agreed.questions, default=0)
-        return isinstance(plan, wire.EnrolPlan) and plan.first_round == 1 and answered > 1
+        return isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan) and plan.first_round == 1 and answered > 1
 
     def runs_under(self, approval: str) -> int:
         """Runs that were begun under this approval."""
