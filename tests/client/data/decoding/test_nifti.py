@@ -136,7 +136,7 @@ def test_four_axes_with_one_volume_are_one_volume(tmp_path):
     [
         (DICOM.read_bytes(), "no NIfTI-1 file but a DICOM file"),
         (b"<!DOCTYPE html><html>sign in</html>", "no NIfTI-1 file but a web page"),
-        (gzip.compress(gzip.compress(bytes(999))), "no NIfTI-1 file but a gzip file"),
+        (gzip.compress(gzip.compress(bytes(999), mtime=0), mtime=0), "no NIfTI-1 file but a gzip file"),
         (b"ObjectType = Image\n" + bytes(999), "no NIfTI-1 file but a MetaImage volume"),
         (b"NRRD0004\n" + bytes(999), "no NIfTI-1 file but an NRRD volume"),
         (b"", "no NIfTI-1 file but an empty file"),
