@@ -52,6 +52,8 @@ def server_log(monkeypatch):
     handler = logging.StreamHandler(written)
     handler.setFormatter(log.ReadableFormatter())
     log.logger.addHandler(handler)
+    # Not to pytest's own handler as well: half a character would break the report of a parallel run.
+    monkeypatch.setattr(log.logger, "propagate", False)
     monkeypatch.setattr(log.logger, "level", logging.INFO)
     yield written
     log.logger.removeHandler(handler)
