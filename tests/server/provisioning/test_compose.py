@@ -143,7 +143,7 @@ def test_everything_that_an_engine_has_once_can_be_named_from_outside() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "told"),
-    [(Outcome(True, "2 rounds"), "finished\n"), (Outcome(False, "no quorum"), "failed\n")],
+    [(Outcome(True, "2 rounds"), "finished\n"), (Outcome(False, "no quorum"), "failed: no quorum\n")],
 )
 def test_a_study_that_is_over_is_not_run_again(
     made: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, told: str
