@@ -62,7 +62,18 @@ def _whole_numbers(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _longer(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    return header, {name: (1000 * array).astype(array.dtype) for name, array in tensors.items()}
+    """Its parameters alone: running statistics a thousand times as far off are refused as such."""
+    return header, {
+        name: array if ".running_" in name else (1000 * array).astype(array.dtype)
+        for name, array in tensors.items()
+    }
+
+
+def _variance(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    return header, {
+        name: array - array.dtype.type(1e6) if name.endswith("running_var") else array
+        for name, array in tensors.items()
+    }
 
 
 BAD: dict[str, BadAnswer] = {
@@ -80,6 +91,7 @@ BAD: dict[str, BadAnswer] = {
         "claims 10^12 examples", "claims 1000000000000 examples", _field(num_examples=10**12)
     ),
     "norm x1000": BadAnswer("the delta, a thousand times as long", "the median of the round's other", _longer),
+    "variance": BadAnswer("running variances far below 0", "and it is a variance", _variance),
     "loss NaN": BadAnswer("its training loss is NaN", "training loss is nan", _field(train_loss=float("nan"))),
     "stale plan": BadAnswer(
         "the answer carries the id of another plan", "it answers plan 0123, expected", _field(plan_id="0123")
