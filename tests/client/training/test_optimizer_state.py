@@ -8,6 +8,7 @@ import torch
 
 from client.model.build import build
 from client.model.parameters import partition, shared_arrays
+from client.training import optimizer_state
 from client.training.fit import StudyPosition, TrainingResult, fit
 from client.training.local_state import SiteState
 from common.config import ClassifierConfig, LocalConfig, StudyConfig
@@ -66,6 +67,21 @@ def test_adaptive_optimizers_keep_their_state_and_sgd_does_not_unless_the_study_
     for said in ("keep", "fresh"):
         local = LocalConfig.model_validate({"optimizer_state": said})
         assert local.keeps_optimizer_state == (said == "keep")
+
+
+def test_the_state_of_a_parameter_that_is_one_number_keeps_its_shape() -> None:
+    """CLIP's temperature is such a one."""
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    optimizer = torch.optim.AdamW([scale], lr=0.1)
+    scale.backward()
+    optimizer.step()
+    kept = optimizer_state.arrays(optimizer, {"scale": scale})
+    assert {name: array.shape for name, array in kept.items()} == {
+        "scale/step": (), "scale/exp_avg": (), "scale/exp_avg_sq": (),
+    }  # fmt: skip
+    again = torch.optim.AdamW([scale], lr=0.1)
+    optimizer_state.load(again, {"scale": scale}, kept)
+    again.step()
 
 
 # --- on the site's disk ------------------------------------------------------------------------
