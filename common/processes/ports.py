@@ -34,10 +34,15 @@ def obstacle(port: int, host: str = LOOPBACK) -> str | None:
     return None
 
 
+def taken(port: int) -> str:
+    """The obstacle that another process listens there, which may end."""
+    return f"port {port} is taken by another process"
+
+
 def _reason(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"port {port} is taken by another process"
+            return taken(port)
         case errno.EADDRNOTAVAIL:
             return f"{host} is not an address of this machine (`ip address` lists them)"
         case errno.EAFNOSUPPORT:

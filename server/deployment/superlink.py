@@ -20,8 +20,9 @@ from common import log
 from common.errors import LaunchError
 from common.network import unix_sockets
 from common.network.hosts import joined
+from common.polling import wait_until
 from common.processes.launcher import Command, Processes, flower_command
-from common.processes.ports import accepts_connections, free_ports, obstacle
+from common.processes.ports import accepts_connections, free_ports, obstacle, taken
 from common.processes.restarts import MOST, Ended, Supervision
 from common.processes.toml import quoted
 from server.deployment import bundle
@@ -34,6 +35,8 @@ SUPERLINK = "superlink"
 START_S = 300.0
 """For a program of Flower to do one thing, on a very busy machine. One that dies is noticed at once."""
 
+_ENDING_S = 20.0
+"""How long the processes of a server that was killed may take to end."""
 HUB_SOCKET = "hub.sock"
 
 WriteSettings = Callable[[Mapping[str, int]], Path]
@@ -137,13 +140,24 @@ class Federation:
 
     def _require_places(self) -> None:
         """Raises LaunchError for an address or a folder with which the SuperLink would end, or never be ready."""
-        if (why := obstacle(self.fleet_port, self.fleet_host)) is not None:
+        if (why := self._obstacle()) is not None:
             place = joined(self.fleet_host, self.fleet_port)
             raise LaunchError(f"the server cannot listen on {place}: {why}. {self._place_is_set_by}")
         if "?" in str(self.work.resolve()):
             raise LaunchError(
                 f"{self.work} has a ? in it, which the SuperLink's database does not take; choose another folder"
             )
+
+    def _obstacle(self) -> str | None:
+        """Why nothing can listen at the server's address. The processes of a server that was killed may still be
+        ending, so a port that is taken is waited for.
+        """
+
+        def is_taken() -> bool:
+            return obstacle(self.fleet_port, self.fleet_host) == taken(self.fleet_port)
+
+        wait_until(lambda: not is_taken(), _ENDING_S)
+        return obstacle(self.fleet_port, self.fleet_host)
 
     _place_is_set_by = "Stop what listens there, or give another port"
     """What to do if the address or the port is not available: a sentence without its full stop."""

@@ -18,7 +18,7 @@ from common.network import proxies
 from common.polling import wait_until
 from common.processes import flower
 from common.processes.launcher import Command, Processes
-from common.processes.ports import free_ports
+from common.processes.ports import free_ports, taken
 from server.deployment import superlink
 from server.deployment.certificates import ServerIdentity
 from server.simulation.local_federation import LocalFederation
@@ -141,11 +141,24 @@ def test_an_address_of_another_machine_is_named_before_anything_starts(
     assert federation.processes.ended() == {}
 
 
-def test_a_port_that_another_process_has_is_named_before_anything_starts(federation: LocalFederation) -> None:
+def test_a_port_that_another_process_has_is_named_before_anything_starts(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.deployment.superlink._ENDING_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         federation.fleet_port = port = other.getsockname()[1]
         with pytest.raises(LaunchError, match=f"cannot listen on 127.0.0.1:{port}: port {port} is taken"):
             federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
+
+
+def test_a_port_that_a_killed_server_still_has_is_waited_for(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes take a moment to end, and a service manager starts the next server at once."""
+    answers = [taken(9092), taken(9092), None, None]
+    monkeypatch.setattr("server.deployment.superlink.obstacle", lambda *_: answers.pop(0))
+    assert federation._obstacle() is None
+    assert answers == []
 
 
 def test_a_folder_that_the_database_does_not_take_is_named(
