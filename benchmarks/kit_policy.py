@@ -17,12 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks._page import RESULTS, write_page
 from client.config import PolicyConfig, SiteConfig, load_site
 from client.governance import approval
 from client.trainer import Trainer
+from common import yaml_text
 from common.config import StudyConfig
 from common.metrics import figures
 from common.metrics.pooling import total
@@ -37,10 +36,11 @@ from server.state import RoundState
 PAGE = RESULTS / "kit-policy.md"
 
 
-def kit_policy() -> PolicyConfig:
-    """The policy that every start-up kit writes out, but for heads, which each hospital names for itself."""
-    settings: dict[str, Any] = yaml.safe_load((KIT / "site.yaml").read_text().replace("@SITE@", "site"))  # noqa: TID251
-    return PolicyConfig.model_validate(settings["policy"] | {"heads": ["*"]})
+def kit_rules() -> dict[str, Any]:
+    """The policy that every start-up kit writes out, as settings."""
+    settings = yaml_text.load((KIT / "site.yaml").read_text().replace("@SITE@", "site"))
+    rules: dict[str, Any] = settings["policy"]
+    return rules
 
 
 def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> RoundState:
@@ -66,7 +66,7 @@ def row(name: str, state: RoundState) -> list[str]:
 
 def compared(study_file: Path, folder: Path) -> list[list[str]]:
     """The study without rules, and under the kit's policy."""
-    about = yaml.safe_load((folder / "federation.yaml").read_text())  # noqa: TID251
+    about = yaml_text.load((folder / "federation.yaml").read_text())
     study = load_settings(study_file, StudyConfig, "study")
     study = study.model_copy(
         update={
@@ -75,7 +75,10 @@ def compared(study_file: Path, folder: Path) -> list[list[str]]:
         }
     )
     rows = []
-    for name, policy in (("no rules", None), ("kit", kit_policy())):
+    for name, policy in (
+        ("no rules", None),
+        ("kit", PolicyConfig.model_validate({**kit_rules(), "heads": ["*"]})),
+    ):
         with tempfile.TemporaryDirectory() as state:
             sites = {
                 site: load_site(folder / f"{site}.yaml").model_copy(

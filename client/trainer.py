@@ -13,14 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import assert_never
-from zoneinfo import ZoneInfo
 
-import numpy as np
 import torch
 
 from client.config import SiteConfig
 from client.governance import (
-    approval,
     audit,
     audit_fields,
     failure_report,
@@ -28,25 +25,20 @@ from client.governance import (
     policy,
     small_cells,
 )
-from client.governance.contract import Contract
 from client.governance.hash_chain import Fields
 from client.heads import features, steps
 from client.model import parameters
+from client.permission import Permission, Received
 from client.study_setup import StudySetup, first_weights, set_up
 from client.training import evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
-from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
 from common.heads import below
 from common.metrics import Score
-from common.polling import wait_until
 from common.weights import Array, Arrays, digest
 from common.wire import codec
-
-_LOOK_S = 1.0
-"""Pause between two looks for a person's decision."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +71,8 @@ class Trainer:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._site = site
-        self._clock, self._pause = clock, pause
         self._audit = audit.Audit(site.state_dir, clock)
+        self._permission = Permission(site, self._audit, clock, pause)
         self._device = choose_device(site.device)
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
@@ -103,10 +95,10 @@ class Trainer:
         """
         plan_id = "unknown"
         try:
-            plan = self._read(request)
+            plan, received = self._read(request)
             plan_id = plan.plan_id
             if self._answered is None or self._answered.plan_id != plan_id:
-                answer = self._carry_out(plan, len(request))
+                answer = self._carry_out(plan, received)
                 reply = codec.to_bytes(answer)
                 policy.enforce_answer(answer, len(reply), self._site.policy)
                 if isinstance(answer, wire.ApprovalAnswer):  # never kept: a person may decide at any moment
@@ -118,15 +110,17 @@ class Trainer:
             return self._fail(error, plan_id)
         return self._answered.reply
 
-    def _read(self, request: bytes) -> wire.Plan | wire.Answer:
+    def _read(self, request: bytes) -> tuple[wire.Plan | wire.Answer, Received]:
         """The message in `request`, which is noted before anything is done with it."""
-        plan = None
+        plan, arrays_digest = None, ""
         try:
             plan = codec.from_bytes(request)
+            if arrays := wire.arrays_of(plan):
+                arrays_digest = digest(arrays)
         finally:
             if self._undecided is None or self._undecided.request != _sha256(request):
-                self._audit.append("plan", audit_fields.received(request, plan))
-        return plan
+                self._audit.append("plan", audit_fields.received(request, plan, arrays_digest))
+        return plan, Received(len(request), arrays_digest)
 
     def _note_approval(self, request: bytes, answer: wire.ApprovalAnswer, reply: bytes) -> None:
         undecided = Undecided(_sha256(request), _sha256(reply))
@@ -146,7 +140,7 @@ class Trainer:
             return codec.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
 
-    def _carry_out(self, plan: wire.Plan | wire.Answer, size: int) -> wire.Answer:
+    def _carry_out(self, plan: wire.Plan | wire.Answer, received: Received) -> wire.Answer:
         if plan.site != self._site.name:
             raise PolicyRefusal(
                 f"the server enrolled this site as {plan.site!r}, its site.yaml says {self._site.name!r}; "
@@ -155,18 +149,18 @@ class Trainer:
             )
         match plan:
             case wire.ApprovalPlan():
-                return self._approval(plan, size)
+                return self._permission.approval(plan, received)
             case wire.EnrolPlan():
-                approval_now = self._approval_now(plan, size)
+                approval_now = self._permission.approval_now(plan, received)
                 if approval_now.decision != "yes":
                     return approval_now
-                return self._enrol(plan, self._ready(plan, size))
+                return self._enrol(plan, self._ready(plan, received))
             case wire.RoundPlan():
-                return self._round(plan, self._ready(plan, size))
+                return self._round(plan, self._ready(plan, received))
             case wire.HeadPlan():
-                return self._heads(plan, self._ready(plan, size))
+                return self._heads(plan, self._ready(plan, received))
             case wire.OverlapPlan():
-                return self._compare(plan, self._ready(plan, size))
+                return self._compare(plan, self._ready(plan, received))
             case (
                 wire.ApprovalAnswer()
                 | wire.Enrolment()
@@ -179,19 +173,16 @@ class Trainer:
             case _:
                 assert_never(plan)
 
-    def _ready(self, plan: wire.Plan, size: int) -> StudySetup:
-        """The setup for a plan of `size` bytes. Raises PolicyRefusal if this hospital did not agree to it."""
+    def _ready(self, plan: wire.Plan, received: Received) -> StudySetup:
+        """The setup for a plan. Raises PolicyRefusal if this hospital did not agree to it."""
         rules, study = self._site.policy, plan.study
-        contract = Contract(SiteState(self._site.state_dir, study).folder)
-        contract.check(plan)
-        given = approval.given(self._site.state_dir, study)
-        facts = self._facts(plan, contract, self._decision(study), size)
-        policy.enforce(plan, rules, facts)  # before anything is built: an encoder may be looked up on a hub
+        # Before anything is built: an encoder may be looked up on a hub.
+        facts = self._permission.require(plan, received)
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
             image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
         setup = self._set_up(study)
         policy.enforce(plan, rules, replace(facts, built=self._built(plan, setup)))
-        contract.keep(plan, given)
+        self._permission.keep(plan, received)
         if isinstance(plan, wire.RoundPlan) and rules.max_weight_change is not None:
             self._received = setup, plan.round, plan.weights
         return setup
@@ -225,71 +216,8 @@ class Trainer:
             _, last, before = self._received
         else:
             last, before = 1, first_weights(setup, self._site)
-        statistics = {name for name, _ in setup.model.named_buffers()}
-        names = [name for name in before if name not in statistics and name in plan.weights]
-        changed = sum(
-            float(np.square(plan.weights[name].astype(np.float64) - before[name]).sum()) for name in names
-        )
-        norm = sum(float(np.square(before[name].astype(np.float64)).sum()) for name in names)
-        return (changed / norm) ** 0.5 / max(1, plan.round - last) if norm else 0.0
-
-    def _decision(self, study: StudyConfig) -> approval.Decision:
-        asks = self._site.policy.ask
-        return approval.decision(self._site.state_dir, study) if asks else approval.Decision("yes")
-
-    def _facts(
-        self, plan: wire.Plan, contract: Contract, decision: approval.Decision, size: int
-    ) -> policy.Facts:
-        timezone = self._site.policy.timezone
-        now = self._clock().astimezone(ZoneInfo(timezone) if timezone else None)
-        today = self._audit.work_since(now.replace(hour=0, minute=0, second=0, microsecond=0))
-        given = approval.given(self._site.state_dir, plan.study)
-        return policy.Facts(
-            now=now,
-            decision=decision.answer,
-            rounds_today=today.rounds,
-            num_bytes=size,
-            evaluations_today=today.evaluations,
-            device_minutes_today=today.seconds / 60,
-            runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
-        )
-
-    def _approval(self, plan: wire.ApprovalPlan, size: int) -> wire.ApprovalAnswer:
-        """What `_approval_now` says, held back for some seconds as long as that is neither yes nor no."""
-
-        def is_settled() -> bool:
-            return self._approval_now(plan, size).decision in ("yes", "no")
-
-        wait_until(is_settled, plan.hold_s, poll_s=_LOOK_S, pause=self._pause)
-        return self._approval_now(plan, size)
-
-    def _approval_now(self, plan: wire.ApprovalPlan | wire.EnrolPlan, size: int) -> wire.ApprovalAnswer:
-        """Whether the study of this plan can begin here. Raises PolicyRefusal if it never can.
-
-        So a person is only asked about studies that the other rules allow.
-        """
-        study = plan.study
-        contract = Contract(SiteState(self._site.state_dir, study).folder)
-        contract.check(plan)
-        decision = self._decision(study)
-        facts = self._facts(plan, contract, decision, size)
-        most = self._site.policy.max_runs
-        if self._site.policy.ask and most is not None and facts.runs > most:
-            approval.end(self._site.state_dir, study)  # a person can say yes once more
-            decision = self._decision(study)
-            facts = self._facts(plan, contract, decision, size)
-        closed = policy.enforce_lasting(plan, self._site.policy, facts)
-        answer = wire.ApprovalAnswer(plan_id=plan.plan_id, site=plan.site, decision=decision.answer)
-        match decision.answer:
-            case "no":
-                return answer.model_copy(update={"reason": decision.reason})
-            case "undecided":
-                approval.note(self._site.state_dir, study, facts.now)
-                return answer
-            case "yes" if closed:
-                return answer.model_copy(update={"decision": "closed", "reason": closed})
-            case "yes":
-                return answer
+        parameters_only = {name for name, _ in setup.model.named_parameters()}
+        return update.relative_change(before, plan.weights, parameters_only) / max(1, plan.round - last)
 
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:

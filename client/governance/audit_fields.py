@@ -11,10 +11,9 @@ from pydantic import JsonValue
 
 from client.governance.hash_chain import Fields, sha256
 from common import wire
-from common.weights import digest
 
 
-def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
+def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest: str = "") -> Fields:
     """Of what came from the server; None: it could not be read."""
     size: Fields = {"bytes": len(request), "sha256": sha256(request)}
     match plan:
@@ -30,8 +29,7 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None) -> Fields:
                 about = {**about, "round": plan.round, "step": plan.step.kind, "asked": asked}
             if isinstance(plan, wire.OverlapPlan):
                 about = {**about, "shared": len(plan.shared)}
-            arrays = wire.arrays_of(plan)
-            about = {**about, "arrays": digest(arrays)} if arrays else about
+            about = {**about, "arrays": arrays_digest} if arrays_digest else about
             return {**_message(plan), **about, **size}
         case (
             wire.ApprovalAnswer()

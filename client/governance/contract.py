@@ -53,11 +53,6 @@ class Contract:
         self._path = folder / FILE
         self._agreed = read_json(self._path, Agreed) or Agreed()
 
-    @property
-    def run(self) -> int:
-        """Number of the run, from 1; 0 before the first."""
-        return self._agreed.run
-
     def starts_again(self, plan: wire.Plan) -> bool:
         """True if the plan begins the study again although rounds of it were answered.
 
@@ -70,16 +65,19 @@ class Contract:
         """Runs that were begun under this approval."""
         return self._agreed.run if self._agreed.approval == approval else 0
 
-    def check(self, plan: wire.Plan) -> None:
-        """Raise PolicyRefusal for a plan that does not follow from the study and what was answered before."""
-        problems = list(self._problems(plan))
+    def check(self, plan: wire.Plan, arrays_digest: str) -> None:
+        """Raise PolicyRefusal for a plan that does not follow from the study and what was answered before.
+
+        `arrays_digest` is the plan's: hashing a large model takes seconds, so it is done once.
+        """
+        problems = list(self._problems(plan, arrays_digest))
         if problems:
             text = "; ".join(problems)
             raise PolicyRefusal(
                 f"the plan does not follow from its study: {text}", reason=f"{CONTRACT}{text}"
             )
 
-    def keep(self, plan: wire.Plan, approval: str = "") -> None:
+    def keep(self, plan: wire.Plan, arrays_digest: str, approval: str = "") -> None:
         """Remember the question, before it is answered. Raises StorageError."""
         agreed = self._agreed
         match plan:
@@ -90,10 +88,10 @@ class Contract:
                 else:
                     agreed = agreed.model_copy(update={"run": max(runs, 1), "approval": approval})
             case wire.RoundPlan():
-                shown = {plan.round - 1: digest(plan.weights)}
+                shown = {plan.round - 1: arrays_digest}
                 agreed = agreed.model_copy(
                     update={
-                        "questions": {**agreed.questions, plan.round: _question(plan)},
+                        "questions": {**agreed.questions, plan.round: _question(plan, arrays_digest)},
                         "weights": {**agreed.weights, **shown},
                     }
                 )
@@ -114,7 +112,7 @@ class Contract:
 
     # --- what does not follow ----------------------------------------------------------------
 
-    def _problems(self, plan: wire.Plan) -> Iterator[str]:
+    def _problems(self, plan: wire.Plan, arrays_digest: str) -> Iterator[str]:
         study = plan.study
         if plan.site not in study.sites.all:
             yield "the study does not name this site"
@@ -127,7 +125,7 @@ class Contract:
             return
         match plan:
             case wire.RoundPlan():
-                yield from self._round(plan)
+                yield from self._round(plan, arrays_digest)
             case wire.HeadPlan():
                 yield from self._heads(plan)
             case wire.OverlapPlan():
@@ -143,7 +141,7 @@ class Contract:
         if plan.first_round > study.rounds + 1:
             yield f"round {plan.first_round} would come next, of {study.rounds}"
 
-    def _round(self, plan: wire.RoundPlan) -> Iterator[str]:
+    def _round(self, plan: wire.RoundPlan, arrays_digest: str) -> Iterator[str]:
         study, questions = plan.study, self._agreed.questions
         if plan.train and plan.site not in study.sites.train:
             yield "a site that only scores is asked to train"
@@ -151,12 +149,12 @@ class Contract:
         if plan.round > last:
             yield f"round {plan.round} is asked for, of {study.rounds}"
         before = questions.get(plan.round)
-        if before is not None and before != _question(plan):
+        if before is not None and before != _question(plan, arrays_digest):
             yield f"round {plan.round} was answered before, to another question"
         if before is None and questions and plan.round < max(questions):
             yield f"round {plan.round} is asked for after round {max(questions)}"
         known = self._agreed.weights.get(plan.round - 1)
-        if before is None and known is not None and known != digest(plan.weights):
+        if before is None and known is not None and known != arrays_digest:
             yield f"the heads after round {plan.round - 1} were fitted on other weights"
 
     def _heads(self, plan: wire.HeadPlan) -> Iterator[str]:
@@ -169,36 +167,27 @@ class Contract:
         if known is not None and known != plan.weights_digest:
             yield f"the weights are not those after round {plan.round}"
         yield from head_contract.problems(plan, plan.study.heads)
-        for name, question in _head_questions(plan):
-            if len({*self._agreed.heads.get(name, ()), question}) > _FORMS and not _is_point(name):
-                yield f"{name.rpartition(' ')[0]} was asked for before, in another form"
-        yield from self._too_many_points(plan)
-
-    def _too_many_points(self, plan: wire.HeadPlan) -> Iterator[str]:
-        """A search has as many points as the study says at most; the same point may come again."""
+        # A search has as many points as the study says at most; the same point may come again.
         most = dict(head_contract.most_points(plan))
         for name, question in _head_questions(plan):
-            search = name.removeprefix(head_contract.POINT).rpartition(" ")[0]
-            if (
-                _is_point(name)
-                and search in most
-                and len({*self._agreed.heads.get(name, ()), question}) > most[search]
-            ):
+            asked = len({*self._agreed.heads.get(name, ()), question})
+            what = name.rpartition(" ")[0]
+            search = what.removeprefix(head_contract.POINT)
+            if not name.startswith(head_contract.POINT):
+                if asked > _FORMS:
+                    yield f"{what} was asked for before, in another form"
+            elif search in most and asked > most[search]:
                 yield f"more than {most[search]} points of {search} are asked for"
 
 
-def _question(plan: wire.RoundPlan) -> str:
-    return _hash(plan.train, digest(plan.weights))
+def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:
+    return _hash(plan.train, arrays_digest)
 
 
 def _head_questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str]]:
     """Questions of a head plan: the name of each, with the weights that it is about, and its hash."""
     for name, what, arrays in head_contract.questions(plan):
         yield f"{name} {plan.weights_digest}", _hash(what, _digest(arrays))
-
-
-def _is_point(name: str) -> bool:
-    return name.startswith(head_contract.POINT)
 
 
 def _with(

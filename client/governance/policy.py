@@ -21,7 +21,7 @@ from client.config import Hours, PolicyConfig
 from common import wire
 from common.config import HubWeights, LocalConfig, StudyConfig
 from common.errors import PolicyRefusal
-from common.weights import Layout, digest, num_bytes
+from common.weights import Layout, num_bytes
 
 _MIB = 2**20
 _LONGEST_NAME, _LONGEST_REASON = 80, 2000
@@ -57,6 +57,8 @@ class Facts:
     """Rounds of training that this site has answered today."""
     num_bytes: int
     """Size of the plan as received."""
+    arrays_digest: str = ""
+    """Of the plan's arrays."""
     evaluations_today: int = 0
     """Sets of weights that this site has scored today."""
     device_minutes_today: float = 0.0
@@ -97,7 +99,7 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
         *_study_rules(plan, policy, facts),
         *_budgets(plan, policy, facts),
         *_only_scores(plan, policy),
-        *_weights(plan, policy, facts.built),
+        *_weights(plan, policy, facts),
     ]
     if isinstance(plan, wire.HeadPlan):
         violations += _heads(plan, policy)
@@ -255,11 +257,12 @@ def _budgets(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
             yield RuleViolation(rule, f"this site {what} no more today", f"{done:g} of {most:g}")
 
 
-def _weights(plan: wire.Plan, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
+def _weights(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
     """The received weights: in round 1 the site's own, later not far from those before."""
+    built = facts.built
     if built is None or not isinstance(plan, wire.RoundPlan):
         return
-    if plan.round == 1 and policy.own_first_weights and digest(plan.weights) != built.weights_digest:
+    if plan.round == 1 and policy.own_first_weights and facts.arrays_digest != built.weights_digest:
         yield RuleViolation(
             "own_first_weights",
             "the first weights are not those that this site builds from the study",

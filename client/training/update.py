@@ -4,10 +4,10 @@ The first is always the difference to what was received. Steps that bound or shr
 noise, compress) follow in the order of the list, each a function from arrays to new arrays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TypeAlias
 
-from common.weights import Array, Arrays, subtract
+from common.weights import Array, Arrays, norm, subtract
 
 Step: TypeAlias = Callable[[Arrays], Arrays]
 
@@ -18,3 +18,10 @@ def delta(trained: Arrays, received: Arrays, steps: Sequence[Step] = ()) -> dict
     for step in steps:
         update = step(update)
     return dict(update)
+
+
+def relative_change(before: Arrays, now: Arrays, names: Container[str]) -> float:
+    """Euclidean norm of `now - before` over these tensors, as a share of that of `before`; 0 if that is 0."""
+    former = {name: before[name] for name in before if name in names and name in now}
+    length = norm(former)
+    return norm(subtract({name: now[name] for name in former}, former)) / length if length else 0.0

@@ -7,27 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from client.config import PolicyConfig, SiteConfig
+from benchmarks.kit_policy import kit_rules
+from client.config import SiteConfig
 from client.governance import approval
 from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
 from common.settings import validate_settings
 from common.wire import codec
-from server.provisioning.startup_kit import KIT
 
 Hospital = Callable[..., Trainer]
 CLASSES = ("benign", "melanoma")
-
-
-def kit_policy() -> dict[str, Any]:
-    """The policy that every start-up kit writes out."""
-    text = (KIT / "site.yaml").read_text().replace("@SITE@", "north")
-    policy: dict[str, Any] = yaml.safe_load(text)["policy"]
-    return policy
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def hospital(tmp_path: Path) -> Hospital:
             "split": split or {"kind": "grouped", "test_share": 0.5},
             "device": "cpu",
             "threads": 1,
-            "policy": kit_policy() | policy,
+            "policy": kit_rules() | policy,
         }
         return Trainer(validate_settings(settings, SiteConfig, "site", "site.yaml"))
 
@@ -112,7 +104,3 @@ def refusal(answer: wire.Answer) -> str:
     assert isinstance(answer, wire.Failure), answer
     assert answer.error == "policy", answer
     return answer.reason
-
-
-def default_policy() -> PolicyConfig:
-    return PolicyConfig.model_validate(kit_policy())

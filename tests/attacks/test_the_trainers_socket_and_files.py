@@ -132,7 +132,7 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
-# A program that is started anew, as systemd starts a service: one that has only changed its user keeps the kernel's
+# A program that is started again, as systemd starts a service: one that has only changed its user keeps the kernel's
 # memory of who it was, and is protected by that.
 STARTED = 'os.execv("/bin/sh", ["sh", "-c", "echo ready; read end"])'
 

@@ -122,7 +122,7 @@ class ImageFinder:
             yield from (PurePosixPath(*wanted.parts[start:]) for start in range(1, len(wanted.parts)))
 
     def _only(self, name: str, found: list[Path]) -> Path:
-        first, *others = found
+        first, *others = dict.fromkeys(found)  # folders may overlap
         if any(not _same_bytes(first, other) for other in others):
             shown = ", ".join(map(self._short, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
             raise BadImage(

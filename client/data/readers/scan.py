@@ -147,11 +147,6 @@ def every_file(root: Path, names: defaultdict[str, list[str]]) -> list[Path]:
     return sorted(files)
 
 
-def images_in(folder: Path) -> tuple[Path, ...]:
-    """The image files under `folder`, however deep, in the order of their names."""
-    return scan(folder).images
-
-
 def folders_in(folder: Path) -> list[Path]:
     """Folders directly in `folder`, links to folders among them, in the order of their names."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_aside(path.name))

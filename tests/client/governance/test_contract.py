@@ -32,15 +32,19 @@ def score(study: StudyConfig, number: int, weights: Any = WEIGHTS) -> wire.Round
     return train(study, number, weights).model_copy(update={"train": False})
 
 
+def hashed(plan: wire.Plan) -> str:
+    return digest(wire.arrays_of(plan))
+
+
 def taken(contract: Contract, *plans: wire.Plan, approval: str = "") -> None:
     for plan in plans:
-        contract.check(plan)
-        contract.keep(plan, approval)
+        contract.check(plan, hashed(plan))
+        contract.keep(plan, hashed(plan), approval)
 
 
 def refused(contract: Contract, plan: wire.Plan) -> str:
     with pytest.raises(PolicyRefusal) as caught:
-        contract.check(plan)
+        contract.check(plan, hashed(plan))
     return caught.value.reason
 
 
@@ -56,7 +60,7 @@ def test_a_resumed_server_may_ask_the_same_again(make_study: MakeStudy, tmp_path
     study, contract = make_study(rounds=3), Contract(tmp_path)
     taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS))
     taken(contract, enrol(study, first_round=2), train(study, 2, OTHERS), train(study, 3))
-    assert contract.run == 1
+    assert contract.runs_under("") == 1
 
 
 def test_after_the_closing_scores_no_round_trains(make_study: MakeStudy, tmp_path: Path) -> None:

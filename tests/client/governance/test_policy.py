@@ -56,6 +56,7 @@ def facts(**changes: Any) -> Facts:
         "decision": "undecided",
         "rounds_today": 0,
         "num_bytes": 1000,
+        "arrays_digest": digest({}),
         "built": BUILT,
     }
     return Facts(**known | changes)
