@@ -84,7 +84,10 @@ class Launch:
         return self.process.wait(within_s)
 
     def processes(self, name: str) -> list[int]:
-        """Processes that were started under `name`, such as `north-trainer`, children included."""
+        """Processes that were started under `name`, such as `north-trainer`, with their children, the oldest first.
+
+        Not by their numbers: those begin again at 1 after the highest, so a child may have a lower one.
+        """
         home = f"FLWR_HOME={(self.run_dir / 'federation' / 'flower').resolve()}".encode()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -94,8 +97,8 @@ class Launch:
                 continue
             owners = [e for e in environment if e.startswith(f"{watchdog.OWNER}=".encode())]
             if home in environment and owners and re.search(rf"/{name}$", owners[0].decode()):
-                found.append(int(folder.name))
-        return sorted(found)
+                found.append((_started(folder), int(folder.name)))
+        return [number for _, number in sorted(found)]
 
     def server(self) -> int:
         """The process of the ServerApp."""
@@ -110,6 +113,15 @@ class Launch:
 
     def status(self) -> str:
         return str(json.loads((self.run_dir / "status.json").read_text())["status"])
+
+
+def _started(process: Path) -> int:
+    """When a process of /proc began, in ticks since the machine did (proc(5), field 22); 0 if it has ended."""
+    try:
+        # The name, in parentheses, may hold blanks.
+        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 @dataclass
