@@ -1,39 +1,84 @@
-"""What the policy of a start-up kit costs an honest study: the same study under it, and without rules.
+"""What the policy of a start-up kit costs an honest study: the same study under it, and with fewer rules.
 
-Real rounds and real trainers in one process, function calls between them. Under the kit's policy a person has
-approved the study at each site. Writes docs/results/kit-policy.md.
+Real rounds, real heads and real trainers in one process, function calls between them. Under the kit's policy a
+person has approved the study at each site. `min_cell alone` is that one rule, which leaves images out: whatever
+differs between it and the kit is the other rules' doing. Writes docs/results/kit-policy.md.
 
-    python -m benchmarks kit_policy STUDY.yaml SITES [SEEDS]
+    HAM10000=DIR WEIGHTS=DIR python -m benchmarks kit_policy [STUDY.yaml SITES ...]
 
-SITES is a folder that `consilium-site simulate` or `partition` wrote. Several studies and folders may follow each
-other: STUDY SITES STUDY SITES.
+Three studies on a part of HAM10000 (`small_grid.py`) come first: the whole network, heads on a frozen one with a
+source that only scores, and a CLIP. SITES is a folder that `consilium-site simulate` or `partition` wrote; several
+studies and folders may follow each other.
 """
 
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks._page import RESULTS, write_page
+from benchmarks.small_grid import write_sites
 from client.config import PolicyConfig, SiteConfig, load_site
 from client.governance import approval
 from client.trainer import Trainer
 from common import yaml_text
 from common.config import StudyConfig
-from common.metrics import figures
+from common.heads.result import HeadResult
+from common.metrics import Score, figures
 from common.metrics.pooling import total
 from common.settings import load_settings
 from common.weights import digest
 from server.enrolment import cohort as enrolment
+from server.heads import fit as heads
 from server.provisioning.startup_kit import KIT
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
 PAGE = RESULTS / "kit-policy.md"
+SOURCES = ["rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias"]
+MOBILENET = {
+    "encoder": "mobilenetv2_100",
+    "image_size": 64,
+    "weights": {
+        "kind": "file",
+        "name": "mobilenetv2_100.timm.safetensors",
+        "sha256": "a3ecb9791104a396ba30131ec1394534364be0c499ab598712ac5187e115084c",
+    },
+}
+BASE: dict[str, Any] = {
+    "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"],
+    "sites": {"train": SOURCES},
+    "model": MOBILENET,
+    "rounds": 5,
+    "local": {
+        "epochs": 1,
+        "batch_size": 16,
+        "optimizer": {"kind": "adamw", "lr": 0.001},
+        "schedule": {"kind": "cosine", "warmup": 0.05},
+    },
+}
+ON_HAM10000: dict[str, dict[str, Any]] = {
+    "network": {},
+    "heads": {
+        "sites": {"train": SOURCES[1:], "evaluate": SOURCES[:1]},
+        "model": {**MOBILENET, "trainable": "head"},
+        "local": {**BASE["local"], "augmentation": "none"},
+        "heads": {
+            "local": [{"kind": "knn", "pca": 32}],
+            "federated": [
+                {"kind": "nearest_mean"},
+                {"kind": "lda", "pca": 32},
+                {"kind": "logistic", "pca": 32, "c": 0.01},
+            ],
+        },
+    },
+    "clip": {"model": {**MOBILENET, "kind": "clip", "text": {"kind": "random", "width": 384}}},
+}
 
 
 def kit_rules() -> dict[str, Any]:
@@ -43,8 +88,24 @@ def kit_rules() -> dict[str, Any]:
     return rules
 
 
-def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> RoundState:
-    """The closing state: the last weights and their scores."""
+def policies() -> dict[str, PolicyConfig]:
+    """By name. The kit's allows all heads, as a hospital does that takes part in them."""
+    kit = kit_rules()
+    free = {"own_first_weights": False, "hub_weights": True, "heads": ["*"], "histogram_bins": 500}
+    return {
+        name: PolicyConfig.model_validate(rules)
+        for name, rules in (
+            ("no rules", free),
+            ("min_cell alone", {**free, "min_cell": kit["min_cell"]}),
+            ("kit", {**kit, "heads": ["*"]}),
+        )
+    }
+
+
+def run(
+    study: StudyConfig, sites: dict[str, SiteConfig]
+) -> tuple[RoundState, dict[str, tuple[HeadResult, ...]]]:
+    """The closing state, with the last weights and their scores, and each site's results of the heads."""
     for site in sites.values():
         approval.approve(
             site.state_dir, approval.Pending(study, "now"), by="benchmark", now=datetime.now(UTC)
@@ -52,20 +113,52 @@ def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> RoundState:
     link = InProcessSites({name: Trainer(site).answer for name, site in sites.items()})
     cohort = enrolment.enrol(study, link, None)
     start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
-    return list(run_rounds(study, link, cohort, start))[-1]
+    last = list(run_rounds(study, link, cohort, start))[-1]
+    if study.heads is None:
+        return last, {}
+    return last, dict(heads.fit(study, link, cohort, last).record.results)
 
 
-def row(name: str, state: RoundState) -> list[str]:
+def row(name: str, score: Score, weights: str) -> list[str]:
     """One line of the table."""
-    pooled = figures(total(state.scores))
+    pooled = figures(score)
     return [
         name, str(pooled.num_images), f"{pooled.accuracy:.3f}", f"{pooled.balanced_accuracy:.3f}",
-        f"{pooled.f1_weighted:.3f}", f"{pooled.auroc_macro:.3f}", f"{pooled.loss:.3f}", digest(state.weights)[:12],
+        f"{pooled.f1_weighted:.3f}", f"{pooled.auroc_macro:.3f}", f"{pooled.loss:.3f}", weights,
     ]  # fmt: skip
 
 
-def compared(study_file: Path, folder: Path) -> list[list[str]]:
-    """The study without rules, and under the kit's policy."""
+def compared(title: str, study: StudyConfig, sites: dict[str, SiteConfig]) -> Iterator[list[str]]:
+    """The study under each policy: the network's line, and a line for each head."""
+    for policy, rules in policies().items():
+        with tempfile.TemporaryDirectory() as state:
+            there = {
+                site: settings.model_copy(update={"state_dir": Path(state) / site, "policy": rules})
+                for site, settings in sites.items()
+                if site in study.sites.all
+            }
+            last, results = run(study, there)
+        yield row(f"{title}, {policy}", total(last.scores), digest(last.weights)[:12])
+        titles = dict.fromkeys(result.title for of_site in results.values() for result in of_site)
+        for head in [head for head in titles if head != "softmax"]:
+            scores = {
+                site: result.score
+                for site, of_site in results.items()
+                for result in of_site
+                if result.title == head and result.score is not None
+            }
+            yield row(f"{title}, {head}, {policy}", total(scores), "")
+
+
+def on_ham10000(ham: Path, weights: Path) -> Iterator[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        sites = write_sites(ham, weights, Path(folder))
+        for name, changes in ON_HAM10000.items():
+            study = StudyConfig.model_validate({**BASE, "name": name, **changes})
+            yield from compared(f"{name} on HAM10000", study, sites)
+
+
+def on_folder(study_file: Path, folder: Path) -> Iterator[list[str]]:
     about = yaml_text.load((folder / "federation.yaml").read_text())
     study = load_settings(study_file, StudyConfig, "study")
     study = study.model_copy(
@@ -74,27 +167,15 @@ def compared(study_file: Path, folder: Path) -> list[list[str]]:
             "sites": study.sites.model_copy(update={"train": tuple(about["sites"])}),
         }
     )
-    rows = []
-    for name, policy in (
-        ("no rules", None),
-        ("kit", PolicyConfig.model_validate({**kit_rules(), "heads": ["*"]})),
-    ):
-        with tempfile.TemporaryDirectory() as state:
-            sites = {
-                site: load_site(folder / f"{site}.yaml").model_copy(
-                    update={"state_dir": Path(state) / site, **({} if policy is None else {"policy": policy})}
-                )
-                for site in about["sites"]
-            }
-            rows.append(row(f"{study.name} on {folder.name}, {name}", run(study, sites)))
-    return rows
+    sites = {site: load_site(folder / f"{site}.yaml") for site in about["sites"]}
+    yield from compared(f"{study.name} on {folder.name}", study, sites)
 
 
 def main() -> None:
     """Compare, print and write."""
     logging.getLogger("consilium").setLevel(logging.ERROR)
     arguments = sys.argv[2:]
-    if not arguments or len(arguments) % 2:
+    if len(arguments) % 2 or not {"HAM10000", "WEIGHTS"} <= os.environ.keys():
         sys.exit(__doc__)
     pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
     head = [
@@ -107,7 +188,8 @@ def main() -> None:
         "loss",
         "weights",
     ]
-    rows = [line for study, folder in pairs for line in compared(Path(study), Path(folder))]
+    rows = list(on_ham10000(Path(os.environ["HAM10000"]), Path(os.environ["WEIGHTS"])))
+    rows += [line for study, folder in pairs for line in on_folder(Path(study), Path(folder))]
     lines = [
         f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)
     ]
@@ -118,6 +200,6 @@ def main() -> None:
         PAGE,
         "What the policy of a start-up kit costs an honest study",
         lines,
-        f"python -m benchmarks kit_policy {names}",
+        f"HAM10000=DIR WEIGHTS=DIR python -m benchmarks kit_policy {names}".strip(),
         f"{os.cpu_count()} cores, load {load:.1f} at the end, one run each",
     )
