@@ -27,13 +27,13 @@ from client.governance import approval
 from client.trainer import Trainer
 from common import yaml_text
 from common.config import StudyConfig
-from common.heads.result import HeadResult
 from common.metrics import Score, figures
 from common.metrics.pooling import total
 from common.settings import load_settings
 from common.weights import digest
 from server.enrolment import cohort as enrolment
 from server.heads import fit as heads
+from server.heads.record import HeadsRecord
 from server.provisioning.startup_kit import KIT
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
@@ -102,10 +102,8 @@ def policies() -> dict[str, PolicyConfig]:
     }
 
 
-def run(
-    study: StudyConfig, sites: dict[str, SiteConfig]
-) -> tuple[RoundState, dict[str, tuple[HeadResult, ...]]]:
-    """The closing state, with the last weights and their scores, and each site's results of the heads."""
+def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> tuple[RoundState, HeadsRecord | None]:
+    """The closing state, with the last weights and their scores, and what became of the heads."""
     for site in sites.values():
         approval.approve(
             site.state_dir, approval.Pending(study, "now"), by="benchmark", now=datetime.now(UTC)
@@ -114,9 +112,7 @@ def run(
     cohort = enrolment.enrol(study, link, None)
     start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
     last = list(run_rounds(study, link, cohort, start))[-1]
-    if study.heads is None:
-        return last, {}
-    return last, dict(heads.fit(study, link, cohort, last).record.results)
+    return last, None if study.heads is None else heads.fit(study, link, cohort, last).record
 
 
 def row(name: str, score: Score, weights: str) -> list[str]:
@@ -137,8 +133,14 @@ def compared(title: str, study: StudyConfig, sites: dict[str, SiteConfig]) -> It
                 for site, settings in sites.items()
                 if site in study.sites.all
             }
-            last, results = run(study, there)
+            last, record = run(study, there)
         yield row(f"{title}, {policy}", total(last.scores), digest(last.weights)[:12])
+        if record is None:
+            continue
+        results = record.results
+        for head, reason in record.lacking.items():
+            why = "; ".join([reason, *record.problems.values()])
+            yield [f"{title}, {head}, {policy}", f"not fitted: {why}", *[""] * 6]
         titles = dict.fromkeys(result.title for of_site in results.values() for result in of_site)
         for head in [head for head in titles if head != "softmax"]:
             scores = {
