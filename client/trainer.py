@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -23,6 +24,7 @@ from client.governance import (
     failure_report,
     image_hashes,
     policy,
+    score_cells,
     small_cells,
 )
 from client.governance.hash_chain import Fields
@@ -276,6 +278,7 @@ class Trainer:
             device=self._device,
             precision=study.local.precision,
             num_bins=self._site.policy.histogram_bins,
+            counting=self._counting(setup),
         )
         evaluated = time.monotonic()
         if not plan.train:
@@ -308,6 +311,18 @@ class Trainer:
         )
         return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
 
+    def _counting(self, setup: StudySetup) -> evaluate.Counting | None:
+        """How the test images are counted if the policy keeps cells of few patients back; else None."""
+        rules = self._site.policy
+        if rules.min_score_cell is None:
+            return None
+        return partial(
+            score_cells.score,
+            patients_N=[row.group_key for row in setup.store.manifest.on("test")],
+            least=rules.min_score_cell,
+            num_bins=rules.histogram_bins,
+        )
+
     def _heads(self, plan: wire.HeadPlan, setup: StudySetup) -> wire.HeadAnswer:
         """One step towards classical heads; the features of these weights are computed once."""
         layer = None if plan.study.heads is None else plan.study.heads.layer
@@ -328,6 +343,7 @@ class Trainer:
             self._site.threads or os.cpu_count() or 1,
             rules.min_cell,
             rules.histogram_bins,
+            rules.min_score_cell,
         )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)

@@ -90,6 +90,10 @@ class PolicyConfig(Frozen):
     """True: a study may start from weights that this site fetches from a public hub."""
     histogram_bins: Annotated[int, Field(ge=2, le=500)] = 20
     """Bins of the histograms of scores that leave, one per class: probabilities are rounded to the middle of a bin."""
+    min_score_cell: Annotated[int, Field(ge=3)] | None = None
+    """Fewest patients (or lesions; images where neither is known) in a cell of a score: a true class and a predicted
+    one. Images of smaller cells are left out of the score, and no bin of a histogram is of fewer patients. None: all
+    are counted."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
     overlap: bool = True

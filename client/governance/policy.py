@@ -21,6 +21,7 @@ from client.config import Hours, PolicyConfig
 from common import wire
 from common.config import HubWeights, LocalConfig, StudyConfig
 from common.errors import PolicyRefusal
+from common.metrics import Score
 from common.weights import Layout, num_bytes
 
 _MIB = 2**20
@@ -376,6 +377,11 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None
     violations += _tensors(sorted(wire.arrays_of(answer)), policy)
     if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
+    cells = [cell for score in _scores(answer) for cell in _cells(score)]
+    if any(0 < cell < (policy.min_score_cell or 0) for cell in cells):
+        violations.append(
+            RuleViolation("min_score_cell", "a score counts too few images", "left out too late")
+        )
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)
@@ -386,13 +392,24 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
         case wire.Enrolment():
             return [*answer.train_counts, *answer.test_counts]
         case wire.RoundAnswer():
-            return [*answer.score.confusion_CC.sum(axis=1).tolist(), answer.num_examples]
+            return [*answer.score.images_C, answer.num_examples]
         case wire.HeadAnswer():
-            scores = [result.score for result in answer.results if result.score is not None]
-            scored = [count for score in scores for count in score.confusion_CC.sum(axis=1).tolist()]
+            scored = [count for score in _scores(answer) for count in score.images_C]
             return [*answer.train_counts, *scored]
         case wire.ApprovalAnswer() | wire.OverlapAnswer() | wire.Failure():
             return []
+
+
+def _scores(answer: wire.Answer) -> list[Score]:
+    if isinstance(answer, wire.HeadAnswer):
+        return [result.score for result in answer.results if result.score is not None]
+    return [answer.score] if isinstance(answer, wire.RoundAnswer) else []
+
+
+def _cells(score: Score) -> list[int]:
+    """Cells of every table of counts, and what is left out of each class."""
+    tables = (score.confusion_CC, score.histogram_C2B, score.calibration_2K)
+    return [*(int(cell) for table in tables for cell in table.ravel()), *score.left_out_C]
 
 
 # --- shared ----------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ class Place:
     min_cell: int | None
     num_bins: int | None = None
     """Bins that the probabilities of a score are rounded to."""
+    min_score_cell: int | None = None
 
 
 def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
@@ -164,7 +165,9 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
     test, classes = table.sides["test"], len(plan.study.classes)
     if not len(test.labels_N):
         test = _without_images(test, classes)
-    results = [scores.of_softmax(test.logits_NC, test.labels_N, place.num_bins)]
+    results = [
+        scores.of_softmax(test.logits_NC, test.labels_N, test.groups_N, place.num_bins, place.min_score_cell)
+    ]
     if plan.site in plan.study.sites.train:
         for config in heads.local:
             title = f"local.{config.title}"
@@ -181,6 +184,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
                     test.labels_N,
                     test.groups_N,
                     place.num_bins,
+                    place.min_score_cell,
                 )
             )
     for form in plan.step.heads if isinstance(plan.step, head_steps.ScoreStep) else ():
@@ -188,7 +192,13 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
         probabilities_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
         results.append(
             scores.beside(
-                form.title, probabilities_NC, test.logits_NC, test.labels_N, test.groups_N, place.num_bins
+                form.title,
+                probabilities_NC,
+                test.logits_NC,
+                test.labels_N,
+                test.groups_N,
+                place.num_bins,
+                place.min_score_cell,
             )
         )
     return results

@@ -4,6 +4,11 @@ Probabilities are a float64 softmax of the logits, so that the counts of two mac
 where their logits do.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -13,6 +18,9 @@ from client.training.inference import infer
 from client.training.precision import Precision
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
+
+Counting: TypeAlias = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64]], Score]
+"""The score of all images at once, given their probabilities (N, C) and labels (N)."""
 
 
 def evaluate(
@@ -24,8 +32,12 @@ def evaluate(
     precision: Precision,
     batch_size: int = 64,
     num_bins: int | None = None,
+    counting: Counting | None = None,
 ) -> Score:
     """Score `model` on `images`, centre-cropped; its training mode is left as it was.
+
+    `counting` makes the score where a cell of few patients is kept back, which takes all images at once. Otherwise
+    every batch is counted and forgotten.
 
     Raises ConsiliumError if an output is not finite, TooLittleMemory if not one image fits.
     """
@@ -37,6 +49,10 @@ def evaluate(
     batches = infer(
         model, images, logits, device=device, precision=precision, batch_size=batch_size, activity="scoring"
     )
+    if counting is not None:
+        whole_NC = [_probabilities(logits_BC).numpy() for logits_BC in batches]
+        none_NC = np.zeros((0, num_classes))
+        return counting(np.concatenate([none_NC, *whole_NC]), images.labels_N.cpu().numpy())
     score, start = empty(num_classes), 0
     for logits_BC in batches:
         score += _score(logits_BC, images.labels_N[start : start + len(logits_BC)].cpu(), num_bins)
@@ -45,10 +61,15 @@ def evaluate(
 
 
 def _score(logits_BC: Tensor, labels_B: Tensor, num_bins: int | None) -> Score:
+    probabilities_BC = _probabilities(logits_BC)
+    loss_sum = cross_entropy(logits_BC, labels_B, reduction="sum").item()
+    return count(probabilities_BC.numpy(), labels_B.numpy(), loss_sum, num_bins)
+
+
+def _probabilities(logits_BC: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits_BC).all()):
         raise ConsiliumError(
             "the received weights give outputs that are not finite numbers on this site's images; "
             "expected finite ones. The study has diverged: lower local.optimizer.lr and start again."
         )
-    loss_sum = cross_entropy(logits_BC, labels_B, reduction="sum").item()
-    return count(logits_BC.softmax(dim=1).numpy(), labels_B.numpy(), loss_sum, num_bins)
+    return logits_BC.softmax(dim=1)

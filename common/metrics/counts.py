@@ -55,6 +55,8 @@ class Score(Frozen):
     """Sum of the cross-entropies, natural logarithm."""
     num_bins: Annotated[int, Field(ge=2, le=NUM_BINS)] = NUM_BINS
     """Bins that probabilities were rounded to before they were counted, the fewest of any site."""
+    left_out_C: tuple[Annotated[int, Field(ge=0, le=_MOST)], ...] = ()
+    """Images by class that are not counted, because a site's policy keeps cells of few patients back. Empty: none."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -67,6 +69,8 @@ class Score(Frozen):
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if len(self.left_out_C) not in (0, num_classes):
+            raise ValueError(f"left_out_C has {len(self.left_out_C)} classes, expected {num_classes} or none")
         if len(self.confidence_K) != NUM_CALIBRATION_BINS:
             raise ValueError(
                 f"confidence_K has {len(self.confidence_K)} bins, expected {NUM_CALIBRATION_BINS}"
@@ -93,7 +97,13 @@ class Score(Frozen):
             confidence_K=tuple(a + b for a, b in zip(self.confidence_K, other.confidence_K, strict=True)),
             loss_sum=self.loss_sum + other.loss_sum,
             num_bins=min(self.num_bins, other.num_bins),
+            left_out_C=self._left_out_with(other),
         )
+
+    def _left_out_with(self, other: "Score") -> tuple[int, ...]:
+        if not (self.left_out_C and other.left_out_C):
+            return self.left_out_C or other.left_out_C
+        return tuple(a + b for a, b in zip(self.left_out_C, other.left_out_C, strict=True))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Score) and self.model_dump() == other.model_dump()
@@ -102,7 +112,15 @@ class Score(Frozen):
 
     @property
     def num_images(self) -> int:
+        """Images that are counted."""
         return int(self.confusion_CC.sum())
+
+    @property
+    def images_C(self) -> tuple[int, ...]:
+        """Images by class, those that are left out of the counts included."""
+        counted_C = self.confusion_CC.sum(axis=1).tolist()
+        left_out_C = self.left_out_C or (0,) * len(counted_C)
+        return tuple(a + b for a, b in zip(counted_C, left_out_C, strict=True))
 
 
 def empty(num_classes: int) -> Score:

@@ -24,7 +24,7 @@ def scored(
         for result in answer.results:
             if result.title not in known:
                 raise UpdateRejected("it scored a head that the study does not list")
-            if result.score is not None and result.score.confusion_CC.sum(axis=1).tolist() != expected:
+            if result.score is not None and list(result.score.images_C) != expected:
                 raise UpdateRejected(
                     f"its score of {result.title} is over other test images than it enrolled with"
                 )

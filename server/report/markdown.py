@@ -97,6 +97,7 @@ def _figures(outcome: Outcome) -> str:
             markdown_table(head, rows),
             *_not_in_the_table(outcome, final),
             *_coarse(final.pooled),
+            *_left_out(outcome, final),
             _LEGEND,
         ]
     )
@@ -127,6 +128,30 @@ def _coarse(pooled: Scored) -> list[str]:
     return [
         f"Sites round every probability to the middle of one of {pooled.num_bins} bins before it is counted. AUROC, "
         f"ECE and loss are as coarse as a bin, {1 / pooled.num_bins:g} wide. The other figures are exact."
+    ]
+
+
+def _left_out(outcome: Outcome, final: RoundRecord) -> list[str]:
+    """Test images that are not counted because too few patients had such a result, as a paragraph."""
+    by_site = {
+        site: sum(scored.left_out_C) for site, scored in final.scored.items() if any(scored.left_out_C)
+    }
+    if final.pooled is None or not by_site:
+        return []
+    each = ", ".join(f"{site} {number}" for site, number in by_site.items())
+    classes = ", ".join(
+        f"{name} {number}"
+        for name, number in zip(outcome.study.classes, final.pooled.left_out_C, strict=True)
+        if number
+    )
+    left_out, f = sum(by_site.values()), final.pooled.figures
+    right, images = round(f.accuracy * f.num_images) if f.num_images else 0, f.num_images + left_out
+    return [
+        f"{left_out} of {images} test images are in no figure ({each}; {classes}): the policy of their site leaves out "
+        "what fewer patients than it says share, a true class and a predicted one, and as much more that no sum shows "
+        "it. These are mostly errors, so the figures look better than the model is. With these images the pooled "
+        f"accuracy lies between {percent(right / images)} and {percent((right + left_out) / images)} percent. "
+        "Probabilities are medians of small groups of patients there."
     ]
 
 

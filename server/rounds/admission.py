@@ -146,7 +146,7 @@ def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
 
 
 def _wrong_score(score: Score, test_counts: Sequence[int]) -> str | None:
-    counts = score.confusion_CC.sum(axis=1).tolist()
+    counts = list(score.images_C)
     if len(counts) != len(test_counts):
         return f"its score is over {len(counts)} classes, expected the study's {len(test_counts)}"
     if counts != list(test_counts):

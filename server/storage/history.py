@@ -36,6 +36,8 @@ class Scored:
     confusion_CC: tuple[tuple[int, ...], ...]
     num_bins: int = NUM_BINS
     """Bins that a site's policy rounds probabilities to, the fewest of the row's sites."""
+    left_out_C: tuple[int, ...] = ()
+    """Test images by class that a site's policy leaves out of its scores; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _describe_score(score: Score) -> dict[str, Any]:
         "confusion_CC": score.confusion_CC.tolist(),
         # Only where it says something: without it, lines of earlier versions stay as they are.
         **({} if score.num_bins == NUM_BINS else {"num_bins": score.num_bins}),
+        **({"left_out_C": list(score.left_out_C)} if any(score.left_out_C) else {}),
     }
 
 
@@ -157,6 +160,7 @@ def _scored(there: Mapping[str, Any]) -> Scored:
         accuracy_interval=(low, high),
         confusion_CC=tuple(map(tuple, there["confusion_CC"])),
         num_bins=there.get("num_bins", NUM_BINS),
+        left_out_C=tuple(there.get("left_out_C", ())),
     )
 
 

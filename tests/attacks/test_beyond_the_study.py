@@ -218,3 +218,15 @@ def test_scores_tell_no_probability_closer_than_a_bin(hospital: Hospital) -> Non
         float(value * 40).is_integer() or abs(value * 40 - round(value * 40)) < 1e-6
         for value in score.confidence_K
     )
+
+
+def test_with_min_score_cell_no_figure_is_of_fewer_patients(hospital: Hospital) -> None:
+    """Without the rule cells of one patient leave."""
+    answers = []
+    for rules in ({}, {"min_score_cell": 3}):
+        trainer, chosen = hospital(per_class=48, **rules), study(name=f"s{len(rules)}")
+        answer = ask(trainer, round_plan(chosen, enrolled(trainer, chosen)))
+        assert isinstance(answer, wire.RoundAnswer), answer
+        tables = (answer.score.confusion_CC, answer.score.histogram_C2B, answer.score.calibration_2K)
+        answers.append({int(cell) for table in tables for cell in table.ravel()} - {0})
+    assert min(answers[0]) < 3 <= min(answers[1])

@@ -386,6 +386,11 @@ def test_what_slips_through_is_stopped_at_the_door() -> None:
     )  # four images of class 1, all taken for 0
     with pytest.raises(PolicyRefusal, match="min_cell"):
         enforce_answer(answer(score=four), 1000, policy(min_cell=5))
+    few = four.model_copy(update={"left_out_C": (0, 2, 0)})
+    enforce_answer(answer(score=few), 1000, policy(min_cell=5))  # of six images two are left out
+    for wrong in (few, four):
+        with pytest.raises(PolicyRefusal, match="min_score_cell"):
+            enforce_answer(answer(score=wrong), 1000, policy(min_score_cell=5))
     with pytest.raises(PolicyRefusal, match=r"tensors.*head\.weight"):
         enforce_answer(answer(), 1000, policy(tensors=["stem.*"]))
     with pytest.raises(PolicyRefusal, match="max_mib_up"):

@@ -14,7 +14,7 @@ GROUPS = ("a", "a", "b", "c")
 
 
 def test_the_softmax_is_scored_as_it_is() -> None:
-    result = scores.of_softmax(LOGITS, LABELS, None)
+    result = scores.of_softmax(LOGITS, LABELS, GROUPS, None)
     assert result.title == "softmax"
     assert result.score is not None
     assert result.score.confusion_CC.tolist() == [[2, 0], [2, 0]]
@@ -31,6 +31,17 @@ def test_a_head_is_counted_on_the_images_where_it_and_the_softmax_differ() -> No
     # By class: both right, only the softmax, only the head, neither.
     assert result.paired.right_C4.tolist() == [[1, 1, 0, 0], [0, 0, 2, 0]]
     assert result.paired.num_groups == 3
+
+
+def test_a_head_whose_small_cells_are_kept_back_is_not_compared() -> None:
+    """Of class 0 each prediction is of one patient, of class 1 both images are of two: all are below 3."""
+    result = scores.beside("local.lda", HEAD, LOGITS, LABELS, GROUPS, 20, 3)
+    assert (result.paired, result.interval) == (None, None)
+    softmax = scores.of_softmax(LOGITS, LABELS, GROUPS, 20, 3)
+    for found in (result, softmax):
+        assert found.score is not None
+        assert found.score.num_images == 0
+        assert found.score.left_out_C == (2, 2)
 
 
 def test_probabilities_that_are_not_finite_are_a_problem_and_no_score() -> None:

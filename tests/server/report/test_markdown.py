@@ -87,6 +87,28 @@ def test_a_row_of_sites_that_round_their_probabilities_says_how_coarse_its_figur
     assert "coarse" not in section(make_outcome(), "The model after round 3")
 
 
+def test_images_that_a_policy_leaves_out_of_scores_are_counted_and_bound_the_accuracy(
+    make_outcome: MakeOutcome,
+) -> None:
+    """Every site leaves out two images of the first class."""
+
+    def fewer(state: RoundState) -> RoundState:
+        scores = {
+            site: score.model_copy(update={"left_out_C": (2, 0, 0)}) for site, score in state.scores.items()
+        }
+        return replace(state, scores=scores)
+
+    text = section(make_outcome(fewer), "The model after round 3")
+    last = make_outcome(fewer).rounds[-1]
+    assert last.pooled is not None
+    f, left_out = last.pooled.figures, 2 * len(last.scored)
+    right, images = round(f.accuracy * f.num_images), f.num_images + left_out
+    assert f"{left_out} of {images} test images are in no figure (" in text
+    low, high = 100 * right / images, 100 * (right + left_out) / images
+    assert f"accuracy lies between {low:.1f} and {high:.1f} percent" in text
+    assert "in no figure" not in section(make_outcome(), "The model after round 3")
+
+
 # --- selection -------------------------------------------------------------------------------------
 
 

@@ -296,6 +296,16 @@ def test_a_good_score_is_admitted_as_it_is():
     assert admit_score(good(), **SCORED) is SCORE
 
 
+def test_a_score_that_leaves_images_out_is_of_as_many_as_were_enrolled():
+    """Two images of the first class are counted, three are left out."""
+    some = SCORE.model_copy(update={"left_out_C": (3, 0)})
+    assert admit_score(good(score=some), **(SCORED | {"test_counts": (5, 0)})) is some
+    with pytest.raises(
+        UpdateRejected, match=r"its score is over \[5, 0\] images by class, expected \[2, 0\]"
+    ):
+        admit_score(good(score=some), **SCORED)
+
+
 def test_a_score_of_no_images_fits_a_site_without_test_images():
     assert admit_score(good(score=empty(2)), **(SCORED | {"test_counts": (0, 0)})).num_images == 0
 

@@ -47,6 +47,17 @@ def test_a_round_comes_back_as_it_was(tmp_path):
     assert record.scored["north"].confusion_CC == ((3, 1, 0), (0, 0, 0), (0, 0, 0))
 
 
+def test_images_that_are_left_out_come_back_and_add_up(tmp_path):
+    some = score(3).model_copy(update={"left_out_C": (5, 0, 0)})
+    append_round(tmp_path, state(1, scores={"north": some, "south": score(2), "west": some}))
+    (record,) = read_rounds(tmp_path)
+    assert record.scored["north"].left_out_C == (5, 0, 0)
+    assert record.scored["south"].left_out_C == ()
+    assert record.pooled is not None
+    assert record.pooled.left_out_C == (10, 0, 0)
+    assert record.pooled.figures.num_images == 12
+
+
 def test_a_round_is_one_line_with_the_scores_of_the_weights_it_started_from(tmp_path, random_state, study):
     state = random_state(2)
     append_round(tmp_path, state, study.sites.evaluate)
