@@ -112,6 +112,10 @@ class Trainer:
             return self._fail(error, plan_id)
         return self._answered.reply
 
+    def audit_head(self) -> str:
+        """Hash of the audit log's last line, which goes to the gateway with an answer and is signed there."""
+        return self._audit.head
+
     def _read(self, request: bytes) -> tuple[wire.Plan | wire.Answer, Received]:
         """The message in `request`, which is noted before anything is done with it."""
         plan, arrays_digest = None, ""

@@ -36,6 +36,7 @@ from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
 from server.storage import checkpoint, history, requests
+from server.storage.audit_heads import AuditHeads
 from server.storage.status import (
     INCOMPLETE,
     Stage,
@@ -63,11 +64,12 @@ def main(grid: Grid, context: Context) -> None:
 
 def _sites(grid: Grid, config: ServerConfig) -> FlowerSites:
     """The sites behind Flower, by the short way that our SuperLink offers."""
+    heads = AuditHeads(config.run_dir, config.fingerprints)
     connected = hub.connect(grid)
     if connected is None:
-        return FlowerSites(grid, config.node_ids)
+        return FlowerSites(grid, config.node_ids, audit_heads=heads)
     announcements, files = connected
-    return FlowerSites(grid, config.node_ids, announcements, files)
+    return FlowerSites(grid, config.node_ids, announcements, files, heads)
 
 
 def conduct(config: ServerConfig, sites: Sites) -> None:

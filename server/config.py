@@ -31,6 +31,9 @@ class ServerConfig(Frozen):
     """Where weights, checkpoints, rounds.jsonl and the report go."""
     node_ids: Annotated[dict[Name, int], Field(min_length=1)]
     """Site name by Flower node, as enrolled with the site's key; a site cannot choose its name."""
+    fingerprints: dict[Name, str] = {}  # noqa: RUF012  (pydantic copies it)
+    """Fingerprint of each site's enrolled key, with which it signs the head of its audit log. A site that is not named
+    is not compared."""
     log: Literal["readable", "json"] = "readable"
     """Form of the log: for people, or one JSON object a line."""
     synthetic: bool = False

@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,7 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-site audit site.yaml",
             "consilium-site audit site.yaml --verify",
             "consilium-site audit site.yaml --verify --expect HASH",
+            "consilium-site audit site.yaml --verify --signed audit-heads.jsonl",
         ],
     )(_audit)
 
@@ -110,18 +112,28 @@ def _audit(
         str | None,
         typer.Option("--expect", metavar="HASH", help="With --verify: the log must contain this hash."),
     ] = None,
+    signed: Annotated[
+        Path | None,
+        typer.Option(
+            "--signed",
+            metavar="FILE",
+            help="With --verify: heads of this log that this site's key signed, from the study operator.",
+        ),
+    ] = None,
 ) -> int:
     """Show or check the log of what came and what left.
 
     Without --verify, shows the log. With --verify, checks that no line was changed, removed or inserted, and
-    prints the last line's hash. Note that hash down somewhere else.
+    prints the last line's hash. The server has these hashes, signed with this site's key: ask the study operator for
+    the run's audit-heads.jsonl and give it as --signed.
     """
     from client.config import load_site
-    from client.governance import audit
+    from client.governance import audit, audit_heads
 
-    if expect is not None and not verify:
-        raise ConfigError("--expect is for checking; add --verify")
-    path = load_site(settings).state_dir / audit.FILE
+    if (expect is not None or signed is not None) and not verify:
+        raise ConfigError("--expect and --signed are for checking; add --verify")
+    site = load_site(settings)
+    path = site.state_dir / audit.FILE
     if not verify:
         for line in audit.show(path):
             print(line)
@@ -132,4 +144,10 @@ def _audit(
     if verdict.problem is not None:
         print(f"EDITED OR CUT: {verdict.problem}", file=sys.stderr)
         return 1
+    if signed is not None:
+        compared = audit_heads.compare(path, site.name, signed)
+        print(f"{compared.num_heads} signed heads, by {', '.join(compared.keys) or 'no key'}")
+        if compared.problem is not None:
+            print(f"EDITED OR CUT: {compared.problem}", file=sys.stderr)
+            return 1
     return 0

@@ -168,7 +168,8 @@ def _trainer(
     users = None if gateway_user is None else {os.geteuid(), _number_of(gateway_user)}
     with contextlib.ExitStack() as opened:
         inner = socket if users is None else opened.enter_context(_door(socket, users))
-        server = link.serve(Trainer(site).answer, inner)
+        trainer = Trainer(site)
+        server = link.serve(trainer.answer, inner, trainer.audit_head)
         _wait(site.name, stopped, until)
         server.stop(grace=1.0).wait()
     socket.unlink(missing_ok=True)

@@ -74,6 +74,7 @@ from common.wire.gateway_calls import (
     SILENT_S,
     UPLOAD,
 )
+from common.wire.signed_heads import SignedHead, sign
 
 HEARTBEAT_S = 30.0
 """The server counts this site as reachable for twice as long after its last sign of life."""
@@ -162,6 +163,7 @@ class Connection:
     """A channel to the server and, once activated, the node that this site's key stands for."""
 
     def __init__(self, config: GatewayConfig) -> None:
+        self._site = config.site
         private = keys.read_private(config.key)
         self._private, self._public = private, keys.flower_form(private.public_key())
         self._channel = grpc.secure_channel(
@@ -342,6 +344,10 @@ class Connection:
         with _calling():
             name: bytes = self._upload(iter(pieces), metadata=self._signed(), timeout=timeout_s)
         return name.decode()
+
+    def signed(self, audit_head: str) -> SignedHead:
+        """The head of the trainer's audit log, signed with this site's key."""
+        return sign(self._site, audit_head, self._private)
 
     def _signed(self) -> tuple[tuple[str, str | bytes], ...]:
         now = datetime.now(UTC).isoformat()

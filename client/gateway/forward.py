@@ -18,6 +18,7 @@ from common import log, wire
 from common.errors import SiteFailure, WireError
 from common.wire import codec
 from common.wire.gateway_calls import INLINE_BYTES
+from common.wire.signed_heads import SignedHead
 
 _ADVICE: dict[wire.ErrorKind, str] = {
     "unreachable": "the site's trainer did not answer its gateway; the gateway's log has the reason",
@@ -26,8 +27,8 @@ _ADVICE: dict[wire.ErrorKind, str] = {
 }
 
 
-class Files(Protocol):
-    """Where arrays beside messages come from and go to."""
+class Server(Protocol):
+    """The server as the gateway reaches it: where arrays beside messages come from and go to, in this site's name."""
 
     def download(self, name: str, timeout_s: float) -> Iterator[bytes]:
         """A file in pieces. Raises CallFailed."""
@@ -35,8 +36,11 @@ class Files(Protocol):
     def upload(self, pieces: Iterable[bytes], timeout_s: float) -> str:
         """The name of the file that these pieces became. Raises CallFailed."""
 
+    def signed(self, audit_head: str) -> SignedHead:
+        """The head of the trainer's audit log, signed with this site's key."""
 
-def answer(content: RecordDict, link: SocketLink, files: Files, timeout_s: float) -> RecordDict:
+
+def answer(content: RecordDict, link: SocketLink, server: Server, timeout_s: float) -> RecordDict:
     """The site's answer to a message. Whatever goes wrong at the site is an answer, too.
 
     Raises CallFailed where the line to the server fails: the message can then be answered once more. Raises
@@ -45,7 +49,8 @@ def answer(content: RecordDict, link: SocketLink, files: Files, timeout_s: float
     if codec.is_probe(content):
         return codec.probe()
     try:
-        return _from_trainer(content, link, files, timeout_s)
+        reply = _from_trainer(content, link, server, timeout_s)
+        return codec.with_head(reply, server.signed(link.audit_head)) if link.audit_head else reply
     except MessageGone:
         raise
     except CallFailed as failed:
@@ -56,7 +61,7 @@ def answer(content: RecordDict, link: SocketLink, files: Files, timeout_s: float
         return _refusal(content, error)
 
 
-def _from_trainer(content: RecordDict, link: SocketLink, files: Files, timeout_s: float) -> RecordDict:
+def _from_trainer(content: RecordDict, link: SocketLink, server: Server, timeout_s: float) -> RecordDict:
     apart = codec.beside(content)
     if apart is None:
         whole = codec.records_to_bytes(content)
@@ -64,7 +69,7 @@ def _from_trainer(content: RecordDict, link: SocketLink, files: Files, timeout_s
     def request() -> Iterator[bytes]:
         if apart is None:
             return codec.chunks(whole)
-        return codec.with_header(apart.header, files.download(apart.name, timeout_s), apart.size)
+        return codec.with_header(apart.header, server.download(apart.name, timeout_s), apart.size)
 
     def receive(pieces: Iterator[bytes]) -> RecordDict:
         start = b""
@@ -75,7 +80,7 @@ def _from_trainer(content: RecordDict, link: SocketLink, files: Files, timeout_s
         else:
             return codec.bytes_to_records(start)
         sent = _Counted(itertools.chain([start], pieces))
-        name = files.upload(sent, timeout_s)
+        name = server.upload(sent, timeout_s)
         return codec.Beside("", name, sent.size).records()
 
     return link.pass_on(request, receive, timeout_s)

@@ -9,7 +9,7 @@ import os
 import socket as sockets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,6 +22,7 @@ from common.network import unix_sockets
 from common.polling import wait_until
 from common.wire import TRAINER_METHOD, TRAINER_SERVICE
 from common.wire.codec import chunks, gathered
+from common.wire.signed_heads import HEAD, TRAILER
 
 CONNECT_S = 60.0
 """Enough for a trainer to restart and import torch, and shorter than a round's deadline."""
@@ -56,6 +57,8 @@ class SocketLink:
     def __init__(self, socket: Path, connect_s: float = CONNECT_S) -> None:
         self._socket, self._connect_s = socket, connect_s
         self._channel: grpc.Channel | None = None
+        self.audit_head = ""
+        """Head of the trainer's audit log, as it came with the last answer; empty if none came."""
 
     def ask(self, request: bytes, timeout_s: float) -> bytes:
         """Send `request`, wait at most `timeout_s` for the whole answer. Raises SiteFailure."""
@@ -92,9 +95,11 @@ class SocketLink:
     ) -> T:
         self._wait_for_trainer(min(self._connect_s, timeout_s))
         sent = _Noted(request())
-        got = _Noted(self._open().stream_stream(_METHOD)(iter(sent), timeout=timeout_s))
+        call = self._open().stream_stream(_METHOD)(iter(sent), timeout=timeout_s)
+        got, self.audit_head = _Noted(call), ""
         try:
-            return receive(iter(got))
+            received = receive(iter(got))
+            self.audit_head = _head(call.trailing_metadata())
         except Exception as error:
             self.close()
             # gRPC reads pieces in a thread of its own, and has its own error for one that fails there.
@@ -108,6 +113,7 @@ class SocketLink:
                 f"the trainer did not answer on its socket within {timeout_s:.0f} s "
                 f"({got.error.code().name}); start it, or read its log"
             ) from error
+        return received
 
     def close(self) -> None:
         """End every call to the trainer; the next one opens a new channel."""
@@ -148,14 +154,25 @@ class _Noted:
             raise
 
 
-def serve(answer: Callable[[bytes], bytes], socket: Path) -> grpc.Server:
+def _head(trailers: Sequence[tuple[str, str | bytes]]) -> str:
+    found = [value for name, value in trailers if name == TRAILER and isinstance(value, str)]
+    return found[0] if len(found) == 1 and HEAD.fullmatch(found[0]) else ""
+
+
+def serve(
+    answer: Callable[[bytes], bytes], socket: Path, audit_head: Callable[[], str] = lambda: ""
+) -> grpc.Server:
     """Listen on `socket` and answer one plan at a time; the caller stops the server.
+
+    `audit_head` is asked after each answer, and goes with it.
 
     Raises StorageError if the socket cannot be made, SiteFailure if another trainer has it.
     """
 
-    def handle(request: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield from chunks(answer(gathered(request)))
+    def handle(request: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        reply = answer(gathered(request))
+        context.set_trailing_metadata(((TRAILER, audit_head()),))
+        yield from chunks(reply)
 
     address = _address(socket)
     _remove_stale_socket(socket)

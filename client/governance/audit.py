@@ -2,11 +2,12 @@
 
 One JSON object a line; each holds the hash of the line before it and, at its end, its own:
 
-    {"previous":"<hash of the line before>","time":...,"event":...,...,"hash":"<SHA-256 of all before this>"}
+    {"previous":"<hash of the line before>","time":...,"event":...,...,"salt":...,"hash":"<SHA-256 of all before this>"}
 
 so `verify` detects a changed byte, a removed line and an inserted line. It cannot detect lines cut off at
 the end, or a chain that was computed again, without a hash that was noted elsewhere: `verify` prints the
-last one, and checks for an earlier one.
+last one, and checks for an earlier one. The server notes one with each answer, signed with the site's key
+(`common/wire/signed_heads.py`). The salt is 16 random bytes, so that nothing of a line can be guessed from its hash.
 
 An answer is written to the disk before it is handed to the gateway; an answer that cannot be
 recorded does not leave. After a power cut the last line may be torn. Nothing is ever removed:
@@ -17,6 +18,7 @@ The chain itself is `hash_chain.py`, what the lines say `audit_fields.py`.
 
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +93,9 @@ def events(path: Path) -> Iterator[Fields]:
     yield from (fields for line in lines if (fields := whole(line)))
 
 
-_NOT_SHOWN = {"previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint", "arrays", "asked"}
+_NOT_SHOWN = {
+    "previous", "hash", "time", "event", "sha256", "tensor_names", "fingerprint", "arrays", "asked", "salt",
+}  # fmt: skip
 
 
 def _chains(file: BinaryIO) -> Iterator[Chain]:
@@ -127,9 +131,14 @@ class Work:
 class Audit:
     """The log of one site. Several processes may write to it in turn."""
 
-    def __init__(self, state_dir: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        salt: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
         self._path = state_dir / FILE
-        self._clock = clock
+        self._clock, self._salt = clock, salt
         self._file: tuple[int, int] | None = None
         self._read_up_to = 0
         self._chain = Chain()
@@ -151,9 +160,14 @@ class Audit:
                 record = line_after(chain.head, {"time": now, "event": "torn", "sha256": chain.torn})
                 chain, _ = follow(chain, record[:-1])
                 start += record
-            line = line_after(chain.head, {"time": now, "event": event, **fields})
+            line = line_after(chain.head, {"time": now, "event": event, **fields, "salt": self._salt()})
             self._write(file.fileno(), start + line)
             self._catch_up(file)
+
+    @property
+    def head(self) -> str:
+        """Hash of the last whole line, as of the last `append`. It leaves the site, signed."""
+        return self._chain.head
 
     def work_since(self, moment: datetime) -> "Work":
         """Work answered since then, in the last two days; as of the last `append`."""

@@ -25,11 +25,11 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest
             if isinstance(plan, wire.RoundPlan):
                 about = {**about, "round": plan.round, "train": plan.train}
             if isinstance(plan, wire.HeadPlan):
-                asked = plan.step.model_dump(mode="json")
-                about = {**about, "round": plan.round, "step": plan.step.kind, "asked": asked}
+                about = {**about, "round": plan.round, "step": plan.step.kind}
             if isinstance(plan, wire.OverlapPlan):
                 about = {**about, "shared": len(plan.shared)}
             about = {**about, "arrays": arrays_digest} if arrays_digest else about
+            about = {**about, "asked": _asked(plan)}
             return {**_message(plan), **about, **size}
         case (
             wire.ApprovalAnswer()
@@ -42,6 +42,18 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest
             return {**_message(plan), **size}
         case _:
             assert_never(plan)
+
+
+_ELSEWHERE = {"kind", "plan_id", "site", "study", "shared"}
+"""Fields of a plan that stand beside `asked`, in the log's earlier lines, or that are hashes of this site's images."""
+
+
+def _asked(plan: wire.Plan) -> dict[str, JsonValue]:
+    """What a plan asks, but for its arrays. The study is in the line of the enrolment: nothing is computed before."""
+    asked: dict[str, JsonValue] = plan.model_dump(mode="json", exclude=_ELSEWHERE)
+    if isinstance(plan, wire.EnrolPlan):
+        asked["study"] = plan.study.model_dump(mode="json")
+    return asked
 
 
 def sent(reply: bytes, answer: wire.Answer) -> Fields:

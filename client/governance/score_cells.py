@@ -60,7 +60,7 @@ _LEAST = 1e-12
 def _shown(
     of_class_N: npt.NDArray[np.bool_], predicted_N: Numbers, numbers_N: Numbers, least: int
 ) -> list[Numbers]:
-    """Images of each cell of a class that is shown; what is left out is of nobody, or of enough patients."""
+    """Images of each cell of a class that is shown; what is left out is of no patient, or of enough."""
     cells = [
         np.flatnonzero(of_class_N & (predicted_N == place)) for place in np.unique(predicted_N[of_class_N])
     ]

@@ -41,6 +41,7 @@ from common.wire import (
     RoundPlan,
     arrays_of,
 )
+from common.wire.signed_heads import SignedHead
 
 SCHEMA = 2
 """Version of the messages. It rises when one changes its meaning; both sides must have the same."""
@@ -63,7 +64,7 @@ LARGEST_INDEX = 16 * 2**20
 _HEADER = "consilium.header"
 """Tensor that holds the header in safetensors bytes."""
 
-_RECORD, _ARRAYS, _PROBE = "consilium", "arrays", "consilium.probe"
+_RECORD, _ARRAYS, _PROBE, _HEAD = "consilium", "arrays", "consilium.probe", "consilium.audit"
 """Names of Flower's records."""
 
 _FILE, _SIZE = "file", "bytes"
@@ -194,6 +195,23 @@ def probe() -> RecordDict:
 def is_probe(records: RecordDict) -> bool:
     """True for a probe, and for the answer to one."""
     return _PROBE in records
+
+
+# --- the head of a site's audit log, beside its answer --------------------------------------------
+
+
+def with_head(answer: RecordDict, head: SignedHead) -> RecordDict:
+    """An answer and the head of its site's audit log."""
+    return RecordDict({**answer, _HEAD: ConfigRecord(head.model_dump())})
+
+
+def signed_head(answer: RecordDict) -> SignedHead | None:
+    """The head that came with an answer; None without one, or if it is none."""
+    record = answer.config_records.get(_HEAD)
+    try:
+        return None if record is None else SignedHead.model_validate(dict(record))
+    except ValidationError:
+        return None
 
 
 # --- arrays that travel beside Flower's message --------------------------------------------------

@@ -192,7 +192,13 @@ class Host(Federation):
         assert self._study is not None
         run_dir = self.folder.runs / self._study.name
         settings = write_server_settings(
-            self._study, run_dir, self._nodes(), synthetic=self.folder.config.synthetic
+            self._study,
+            run_dir,
+            self._nodes(),
+            synthetic=self.folder.config.synthetic,
+            fingerprints={
+                site: key.fingerprint for site, key in site_keys.read_key_files(self.folder).keys.items()
+            },
         )
         self._run_id = self.run(settings)
         self._known_runs.add(self._run_id)

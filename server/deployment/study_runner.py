@@ -134,7 +134,12 @@ class _Crashes:
 
 
 def write_server_settings(
-    study: StudyConfig, run_dir: Path, node_ids: Mapping[str, int], *, synthetic: bool
+    study: StudyConfig,
+    run_dir: Path,
+    node_ids: Mapping[str, int],
+    *,
+    synthetic: bool,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Path:
     """server.yaml and the study as run; returns the first."""
     study_file, settings = run_dir / "study.yaml", run_dir / "server.yaml"
@@ -143,6 +148,7 @@ def write_server_settings(
         "study": str(study_file.resolve()),
         "run_dir": str(run_dir.resolve()),
         "node_ids": dict(node_ids),
+        "fingerprints": dict(fingerprints or {}),
         "synthetic": synthetic,
         "log": log.form(),
     }

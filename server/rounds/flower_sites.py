@@ -24,6 +24,7 @@ from common.wire import codec
 from common.wire.gateway_calls import INLINE_BYTES
 from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
+from server.storage.audit_heads import AuditHeads
 from server.transport.weight_files import MOST_BYTES, WeightFiles
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
@@ -106,6 +107,8 @@ class FlowerSites:
     announcements: Announcements = field(default_factory=Polling)
     files: WeightFiles | None = None
     """None: arrays travel within Flower's messages."""
+    audit_heads: AuditHeads | None = None
+    """Keeps the signed heads of the sites' audit logs; None: they are not kept."""
     _sent: dict[str, _Sent] = field(default_factory=dict)
     """Sent plans by Flower's message id, those of earlier rounds included."""
 
@@ -226,6 +229,10 @@ class FlowerSites:
             answer = self._decode(message.content, plan.site)
         except WireError as error:
             return noticed(plan, "message", str(error))
+        signed = codec.signed_head(message.content)
+        # A gateway that could not reach its trainer has no head to send.
+        if self.audit_heads is not None and (signed is not None or not isinstance(answer, wire.Failure)):
+            self.audit_heads.keep(plan.site, plan.plan_id, signed)
         if isinstance(answer, wire.Plan):
             return noticed(plan, "message", "the site answered with a plan")
         if answer.site != plan.site:

@@ -1,16 +1,21 @@
 """The commands of governance; what they decide is tested beside their modules."""
 
 import io
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.cli.main import main
+from client.config import load_site
 from client.governance import approval
+from common import keys
 from common.config import StudyConfig
+from common.wire.signed_heads import sign
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -103,4 +108,21 @@ def test_a_hash_is_only_expected_when_the_log_is_checked(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit", str(site), "--expect", "ab"]) == 1
-    assert "--expect is for checking; add --verify" in capsys.readouterr().err
+    assert "--expect and --signed are for checking; add --verify" in capsys.readouterr().err
+
+
+def test_the_log_is_checked_against_heads_that_this_sites_key_signed(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["approve", str(site), "tiny"]) == 0
+    log = next(tmp_path.rglob("audit.jsonl"))
+    last = json.loads(log.read_bytes().splitlines()[-1])["hash"]
+    key = ec.generate_private_key(ec.SECP384R1())
+    heads, typed = tmp_path / "audit-heads.jsonl", ["audit", str(site), "--verify", "--signed"]
+    name = load_site(site).name
+    heads.write_text(sign(name, last, key).model_dump_json())
+    assert main([*typed, str(heads)]) == 0
+    assert f"1 signed heads, by {keys.fingerprint(key.public_key())}" in capsys.readouterr().out
+    heads.write_text(sign(name, "ab" * 32, key).model_dump_json())
+    assert main([*typed, str(heads)]) == 1
+    assert "EDITED OR CUT: 1 of 1 signed heads are in no line" in capsys.readouterr().err

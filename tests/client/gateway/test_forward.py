@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, RecordDict
 
 from client.gateway import forward as forwarding
@@ -23,6 +24,7 @@ from common.metrics.paired import Paired
 from common.weights import digest
 from common.wire import ImageSummary, Sizes, codec
 from common.wire.gateway_calls import INLINE_BYTES
+from common.wire.signed_heads import SignedHead, sign
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -38,6 +40,9 @@ def plan(make_study: MakeStudy) -> wire.RoundPlan:
     return wire.RoundPlan(
         plan_id="p1", site="north", study=make_study(), round=1, train=True, weights=weights
     )
+
+
+KEY = ec.generate_private_key(ec.SECP384R1())
 
 
 class Server:
@@ -58,6 +63,9 @@ class Server:
             raise self.failing
         self.uploaded["u"] = b"".join(pieces)
         return "u"
+
+    def signed(self, audit_head: str) -> SignedHead:
+        return sign("north", audit_head, KEY)
 
 
 def forward(content: RecordDict, socket: Path, server: Server | None = None, ttl: float = 60.0) -> RecordDict:
@@ -118,6 +126,34 @@ def test_records_are_forwarded_unread_even_if_no_plan_says_such_a_thing(tmp_path
         reply = forward(content, socket)
     assert seen == ['{"schema": 99, "kind": "new"}']
     assert reply.config_records["consilium"]["header"] == seen[0]
+
+
+def test_the_head_of_the_trainers_log_is_signed_and_goes_with_its_answer(
+    plan: wire.RoundPlan, tmp_path: Path
+) -> None:
+    said = codec.to_bytes(wire.Failure(plan_id="p1", site="north", error="data", case="1", advice="x"))
+    server = serve(lambda _: said, tmp_path / "t.sock", lambda: "ab" * 32)
+    try:
+        reply = forward(codec.to_records(plan), tmp_path / "t.sock")
+    finally:
+        server.stop(grace=None).wait()
+    head = codec.signed_head(reply)
+    assert head is not None
+    assert (head.site, head.head, head.is_right()) == ("north", "ab" * 32, True)
+    assert codec.to_bytes(codec.from_records(reply)) == said
+
+
+@pytest.mark.parametrize("said", ["", "2026-11-26T12:00:00+00:00", "AB" * 32, "ab" * 33])
+def test_nothing_but_a_hash_is_signed_for_the_trainer(
+    plan: wire.RoundPlan, tmp_path: Path, said: str
+) -> None:
+    """A trainer that was taken over must not get a signature with which one can connect."""
+    server = serve(lambda request: request, tmp_path / "t.sock", lambda: said)
+    try:
+        reply = forward(codec.to_records(plan), tmp_path / "t.sock")
+    finally:
+        server.stop(grace=None).wait()
+    assert codec.signed_head(reply) is None
 
 
 def test_a_probe_is_answered_by_the_gateway_alone() -> None:
@@ -273,7 +309,10 @@ LEAVES: dict[type[Any], set[str]] = {
     HeadResult: {"title", "score", "problem", "paired", "interval"},
     Paired: {"right_C4", "num_groups", "products"},
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
-    Score: {"confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum", "num_bins"},
+    Score: {
+        "confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum", "num_bins", "left_out_C",
+    },
+    SignedHead: {"site", "head", "signature", "key"},
 }  # fmt: skip
 
 
@@ -287,5 +326,5 @@ def test_no_other_kind_of_answer_exists() -> None:
         wire.ApprovalAnswer, wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure,
     }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, ImageSummary, Sizes, HeadResult, Paired}
+    parts = {Score, ImageSummary, Sizes, HeadResult, Paired, SignedHead}
     assert answers | parts == LEAVES.keys()

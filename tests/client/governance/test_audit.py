@@ -19,10 +19,11 @@ from client.governance import audit, hash_chain
 from client.governance.audit import FILE, Audit, Verdict, verify
 from client.governance.audit_fields import failed, received, sent
 from common import wire
+from common.config import StudyConfig
 from common.errors import StorageError
 from common.metrics import count
 from common.weights import TensorSpec, digest
-from common.wire import codec
+from common.wire import codec, head_steps
 
 MOMENT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ZEROS = "0" * 64
@@ -38,7 +39,7 @@ def sha256(data: bytes) -> str:
 
 def written(folder: Path, *events: str) -> Path:
     """A log with these events, each with a number in it."""
-    log = Audit(folder, at())
+    log = Audit(folder, at(), lambda: "s")
     for number, event in enumerate(events):
         log.append(event, {"bytes": number})
     return folder / FILE
@@ -61,9 +62,13 @@ def two_in_one(before: bytes, line: bytes) -> bytes:
 
 def test_two_lines_are_what_hashlib_says(tmp_path: Path) -> None:
     path = written(tmp_path, "plan", "sent")
-    first = f'{{"previous":"{ZEROS}","time":"2026-11-23T12:00:00.000+00:00","event":"plan","bytes":0'
+    first = (
+        f'{{"previous":"{ZEROS}","time":"2026-11-23T12:00:00.000+00:00","event":"plan","bytes":0,"salt":"s"'
+    )
     one = sha256(first.encode())
-    second = f'{{"previous":"{one}","time":"2026-11-23T12:00:00.000+00:00","event":"sent","bytes":1'
+    second = (
+        f'{{"previous":"{one}","time":"2026-11-23T12:00:00.000+00:00","event":"sent","bytes":1,"salt":"s"'
+    )
     two = sha256(second.encode())
     assert path.read_text() == f'{first},"hash":"{one}"}}\n{second},"hash":"{two}"}}\n'
     assert verify(path) == Verdict(num_lines=2, num_torn=0, head=two)
@@ -75,6 +80,16 @@ def test_a_restarted_trainer_goes_on_with_the_chain(tmp_path: Path) -> None:
     assert verify(path).num_lines == 4
     assert verify(path).problem is None
     assert lines(path)[2]["previous"] == lines(path)[1]["hash"]
+
+
+def test_each_line_has_random_bytes_so_that_nothing_of_it_is_guessed_from_its_hash(tmp_path: Path) -> None:
+    logs = [Audit(tmp_path / name, at()) for name in "ab"]
+    for log in logs:
+        log.append("approval", {"by": "Dr X"})
+        log.append("sent", {})
+    assert logs[0].head == lines(tmp_path / "a" / FILE)[-1]["hash"]
+    assert logs[0].head != logs[1].head
+    assert len({line["salt"] for name in "ab" for line in lines(tmp_path / name / FILE)}) == 4
 
 
 def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
@@ -339,14 +354,46 @@ def test_a_plan_is_noted_with_its_study_size_and_hashes(make_study: Any) -> None
     assert received(data, plan, digest(ARRAYS)) == {
         "plan_id": "p", "kind": "round", "tensors": 2, "tensor_names": NAMES, "study": "tiny",
         "fingerprint": study.fingerprint, "round": 4, "train": True, "arrays": digest(ARRAYS), "bytes": len(data),
-        "sha256": sha256(data),
+        "sha256": sha256(data), "asked": {"round": 4, "train": True, "notice": None},
     }  # fmt: skip
     enrol = wire.EnrolPlan(plan_id="e", site="north", study=study, want_weights=True)
     assert received(b"12345", enrol) == {
         "plan_id": "e", "kind": "enrol", "tensors": 0, "tensor_names": sha256(b""), "study": "tiny",
         "fingerprint": study.fingerprint, "bytes": 5, "sha256": sha256(b"12345"),
+        "asked": {"want_weights": True, "first_round": 1, "study": study.model_dump(mode="json")},
     }  # fmt: skip
     assert received(b"what?", None) == {"kind": "unreadable", "bytes": 5, "sha256": sha256(b"what?")}
+
+
+def test_every_question_can_be_made_again_from_the_log_but_for_its_arrays(
+    make_study: Any, tmp_path: Path
+) -> None:
+    study = make_study(heads={"federated": [{"kind": "logistic"}]}, overlap={})
+    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 2.0, 0.5))
+    same: dict[str, Any] = {"site": "north", "study": study}
+    plans: list[wire.Plan] = [
+        wire.ApprovalPlan(plan_id="a", **same, hold_s=2.5),
+        wire.EnrolPlan(plan_id="e", **same, want_weights=True, first_round=2),
+        wire.RoundPlan(plan_id="r", **same, round=4, train=True, notice="too long", weights={}),
+        wire.HeadPlan(
+            plan_id="h", **same, round=4, weights_digest="ab", arrays={},
+            step=head_steps.GradientsStep(problems=(problem,)),
+        ),
+        wire.OverlapPlan(plan_id="o", **same),
+    ]  # fmt: skip
+    log = Audit(tmp_path, at())
+    for plan in plans:
+        log.append("plan", received(codec.to_bytes(plan), plan))
+    noted = lines(tmp_path / FILE)
+    (written_study,) = [line["asked"].pop("study") for line in noted if "study" in line["asked"]]
+    assert {line["fingerprint"] for line in noted} == {StudyConfig.model_validate(written_study).fingerprint}
+    for plan, line in zip(plans, noted, strict=True):
+        again = type(plan).model_validate(
+            {"plan_id": line["plan_id"], "site": "north", "study": written_study, **line["asked"]}
+            | ({plan.ARRAYS: {}} if plan.ARRAYS else {})
+        )
+        assert again == plan
+        assert sha256(codec.to_bytes(again)) == line["sha256"]
 
 
 def test_an_answer_is_noted_with_the_counts_that_leave() -> None:

@@ -1,5 +1,6 @@
 """Plans out, answers in, over a Flower grid that lives in memory and a clock that does not run."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -15,9 +17,11 @@ from common.config import StudyConfig
 from common.metrics import empty
 from common.wire import codec
 from common.wire.gateway_calls import INLINE_BYTES
+from common.wire.signed_heads import sign
 from server.rounds import flower_sites
 from server.rounds.flower_sites import LATE_S, FlowerSites
 from server.rounds.sites import Deadline
+from server.storage.audit_heads import FILE, AuditHeads
 from server.transport.weight_files import WeightFiles
 
 NODES = {"north": 11, "south": 22, "east": 33}
@@ -191,6 +195,32 @@ def test_a_site_is_who_its_key_says_and_not_who_it_claims_to_be(
     assert isinstance(reply.answer, wire.Failure)
     assert (reply.answer.error, reply.answer.site) == ("message", "south")
     assert "answered as 'north'" in reply.answer.advice
+
+
+def test_the_signed_head_of_an_answer_is_kept(
+    grid: Grid, plans: dict[str, wire.Plan], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """North sends a head, south sends none, and east's gateway could not reach its trainer and has none."""
+    fleet = FlowerSites(grid, NODES, audit_heads=AuditHeads(tmp_path, {}))  # type: ignore[arg-type]
+    key = ec.generate_private_key(ec.SECP384R1())
+
+    def signing(message: Message) -> Message:
+        head = sign("north", "ab" * 32, key)
+        return Message(codec.with_head(answers_as()(message).content, head), reply_to=message)
+
+    def unreachable(message: Message) -> Message:
+        return Message(codec.refuse(message.content, "unreachable", "1", "x"), reply_to=message)
+
+    grid.answer("north", 0.0, signing)
+    grid.answer("south", 0.0)
+    grid.answer("east", 0.0, unreachable)
+    with caplog.at_level(logging.WARNING, "consilium"):
+        assert len(list(fleet.ask(plans, Deadline(1)))) == 3
+    (line,) = (tmp_path / FILE).read_text().splitlines()
+    kept = json.loads(line)
+    assert (kept["site"], kept["plan_id"], kept["head"]) == ("north", "plan-north", "ab" * 32)
+    assert "south: no signed head" in caplog.text
+    assert "east: no signed head" not in caplog.text
 
 
 def test_an_error_of_flower_is_a_site_that_cannot_be_reached(
