@@ -114,6 +114,16 @@ def test_a_site_tells_what_has_left_it(world: Institutions, finished: str) -> No
     )  # and the closing one
 
 
+def test_the_server_has_signed_heads_of_every_sites_log_and_each_is_in_it(
+    world: Institutions, finished: str
+) -> None:
+    heads = world.server / "runs" / "first" / "audit-heads.jsonl"
+    for site in ("north", "south"):
+        said = world.site("audit", str(world.kit(site) / "site.yaml"), "--verify", "--signed", str(heads))
+        assert f"signed heads, by {fingerprint(world, site)}" in said
+    assert "audit log" not in world.server.joinpath("runs", "first", "server.log").read_text()
+
+
 def test_the_server_listens_on_one_port_and_a_site_on_none(world: Institutions, finished: str) -> None:
     assert world.listening("server") == {PORT}
     for site in world.sites:
