@@ -25,8 +25,8 @@ from benchmarks.small_grid import write_sites
 from client.config import PolicyConfig, SiteConfig, load_site
 from client.governance import approval
 from client.trainer import Trainer
-from common import yaml_text
 from common.config import StudyConfig
+from common.formats import yaml_text
 from common.metrics import Score, figures
 from common.metrics.pooling import total
 from common.settings import load_settings

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from common import json_text
 from common.errors import StorageError
+from common.formats import json_text
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from common import yaml_scalars, yaml_text
 from common.errors import ConfigError
+from common.formats import yaml_scalars, yaml_text
 
 # What people call a setting that has another name here.
 _SYNONYMS = {

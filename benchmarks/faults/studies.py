@@ -21,7 +21,7 @@ from benchmarks.faults.bad_trainer import MEMORY, NONSENSE, REPLAY
 from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Link, Plan
 from benchmarks.faults.world import Launch, World, soon
-from common import yaml_text
+from common.formats import yaml_text
 
 THREE = {"train": ["east", "north", "south"], "required": 2}
 NOT_KEPT = "the round in flight"

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.faults.held import Gate
 from benchmarks.faults.launch import Plan
-from common import yaml_text
+from common.formats import yaml_text
 from common.processes import watchdog
 from common.weights import digest, load_file
 

@@ -21,8 +21,9 @@ from client.cli.options import (
     Weights,
     through_proxy,
 )
-from common import log, terminal
-from common.command_line import command
+from common import log
+from common.console import terminal
+from common.console.command_line import command
 from common.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from client.cli.options import GOVERNANCE, SiteFile
-from common import terminal
-from common.command_line import command
+from common.console import terminal
+from common.console.command_line import command
 from common.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from client.cli import data, governance, model, run
-from common import command_line
+from common.console import command_line
 
 NAME = "consilium-site"
 

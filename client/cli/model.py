@@ -9,7 +9,7 @@ import typer
 
 from client.cli.options import MODELS
 from common import log
-from common.command_line import command
+from common.console.command_line import command
 from common.errors import ConfigError
 
 

@@ -24,8 +24,9 @@ from client.cli.options import (
     Until,
     through_proxy,
 )
-from common import log, terminal
-from common.command_line import command
+from common import log
+from common.console import terminal
+from common.console.command_line import command
 from common.errors import ConfigError
 from common.network import unix_sockets
 from common.polling import POLL_S
@@ -112,7 +113,7 @@ def _mounts(
     Nothing is looked up on the disk.
     """
     from client.config import SiteConfig, mounts
-    from common import yaml_text
+    from common.formats import yaml_text
     from common.settings import load_settings, parse_settings
 
     if str(settings) == "-":

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
 from common.config import Name
+from common.formats.yaml_scalars import as_written
 from common.settings import Frozen, Renamed
-from common.yaml_scalars import as_written
 
 Column = Annotated[str, StringConstraints(min_length=1)]
 """A column of a csv, spelled as in its first line."""

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from common import log, terminal
+from common import log
+from common.console import terminal
 
 T = TypeVar("T")
 

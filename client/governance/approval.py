@@ -15,10 +15,11 @@ from typing import Literal, TypeAlias
 from pydantic import ValidationError
 
 from client.governance.study_summary import lines
-from common import json_text, log
+from common import log
 from common.config import StudyConfig
 from common.errors import ConfigError, StorageError
 from common.files import write_atomically
+from common.formats import json_text
 from common.wire import LONGEST_NO
 
 _MOST_PENDING = 100

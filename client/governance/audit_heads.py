@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.governance import audit
-from common import json_text
 from common.errors import StorageError
+from common.formats import json_text
 from common.wire.signed_heads import SignedHead
 
 

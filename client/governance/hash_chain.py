@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
-from common import json_text
+from common.formats import json_text
 
 Fields: TypeAlias = Mapping[str, JsonValue]
 

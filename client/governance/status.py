@@ -13,8 +13,8 @@ from pathlib import Path
 from client.governance import approval, audit
 from client.governance.contract import CONTRACT
 from client.governance.hash_chain import Fields
+from common.console.spans import format_span
 from common.network import unix_sockets
-from common.spans import format_span
 
 
 @dataclass

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from client.model import text
-from common import yaml_text
 from common.config import ClipConfig, HuggingFaceText, OpenClipText, SeedWeights, StudyConfig, prompts
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.formats import yaml_text
 from common.settings import to_yaml, validate_settings
 
 

@@ -35,9 +35,9 @@ from client.gateway.settings import GatewayConfig, require_files
 from client.preflight import way
 from client.preflight.findings import Finding
 from common import keys, release
+from common.console.spans import format_span
 from common.errors import ConfigError
 from common.network import proxies
-from common.spans import format_span
 from common.wire import CHECK_HEADER
 
 AHEAD_S, BEHIND_S = 5.0, 300.0

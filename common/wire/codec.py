@@ -20,8 +20,9 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 from safetensors.numpy import save_file as to_safetensors_file
 
-from common import json_text, wire
+from common import wire
 from common.errors import WireError
+from common.formats import json_text
 from common.text import one_line
 from common.weights import Arrays, contiguous
 from common.wire import (

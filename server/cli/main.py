@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so `--help` answers at once.
 import sys
 from collections.abc import Sequence
 
-from common import command_line
+from common.console import command_line
 from common.processes.launcher import interruptible
 from server.cli import operate, provision, simulate
 
@@ -23,7 +23,7 @@ provision.add_container_commands(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (`common/command_line.py`): 0 only if the study finished."""
+    """Run one command; returns its exit code (`common/console/command_line.py`): 0 only if the study finished."""
     with interruptible():
         return command_line.run(app, NAME, arguments)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common import log
-from common.command_line import COULD_NOT, DONE, INCOMPLETE, command, study_exit_code
+from common.console.command_line import COULD_NOT, DONE, INCOMPLETE, command, study_exit_code
 from common.errors import ConfigError, ConsiliumError, LaunchError
 from common.network.hosts import joined, plain_host
 from common.polling import POLL_S, wait_until

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from common.command_line import command
+from common.console.command_line import command
 from common.errors import ConfigError
 from server.cli.options import CONTAINERS, SERVER
 

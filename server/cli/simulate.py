@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.command_line import command, study_exit_code
+from common.console.command_line import command, study_exit_code
 from common.errors import ConfigError
 from server.cli.options import SIMULATION, STUDIES, Port, RunDir, RunsDir, SitesDir, StudyFile
 

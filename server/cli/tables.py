@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from common import terminal
-from common.spans import format_span
+from common.console import terminal
+from common.console.spans import format_span
 from server.deployment.overview import Overview, absences, describe_run, describe_site, heading, totals
 from server.deployment.server_overview import ServerNow, SiteOfServer, describe_server
 

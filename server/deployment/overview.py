@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from common.console.spans import format_span
 from common.errors import ConfigError
 from common.processes import watchdog
 from common.settings import Frozen
-from common.spans import format_span
 from server.state import Approvals, Asked, Progress, SiteApproval
 from server.storage import checkpoint
 from server.storage.history import RoundRecord, read_rounds

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from common import log, wire
 from common.config import StudyConfig
-from common.spans import format_span
+from common.console.spans import format_span
 from server.rounds.failures import failure_sentence, printable
 from server.rounds.sites import Deadline, Sites
 from server.state import Approvals, SiteApproval

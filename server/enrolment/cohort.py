@@ -14,9 +14,9 @@ from functools import partial
 
 from common import log, wire
 from common.config import StudyConfig
+from common.console.spans import format_span
 from common.errors import QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
-from common.spans import format_span
 from common.weights import Array, Arrays, digest, first_difference, mismatch
 from server.enrolment import approvals
 from server.rounds import scores

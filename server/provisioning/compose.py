@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from common import keys, lock, log, yaml_text
+from common import keys, lock, log
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.formats import yaml_text
 from common.settings import load_settings, to_yaml, validate_settings
 from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import certificates, queue

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from client.config import SiteConfig, mounts
-from common import yaml_text
 from common.errors import ConfigError
+from common.formats import yaml_text
 from common.settings import parse_settings
 
 KIT = Path("/opt/kit")

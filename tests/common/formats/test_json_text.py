@@ -1,6 +1,6 @@
 import pytest
 
-from common import json_text
+from common.formats import json_text
 
 
 def test_json_is_read_as_usual():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.spans import format_span
+from common.console.spans import format_span
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from common import terminal
+from common.console import terminal
 
 
 class Screen(io.StringIO):

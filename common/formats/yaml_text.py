@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from common import yaml_scalars
-from common.yaml_scalars import MERGE, NULL, UNCLEAR, Unclear, WrittenFloat, WrittenInt
+from common.formats import yaml_scalars
+from common.formats.yaml_scalars import MERGE, NULL, UNCLEAR, Unclear, WrittenFloat, WrittenInt
 
 MOST_DEPTH = 50
 """Mappings and lists inside each other. Settings need fewer than ten."""

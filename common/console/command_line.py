@@ -25,7 +25,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 
-from common import log, terminal
+from common import log
+from common.console import terminal
 from common.errors import ConsiliumError
 from common.processes.launcher import Interrupted
 from common.text import one_line

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import yaml_text
-from common.yaml_scalars import Unclear, as_written
-from common.yaml_text import YamlError
+from common.formats import yaml_text
+from common.formats.yaml_scalars import Unclear, as_written
+from common.formats.yaml_text import YamlError
 
 
 def problem(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from common import command_line
+from common.console import command_line
 from common.errors import ConfigError
 from common.processes.launcher import Interrupted
 
@@ -218,7 +218,7 @@ PROGRAM = """
 import sys
 from typing import Annotated
 import typer
-from common import command_line
+from common.console import command_line
 app = command_line.program("tool", "Counts.")
 def count(
     n: Annotated[int, typer.Argument(metavar="N", help="How far.")],
