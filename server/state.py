@@ -47,7 +47,7 @@ class SiteRound:
 
 
 @dataclass(frozen=True)
-class Refusals:
+class RefusalStreak:
     """Answers of one site that were refused, one after the other."""
 
     in_a_row: int
@@ -92,7 +92,7 @@ class RoundState:
     scores: Mapping[str, Score] = field(default_factory=dict)
     """By site: score of the weights that this round *started* from, on the site's test images."""
     seconds: float = 0.0
-    refusals: Mapping[str, Refusals] = field(default_factory=dict)
+    refusals: Mapping[str, RefusalStreak] = field(default_factory=dict)
     """By site, since its last admitted answer; a site without any is not named."""
     absences: Mapping[str, Absence] = field(default_factory=dict)
     """By site without an answer that counts in the last round it was expected in."""

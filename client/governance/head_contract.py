@@ -40,7 +40,7 @@ def problems(plan: wire.HeadPlan, heads: HeadsConfig) -> Iterator[str]:
             yield from _twice([view.name for view in views])
             for view in views:
                 yield from _sums(plan, view, federated)
-        case head_steps.GradientsStep(problems=searches):
+        case head_steps.GradientsStep(objectives=searches):
             yield from _twice([search.name for search in searches])
             for search in searches:
                 yield from _gradients(plan, search, federated.get(search.name))
@@ -61,7 +61,7 @@ def most_points(plan: wire.HeadPlan) -> Iterator[tuple[str, int]]:
     """By search in the plan: how many points the study allows."""
     if isinstance(plan.step, head_steps.GradientsStep) and plan.study.heads is not None:
         federated = {head.title: head for head in plan.study.heads.federated}
-        for search in plan.step.problems:
+        for search in plan.step.objectives:
             if isinstance(head := federated.get(search.name), Iterated):
                 # A search may start again from its point when a site drops out.
                 yield search.name, 2 * head.most_messages
@@ -74,7 +74,7 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
             for view in views:
                 how = view.model_dump_json()
                 yield f"sums {view.name}", how, below(f"view/{view.name}", plan.arrays)
-        case head_steps.GradientsStep(problems=searches):
+        case head_steps.GradientsStep(objectives=searches):
             for search in searches:
                 points = {"points": plan.arrays[f"points/{search.name}"]} if _has_points(plan, search) else {}
                 yield f"{POINT}{search.name}", search.model_dump_json(), points
@@ -90,7 +90,7 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
             assert_never(plan.step)
 
 
-def _has_points(plan: wire.HeadPlan, search: head_steps.Problem) -> bool:
+def _has_points(plan: wire.HeadPlan, search: head_steps.Objective) -> bool:
     return f"points/{search.name}" in plan.arrays
 
 
@@ -123,7 +123,9 @@ def _sums(
     yield from _fourier(plan, name, view.fourier, head)
 
 
-def _gradients(plan: wire.HeadPlan, search: head_steps.Problem, head: FederatedHead | None) -> Iterator[str]:
+def _gradients(
+    plan: wire.HeadPlan, search: head_steps.Objective, head: FederatedHead | None
+) -> Iterator[str]:
     if not isinstance(head, Iterated):
         yield f"gradients of {search.name!r}, which no head of the study needs"
         return

@@ -84,22 +84,22 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
                 arrays |= under(
                     f"statistics/{request.name}", sums.statistics(mapped_ND, train.labels_N, request)
                 )
-        case head_steps.GradientsStep(problems=problems):
-            for problem in problems:
-                _check_weights(problem.class_weights, plan.study)
+        case head_steps.GradientsStep(objectives=objectives):
+            for objective in objectives:
+                _check_weights(objective.class_weights, plan.study)
                 if any(
-                    weight == 0 < count for weight, count in zip(problem.class_weights, counts, strict=True)
+                    weight == 0 < count for weight, count in zip(objective.class_weights, counts, strict=True)
                 ):
                     raise PolicyRefusal(
                         "a gradient would leave out the images of a class",
                         reason="contract: gradients are asked for without the images of a class",
                     )
-                mapped_ND = table.mapped(_view(plan, problem.name, problem.fourier, table))
-                points_PC = _points(plan, problem.name, mapped_ND.shape[1])
+                mapped_ND = table.mapped(_view(plan, objective.name, objective.fourier, table))
+                points_PC = _points(plan, objective.name, mapped_ND.shape[1])
                 losses, slopes_PC = sums.gradient(
-                    mapped_ND, train.labels_N, points_PC, problem, train.groups_N, place.min_cell
+                    mapped_ND, train.labels_N, points_PC, objective, train.groups_N, place.min_cell
                 )
-                arrays |= {f"losses/{problem.name}": losses, f"gradients/{problem.name}": slopes_PC}
+                arrays |= {f"losses/{objective.name}": losses, f"gradients/{objective.name}": slopes_PC}
         case head_steps.CoefficientsStep(votes=votes):
             for config in _votes(heads, votes):
                 mapped_ND = table.mapped(_view(plan, config.title, None, table))

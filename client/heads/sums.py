@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from common.errors import PolicyRefusal
 from common.heads import Floats, softmax, triangle
-from common.wire import Problem, ViewRequest
+from common.wire import Objective, ViewRequest
 
 
 def statistics(
@@ -35,7 +35,7 @@ def gradient(
     mapped_ND: Floats,
     labels_N: npt.NDArray[np.int64],
     points_PC: Floats,
-    problem: Problem,
+    objective: Objective,
     groups_N: Sequence[str],
     min_cell: int | None,
 ) -> tuple[Floats, Floats]:
@@ -46,10 +46,10 @@ def gradient(
     would weigh more than 1 / `min_cell` in a gradient (dominance rule of statistical disclosure control): with points
     chosen for it, a gradient is one image's features.
     """
-    weights_N = np.asarray(problem.class_weights)[labels_N][:, None]
+    weights_N = np.asarray(objective.class_weights)[labels_N][:, None]
     scores_NC = mapped_ND @ points_PC[:-1] + points_PC[-1]
     is_class_NC = labels_N[:, None] == np.arange(points_PC.shape[1])
-    if problem.loss == "squared_hinge":
+    if objective.loss == "squared_hinge":
         signs_NC = np.where(is_class_NC, 1.0, -1.0)
         short_NC = np.maximum(0.0, 1 - signs_NC * scores_NC)
         losses = (weights_N * short_NC**2).sum(axis=0)

@@ -1,1 +1,1 @@
-"""What people type and read at a console: the frame of both command lines, tables and colour, spans of time in words."""
+"""What people type and read at a console: the frame of both command lines, tables, colour, spans of time."""

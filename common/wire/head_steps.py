@@ -30,7 +30,7 @@ class StatisticsStep(Frozen):
     """None: the features as they are, sums and squares."""
 
 
-class Problem(Frozen):
+class Objective(Frozen):
     """One head that is fitted in several messages."""
 
     name: Name
@@ -45,7 +45,7 @@ class GradientsStep(Frozen):
     """Send losses and gradients at these points, summed over the training images."""
 
     kind: Literal["gradients"] = "gradients"
-    problems: Annotated[tuple[Problem, ...], Field(min_length=1)]
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
 
 
 class CoefficientsStep(Frozen):

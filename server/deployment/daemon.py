@@ -27,7 +27,7 @@ from common.processes.launcher import Command, Processes, flower_command
 from common.settings import load_settings
 from server.deployment import queue, site_keys
 from server.deployment.folder import ServerFolder
-from server.deployment.refusals import Refusals, sentence
+from server.deployment.refusals import RefusalReader, sentence
 from server.deployment.study_runner import Outcome, follow, run_folder, set_aside, size, write_server_settings
 from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, hub_folder
 from server.storage import checkpoint, requests, status
@@ -99,13 +99,13 @@ class Host(Federation):
     _known_runs: set[int] = field(default_factory=set)
     """Flower's numbers of runs that this server started, now or before."""
     _looked_at_keys: float = 0.0
-    _refused: Refusals = field(init=False)
+    _refused: RefusalReader = field(init=False)
     _place_is_set_by = (
         "server.listen and server.port in federation.yaml say so; 0.0.0.0 listens on every address"
     )
 
     def __post_init__(self) -> None:
-        self._refused = Refusals(self.refusals)
+        self._refused = RefusalReader(self.refusals)
 
     def start(self) -> None:
         """Start the SuperLink, and let the enrolled sites connect. Raises LaunchError."""

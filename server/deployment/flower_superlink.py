@@ -21,7 +21,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from server.deployment import local_users
 from server.deployment.access_log import RefusalRecorder
 from server.transport import flower_state, hub
-from server.transport.gateway_calls import Entry, GatewayCalls
+from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
                 recorder,
                 GatewayCalls(presence, files, state_factory),
                 *(interceptors or []),
-                Entry(presence, state_factory),
+                GatewayInterceptor(presence, state_factory),
             ],
             **rest,
         )

@@ -34,7 +34,7 @@ class Refusal(Frozen):
     """It says that it only tries the connection: `consilium-site check-connection`."""
 
 
-class Refusals:
+class RefusalReader:
     """Refused connections in the access log at `path` since this reader was made."""
 
     def __init__(self, path: Path) -> None:

@@ -37,7 +37,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Record:
+class WaitingRecord:
     """The waiting as the study's status shows it."""
 
     before: Approvals | None = None
@@ -46,7 +46,7 @@ class Record:
     """Keep it; None: no site is waited for any more."""
 
 
-NOT_KEPT = Record()
+NOT_KEPT = WaitingRecord()
 """A record that is not kept."""
 
 
@@ -57,7 +57,7 @@ class Waiting:
         self,
         study: StudyConfig,
         answers: Mapping[str, wire.ApprovalAnswer],
-        record: Record,
+        record: WaitingRecord,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], datetime] = utc_now,
         *,

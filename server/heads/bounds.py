@@ -14,7 +14,7 @@ import numpy as np
 
 from common.heads import Floats, square
 from common.weights import Array, Arrays
-from common.wire import Problem, ViewRequest
+from common.wire import Objective, ViewRequest
 
 LARGEST = 1e100
 """Largest entry of a sum, whose square is still a finite number."""
@@ -83,35 +83,35 @@ def _wrong_moments(
 
 
 def wrong_gradient(
-    losses: Array, slopes_PC: Array, problem: Problem, counts_C: Sequence[int], spread_D: Floats | None
+    losses: Array, slopes_PC: Array, objective: Objective, counts_C: Sequence[int], spread_D: Floats | None
 ) -> str | None:
     """Why no images by class, as many as `counts_C`, have these losses and gradients, or None.
 
     `spread_D` are the site's own sums of squares on the view, each image weighted by its class's weight; None if
     they are not known.
     """
-    weighted_C = np.asarray(problem.class_weights) * np.asarray(counts_C, np.float64)
+    weighted_C = np.asarray(objective.class_weights) * np.asarray(counts_C, np.float64)
     images = float(weighted_C.sum())
     if (losses < 0).any():
-        return f"losses/{problem.name} has entries below 0"
-    if problem.loss == "softmax":
+        return f"losses/{objective.name} has entries below 0"
+    if objective.loss == "softmax":
         if losses[0] > LARGEST_LOSS * images:
-            return f"losses/{problem.name} is {losses[0]:.4g}, more than {images:.4g} images can have"
+            return f"losses/{objective.name} is {losses[0]:.4g}, more than {images:.4g} images can have"
         bias_C, room = slopes_PC[-1], _SLACK * images
         if (bias_C < -weighted_C - room).any() or (bias_C > images - weighted_C + room).any():
-            return f"gradients/{problem.name} has a bias that {images:.4g} images cannot have"
+            return f"gradients/{objective.name} has a bias that {images:.4g} images cannot have"
         squared_slopes_C: Floats = np.full(len(weighted_C), images)
     else:
         with np.errstate(over="ignore"):
             squared_slopes_C = 4 * np.asarray(losses, np.float64)
             if (slopes_PC[-1] ** 2 > (1 + _SLACK) * images * squared_slopes_C).any():
-                return f"gradients/{problem.name} has a bias that is too large beside its losses"
+                return f"gradients/{objective.name} has a bias that is too large beside its losses"
     if spread_D is None:
         return None
     with np.errstate(over="ignore"):
         most_DC = spread_D[:, None] * squared_slopes_C
         if (slopes_PC[:-1] ** 2 > (1 + 1e-4) * most_DC).any():
-            return f"gradients/{problem.name} is too large beside the site's own sums of squares"
+            return f"gradients/{objective.name} is too large beside the site's own sums of squares"
     return None
 
 

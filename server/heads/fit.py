@@ -383,8 +383,8 @@ class _Fitting:
             arrays |= {f"points/{title}": trial_PC, **under(f"view/{title}", views[title].arrays())}
             num_losses = self.num_classes if searches.per_class else 1
             shapes |= {f"losses/{title}": (num_losses,), f"gradients/{title}": trial_PC.shape}
-        problems = tuple(
-            head_steps.Problem(
+        objectives = tuple(
+            head_steps.Objective(
                 name=title,
                 loss="squared_hinge" if searches.per_class else "softmax",
                 fourier=views[title].fourier,
@@ -393,8 +393,8 @@ class _Fitting:
             for title, searches in running.items()
         )
         before = self.sites
-        step = head_steps.GradientsStep(problems=problems)
-        admit = self.calls.admit_training(shapes, partial(self._wrong_gradients, problems))
+        step = head_steps.GradientsStep(objectives=objectives)
+        admit = self.calls.admit_training(shapes, partial(self._wrong_gradients, objectives))
         answers = self.calls.ask(self.sites, step, arrays, admit)
         self._keep_only(answers)
         factors = self._factors(answers)
@@ -409,15 +409,15 @@ class _Fitting:
         }
 
     def _wrong_gradients(
-        self, problems: Sequence[head_steps.Problem], site: str, answer: wire.HeadAnswer
+        self, objectives: Sequence[head_steps.Objective], site: str, answer: wire.HeadAnswer
     ) -> str | None:
-        for problem in problems:
+        for objective in objectives:
             wrong = bounds.wrong_gradient(
-                answer.arrays[f"losses/{problem.name}"],
-                answer.arrays[f"gradients/{problem.name}"],
-                problem,
+                answer.arrays[f"losses/{objective.name}"],
+                answer.arrays[f"gradients/{objective.name}"],
+                objective,
                 self._counts(site),
-                self._spreads.get(problem.name, {}).get(site),
+                self._spreads.get(objective.name, {}).get(site),
             )
             if wrong is not None:
                 return wrong

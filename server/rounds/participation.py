@@ -13,10 +13,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from common.wire import LONGEST_NOTICE
-from server.state import Absence, Refusals, RoundState, SiteRound
+from server.state import Absence, RefusalStreak, RoundState, SiteRound
 
 
-def counted(before: Mapping[str, Refusals], number: int, rows: Iterable[SiteRound]) -> dict[str, Refusals]:
+def counted(
+    before: Mapping[str, RefusalStreak], number: int, rows: Iterable[SiteRound]
+) -> dict[str, RefusalStreak]:
     """Refusals by site after round `number`, in which the sites did `rows`."""
     after = dict(before)
     for row in rows:
@@ -25,13 +27,13 @@ def counted(before: Mapping[str, Refusals], number: int, rows: Iterable[SiteRoun
                 after.pop(row.site, None)
             case "refused":
                 in_a_row = after[row.site].in_a_row + 1 if row.site in after else 1
-                after[row.site] = Refusals(in_a_row, number, row.reason)
+                after[row.site] = RefusalStreak(in_a_row, number, row.reason)
             case "failed" | "missing" | "set_aside" | "absent":
                 pass
     return {site: after[site] for site in sorted(after)}
 
 
-def set_aside(refusals: Mapping[str, Refusals], limit: int | None) -> frozenset[str]:
+def set_aside(refusals: Mapping[str, RefusalStreak], limit: int | None) -> frozenset[str]:
     """Sites that get no more plans."""
     return frozenset(
         site for site, refused in refusals.items() if limit is not None and refused.in_a_row >= limit
@@ -45,12 +47,12 @@ def readmitted(state: RoundState, sites: Collection[str]) -> RoundState:
     )
 
 
-def summary(refused: Refusals) -> str:
+def summary(refused: RefusalStreak) -> str:
     """Number of refusals, the last round and its reason, for a log."""
     return f"refused {refused.in_a_row} time(s) in a row, last in round {refused.round}: {refused.reason}"
 
 
-def notice(refused: Refusals | None, limit: int | None) -> str | None:
+def notice(refused: RefusalStreak | None, limit: int | None) -> str | None:
     """Text in the next plan for a site that was refused since its last admitted answer, or None."""
     if refused is None:
         return None

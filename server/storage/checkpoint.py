@@ -25,7 +25,7 @@ from common.metrics import Score
 from common.release import DISTRIBUTION
 from common.settings import Frozen
 from common.weights import Array, Arrays, TensorSpec, digest, load_file, save_file
-from server.state import Absence, Best, OptimizerState, Refusals, RoundState, SiteRound
+from server.state import Absence, Best, OptimizerState, RefusalStreak, RoundState, SiteRound
 
 FORMAT: Literal[2] = 2
 """Raised when a checkpoint changes its meaning."""
@@ -54,7 +54,7 @@ class _Fields(Frozen):
     sites: tuple[SiteRound, ...]
     scores: dict[str, Score]
     seconds: float
-    refusals: dict[str, Refusals]
+    refusals: dict[str, RefusalStreak]
     absences: dict[str, Absence]
     answer_times: tuple[float, ...]
     best: Best | None

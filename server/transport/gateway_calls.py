@@ -131,7 +131,7 @@ class GatewayCalls(grpc.ServerInterceptor):  # type: ignore[misc]
             raise  # abort has raised already
 
 
-class Entry(grpc.ServerInterceptor):  # type: ignore[misc]
+class GatewayInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """Looks at activations and heartbeats that Flower has authenticated, before Flower carries them out.
 
     A gateway must understand the messages of this server. A process that lost its line unnoticed may come back at once.

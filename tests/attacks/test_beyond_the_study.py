@@ -117,10 +117,10 @@ STEPS = {
     "sums of the features as they are, in another form": view("raw", moments="float64"),
     "'raw' is asked for twice": head_steps.StatisticsStep(views=view("raw").views * 2),
     "gradients of 'lda', which no head": head_steps.GradientsStep(
-        problems=(head_steps.Problem(name="lda", loss="softmax", class_weights=(1, 1)),)
+        objectives=(head_steps.Objective(name="lda", loss="softmax", class_weights=(1, 1)),)
     ),
     "gradients of 'logistic' under another loss": head_steps.GradientsStep(
-        problems=(head_steps.Problem(name="logistic", loss="squared_hinge", class_weights=(1, 1)),)
+        objectives=(head_steps.Objective(name="logistic", loss="squared_hinge", class_weights=(1, 1)),)
     ),
     "coefficients of 'lda', which is no vote": head_steps.CoefficientsStep(votes=("lda",)),
     "scores of 'h0', which is no head": head_steps.ScoreStep(heads=(HeadForm(title="h0", form="linear"),)),
@@ -165,21 +165,23 @@ def test_a_softmax_gradient_of_one_image_is_refused(hospital: Hospital) -> None:
     wanted[0] = -wanted[0]
     points = np.zeros((rows.shape[1], 2))
     points[:, 1] = 1e4 * np.linalg.lstsq(rows, wanted, rcond=None)[0]
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
-    plan = head_plan(weights, head_steps.GradientsStep(problems=(problem,)), {"points/logistic": points})
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    plan = head_plan(weights, head_steps.GradientsStep(objectives=(objective,)), {"points/logistic": points})
     assert "min_cell: a gradient would be of too few patients" in refusal(ask(trainer, plan))
     harmless = {"points/logistic": np.zeros_like(points)}
-    plan = head_plan(weights, head_steps.GradientsStep(problems=(problem,)), harmless, plan_id="0")
+    plan = head_plan(weights, head_steps.GradientsStep(objectives=(objective,)), harmless, plan_id="0")
     assert isinstance(ask(trainer, plan), wire.HeadAnswer)
 
 
 def test_a_gradient_without_the_images_of_a_class_is_refused(hospital: Hospital) -> None:
     trainer, chosen = hospital(heads=["*"]), study(**HEADS)
     weights = enrolled(trainer, chosen)
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
     width = 64
     plan = head_plan(
-        weights, head_steps.GradientsStep(problems=(problem,)), {"points/logistic": np.zeros((width + 1, 2))}
+        weights,
+        head_steps.GradientsStep(objectives=(objective,)),
+        {"points/logistic": np.zeros((width + 1, 2))},
     )
     assert "without the images of a class" in refusal(ask(trainer, plan))
 

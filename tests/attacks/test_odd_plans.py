@@ -83,10 +83,10 @@ def test_a_step_towards_a_head_with_odd_fields_and_arrays(
     if trainer._setup is None:
         trainer.first = enrolled(trainer, chosen)  # type: ignore[attr-defined]
     weights = trainer.first  # type: ignore[attr-defined]
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
     plan = wire.HeadPlan(
         plan_id=str(hash((field, str(value)))), site="north", study=chosen, round=3, weights_digest=digest(weights),
-        step=head_steps.GradientsStep(problems=(problem,)), arrays={**under("weights", weights), **arrays},
+        step=head_steps.GradientsStep(objectives=(objective,)), arrays={**under("weights", weights), **arrays},
     )  # fmt: skip
     answered(trainer, plan)
     answered(trainer, plan.model_copy(update={field: value}))

@@ -22,7 +22,7 @@ from common.processes.ports import free_ports
 from common.wire import codec
 from common.wire.gateway_calls import PROCESS_HEADER, SCHEMA_HEADER
 from server.deployment import certificates, local_users, site_keys
-from server.deployment.refusals import OTHER_USER, OTHERS_KEY, Refusals
+from server.deployment.refusals import OTHER_USER, OTHERS_KEY, RefusalReader
 from server.deployment.superlink import Federation
 
 STRANGER = 65534
@@ -55,7 +55,7 @@ class Server:
         self.federation.start_superlink(self.identity)
         self.federation._wait_for_superlink()
         self.node_id = self.federation.register({"north": self.north.public})["north"]
-        self.refusals = Refusals(folder / "refused.jsonl")
+        self.refusals = RefusalReader(folder / "refused.jsonl")
 
     def call(self, method: str, request, signer: keys.SiteKey) -> bytes:
         """A call of the Fleet API, signed by `signer`."""

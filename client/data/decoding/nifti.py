@@ -47,7 +47,7 @@ Affine = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class VoxelGrid:
     """Where the voxels of a volume lie, X to the right, Y to the front, Z up."""
 
     shape: tuple[int, int, int]
@@ -97,7 +97,7 @@ def load(path: Path) -> npt.NDArray[np.float32]:
     return values
 
 
-def grid(path: Path) -> Grid:
+def grid(path: Path) -> VoxelGrid:
     """Where a volume lies, from its header alone. Raises BadImage."""
     try:
         status = path.stat()
@@ -116,7 +116,7 @@ def check_one_grid(paths: Sequence[Path]) -> None:
             )
 
 
-def _differences(first: Grid, other: Grid) -> Iterator[str]:
+def _differences(first: VoxelGrid, other: VoxelGrid) -> Iterator[str]:
     """What differs by more than rounding: what `other` has, and what `first` has."""
     if first.shape != other.shape:
         yield f"{_size(other.shape)} voxels instead of {_size(first.shape)}"
@@ -165,14 +165,14 @@ def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
 
 
 @lru_cache(maxsize=64)
-def _grid(path: Path, _size_of_file: int, _changed: int) -> Grid:
+def _grid(path: Path, _size_of_file: int, _changed: int) -> VoxelGrid:
     with _opened(path) as file:
         header, shape = _header(file, path.name)
         turn = _turn(header, path.name)
         affine_44 = header.get_best_affine() @ nibabel.orientations.inv_ornt_aff(turn, shape)  # type: ignore[no-untyped-call]
     sides = [shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3)]
     is_placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    return Grid((sides[0], sides[1], sides[2]), np.asarray(affine_44, np.float64), is_placed)
+    return VoxelGrid((sides[0], sides[1], sides[2]), np.asarray(affine_44, np.float64), is_placed)
 
 
 _LOCK = threading.Lock()

@@ -369,7 +369,7 @@ def test_every_question_can_be_made_again_from_the_log_but_for_its_arrays(
     make_study: Any, tmp_path: Path
 ) -> None:
     study = make_study(heads={"federated": [{"kind": "logistic"}]}, overlap={})
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 2.0, 0.5))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 2.0, 0.5))
     same: dict[str, Any] = {"site": "north", "study": study}
     plans: list[wire.Plan] = [
         wire.ApprovalPlan(plan_id="a", **same, hold_s=2.5),
@@ -377,7 +377,7 @@ def test_every_question_can_be_made_again_from_the_log_but_for_its_arrays(
         wire.RoundPlan(plan_id="r", **same, round=4, train=True, notice="too long", weights={}),
         wire.HeadPlan(
             plan_id="h", **same, round=4, weights_digest="ab", arrays={},
-            step=head_steps.GradientsStep(problems=(problem,)),
+            step=head_steps.GradientsStep(objectives=(objective,)),
         ),
         wire.OverlapPlan(plan_id="o", **same),
     ]  # fmt: skip

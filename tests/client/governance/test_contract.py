@@ -117,9 +117,9 @@ def step(
 
 
 def gradients(study: StudyConfig, point: float) -> wire.HeadPlan:
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1, 1, 1))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1, 1, 1))
     points = {"points/logistic": np.full((3, 3), point)}
-    return step(study, head_steps.GradientsStep(problems=(problem,)), points)
+    return step(study, head_steps.GradientsStep(objectives=(objective,)), points)
 
 
 def test_a_search_has_twice_the_points_that_the_study_allows_and_no_more(

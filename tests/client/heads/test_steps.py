@@ -72,8 +72,8 @@ def test_a_view_shifts_and_scales_the_features_first(study: StudyConfig, place: 
 
 
 def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: steps.Place) -> None:
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
-    step = head_steps.GradientsStep(problems=(problem,))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    step = head_steps.GradientsStep(objectives=(objective,))
     found = answer(study, step, place, points__logistic=np.zeros((3, 2)))
     assert found.arrays["losses/logistic"] == pytest.approx([4 * np.log(2)])
     np.testing.assert_allclose(found.arrays["gradients/logistic"], [[-2, 2], [2, -2], [0, 0]], atol=1e-12)
@@ -83,9 +83,9 @@ def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: ste
 def test_points_of_another_shape_or_without_numbers_are_refused(
     study: StudyConfig, place: steps.Place, points: Any
 ) -> None:
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
     with pytest.raises(WireError, match=r"found no array of shape \[3, 2\]"):
-        answer(study, head_steps.GradientsStep(problems=(problem,)), place, points__logistic=points)
+        answer(study, head_steps.GradientsStep(objectives=(objective,)), place, points__logistic=points)
 
 
 def test_weights_of_another_number_of_classes_are_refused(study: StudyConfig, place: steps.Place) -> None:
@@ -94,9 +94,11 @@ def test_weights_of_another_number_of_classes_are_refused(study: StudyConfig, pl
 
 
 def test_a_gradient_without_the_images_of_a_class_is_refused(study: StudyConfig, place: steps.Place) -> None:
-    problem = head_steps.Problem(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
     with pytest.raises(PolicyRefusal, match="would leave out the images of a class"):
-        answer(study, head_steps.GradientsStep(problems=(problem,)), place, points__logistic=np.zeros((3, 2)))
+        answer(
+            study, head_steps.GradientsStep(objectives=(objective,)), place, points__logistic=np.zeros((3, 2))
+        )
 
 
 def test_a_site_that_only_scores_sends_no_sums(study: StudyConfig, place: steps.Place) -> None:

@@ -6,7 +6,7 @@ import pytest
 from client.heads.sums import gradient, statistics
 from common.errors import PolicyRefusal
 from common.heads import square
-from common.wire import Problem, ViewRequest
+from common.wire import Objective, ViewRequest
 
 # Three images with two features; two of class 0, one of class 1.
 ROWS = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
@@ -27,8 +27,8 @@ def test_sums_squares_and_weighted_products_by_hand():
 def test_a_squared_hinge_and_its_slope_by_hand():
     """Scores are the first feature for class 0, and 0 for class 1."""
     points = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    problem = Problem(name="p", loss="squared_hinge", class_weights=WEIGHTS)
-    losses, slopes = gradient(ROWS, LABELS, points, problem, PATIENTS, None)
+    objective = Objective(name="p", loss="squared_hinge", class_weights=WEIGHTS)
+    losses, slopes = gradient(ROWS, LABELS, points, objective, PATIENTS, None)
     # Class 0: scores 1, 3, 0 with signs +, +, -: short of the margin by 0, 0, 1; the third weighs 2.
     # Class 1: scores 0: every image is short by 1; 1 + 1 + 2.
     assert losses.tolist() == [2, 4]
@@ -37,8 +37,8 @@ def test_a_squared_hinge_and_its_slope_by_hand():
 
 
 def test_a_cross_entropy_and_its_slope_by_hand():
-    problem = Problem(name="p", loss="softmax", class_weights=WEIGHTS)
-    losses, slopes = gradient(ROWS, LABELS, np.zeros((3, 2)), problem, PATIENTS, None)
+    objective = Objective(name="p", loss="softmax", class_weights=WEIGHTS)
+    losses, slopes = gradient(ROWS, LABELS, np.zeros((3, 2)), objective, PATIENTS, None)
     # Probabilities 1/2 everywhere: (1 + 1 + 2) log 2
     assert losses == pytest.approx([4 * np.log(2)])
     # w (p - is): -1/2 of the first two, +1 of the third, for class 0
@@ -49,26 +49,26 @@ def test_a_cross_entropy_and_its_slope_by_hand():
 def test_a_gradient_in_which_one_patient_weighs_more_than_the_policy_allows_is_refused():
     """Of class 0 only the third image is short of the margin: its features would be plain to see."""
     points = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    problem = Problem(name="p", loss="squared_hinge", class_weights=WEIGHTS)
+    objective = Objective(name="p", loss="squared_hinge", class_weights=WEIGHTS)
     with pytest.raises(PolicyRefusal) as refused:
-        gradient(ROWS, LABELS, points, problem, PATIENTS, 2)
+        gradient(ROWS, LABELS, points, objective, PATIENTS, 2)
     assert refused.value.reason == "min_cell: a gradient would be of too few patients"
 
 
 def test_the_images_of_one_patient_weigh_together():
     """Of the softmax's slopes 1/2, 1/2 and 1 the patients have one half each."""
-    problem = Problem(name="p", loss="softmax", class_weights=WEIGHTS)
-    gradient(ROWS, LABELS, np.zeros((3, 2)), problem, PATIENTS, 2)
+    objective = Objective(name="p", loss="softmax", class_weights=WEIGHTS)
+    gradient(ROWS, LABELS, np.zeros((3, 2)), objective, PATIENTS, 2)
     with pytest.raises(PolicyRefusal, match="would weigh 50% in a gradient, at most 33%"):
-        gradient(ROWS, LABELS, np.zeros((3, 2)), problem, PATIENTS, 3)
+        gradient(ROWS, LABELS, np.zeros((3, 2)), objective, PATIENTS, 3)
     with pytest.raises(PolicyRefusal, match="would weigh 100%"):
-        gradient(ROWS, LABELS, np.zeros((3, 2)), problem, ("a", "a", "a"), 2)
+        gradient(ROWS, LABELS, np.zeros((3, 2)), objective, ("a", "a", "a"), 2)
 
 
 def test_a_softmax_that_is_sure_of_all_images_but_one_is_refused():
     """Of the first image alone the class is wrong; the others' slopes are as good as nothing."""
     points = np.array([[-100.0, 100.0], [0.0, 0.0], [0.0, 0.0]])
     rows = np.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
-    problem = Problem(name="p", loss="softmax", class_weights=(1.0, 1.0))
+    objective = Objective(name="p", loss="softmax", class_weights=(1.0, 1.0))
     with pytest.raises(PolicyRefusal, match="would weigh 100%"):
-        gradient(rows, np.array([0, 0, 0]), points, problem, ("a", "b", "c"), 2)
+        gradient(rows, np.array([0, 0, 0]), points, objective, ("a", "b", "c"), 2)

@@ -100,7 +100,7 @@ MESSAGES = {
         round=3,
         weights_digest="ab",
         step=head_steps.GradientsStep(
-            problems=(head_steps.Problem(name="svm", loss="squared_hinge", class_weights=(0.1, 1.9)),)
+            objectives=(head_steps.Objective(name="svm", loss="squared_hinge", class_weights=(0.1, 1.9)),)
         ),
         arrays=ARRAYS,
     ),

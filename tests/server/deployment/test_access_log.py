@@ -11,7 +11,7 @@ from flwr.proto import fleet_pb2
 from common import keys
 from common.wire import CHECK_HEADER
 from server.deployment import access_log
-from server.deployment.refusals import Refusal, Refusals, sentence
+from server.deployment.refusals import Refusal, RefusalReader, sentence
 
 FLEET_API = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 
@@ -185,7 +185,7 @@ def test_what_happened_is_told_with_the_name_of_the_site(about, told: str) -> No
 def test_the_record_is_read_as_it_grows_and_when_it_starts_anew(record: Path) -> None:
     keeper = access_log.RefusalRecorder(record)
     keeper.note("ipv4:192.0.2.1:1", {}, "before the server started")
-    reader = Refusals(record)
+    reader = RefusalReader(record)
     assert reader.new() == []
     keeper.note("ipv4:192.0.2.2:1", {CHECK_HEADER: "1"}, "a")
     with record.open("a") as file:

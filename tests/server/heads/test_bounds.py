@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from client.heads import sums
 from common.heads import Fourier, View, identity
-from common.wire import Problem, ViewRequest
+from common.wire import Objective, ViewRequest
 from server.heads.bounds import wrong_gradient, wrong_sums
 
 
@@ -97,19 +97,19 @@ def test_what_a_site_computes_from_images_passes(seed, shift, scale, moments, fo
     assert wrong_sums(named(site), wanted, counts) is None
     spread = ((mapped**2) * np.array(wanted.class_weights)[labels][:, None]).sum(axis=0)
     for loss in ("softmax", "squared_hinge"):
-        problem = Problem(name="v", loss=loss, class_weights=wanted.class_weights, fourier=fourier_map)
+        objective = Objective(name="v", loss=loss, class_weights=wanted.class_weights, fourier=fourier_map)
         points = draws.normal(size=(mapped.shape[1] + 1, 4)) * draws.choice([0.0, 1e-3, 1.0])
-        losses, slopes = sums.gradient(mapped, labels, points, problem, groups, None)
-        assert wrong_gradient(losses, slopes, problem, counts, spread) is None
+        losses, slopes = sums.gradient(mapped, labels, points, objective, groups, None)
+        assert wrong_gradient(losses, slopes, objective, counts, spread) is None
 
 
-SOFTMAX = Problem(name="v", loss="softmax", class_weights=(1.0, 1.0))
-HINGE = Problem(name="v", loss="squared_hinge", class_weights=(1.0, 1.0))
+SOFTMAX = Objective(name="v", loss="softmax", class_weights=(1.0, 1.0))
+HINGE = Objective(name="v", loss="squared_hinge", class_weights=(1.0, 1.0))
 SPREAD = np.array([10.0])
 
 
 @pytest.mark.parametrize(
-    ("problem", "losses", "slopes", "sentence"),
+    ("objective", "losses", "slopes", "sentence"),
     [
         (SOFTMAX, [-0.1], [[0, 0], [0, 0]], "has entries below 0"),
         (SOFTMAX, [2101.0], [[0, 0], [0, 0]], "more than 3 images can have"),
@@ -123,8 +123,8 @@ SPREAD = np.array([10.0])
         (HINGE, [1.0, 0.0], [[0, 0.1], [0, 0]], "too large beside the site's own sums of squares"),
     ],
 )
-def test_gradients_that_no_images_have_are_refused(problem, losses, slopes, sentence):
-    wrong = wrong_gradient(np.array(losses), np.array(slopes, np.float64), problem, (2, 1), SPREAD)
+def test_gradients_that_no_images_have_are_refused(objective, losses, slopes, sentence):
+    wrong = wrong_gradient(np.array(losses), np.array(slopes, np.float64), objective, (2, 1), SPREAD)
     assert sentence in str(wrong)
 
 

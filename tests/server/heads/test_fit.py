@@ -14,7 +14,7 @@ from common.weights import TensorSpec
 from common.wire import head_steps
 from server.heads import fit
 from server.rounds.sites import Deadline, Reply
-from server.state import Cohort, Refusals, RoundState
+from server.state import Cohort, RefusalStreak, RoundState
 
 Answer = Callable[[wire.HeadPlan], wire.Answer]
 
@@ -155,7 +155,7 @@ def test_features_of_another_width_are_left_out_and_the_site_is_named(make_heads
 def test_a_site_that_is_set_aside_has_no_part(make_heads):
     study = make_heads()
     study = study.model_copy(update={"admission": study.admission.model_copy(update={"set_aside_after": 2})})
-    state = replace(STATE, refusals={"south": Refusals(2, 4, "too long")})
+    state = replace(STATE, refusals={"south": RefusalStreak(2, 4, "too long")})
     done = fitted(study, site(0, 2, 4), site(2, 4, 6), state)
     assert set(done.record.results) == {"north"}
     assert done.heads[0].parameters["weights"].tolist() == [[0, 2, 4]]

@@ -13,7 +13,7 @@ from common.metrics import count
 from common.weights import TensorSpec
 from server.rounds.collect import RoundCollector
 from server.rounds.sites import Deadline, Reply
-from server.state import Cohort, Progress, Refusals, RoundState
+from server.state import Cohort, Progress, RefusalStreak, RoundState
 
 Answer = Callable[[wire.RoundPlan], wire.Answer]
 
@@ -224,7 +224,7 @@ def test_an_update_much_longer_than_the_others_loses_vote_and_score(make_study):
 
 def test_a_site_that_is_set_aside_gets_no_plan_and_a_row(make_study):
     study = make_study(sites={"train": NAMES, "required": 2}, admission={"set_aside_after": 2})
-    state = RoundState(5, START.weights, LAYOUT, {}, refusals={"south": Refusals(2, 5, "too long")})
+    state = RoundState(5, START.weights, LAYOUT, {}, refusals={"south": RefusalStreak(2, 5, "too long")})
     sites = Scripted([[("north", update(1.0))]])
     collector = collected(study, sites, state)
     assert sites.asked == [["north", "west"]]
@@ -283,7 +283,7 @@ def test_a_site_that_did_not_enrol_has_a_row_with_its_reason_and_no_plan(study):
 def test_an_answer_of_a_site_that_was_not_asked_is_no_second_answer(study, caplog, kind):
     study = study.model_copy(update={"admission": study.admission.model_copy(update={"set_aside_after": 1})})
     aside = START if kind == "absent" else RoundState(
-        0, START.weights, LAYOUT, {}, refusals={"west": Refusals(1, 0, "too long")}
+        0, START.weights, LAYOUT, {}, refusals={"west": RefusalStreak(1, 0, "too long")}
     )  # fmt: skip
     cohort = COHORT
     if kind == "absent":

@@ -18,7 +18,7 @@ from server.rounds import collect
 from server.rounds.loop import run_rounds
 from server.rounds.participation import notice, readmitted
 from server.rounds.sites import Deadline, InProcessSites, Reply
-from server.state import Best, Cohort, Refusals, RoundState
+from server.state import Best, Cohort, RefusalStreak, RoundState
 from server.storage import checkpoint, history
 
 LAYOUT = {"w": TensorSpec(shape=(2,), dtype="float64")}
@@ -163,7 +163,9 @@ def test_an_operator_can_let_a_site_back_in(make_three):
 
 
 def test_a_quorum_is_counted_without_the_sites_that_are_set_aside(make_three):
-    broken = replace(START, refusals={"south": Refusals(2, 1, "it was"), "west": Refusals(2, 1, "it was")})
+    broken = replace(
+        START, refusals={"south": RefusalStreak(2, 1, "it was"), "west": RefusalStreak(2, 1, "it was")}
+    )
     with pytest.raises(
         QuorumNotMet, match=r"round 1 has 1 usable .* 2 are required \(south since round 1 .*: refused 2 time"
     ):

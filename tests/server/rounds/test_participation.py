@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from server.rounds.participation import counted, notice, readmitted, set_aside, summary
-from server.state import Refusals, RoundState, SiteRound
+from server.state import RefusalStreak, RoundState, SiteRound
 
-TWICE = Refusals(2, 4, "its norm is 9")
+TWICE = RefusalStreak(2, 4, "its norm is 9")
 
 
 def rows(**outcomes):
@@ -17,7 +17,7 @@ def rows(**outcomes):
     ("outcome", "after"),
     [
         ("ok", {}),
-        ("refused", {"north": Refusals(3, 5, "its norm is 7")}),
+        ("refused", {"north": RefusalStreak(3, 5, "its norm is 7")}),
         ("failed", {"north": TWICE}),
         ("missing", {"north": TWICE}),
         ("set_aside", {"north": TWICE}),
@@ -38,7 +38,7 @@ def test_a_site_that_was_not_asked_keeps_its_count():
 
 @pytest.mark.parametrize(("limit", "aside"), [(None, set()), (4, set()), (3, {"b"}), (2, {"a", "b"})])
 def test_a_site_refused_as_often_as_the_limit_says_is_set_aside(limit, aside):
-    assert set_aside({"a": TWICE, "b": Refusals(3, 4, "")}, limit) == aside
+    assert set_aside({"a": TWICE, "b": RefusalStreak(3, 4, "")}, limit) == aside
 
 
 def test_the_operator_can_give_a_site_a_clean_slate():
@@ -54,4 +54,4 @@ def test_a_refused_site_is_told_how_often_when_and_why():
 
 
 def test_a_notice_is_never_longer_than_a_plan_takes():
-    assert len(notice(Refusals(1, 4, "x" * 9999), 3)) == 2000
+    assert len(notice(RefusalStreak(1, 4, "x" * 9999), 3)) == 2000

@@ -12,7 +12,7 @@ from common.config import FedAdam, SelectionConfig, StudyConfig
 from common.errors import ConfigError, StorageError
 from common.weights import digest, load_file, save_file
 from server.aggregation import server_optimizer
-from server.state import Absence, Best, OptimizerState, Refusals, RoundState, SiteRound
+from server.state import Absence, Best, OptimizerState, RefusalStreak, RoundState, SiteRound
 from server.storage import checkpoint
 
 
@@ -80,7 +80,7 @@ def test_first_weights_that_stay_the_best_have_no_checkpoint_to_keep(tmp_path, r
 
 
 def test_who_was_refused_how_often_is_not_forgotten(tmp_path, random_state, study):
-    state = replace(random_state(2), refusals={"north": Refusals(2, 1, "its norm is 9")})
+    state = replace(random_state(2), refusals={"north": RefusalStreak(2, 1, "its norm is 9")})
     assert checkpoint.load(checkpoint.save(tmp_path, state, study), study).refusals == state.refusals
 
 
