@@ -418,7 +418,7 @@ def test_a_key_cannot_activate_the_node_of_another(server: Fleet) -> None:
     assert not server.is_online()
 
 
-def test_a_gateway_of_another_version_is_refused_and_told_why(
+def test_a_gateway_of_another_version_is_refused_with_the_reason(
     server: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "SCHEMA", codec.SCHEMA + 1)
@@ -438,7 +438,7 @@ def test_flowers_own_supernode_of_an_enrolled_site_is_refused_as_another_version
     assert "found no version of messages" in caught.value.details()
 
 
-def test_a_gateway_with_a_wrong_clock_is_refused_and_told_so(
+def test_a_gateway_with_a_wrong_clock_is_refused_with_the_reason(
     server: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = datetime.now(UTC) + timedelta(seconds=600)

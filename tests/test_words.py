@@ -54,3 +54,12 @@ def test_a_word_that_must_be_translated_stands_nowhere(word: str) -> None:
         if pattern.search(line)
     ]
     assert not places, f"write {BANNED[word]!r} instead of {word!r}:\n" + "\n".join(places)
+
+
+def test_the_name_of_a_test_needs_no_translation() -> None:
+    words = [word.replace(" ", "_") for word in sorted(BANNED) if word != "nobody"]
+    pattern = re.compile(rf"def (test_(?:\w+_)?(?:{'|'.join(words)})(?:_\w+)?)\(")
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    assert len(files) > 100
+    names = [found[1] for file in files for found in pattern.finditer(file.read_text(encoding="utf-8"))]
+    assert not names

@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.errors import ConfigError
+from common.errors import ConfigError, LaunchError
 from common.keys import write_private
 
 VALID_DAYS = 825
@@ -32,6 +33,11 @@ class ServerIdentity:
     ca: Path
     certificate: Path
     key: Path
+
+
+def identity_in(folder: Path) -> ServerIdentity:
+    """The files of the identity that is kept in `folder`, whether they exist or not."""
+    return ServerIdentity(folder / "ca.pem", folder / "server.pem", folder / "server.key")
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,68 @@ def load_authority(folder: Path) -> Authority:
             f"{folder / 'ca.key'} cannot be read ({error.strerror}), and a certificate has to be signed "
             "with it; put it back, or move the folder away for a new CA, with which every site needs a new kit"
         ) from error
-    assert isinstance(key, ec.EllipticCurvePrivateKey), "made by keep_authority"
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / 'ca.key'} or {folder / 'ca.pem'} is damaged: it is not in PEM, or has a passphrase; put back "
+            "both from the backup, or move the folder away for a new CA, with which every site needs a new kit"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigError(
+            f"{folder / 'ca.key'} is not the key of {folder / 'ca.pem'}; put back both from the backup, or move the "
+            "folder away for a new CA, with which every site needs a new kit"
+        )
+    if certificate.not_valid_after_utc <= datetime.now(UTC):
+        raise ConfigError(
+            f"{folder / 'ca.pem'} ended on {_minute(certificate.not_valid_after_utc)}, so no site trusts a "
+            "certificate that it signs; move the folder away for a new CA, with which every site needs a new kit"
+        )
     return Authority(certificate, key)
+
+
+def require_usable(identity: ServerIdentity) -> None:
+    """Raise LaunchError unless sites can trust these files now.
+
+    Flower would start with a certificate that has ended, and report something else much later.
+    """
+    if (found := why_unusable(identity)) is not None:
+        raise LaunchError(
+            f"{found}, so no site could connect; run `consilium-server provision` again, which makes a new "
+            "certificate with the CA that is kept"
+        )
+
+
+def why_unusable(identity: ServerIdentity) -> str | None:
+    """What keeps sites from trusting these files now; None if nothing does."""
+    now, read = datetime.now(UTC), {}
+    for path in (identity.ca, identity.certificate):
+        try:
+            read[path] = certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        except ValueError:
+            return f"{path} is no certificate in PEM"
+        if certificate.not_valid_after_utc <= now:
+            return f"{path} ended on {_minute(certificate.not_valid_after_utc)}"
+        if certificate.not_valid_before_utc > now:
+            begins = _minute(certificate.not_valid_before_utc)
+            return f"{path} begins on {begins}, and the clock of this machine says {_minute(now)}"
+    try:
+        read[identity.certificate].verify_directly_issued_by(read[identity.ca])
+    except (ValueError, TypeError, InvalidSignature):
+        return f"{identity.certificate} is not signed with {identity.ca}"
+    try:
+        key = serialization.load_pem_private_key(identity.key.read_bytes(), None)
+    except OSError as error:
+        return f"{identity.key} cannot be read ({error.strerror})"
+    except (ValueError, TypeError):
+        return f"{identity.key} is no private key in PEM without a passphrase"
+    if key.public_key() != read[identity.certificate].public_key():
+        return f"{identity.key} is not the key of {identity.certificate}"
+    return None
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def issue(
@@ -106,7 +172,7 @@ def issue(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(authority.key, hashes.SHA384())
     )
-    identity = ServerIdentity(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    identity = identity_in(folder)
     folder.mkdir(parents=True, exist_ok=True)
     identity.ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
     write_private(identity.key, key, serialization.PrivateFormat.PKCS8)

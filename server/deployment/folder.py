@@ -20,7 +20,7 @@ from common import lock
 from common.errors import ConfigError
 from common.settings import load_settings
 from server.config import FederationConfig
-from server.deployment.certificates import ServerIdentity
+from server.deployment.certificates import ServerIdentity, identity_in
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ServerFolder:
     @property
     def identity(self) -> ServerIdentity:
         """The files of the server's TLS identity."""
-        return ServerIdentity(self.keys / "ca.pem", self.keys / "server.pem", self.keys / "server.key")
+        return identity_in(self.keys)
 
     @property
     def keys(self) -> Path:

@@ -26,7 +26,7 @@ from common.processes.ports import accepts_connections, free_ports, obstacle, ta
 from common.processes.restarts import MOST, Ended, Supervision
 from common.processes.toml import quoted
 from server.deployment import bundle
-from server.deployment.certificates import ServerIdentity
+from server.deployment.certificates import ServerIdentity, require_usable
 from server.state import Approvals
 
 CONNECTION = "consilium"
@@ -79,8 +79,12 @@ class Federation:
     # --- the first start -----------------------------------------------------------------
 
     def start_superlink(self, identity: ServerIdentity) -> None:
-        """Start the SuperLink, without waiting for it. Raises LaunchError if it could not listen."""
+        """Start the SuperLink, without waiting for it.
+
+        Raises LaunchError if it could not listen, or if no site could trust its certificate.
+        """
         self._require_places()
+        require_usable(identity)
         (self._control_port,) = free_ports(1)
         _write_connection(Path(self.processes.env["FLWR_HOME"]), self._control_port, identity.ca)
         self.processes.start(

@@ -68,7 +68,7 @@ def _certify(config: FederationConfig, keys: Path) -> Iterator[str]:
     if not (keys / "ca.pem").exists():
         certificates.keep_authority(certificates.make_authority(), keys)
         yield f"made a CA; {keys / 'ca.key'} vouches for servers: keep it secret, and in the backup"
-    why = _reason_to_replace(keys / "server.pem", hosts)
+    why = _reason_to_replace(certificates.identity_in(keys), hosts)
     if why is not None:
         certificates.issue(certificates.load_authority(keys), keys, hosts)
         yield f"made the server's certificate for {', '.join(hosts)}: {why}"
@@ -156,10 +156,12 @@ def _remove_others(folder: ServerFolder) -> Iterator[str]:
         yield f"{site}: {problem}; the file is left as it is"
 
 
-def _reason_to_replace(path: Path, hosts: list[str]) -> str | None:
-    if not path.exists():
+def _reason_to_replace(old: certificates.ServerIdentity, hosts: list[str]) -> str | None:
+    if not old.certificate.exists():
         return "there was none"
-    certificate = _read(path)
+    if (found := certificates.why_unusable(old)) is not None:
+        return found
+    certificate = _read(old.certificate)
     if {_plain(host) for host in certificates.hosts_of(certificate)} != {_plain(host) for host in hosts}:
         return "the hosts have changed"
     left = certificate.not_valid_after_utc - datetime.now(UTC)

@@ -62,7 +62,7 @@ def test_images_that_the_policy_leaves_out_are_not_in_the_store(
     assert counts == [((8, 8, 8), (2, 2, 2)), ((8, 8, 8), (0, 0, 0))]
 
 
-def test_a_site_that_only_scores_is_told_that_it_takes_no_split(
+def test_a_site_that_only_scores_reads_that_it_takes_no_split(
     make_site: MakeSite, make_study: MakeStudy
 ) -> None:
     few = make_site("north", per_class=1)  # 3 images; a test share of 0.2 takes 5 groups

@@ -350,7 +350,7 @@ def test_of_a_weights_folder_named_like_a_patient_nothing_leaves(
     assert PATIENT in caplog.text
 
 
-def test_a_disk_that_cannot_be_written_is_told_without_its_name(
+def test_a_disk_that_cannot_be_written_is_reported_without_its_name(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / PATIENT).write_text("a file where a folder should be")

@@ -10,7 +10,7 @@ from common.errors import LaunchError
 from common.lock import held
 
 
-def test_a_second_holder_is_refused_and_told_of_the_first(tmp_path):
+def test_a_second_holder_is_refused_and_the_first_one_named(tmp_path):
     with (
         held(tmp_path / "run" / "lock", "a server"),
         pytest.raises(LaunchError, match=rf"run is in use by a server, process {os.getpid()}; wait"),

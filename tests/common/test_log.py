@@ -94,7 +94,7 @@ def test_no_line_of_an_errors_story_looks_like_an_event(capsys):
 
 
 @pytest.mark.parametrize("form", ["readable", "json"])
-def test_the_story_of_an_error_is_told_in_the_log(form, capsys):
+def test_the_details_of_an_error_stand_in_the_log(form, capsys):
     log.start(form)
     try:
         int("no such lesion")

@@ -192,7 +192,7 @@ def test_a_study_is_stopped_and_the_server_ends_without_leaving_anything(
     assert left.stdout == ""
 
 
-def test_gateways_end_when_they_are_told_to(world: Institutions, finished: str) -> None:
+def test_gateways_end_when_they_are_asked_to(world: Institutions, finished: str) -> None:
     for site in world.sites:
         assert world.processes[f"{site}-gateway"].end() == 0
         left = subprocess.run(["ip", "netns", "pids", world.network(site)], capture_output=True, text=True)

@@ -88,7 +88,7 @@ def test_simulate_draws_images_that_say_they_are_synthetic_if_there_are_none(tmp
     assert len(list(out.rglob("*.jpg"))) == sum(about["sites"].values())
 
 
-def test_a_folder_without_images_is_told_what_was_expected(
+def test_a_folder_without_images_gets_an_error_that_says_what_was_expected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -25,7 +25,7 @@ def test_a_trainer_without_a_socket_says_where_to_name_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_trainer_listens_until_it_is_told_to_stop_and_leaves_no_socket(
+def test_a_trainer_listens_until_it_is_stopped_and_leaves_no_socket(
     labels: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out, socket = tmp_path / "sites", tmp_path / "t.sock"

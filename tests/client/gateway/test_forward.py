@@ -187,7 +187,7 @@ def test_a_trainer_that_answers_nonsense_is_another_version(plan: wire.RoundPlan
     assert "MUELLER" not in answer.model_dump_json()
 
 
-def test_a_path_too_long_for_a_socket_is_told_in_the_gateways_log_only(
+def test_a_path_too_long_for_a_socket_stands_in_the_gateways_log_only(
     plan: wire.RoundPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = failure(forward(codec.to_records(plan), tmp_path / ("MUELLER" * 20)))
@@ -249,7 +249,7 @@ def test_a_small_answer_travels_in_its_message(
 
 
 @pytest.mark.parametrize("when", ["download", "upload"])
-def test_a_line_that_breaks_is_not_told_as_a_fault_of_the_trainer(
+def test_a_line_that_breaks_is_not_reported_as_a_fault_of_the_trainer(
     large: tuple[wire.RoundPlan, RecordDict, Server], tmp_path: Path, when: str
 ) -> None:
     """The message can be answered on the next connection, so there is nothing to tell yet."""

@@ -212,7 +212,7 @@ def test_a_message_that_breaks_the_gateway_does_not_end_it(
     assert "a message cannot be answered" in caplog.text
 
 
-def test_a_server_that_refuses_is_tried_again_and_the_reason_is_told_once(
+def test_a_server_that_refuses_is_tried_again_and_the_reason_is_logged_once(
     server: Server, relay: Relay, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusal = CallFailed(grpc.StatusCode.UNAUTHENTICATED, "Invalid timestamp")
@@ -239,7 +239,7 @@ def test_an_unknown_error_of_a_connection_does_not_end_the_gateway(
     assert sent_by(server) == ("m1", "answer")
 
 
-def test_pauses_grow_to_a_limit_and_begin_anew_with_a_connection_that_works(
+def test_pauses_grow_to_a_limit_and_begin_again_with_a_connection_that_works(
     server: Server, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relays, "FIRST_PAUSE_S", 1.0)

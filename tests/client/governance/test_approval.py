@@ -44,7 +44,7 @@ def test_a_study_that_was_changed_needs_a_yes_of_its_own(make_study: MakeStudy, 
     assert decision(tmp_path, make_study(rounds=3)) == Decision("undecided")
 
 
-def test_two_studies_of_one_name_are_told_apart_by_their_labels(
+def test_two_studies_of_one_name_are_kept_apart_by_their_labels(
     make_study: MakeStudy, tmp_path: Path
 ) -> None:
     first, second = make_study(), make_study(rounds=3)

@@ -131,7 +131,7 @@ def test_a_search_has_twice_the_points_that_the_study_allows_and_no_more(
     assert "more than 4 points of logistic are asked for" in refused(contract, gradients(study, 5))
 
 
-def test_scores_of_heads_are_asked_for_in_two_forms_and_for_each_weights_anew(
+def test_scores_of_heads_are_asked_for_in_two_forms_and_for_each_weights_again(
     make_study: MakeStudy, tmp_path: Path
 ) -> None:
     study, contract = make_study(heads={**HEADS, "every": 1}, rounds=2), Contract(tmp_path)

@@ -40,7 +40,7 @@ def test_an_answered_plan_is_waited_after_and_counted(tmp_path: Path) -> None:
     )
 
 
-def test_studies_are_told_apart_and_refusals_are_counted(tmp_path: Path) -> None:
+def test_studies_are_kept_apart_and_refusals_are_counted(tmp_path: Path) -> None:
     other = {"plan_id": "p2", "kind": "enrol", "study": "lung", "bytes": 1}
     _, skin, lung = status_lines(
         tmp_path,

@@ -331,7 +331,7 @@ def test_a_shell_gets_a_script_for_completion(shell: str) -> None:
     assert done.stderr == ""
 
 
-def test_a_shell_is_told_which_commands_begin_so() -> None:
+def test_a_shell_gets_the_commands_that_begin_so() -> None:
     asked = environment(_TOOL_COMPLETE="complete_bash", COMP_WORDS="tool co", COMP_CWORD="1")
     done = subprocess.run(
         program([]), cwd=ROOT, env=asked, capture_output=True, text=True, timeout=120, check=True

@@ -5,7 +5,7 @@ import pytest
 from common.processes.restarts import MOST, WINDOW_S, Ended, Supervision, how, sites_of
 
 
-def test_a_process_that_ended_is_started_again_after_a_pause_and_told_once():
+def test_a_process_that_ended_is_started_again_after_a_pause_and_reported_once():
     watched = Supervision()
     assert watched.see({"north-trainer": -9}, 100.0) == [
         Ended("north-trainer", "was ended by SIGKILL", pause_s=1.0, number=1)
@@ -52,7 +52,7 @@ def test_what_died_long_ago_counts_no_more():
     ("code", "told"),
     [(0, "ended with exit code 0"), (-15, "was ended by SIGTERM"), (-99, "was ended by signal 99")],
 )
-def test_an_end_is_told_as_a_person_would(code, told):
+def test_an_end_is_described_as_a_person_would(code, told):
     assert how(code) == told
 
 

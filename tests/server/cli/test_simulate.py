@@ -18,7 +18,7 @@ def sites(tmp_path: Path) -> Path:
     return folder
 
 
-def test_all_mistakes_of_a_study_are_told_at_once(
+def test_all_mistakes_of_a_study_are_reported_at_once(
     tmp_path: Path, sites: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "bad.yaml"

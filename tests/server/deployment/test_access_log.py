@@ -128,7 +128,7 @@ def test_a_door_that_cannot_write_is_still_a_door(tmp_path: Path) -> None:
         ("unix:", ""),
     ],
 )
-def test_an_address_is_told_without_its_port(peer: str, host: str) -> None:
+def test_an_address_is_shown_without_its_port(peer: str, host: str) -> None:
     assert access_log.host_of(peer) == host
 
 
@@ -175,14 +175,14 @@ ENROLLED, REVOKED = {"SHA256:n": "north"}, {"SHA256:s": "south"}
         ),
     ],
 )
-def test_what_happened_is_told_with_the_name_of_the_site(about, told: str) -> None:
+def test_what_happened_is_described_with_the_name_of_the_site(about, told: str) -> None:
     refusal = Refusal.model_validate(
         {"time": datetime.now(UTC), "address": "192.0.2.7", "clock_s": None, **about}
     )
     assert sentence(refusal, ENROLLED, REVOKED) == told
 
 
-def test_the_record_is_read_as_it_grows_and_when_it_starts_anew(record: Path) -> None:
+def test_the_record_is_read_as_it_grows_and_when_it_starts_again(record: Path) -> None:
     keeper = access_log.RefusalRecorder(record)
     keeper.note("ipv4:192.0.2.1:1", {}, "before the server started")
     reader = RefusalReader(record)

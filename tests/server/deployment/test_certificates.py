@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
+from common.errors import ConfigError, LaunchError
 from common.keys import make_site_key
-from server.deployment.certificates import VALID_DAYS, ServerIdentity, make_server_identity
+from server.deployment import certificates
+from server.deployment.certificates import VALID_DAYS, ServerIdentity, make_server_identity, require_usable
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,83 @@ def test_the_cas_own_key_is_written_nowhere(tmp_path: Path) -> None:
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert isinstance(ca.public_key(), ec.EllipticCurvePublicKey)
     assert key.public_key() != ca.public_key()
+
+
+# --- files that no site would trust ----------------------------------------------------------
+
+
+def test_a_fresh_certificate_is_usable(identity: ServerIdentity) -> None:
+    require_usable(identity)
+
+
+def test_a_certificate_that_has_ended_is_named_before_flower_starts(tmp_path: Path) -> None:
+    two_minutes = 2 / (24 * 60)  # from five minutes ago: it ended three minutes ago
+    made = certificates.issue(certificates.make_authority(), tmp_path, ["localhost"], two_minutes)
+    with pytest.raises(
+        LaunchError, match=r"server\.pem ended on 2.* UTC, so no site.*`consilium-server provision`"
+    ):
+        require_usable(made)
+
+
+def test_a_clock_before_the_certificate_begins_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "_start", lambda: datetime.now(UTC) + timedelta(days=2))
+    made = make_server_identity(tmp_path, ["localhost"])
+    with pytest.raises(LaunchError, match=r"ca\.pem begins on 2.*, and the clock of this machine says 2"):
+        require_usable(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("server.pem", "server.pem is not signed with"),
+        ("server.key", "server.key is not the key of"),
+        ("ca.pem", "server.pem is not signed with"),
+    ],
+)
+def test_a_file_of_another_federation_is_named(name: str, found: str, tmp_path: Path) -> None:
+    made = make_server_identity(tmp_path / "ours", ["localhost"])
+    other = make_server_identity(tmp_path / "theirs", ["localhost"])
+    made.ca.with_name(name).write_bytes(other.ca.with_name(name).read_bytes())
+    with pytest.raises(LaunchError, match=found):
+        require_usable(made)
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "server.pem", "server.key"])
+@pytest.mark.parametrize(("content", "found"), [(b"", "PEM"), (None, "cannot be read")])
+def test_a_damaged_or_missing_file_is_named(
+    name: str, content: bytes | None, found: str, tmp_path: Path
+) -> None:
+    made = make_server_identity(tmp_path, ["localhost"])
+    path = made.ca.with_name(name)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LaunchError, match=rf"{name} .*{found}"):
+        require_usable(made)
+
+
+def test_a_ca_that_has_ended_signs_nothing(tmp_path: Path) -> None:
+    certificates.keep_authority(certificates.make_authority(valid_days=0.001), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"ca\.pem ended on .*a new CA, with which every site needs a new kit"
+    ):
+        certificates.load_authority(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca.key"])
+@pytest.mark.parametrize("damage", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_damaged_ca_is_named(name: str, damage: bytes, tmp_path: Path) -> None:
+    certificates.keep_authority(certificates.make_authority(), tmp_path)
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises(ConfigError, match="is damaged"):
+        certificates.load_authority(tmp_path)
+
+
+def test_the_key_of_another_ca_signs_nothing(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        certificates.keep_authority(certificates.make_authority(), tmp_path / name)
+    (tmp_path / "ours" / "ca.key").write_bytes((tmp_path / "theirs" / "ca.key").read_bytes())
+    with pytest.raises(ConfigError, match=r"ca\.key is not the key of"):
+        certificates.load_authority(tmp_path / "ours")

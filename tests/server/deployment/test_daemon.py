@@ -172,7 +172,7 @@ def test_a_new_study_of_a_name_leaves_the_former_run_beside_it(told: Told, folde
     assert {path.name for path in folder.runs.iterdir()} >= {"a", "a.1"}
 
 
-def test_a_stopped_study_is_told_to_flower_and_can_go_on(told: Told, folder, named) -> None:
+def test_a_stopped_study_is_stopped_in_flower_and_can_go_on(told: Told, folder, named) -> None:
     told.ends = {"a": "stop"}
     queue.put(folder, named("a"))
     assert told.host.serve(once=True) == Outcome(False, "stopped by the operator before round 1")
@@ -187,7 +187,9 @@ def test_a_stopped_study_is_told_to_flower_and_can_go_on(told: Told, folder, nam
     assert len(told.ran) == 2
 
 
-def test_a_revoked_key_is_taken_from_flower_and_a_new_one_told(told: Told, folder, tmp_path, caplog) -> None:
+def test_a_revoked_key_is_taken_from_flower_and_a_new_one_registered(
+    told: Told, folder, tmp_path, caplog
+) -> None:
     told.host._follow_keys()
     site_keys.revoke(folder, "south")
     told.host._follow_keys()

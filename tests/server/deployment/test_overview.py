@@ -118,7 +118,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         overview.read_run(tmp_path)
 
 
-def test_the_memory_of_the_runs_own_processes_is_told_by_name(running):
+def test_the_memory_of_the_runs_own_processes_is_listed_by_name(running):
     env = os.environ | {
         "FLWR_HOME": str((running / "federation" / "flower").resolve()),
         watchdog.OWNER: "mark/north-trainer",

@@ -118,7 +118,7 @@ def test_crashes_between_which_a_round_was_finished_are_forgiven(tmp_path, say) 
     assert (outcome.finished, num_runs) == (True, 9)
 
 
-def test_a_study_is_run_anew_when_the_superlink_is_back_whatever_the_server_said_last(tmp_path, say) -> None:
+def test_a_study_is_run_again_when_the_superlink_is_back_whatever_the_server_said_last(tmp_path, say) -> None:
     outcome, num_runs = followed(
         tmp_path, say("running"), say("crashed", "no SuperLink", anew=True), say("running"), say("finished")
     )

@@ -83,7 +83,7 @@ def sleepers(
     federation.processes.stop()
 
 
-def test_a_superlink_with_its_database_comes_back_without_enrolling_anew(sleepers) -> None:
+def test_a_superlink_with_its_database_comes_back_without_enrolling_again(sleepers) -> None:
     all_of_it = sleepers([False])
     all_of_it.processes.end("superlink")
     assert [all_of_it.look(), all_of_it.look(after_s=1)] == [False, True]
@@ -117,7 +117,7 @@ def test_gateways_that_died_with_a_forgetful_superlink_are_started_once(sleepers
     assert (all_of_it.enrolled, all_of_it.processes.ended()) == (1, {})
 
 
-def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_anew(sleepers) -> None:
+def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_again(sleepers) -> None:
     all_of_it = sleepers([False])
     all_of_it.federation._supervision._given_up.add("north-gateway")
     all_of_it.federation._database.unlink()

@@ -176,6 +176,6 @@ def test_a_study_that_needs_its_evaluate_site_does_not_wait_for_the_others_work(
         wait_for_sites(study, sites, pause=lambda _: None)
 
 
-def test_too_few_sites_are_told_with_those_that_did_not_connect(make_with_unseen):
+def test_too_few_sites_are_named_with_those_that_did_not_connect(make_with_unseen):
     with pytest.raises(QuorumNotMet, match=r"north: no split .*; south: it did not connect within 60 s"):
         enrol(make_with_unseen("incomplete"), Scripted({"north": [[refusal]]}), None)

@@ -76,7 +76,7 @@ def test_a_site_that_refuses_proves_nothing(comparing):
     assert overlap.problems(comparing, found) == ["north could not be compared: policy: overlap"]
 
 
-def test_an_unseen_site_is_told_its_own_hashes_that_training_sites_have(comparing):
+def test_an_unseen_site_gets_its_own_hashes_that_training_sites_have(comparing):
     sent = {
         "north": hashes("ab", "AQ"),
         "south": hashes("cd", "ZD"),

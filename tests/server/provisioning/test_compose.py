@@ -177,7 +177,7 @@ def test_a_server_that_cannot_start_says_so_to_those_who_wait(
 # --- more sites, or fewer ------------------------------------------------------------------
 
 
-def test_a_further_site_is_told_what_the_last_one_is_told_with_its_own_number() -> None:
+def test_a_further_site_gets_the_same_message_with_its_own_number() -> None:
     added = yaml.safe_load(containers.override(COMPOSE, 4))
     assert set(added["services"]) == {"prepare", "keys", "server", "gateway-4", "trainer-4"}
     assert "--containers 4 " in added["services"]["prepare"]["command"]
@@ -195,7 +195,7 @@ def test_a_further_site_is_told_what_the_last_one_is_told_with_its_own_number() 
         assert "link-4:/link" in new
 
 
-def test_every_site_is_told_the_same_but_for_its_number() -> None:
+def test_every_site_gets_the_same_message_but_for_its_number() -> None:
     base = yaml.safe_load(COMPOSE)["services"]
     for role in ("gateway", "trainer"):
         first, *others = (

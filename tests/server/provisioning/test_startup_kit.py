@@ -151,6 +151,26 @@ def test_a_certificate_that_is_about_to_end_is_renewed(made: Path, tmp_path: Pat
     assert any("server.pem is valid until" in line and "82" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("server.pem", b"", "server.pem is no certificate in PEM"),
+        ("server.key", b"", "server.key is no private key"),
+        ("server.key", None, "server.key cannot be read"),
+    ],
+)
+def test_a_damaged_certificate_or_key_of_the_server_is_replaced(
+    made: Path, tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    path = made / "keys" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    lines = list(startup_kit.provision(tmp_path / "federation.yaml", made))
+    assert any("made the server's certificate" in line and reason in line for line in lines)
+    certificates.require_usable(certificates.identity_in(made / "keys"))
+
+
 def test_a_ca_that_ends_within_a_year_is_spoken_of(made: Path, tmp_path: Path) -> None:
     assert not any("new CA" in line for line in startup_kit.provision(tmp_path / "federation.yaml", made))
     certificates.keep_authority(certificates.make_authority(valid_days=300), made / "keys")

@@ -119,7 +119,7 @@ def chosen(round_: int, value: float = 0.5) -> Change:
 BY = {"selection": {"metric": "accuracy", "sites": ("north", "south")}}
 
 
-def test_the_best_round_is_told_with_the_images_that_chose_it(make_outcome: MakeOutcome) -> None:
+def test_the_best_round_is_named_with_the_images_that_chose_it(make_outcome: MakeOutcome) -> None:
     text = section(make_outcome(chosen(2), settings=BY), "The model after round 3")
     assert (
         "The best accuracy on the images of north and south was 0.5000, of the model after round 2." in text
@@ -165,13 +165,13 @@ def test_a_study_without_a_selection_says_nothing_of_one(make_outcome: MakeOutco
 # --- rounds and costs ------------------------------------------------------------------------------
 
 
-def test_pools_of_different_sites_are_told(make_outcome: MakeOutcome) -> None:
+def test_pools_of_different_sites_are_named(make_outcome: MakeOutcome) -> None:
     note = "They are not the same in all rows"
     assert note in section(make_outcome(without("unseen", "missing", "late", [2])), "Rounds")
     assert note not in section(make_outcome(), "Rounds")
 
 
-def test_what_the_costs_leave_out_is_told_where_there_is_any(make_outcome: MakeOutcome) -> None:
+def test_what_the_costs_leave_out_is_named_where_there_is_any(make_outcome: MakeOutcome) -> None:
     plain = section(make_outcome(), "What it cost")
     assert "MiB are those of the tensors that were sent in the rounds on record. Sites work" in plain
     again = make_outcome(lambda state: replace(state, attempts=3 if state.round == 1 else 1))

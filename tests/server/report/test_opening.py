@@ -63,7 +63,7 @@ def test_only_if_every_site_trained_in_every_round_the_report_says_so(make_outco
         ({"batch_size": "all"}, "in batches of all images of a site at once."),
     ],
 )
-def test_a_round_is_told_as_the_study_has_it(
+def test_a_round_is_described_as_the_study_has_it(
     make_outcome: MakeOutcome, local: dict[str, Any], said: str
 ) -> None:
     assert said in opening(make_outcome(settings={"local": local}))
@@ -97,7 +97,7 @@ def test_only_the_weighted_mean_is_called_so(make_study: Any, rule: dict[str, An
     assert "is shrunk" not in text
 
 
-def test_the_largest_weight_of_a_site_is_told_where_there_is_one(make_study: Any) -> None:
+def test_the_largest_weight_of_a_site_is_named_where_there_is_one(make_study: Any) -> None:
     three = {"train": ("a", "b", "c")}
     limit = "one site has at most 50 % of the weight"
     assert limit in joining(make_study(sites=three, aggregation={"kind": "mean", "max_share": 0.5}))
@@ -107,7 +107,7 @@ def test_the_largest_weight_of_a_site_is_told_where_there_is_one(make_study: Any
     assert "of the weight" not in joining(make_study(sites=three, aggregation={"kind": "median"}))
 
 
-def test_a_bound_on_updates_is_told(make_study: Any) -> None:
+def test_a_bound_on_updates_is_named(make_study: Any) -> None:
     text = joining(make_study(aggregation={"kind": "mean", "norm_clip": 2.5}))
     assert text.endswith("; an update longer than 2.5 is shrunk to it first")
 
@@ -115,7 +115,7 @@ def test_a_bound_on_updates_is_told(make_study: Any) -> None:
 # --- sites that only score -----------------------------------------------------------------------
 
 
-def test_a_site_that_only_scored_is_told_so(make_outcome: MakeOutcome) -> None:
+def test_a_site_that_only_scored_is_called_so(make_outcome: MakeOutcome) -> None:
     text = opening(make_outcome())
     assert "unseen never trained and only scored the model." in text
     assert "was to score" not in text
@@ -129,7 +129,7 @@ def test_a_site_that_never_scored_is_not_said_to_have_scored(make_outcome: MakeO
     assert "**The study is incomplete: the final model has no score of unseen.**" in text
 
 
-def test_a_site_that_scored_for_a_while_is_told_with_the_last_model_it_scored(
+def test_a_site_that_scored_for_a_while_is_named_with_the_last_model_it_scored(
     make_outcome: MakeOutcome,
 ) -> None:
     # missing in round 3 and the closing one: its last score is of the model after round 1, given in round 2

@@ -92,7 +92,7 @@ def attempts(state: RoundState) -> RoundState:
     return replace(state, attempts=2) if state.round in (2, 4) else state
 
 
-def test_rounds_that_were_repeated_are_told(make_outcome: MakeOutcome) -> None:
+def test_rounds_that_were_repeated_are_named(make_outcome: MakeOutcome) -> None:
     text = troubles(make_outcome(attempts))
     assert "- Round 2 had enough answers only in attempt 2." in text
     assert "- The closing evaluation had enough answers only in attempt 2." in text
@@ -143,7 +143,7 @@ def test_a_study_that_failed_is_not_without_trouble(make_outcome: MakeOutcome) -
     assert "Nothing" not in text
 
 
-def test_a_site_is_told_for_every_stretch_of_rounds_without_it(make_outcome: MakeOutcome) -> None:
+def test_a_site_is_named_for_every_stretch_of_rounds_without_it(make_outcome: MakeOutcome) -> None:
     text = troubles(make_outcome(without("west", "absent", "no key", [1, 3])))
     assert "| 1 | west | absent | no key |" in text
     assert "| 3 | west | absent | no key |" in text

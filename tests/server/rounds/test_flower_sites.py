@@ -270,7 +270,7 @@ def test_an_answer_that_flower_itself_cannot_read_costs_one_site_and_not_the_stu
 
 
 @pytest.mark.parametrize("how", ["no id", "nothing"])
-def test_a_plan_that_flower_does_not_take_is_told_at_once(
+def test_a_plan_that_flower_does_not_take_is_reported_at_once(
     fleet: FlowerSites, grid: Grid, clock: Clock, plans: dict[str, wire.Plan],
     monkeypatch: pytest.MonkeyPatch, how: str,
 ) -> None:  # fmt: skip
@@ -283,7 +283,9 @@ def test_a_plan_that_flower_does_not_take_is_told_at_once(
     assert clock.now == 1000.0
 
 
-def test_only_enrolled_sites_are_online_whoever_else_is_connected(fleet: FlowerSites, grid: Grid) -> None:
+def test_only_enrolled_sites_are_online_whichever_others_are_connected(
+    fleet: FlowerSites, grid: Grid
+) -> None:
     grid.connected = {11, 33, 99}
     assert fleet.online() == {"north", "east"}
 

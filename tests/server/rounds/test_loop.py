@@ -122,7 +122,7 @@ def test_a_site_that_is_refused_again_and_again_is_set_aside(make_three, caplog)
     )
 
 
-def test_a_refused_site_is_told_why_until_an_answer_of_it_is_admitted(make_three):
+def test_a_refused_site_reads_the_reason_until_an_answer_of_it_is_admitted(make_three):
     class Mending(Site):
         def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
             self.entry = 1.0 if plan.round >= 3 else 100.0
@@ -386,7 +386,7 @@ def test_a_refused_site_would_repeat_itself_and_is_not_asked_again(make_three):
     assert len(sites["south"].plans) == 1
 
 
-def test_who_has_been_away_for_long_is_told_since_when(make_three):
+def test_who_has_been_away_for_long_is_listed_with_the_time_since_when(make_three):
     class Leaving(Site):
         def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer | wire.Failure:
             if plan.round < self.leaves:

@@ -46,7 +46,7 @@ def test_the_operator_can_give_a_site_a_clean_slate():
     assert readmitted(state, ["a", "c"]).refusals == {"b": TWICE}
 
 
-def test_a_refused_site_is_told_how_often_when_and_why():
+def test_a_refused_site_reads_how_often_when_and_why():
     assert summary(TWICE) == "refused 2 time(s) in a row, last in round 4: its norm is 9"
     assert notice(TWICE, None) == summary(TWICE)
     assert notice(TWICE, 3) == f"at 3 in a row this site is set aside; {summary(TWICE)}"

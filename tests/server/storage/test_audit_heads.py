@@ -48,7 +48,7 @@ def test_a_head_is_kept_with_its_time_its_plan_and_its_key(heads: AuditHeads) ->
         (sign("north", "ab" * 32, OTHER), "with another key than the enrolled one"),
     ],
 )
-def test_a_head_that_proves_nothing_is_told_once_and_not_kept(
+def test_a_head_that_proves_nothing_is_reported_once_and_not_kept(
     heads: AuditHeads, signed: SignedHead | None, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "consilium"):

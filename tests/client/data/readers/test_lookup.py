@@ -80,7 +80,7 @@ def test_copies_of_one_image_are_no_doubt_and_are_counted(tmp_path: Path) -> Non
     assert unused.text == "not used: 1 copies, byte for byte, of an image that is used (part_1/a.jpg)"
 
 
-def test_images_that_no_row_names_are_told_without_those_of_other_rows(tmp_path: Path) -> None:
+def test_images_that_no_row_names_are_counted_without_those_of_other_rows(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / name)
     finder = ImageFinder((tmp_path,))

@@ -305,7 +305,7 @@ def test_what_cannot_be_is_said(
     assert told in capsys.readouterr().err
 
 
-def test_a_list_of_images_that_are_not_there_is_told_line_by_line(whole: Path, tmp_path: Path) -> None:
+def test_a_list_of_images_that_are_not_there_is_reported_line_by_line(whole: Path, tmp_path: Path) -> None:
     out = partitioned(whole, tmp_path / "sites", "--by", "iid", "--sites", "3")
     path = out / "lists" / "site-1.csv"
     path.write_text(path.read_text() + "/nowhere/else.png,nv,,,,,train\n")

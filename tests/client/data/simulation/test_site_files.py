@@ -87,7 +87,7 @@ def test_a_study_of_other_sites_is_refused(found: FoundFederation, tmp_path: Pat
         write_sites(found, tmp_path / "out", synthetic=False, study=study)
 
 
-def test_sites_that_the_study_does_not_name_are_told(
+def test_sites_that_the_study_does_not_name_are_listed(
     found: FoundFederation, tmp_path: Path, make_study, caplog, monkeypatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)

@@ -90,7 +90,7 @@ def test_a_class_that_cannot_be_divided_is_said(caplog):
     assert "class mel has 1 group(s), too few to divide: its 1 image(s) all" in caplog.text
 
 
-def test_a_tiny_site_is_told_what_it_would_need():
+def test_a_tiny_site_reads_what_it_would_need():
     with pytest.raises(SiteDataError, match=r"found 3 image\(s\) of 2 group\(s\); .* at least 5 groups"):
         split(manifest([("mel", "a", None), ("nv", "b", None), ("nv", "b", None)]), GroupedSplit())
     few = [(CLASSES[number % 2], f"L{number}", None) for number in range(6)]
