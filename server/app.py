@@ -222,7 +222,9 @@ def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[Roun
     """The state to go on from: the last checkpoint of this run, or the first weights."""
     last = checkpoint.latest(config.run_dir)
     now = read_status(config.run_dir)
-    people = approvals.Record(None if now is None else now.approvals, partial(set_approvals, config.run_dir))
+    people = approvals.WaitingRecord(
+        None if now is None else now.approvals, partial(set_approvals, config.run_dir)
+    )
     if last is not None:
         state = checkpoint.load(last, study)
         log.event(f"resuming after round {state.round} of {study.rounds}", round=state.round)

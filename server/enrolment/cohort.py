@@ -68,7 +68,7 @@ def enrol(
     first_round: int = 1,
     pause: Callable[[float], None] = time.sleep,
     *,
-    people: approvals.Record = approvals.NOT_KEPT,
+    people: approvals.WaitingRecord = approvals.NOT_KEPT,
     clock: Callable[[], datetime] = approvals.utc_now,
 ) -> Cohort:
     """Ask every connected site to set up the study, and compare the models they built.
@@ -156,7 +156,7 @@ def _wait_for_people(
     sites: Sites,
     heard: _Answers,
     ask: Callable[[list[str]], None],
-    record: approvals.Record,
+    record: approvals.WaitingRecord,
     pause: Callable[[float], None],
     clock: Callable[[], datetime],
     first_round: int,

@@ -94,7 +94,7 @@ class People:
         return approval(plan, state, self.reason if state in ("no", "closed") else "")
 
     def enrol(self, study, before: Approvals | None = None):
-        record = approvals.Record(before, self.saved.append)
+        record = approvals.WaitingRecord(before, self.saved.append)
         return enrol(study, self, None, pause=self.pause, people=record, clock=self.clock)
 
 
