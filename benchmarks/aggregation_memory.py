@@ -14,6 +14,7 @@ import numpy as np
 
 from common.config import Aggregation, Mean, Median
 from server.aggregation.tally import AdmittedUpdate, build_tally
+from server.report.text import markdown_table
 
 NUM_TENSORS, TENSOR = 25, 10**6  # float32: 100 MB
 SITES = (2, 4, 8, 16)
@@ -21,15 +22,16 @@ RULES: dict[str, Aggregation] = {"mean": Mean(), "median": Median()}
 
 
 def main() -> None:
-    print("| sites | " + " | ".join(f"{rule}: MiB, seconds" for rule in RULES) + " |")
-    print("|---:|" + "---:|" * len(RULES))
+    rows: list[list[str]] = []
     for num_sites in SITES:
         cells = []
         for rule in RULES:
             code = f"from benchmarks.aggregation_memory import measure; measure({rule!r}, {num_sites})"
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             cells.append(done.stdout.strip())
-        print(f"| {num_sites} | {' | '.join(cells)} |", flush=True)
+        print(num_sites, *cells, sep="  ", flush=True)
+        rows.append([str(num_sites), *cells])
+    print(markdown_table(["sites", *(f"{rule}: MiB, seconds" for rule in RULES)], rows))
 
 
 def measure(rule: str, num_sites: int) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import docker
 
+from server.report.text import markdown_table
+
 ROOT = Path(__file__).parent.parent
 PROJECT = f"consilium-bench-{os.getpid()}"
 BASE = "python:3.11-slim-bookworm"
@@ -34,10 +36,12 @@ def main() -> None:
     study = parser.parse_args(sys.argv[2:]).study.resolve()
     engine = docker.from_env()
     base = engine.images.get(BASE).attrs["Size"]
-    print(f"| image | MB | above {BASE} |\n|---|---|---|")
-    for name in ("server", "gateway", "trainer"):
-        size = engine.images.get(f"consilium-{name}").attrs["Size"]
-        print(f"| {name} | {size / 1e6:.0f} | {(size - base) / 1e6:.0f} |")
+    sizes = {
+        name: engine.images.get(f"consilium-{name}").attrs["Size"]
+        for name in ("server", "gateway", "trainer")
+    }
+    rows = [[name, f"{size / 1e6:.0f}", f"{(size - base) / 1e6:.0f}"] for name, size in sizes.items()]
+    print(markdown_table(["image", "MB", f"above {BASE}"], rows))
     command = ["docker", "compose", "--ansi", "never", "-p", PROJECT, "-f", str(ROOT / "docker-compose.yml")]
     env = os.environ | {"STUDY": str(study)}
     seconds: dict[str, float] = {}
@@ -53,13 +57,11 @@ def main() -> None:
         up.kill()
         up.wait()
         subprocess.run([*command, "down", "--volumes"], cwd=ROOT, env=env, check=True, capture_output=True)
-    print("\n| since `up` | seconds |\n|---|---|")
-    for what, at in seconds.items():
-        print(f"| {what} | {at:.0f} |")
-    print(f"| `up` ended, exit code {up.returncode} | {total:.0f} |")
-    print("\n| container | MiB at most |\n|---|---|")
-    for name, used in sorted(most.items()):
-        print(f"| {name} | {used / 2**20:.0f} |")
+    seconds[f"`up` ended, exit code {up.returncode}"] = total
+    rows = [[what, f"{at:.0f}"] for what, at in seconds.items()]
+    print("\n" + markdown_table(["since `up`", "seconds"], rows))
+    rows = [[name, f"{used / 2**20:.0f}"] for name, used in sorted(most.items())]
+    print("\n" + markdown_table(["container", "MiB at most"], rows))
 
 
 def look(engine: docker.DockerClient, now: float, seconds: dict[str, float], most: dict[str, int]) -> None:

@@ -55,6 +55,7 @@ from server.aggregation.tally import AdmittedUpdate, weighted_mean
 from server.enrolment import cohort as enrolment
 from server.heads import fit as heads
 from server.heads.record import POOLED, Cell, cells
+from server.report.text import markdown_table
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
 
@@ -392,7 +393,7 @@ def _seen_table(found: Mapping[str, Any], done: Sequence[int]) -> str:
                 _cell([r["pooled"][title] for r in runs]),
             ]
             rows.append(row)
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _unseen_section(found: Mapping[str, Any], done: Sequence[int], source: str) -> str:
@@ -417,7 +418,7 @@ def _unseen_section(found: Mapping[str, Any], done: Sequence[int], source: str) 
             "",
             f"The other three sources train; all {num_images:,} images of {source} are the test. {_seeds(done)}",
             "",
-            _table(["head", f"{source} (unseen)", "the three that trained, pooled"], rows),
+            markdown_table(["head", f"{source} (unseen)", "the three that trained, pooled"], rows),
             "",
         ]
     )
@@ -434,11 +435,6 @@ def _cell(cells_there: Sequence[Mapping[str, Any] | None]) -> str:
         if known[0][name] is not None
     )
     return f"{value:.1f}" + (" ({:+.1f}, {:+.1f} to {:+.1f})".format(*gain) if gain else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = "|---|" + "---:|" * (len(head) - 1)
-    return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 if __name__ == "__main__":

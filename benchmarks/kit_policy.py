@@ -35,6 +35,7 @@ from server.enrolment import cohort as enrolment
 from server.heads import fit as heads
 from server.heads.record import HeadsRecord
 from server.provisioning.startup_kit import KIT
+from server.report.text import markdown_table
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
@@ -192,10 +193,8 @@ def main() -> None:
     ]
     rows = list(on_ham10000(Path(os.environ["HAM10000"]), Path(os.environ["WEIGHTS"])))
     rows += [line for study, folder in pairs for line in on_folder(Path(study), Path(folder))]
-    lines = [
-        f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 2), "---"], *rows)
-    ]
-    print("\n".join(lines))
+    lines = [markdown_table(head, rows, right=len(head) - 1)]
+    print(lines[0])
     names = " ".join(f"{Path(study).name} {Path(folder).name}" for study, folder in pairs)
     load = os.getloadavg()[0]
     write_page(

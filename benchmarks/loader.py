@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks._page import RESULTS, write_page
+from server.report.text import markdown_table
 
 PAGE = RESULTS / "loader.md"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -47,6 +48,11 @@ class Seen:
     """Memory that is this process's alone."""
     file_mib: float
     """Pages of mapped files, which the system takes back when it needs them."""
+
+    @property
+    def figures(self) -> tuple[float, ...]:
+        """The columns of the table."""
+        return (*self.images_s, self.images_cpu_s[1], self.own_mib, self.file_mib)
 
 
 # --- the ways, each in a process of its own ------------------------------------------------------
@@ -171,13 +177,25 @@ def _write_page(best: dict[str, Seen]) -> None:
         f"The first {NUM:,} HAM10000 images (JPEG, 200 x 150 pixels), batches of {BATCH} at {SIZE} pixels, crops and "
         "mirror images as in the paper, normalised; nothing is done with the batches.",
         "",
-        "| | first epoch, images/s | second epoch, images/s | second, images per second of processor | own memory, MiB "
-        "| of mapped files, MiB |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {WAYS[kind]} | {seen.images_s[0]:,.0f} | {seen.images_s[1]:,.0f} | {seen.images_cpu_s[1]:,.0f} | "
-            f"{seen.own_mib:,.0f} | {seen.file_mib:,.0f} |"
-            for kind, seen in best.items()
+        markdown_table(
+            [
+                "",
+                "first epoch, images/s",
+                "second epoch, images/s",
+                "second, images per second of processor",
+                "own memory, MiB",
+                "of mapped files, MiB",
+            ],
+            [
+                [
+                    WAYS[kind],
+                    *(
+                        f"{figure:,.0f}"
+                        for figure in (*seen.images_s, seen.images_cpu_s[1], seen.own_mib, seen.file_mib)
+                    ),
+                ]
+                for kind, seen in best.items()
+            ],
         ),
         "",
         f"Second epoch from the mapped file against its first, which decodes: "

@@ -29,6 +29,7 @@ from common.metrics.pooling import total
 from common.weights import Arrays, norm
 from common.wire import codec
 from server.enrolment import cohort as enrolment
+from server.report.text import markdown_table
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
 from server.state import RoundState
@@ -136,9 +137,7 @@ def balanced_accuracy(defence: Defence, trainers: dict[str, Answer], seed: int) 
 
 def main() -> None:
     logging.getLogger("consilium").setLevel(logging.CRITICAL)
-    head = ["| aggregation | " + " | ".join(ATTACKS) + " |", "|---|" + "---|" * len(ATTACKS)]
-    rows: list[str] = []
-    print("\n".join(head), flush=True)
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         synthetic.generate(
@@ -156,9 +155,9 @@ def main() -> None:
                         trainers = honest | {POISONED: poisoned(honest[POISONED], attack, seed)}
                     found.append(balanced_accuracy(defence, trainers, seed))
                 cells.append(_cell(found))
-            rows.append(f"| {name} | " + " | ".join(cells) + " |")
-            print(rows[-1], flush=True)
-    _write_page([*head, *rows])
+            rows.append([name, *cells])
+            print(*rows[-1], sep="  ", flush=True)
+    _write_page([markdown_table(["aggregation", *ATTACKS], rows)])
 
 
 def _trainer(settings: Path) -> Answer:

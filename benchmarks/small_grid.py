@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from common.config import StudyConfig
 from common.metrics import empty
 from common.settings import load_settings
 from server.enrolment import cohort as enrolment
+from server.report.text import markdown_table
 from server.rounds.loop import run_rounds
 from server.rounds.sites import InProcessSites
 from server.simulation.grid import Grid, studies
@@ -129,16 +129,14 @@ def interval(confusion_CC: object) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def table(lines: list[dict[str, Any]]) -> Iterator[str]:
+def table(lines: list[dict[str, Any]]) -> str:
     """Mean over the seeds; the interval is the mean of theirs. Round 0 are the weights before any training."""
     by_variant: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         by_variant[line["study"].rsplit("-seed", 1)[0]].append(line)
-    yield (
-        "| variant | balanced accuracy, by seed | mean (95 % interval) | round 0 "
-        "| MiB a site and round, down | up | CPU s |"
-    )
-    yield "|---|---|---|---:|---:|---:|---:|"
+    head = ["variant", "balanced accuracy, by seed", "mean (95 % interval)", "round 0"]
+    head += ["MiB a site and round, down", "up", "CPU s"]
+    rows: list[list[str]] = []
     for variant, runs in by_variant.items():
         runs.sort(key=lambda run: run["seed"])
         last = [run["curve"][-1] for run in runs]
@@ -150,11 +148,10 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
                 strict=True,
             )
         )
-        yield (
-            f"| {variant} | {', '.join(f'{value:.3f}' for value in last)} "
-            f"| {statistics.mean(last):.3f} ({low:.3f} to {high:.3f}) | {first:.3f} "
-            f"| {down:.2f} | {up:.2f} | {cpu_s:.0f} |"
-        )
+        mean = f"{statistics.mean(last):.3f} ({low:.3f} to {high:.3f})"
+        costs = [f"{first:.3f}", f"{down:.2f}", f"{up:.2f}", f"{cpu_s:.0f}"]
+        rows.append([variant, ", ".join(f"{value:.3f}" for value in last), mean, *costs])
+    return markdown_table(head, rows, right=4)
 
 
 def main() -> None:
@@ -179,7 +176,7 @@ def main() -> None:
                 print(f"{study.name}: {lines[-1]['curve']}", flush=True)
                 with results.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
-    print("\n".join(table(lines)))
+    print(table(lines))
 
 
 if __name__ == "__main__":

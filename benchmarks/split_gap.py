@@ -33,6 +33,7 @@ from client.data.splitting.stratify import deal
 from client.data.store import ImageStore
 from client.model.build import build
 from common.config import ClassifierConfig
+from server.report.text import markdown_table
 
 PAGE = RESULTS / "split-gap.md"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -144,11 +145,9 @@ def _write_page(manifest: Manifest, rows: Sequence[Row]) -> None:
         f"Balanced accuracy on a fifth of the {len(manifest.rows):,} images ({len(lesions):,} lesions), "
         "seven classes, with a split by image and with one by lesion: same features, same classifier, same seeds.",
         "",
-        "| classifier | by image | by lesion | gap, seed by seed |",
-        "|---|---|---|---|",
-        *(
-            f"| {row.classifier} | {interval(row.by_image)} | {interval(row.by_lesion)} | {interval(row.gaps)} |"
-            for row in rows
+        markdown_table(
+            ["classifier", "by image", "by lesion", "gap, seed by seed"],
+            [[row.classifier, *map(interval, (row.by_image, row.by_lesion, row.gaps))] for row in rows],
         ),
         "",
         f"Mean of the split's seeds {SEEDS[0]} to {SEEDS[-1]}, ± the 95 % interval of Student's t "
