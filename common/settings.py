@@ -118,7 +118,7 @@ def mistakes(
     error: ValidationError, kind: type[BaseModel], document: yaml_text.Document | None = None
 ) -> list[str]:
     """All mistakes of one file, each with its field."""
-    known = sorted(set(_paths(kind)))
+    known = sorted(set(paths(kind)))
     details = [detail for detail in error.errors() if not _follows(detail, document)]
     return list(dict.fromkeys(_line(detail, kind, known, document) for detail in details))
 
@@ -243,11 +243,12 @@ def suggest(field: str, known: list[str]) -> str | None:
     return None
 
 
-def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all settings of a model; one that several kinds of a setting share comes several times."""
     for name, field in kind.model_fields.items():
         yield prefix + name
         for inner in _models(field.annotation):
-            yield from _paths(inner, f"{prefix}{name}.")
+            yield from paths(inner, f"{prefix}{name}.")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

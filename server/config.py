@@ -74,7 +74,7 @@ class FederationConfig(Frozen):
     """The images were generated; every output says so."""
 
 
-class Federation(Frozen):
+class SimulatedSites(Frozen):
     """What `consilium-site simulate` says about the sites it wrote."""
 
     synthetic: bool

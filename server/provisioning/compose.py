@@ -25,7 +25,7 @@ from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import certificates, queue
 
 if TYPE_CHECKING:
-    from server.config import Federation
+    from server.config import SimulatedSites
 
 HOST = "server"
 """The server's name on the sites' networks: its service in docker-compose.yml."""
@@ -95,7 +95,7 @@ def _hand_out(folder: Path, site: str, ca: Path, enrolled: Path, port: int) -> N
     write_atomically(folder / "gateway.yaml", to_yaml(gateway))
 
 
-def fit(study: StudyConfig, federation: "Federation") -> StudyConfig:
+def fit(study: StudyConfig, federation: "SimulatedSites") -> StudyConfig:
     """The study, with sites and classes of the images if its own are others."""
     if set(study.sites.all) <= set(federation.sites) and set(study.classes) == set(federation.classes):
         return study

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_atomically
-from server.config import Federation
+from server.config import SimulatedSites
 from server.report import plots
 from server.report.text import escaped, markdown_table
 from server.storage.history import RoundRecord
@@ -25,7 +25,7 @@ class Row:
     """Why the run is incomplete; empty if it is not."""
 
 
-def write_comparison(folder: Path, rows: list[Row], federation: Federation) -> None:
+def write_comparison(folder: Path, rows: list[Row], federation: SimulatedSites) -> None:
     """One table and one picture over all runs."""
     table = [figures_of(row) for row in rows]
     columns = list(dict.fromkeys(name for line in table for name in line))

@@ -115,7 +115,8 @@ def comparison(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        picture.legend(loc="outside right upper", frameon=False)
+        if any(curves_by_run.values()):  # none where every run failed before its first score
+            picture.legend(loc="outside right upper", frameon=False)
         title = "Runs compared on the same test images"
         if not same_images:
             title = "Runs compared; NOT all on the same test images, see the table"

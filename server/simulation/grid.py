@@ -5,48 +5,139 @@ and nothing else, every variant is tested on the same images (the sites' own spl
 run that did not finish is a row that says so, never a gap.
 """
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common import log
 from common.config import Name, StudyConfig
-from common.errors import LaunchError
+from common.console.spans import format_span
+from common.errors import ConfigError, LaunchError
 from common.settings import Frozen, load_settings, validate_settings
+from server.config import SimulatedSites
 from server.report.comparison import Row, write_comparison
+from server.report.text import counted
+from server.simulation import axes as axes_module
 from server.simulation.simulate import load_federation, run_study
 from server.storage.history import read_rounds
 from server.storage.status import INCOMPLETE, read_status
 
 
 class Grid(Frozen):
-    """Studies that differ only in what their variant says."""
+    """Studies that differ only in what their variant and their place on the axes say."""
 
     name: Name
     """Of the grid and of its folder under runs/."""
     study: dict[str, Any]
     """The base: a study without its name."""
-    variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Settings that replace the base's, by name of the variant; a mapping is merged, one with
     a `kind` replaces the base's whole."""
+    axes: dict[str, list[Any] | dict[Name, Any]] = Field(default_factory=dict)
+    """Values of a setting, by its dotted path (`model.encoder`). Every combination of a variant with one value of each
+    axis is a study. A list, or a mapping that gives each value a name. A name where a setting has a `kind` means that
+    kind (`local.optimizer: [sgd, adamw]`)."""
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    """Combinations to leave out: a value, or a list of values, by axis; `variant` names variants."""
+    presets: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    """What a study changes because of the value that a setting has in it: changes by value, by dotted path
+    (`model.encoder: {vit_l_16: {local: {batch_size: 8}}}`). Variants and axes override them."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """Every variant is run once with each seed."""
+    """Every variant is run once with each seed. An axis `seed` means the same."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_an_axis(cls, values: Any) -> Any:
+        if (
+            isinstance(values, dict)
+            and isinstance(axes := values.get("axes"), dict)
+            and axes_module.SEED in axes
+        ):
+            if "seeds" in values:
+                raise ValueError("seeds stand both in `seeds` and in `axes.seed`; keep one")
+            rest = {setting: labels for setting, labels in axes.items() if setting != axes_module.SEED}
+            return values | {"axes": rest, "seeds": axes[axes_module.SEED]}
+        return values
+
+    @model_validator(mode="after")
+    def _has_studies(self) -> Self:
+        if not self.variants and not self.axes:
+            raise ValueError("a grid needs `variants`, `axes`, or both")
+        empty = [setting for setting, labels in self.axes.items() if not labels]
+        if empty:
+            raise ValueError(f"axes.{empty[0]} has no value; write at least one, or remove the axis")
+        return self
 
 
-def studies(grid: Grid, name: str) -> dict[tuple[str, int], StudyConfig]:
+@dataclass(frozen=True)
+class Plan:
+    """The studies of a grid, and what is left out of it."""
+
+    studies: Mapping[tuple[str, int], StudyConfig]
+    """By variant and seed; the variant's name has the labels of the axes."""
+    num_excluded: int
+    unused_presets: tuple[str, ...]
+    """Presets for values that no study has."""
+
+    def describe(self, name: str, wanted: Mapping[tuple[str, int], StudyConfig], *, num_finished: int) -> str:
+        """One line: how many studies and rounds, and what is left out, kept or not used."""
+        left_out = len(self.studies) - len(wanted)
+        rounds = sum(study.rounds for study in wanted.values())
+        parts = [f"{name} has {counted(len(wanted), 'run')} of {counted(rounds, 'round')} together"]
+        if num_finished:
+            parts.append(f"{num_finished} finished before")
+        if self.num_excluded:
+            parts.append(f"{counted(self.num_excluded, 'combination')} excluded")
+        if left_out:
+            parts.append(f"{left_out} left out by --only")
+        if self.unused_presets:
+            parts.append(f"presets that no study uses: {', '.join(self.unused_presets)}")
+        return "; ".join(parts)
+
+
+def plan(grid: Grid, name: str) -> Plan:
+    """Every study of the grid. Raises ConfigError that names the setting or the variant."""
+    for setting in grid.axes:
+        axes_module.require_setting(setting, f"{name}, axes")
+    for setting in grid.presets:
+        axes_module.require_setting(setting, f"{name}, presets")
+    try:
+        labelled = {setting: axes_module.labelled(setting, values) for setting, values in grid.axes.items()}
+        cells, num_excluded = axes_module.cells(grid.variants or {"": {}}, labelled, grid.exclude)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    studies, used = dict[tuple[str, int], StudyConfig](), set[tuple[str, str]]()
+    for seed in grid.seeds:
+        for cell in cells:
+            settings, presets = axes_module.with_presets(grid.study, cell, grid.presets)
+            used |= presets
+            key = (cell.name, seed)
+            if key in studies:
+                raise ConfigError(
+                    f"{name}: two studies are called {cell.name}; rename a variant or a value of an axis"
+                )
+            studies[key] = validate_settings(
+                settings | {"name": _run_name(cell.name, seed, grid.seeds), "seed": seed},
+                StudyConfig,
+                "study",
+                f"{name}, variant {cell.name}",
+            )
+    unused = tuple(
+        f"{setting}: {value}"
+        for setting, by_value in grid.presets.items()
+        for value in by_value
+        if (setting, value) not in used
+    )
+    return Plan(studies, num_excluded, unused)
+
+
+def studies(grid: Grid, name: str) -> Mapping[tuple[str, int], StudyConfig]:
     """Every study of the grid by variant and seed. Raises ConfigError that names the variant."""
-    return {
-        (variant, seed): validate_settings(
-            _merged(grid.study, changes) | {"name": _run_name(variant, seed, grid.seeds), "seed": seed},
-            StudyConfig,
-            "study",
-            f"{name}, variant {variant}",
-        )
-        for seed in grid.seeds
-        for variant, changes in grid.variants.items()
-    }
+    return plan(grid, name).studies
 
 
 def run_grid(
@@ -54,34 +145,67 @@ def run_grid(
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study of the grid that has not finished yet; returns the folder and a row per study.
 
-    Writes RUNS/NAME/comparison.md, .csv and .png. A run of the same study that finished
-    earlier is kept, so an interrupted grid goes on where it stopped.
+    Writes RUNS/NAME/comparison.md, .csv and .png after every study. A run of the same study that finished
+    earlier is kept, so an interrupted grid goes on where it stopped. A study that fails does not end the grid.
+    Raises ConfigError before the first study if the grid, the sites or `only` cannot be used.
     """
     grid = load_settings(grid_file, Grid, "grid")
     federation = load_federation(sites_dir)
+    planned = plan(grid, grid_file.name)
+    wanted = _wanted(planned.studies, only, grid_file.name)
     folder = runs / grid.name
-    rows = []
-    for (variant, seed), study in studies(grid, grid_file.name).items():
-        if only and variant not in only:
-            continue
+    waiting = {key: study for key, study in wanted.items() if not _has_finished(folder / study.name, study)}
+    log.event(planned.describe(grid.name, wanted, num_finished=len(wanted) - len(waiting)))
+    rows, seconds, num_rounds = list[Row](), 0.0, 0
+    for (variant, seed), study in wanted.items():
         run_dir = folder / study.name
         failure, lacking = None, ""
-        if _has_finished(run_dir, study):
-            log.event(f"{study.name} has finished before; it is kept")
+        if (variant, seed) in waiting:
+            started = time.monotonic()
+            failure, lacking = _run(study, sites_dir, federation, run_dir)
+            del waiting[variant, seed]
+            seconds, num_rounds = seconds + time.monotonic() - started, num_rounds + study.rounds
+            left = sum(study.rounds for study in waiting.values())
+            if left and failure is None:
+                log.event(_time_left(seconds / num_rounds * left, len(waiting), left))
         else:
-            try:
-                if _is_incomplete(run_dir, study):
-                    outcome = run_study(study, sites_dir, federation, run_dir, resume=True)
-                else:
-                    outcome = run_study(study, sites_dir, federation, run_dir)
-                failure = None if outcome.finished or outcome.incomplete else outcome.reason
-                lacking = outcome.reason if outcome.incomplete else ""
-            except LaunchError as error:
-                failure = str(error)
+            log.event(f"{study.name} has finished before; it is kept")
         rounds = read_rounds(run_dir) if run_dir.exists() else ()
         rows.append(Row(variant, seed, rounds, failure, run_dir, lacking))
-    write_comparison(folder, rows, federation)
+        write_comparison(folder, rows, federation)
     return folder, tuple(rows)
+
+
+def _run(
+    study: StudyConfig, sites_dir: Path, federation: SimulatedSites, run_dir: Path
+) -> tuple[str | None, str]:
+    """Run one study: why it failed, or None; and why it is incomplete, or nothing."""
+    try:
+        if _is_incomplete(run_dir, study):
+            outcome = run_study(study, sites_dir, federation, run_dir, resume=True)
+        else:
+            outcome = run_study(study, sites_dir, federation, run_dir)
+    except (LaunchError, ConfigError) as error:
+        log.warn(f"{study.name} failed: {error}")
+        return str(error), ""
+    failure = None if outcome.finished or outcome.incomplete else outcome.reason
+    return failure, outcome.reason if outcome.incomplete else ""
+
+
+def _wanted(
+    studies: Mapping[tuple[str, int], StudyConfig], only: tuple[str, ...], name: str
+) -> Mapping[tuple[str, int], StudyConfig]:
+    variants = list(dict.fromkeys(variant for variant, _ in studies))
+    if unknown := [variant for variant in only if variant not in variants]:
+        raise ConfigError(f"--only: {name} has no variant {', '.join(unknown)}; it has {', '.join(variants)}")
+    return {key: study for key, study in studies.items() if not only or key[0] in only}
+
+
+def _time_left(seconds: float, num_studies: int, num_rounds: int) -> str:
+    return (
+        f"about {format_span(seconds)} left for {counted(num_studies, 'run')} of {counted(num_rounds, 'round')}, "
+        "as long as the rounds so far"
+    )
 
 
 def _has_finished(run_dir: Path, study: StudyConfig) -> bool:
@@ -107,12 +231,3 @@ def _is_of(run_dir: Path, study: StudyConfig) -> bool:
 
 def _run_name(variant: str, seed: int, seeds: tuple[int, ...]) -> str:
     return variant if len(seeds) == 1 else f"{variant}-seed{seed}"
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        former = merged.get(key)
-        part = isinstance(value, dict) and isinstance(former, dict) and "kind" not in value
-        merged[key] = _merged(former or {}, value) if part else value
-    return merged

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
-from server.config import Federation
+from server.config import SimulatedSites
 from server.deployment.study_runner import Outcome
 from server.simulation.launch import LocalSite, run_local
 from server.storage import checkpoint
@@ -45,15 +45,15 @@ def resume_run(run_dir: Path, sites_dir: Path, *, port: int | None) -> Outcome:
     return run_study(study, sites_dir, federation, run_dir, port=port, resume=True)
 
 
-def load_federation(sites_dir: Path) -> Federation:
+def load_federation(sites_dir: Path) -> SimulatedSites:
     """What `consilium-site simulate` wrote about its sites. Raises ConfigError."""
-    return load_settings(sites_dir / "federation.yaml", Federation, "federation")
+    return load_settings(sites_dir / "federation.yaml", SimulatedSites, "federation")
 
 
 def run_study(
     study: StudyConfig,
     sites_dir: Path,
-    federation: Federation,
+    federation: SimulatedSites,
     run_dir: Path,
     *,
     port: int | None = None,

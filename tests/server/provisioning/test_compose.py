@@ -11,7 +11,7 @@ from common.errors import ConfigError, LaunchError
 from common.lock import held
 from common.settings import load_settings, to_yaml
 from server.cli.main import main
-from server.config import Federation
+from server.config import SimulatedSites
 from server.deployment import daemon
 from server.deployment.folder import open_folder
 from server.deployment.site_keys import enrolled
@@ -30,8 +30,8 @@ STUDY = {
 }
 
 
-def federation(*sites: str, classes: tuple[str, ...] = ("mel", "nv")) -> Federation:
-    return Federation(synthetic=True, classes=classes, sites=dict.fromkeys(sites, 10))
+def federation(*sites: str, classes: tuple[str, ...] = ("mel", "nv")) -> SimulatedSites:
+    return SimulatedSites(synthetic=True, classes=classes, sites=dict.fromkeys(sites, 10))
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_study_that_fits_the_images_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     "images", [federation("x", "y"), federation("a", "b", "c", classes=("mel", "nv", "df"))]
 )
-def test_a_study_of_other_sites_or_classes_takes_those_of_the_images(images: Federation) -> None:
+def test_a_study_of_other_sites_or_classes_takes_those_of_the_images(images: SimulatedSites) -> None:
     fitted = containers.fit(StudyConfig.model_validate(STUDY), images)
     assert fitted.sites.train == tuple(images.sites)
     assert fitted.classes == images.classes

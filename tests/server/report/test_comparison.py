@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.config import StudyConfig
-from server.config import Federation
+from server.config import SimulatedSites
 from server.report import plots
 from server.report.comparison import Row, figures_of, write_comparison
 from server.report.write import append_round
@@ -45,7 +45,7 @@ def test_table_and_csv_have_a_line_for_every_run(
 ) -> None:
     monkeypatch.setattr(plots, "comparison", lambda *_, **__: b"")
     failed = Row("a|b", 1, (), failure="no quorum", run_dir=tmp_path)
-    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=True)
+    federation = SimulatedSites(classes=("bkl", "mel", "nv"), sites={}, synthetic=True)
     write_comparison(tmp_path, [finished, failed], federation)
     banner, _, head, _, first, second = (tmp_path / "comparison.md").read_text().splitlines()
     assert banner.startswith("**SYNTHETIC")
@@ -81,7 +81,7 @@ def titles(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_runs_that_were_scored_by_other_sites_are_not_said_to_share_their_images(
     finished: Row, tmp_path: Path, titles: list[bool]
 ) -> None:
-    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
+    federation = SimulatedSites(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
     write_comparison(tmp_path, [finished, replace(finished, seed=1)], federation)
     assert "not all scored" not in (tmp_path / "comparison.md").read_text()
     last = finished.rounds[-1]
@@ -98,6 +98,6 @@ def test_runs_that_were_scored_by_other_sites_are_not_said_to_share_their_images
 def test_a_failed_run_says_nothing_of_the_images_of_the_others(
     finished: Row, tmp_path: Path, titles: list[bool]
 ) -> None:
-    federation = Federation(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
+    federation = SimulatedSites(classes=("bkl", "mel", "nv"), sites={}, synthetic=False)
     write_comparison(tmp_path, [finished, replace(finished, seed=1, failure="no quorum")], federation)
     assert titles == [True]

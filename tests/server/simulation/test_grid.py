@@ -12,7 +12,7 @@ import yaml
 from common.config import AdamW, Sgd, StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
-from server.config import Federation
+from server.config import SimulatedSites
 from server.deployment.study_runner import Outcome
 from server.report import write
 from server.report.comparison import Row, figures_of, write_comparison
@@ -112,7 +112,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the studies that were run; each run finishes."""
     names: list[str] = []
 
-    def run(study: StudyConfig, _sites: Path, _federation: Federation, run_dir: Path) -> Outcome:
+    def run(study: StudyConfig, _sites: Path, _federation: SimulatedSites, run_dir: Path) -> Outcome:
         names.append(study.name)
         if run_dir.exists():
             run_dir.rename(run_dir.with_name(f"{run_dir.name}.1"))
@@ -149,6 +149,57 @@ def test_a_run_that_stopped_early_or_was_of_another_study_is_run_again(
 def test_only_the_variants_asked_for_are_run(grid_file: Path, tmp_path: Path, ran: list[str]) -> None:
     assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs", only=("b",))) == [None]
     assert ran == ["b"]
+
+
+def test_a_variant_that_the_grid_does_not_have_is_named_before_anything_runs(
+    grid_file: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"--only: grid\.yaml has no variant c; it has a, b"):
+        run_grid(grid_file, tmp_path, tmp_path / "runs", only=("a", "c"))
+    assert ran == []
+
+
+def test_the_plan_and_the_time_left_stand_in_the_log(
+    grid_file: Path,
+    tmp_path: Path,
+    ran: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 60.0, 60.0, 200.0])  # run a: 2 rounds in 60 s; run b has 3 rounds
+    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    with caplog.at_level("INFO", "consilium"):
+        run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert "paper has 2 runs of 5 rounds together" in caplog.text
+    assert "about 90 s left for 1 run of 3 rounds, as long as the rounds so far" in caplog.text
+    assert ran == ["a", "b"]
+
+
+def test_a_comparison_stands_there_after_every_run(
+    grid_file: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed: Callable[..., Outcome] = experiments.run_study
+
+    def run(study: StudyConfig, *arguments: Any) -> Outcome:
+        if study.name == "b":
+            raise KeyboardInterrupt
+        return succeed(study, *arguments)
+
+    monkeypatch.setattr(experiments, "run_study", run)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert "| a | 0 | finished |" in (tmp_path / "runs" / "paper" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("error", [ConfigError("no vectors"), LaunchError("no port")])
+def test_whatever_ends_one_run_does_not_end_the_grid(
+    error: Exception, grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: Any) -> Outcome:
+        raise error
+
+    monkeypatch.setattr(experiments, "run_study", run)
+    assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [str(error), str(error)]
 
 
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(
@@ -239,7 +290,7 @@ def test_a_run_without_an_end_is_a_row_that_says_so(failure: str | None, said: s
 
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_a_comparison_is_a_table_a_csv_and_a_picture(row: Row, tmp_path: Path, synthetic: bool) -> None:
-    federation = Federation(synthetic=synthetic, classes=("bkl", "mel"), sites={"north": 4})
+    federation = SimulatedSites(synthetic=synthetic, classes=("bkl", "mel"), sites={"north": 4})
     folder = tmp_path / "out"
     write_comparison(
         folder, [row, Row("b", 0, (), "no quorum, said: north | south", folder / "b")], federation
