@@ -37,11 +37,11 @@ class Grid(Frozen):
     variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Settings that replace the base's, by name of the variant; a mapping is merged, one with
     a `kind` replaces the base's whole."""
-    axes: dict[str, list[Any] | dict[Name, Any]] = Field(default_factory=dict)
+    axes: dict[str, tuple[Any, ...] | dict[Name, Any]] = Field(default_factory=dict)
     """Values of a setting, by its dotted path (`model.encoder`). Every combination of a variant with one value of each
     axis is a study. A list, or a mapping that gives each value a name. A name where a setting has a `kind` means that
     kind (`local.optimizer: [sgd, adamw]`)."""
-    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    exclude: tuple[dict[str, Any], ...] = ()
     """Combinations to leave out: a value, or a list of values, by axis; `variant` names variants."""
     presets: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """What a study changes because of the value that a setting has in it: changes by value, by dotted path
