@@ -20,7 +20,7 @@ Axis = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Combination:
     """One combination of a variant and of a value from every axis."""
 
     variant: str
@@ -35,7 +35,7 @@ class Cell:
         return "-".join([*([self.variant] if self.variant else []), *self.labels.values()])
 
     def is_one_of(self, patterns: Sequence[Mapping[str, Sequence[str]]]) -> bool:
-        """True if every entry of one of the patterns fits this cell."""
+        """True if every entry of one of the patterns fits this combination."""
         mine = {VARIANT: self.variant, **self.labels}
         return any(all(mine[key] in labels for key, labels in pattern.items()) for pattern in patterns)
 
@@ -75,30 +75,30 @@ def require_setting(setting: str, where: str) -> None:
         raise ConfigError(f"{where}.{setting}: a study has no such setting{hint}")
 
 
-def cells(
+def combinations(
     variants: Mapping[str, Mapping[str, Any]], axes: Mapping[str, Axis], exclude: Sequence[Mapping[str, Any]]
-) -> tuple[list[Cell], int]:
+) -> tuple[list[Combination], int]:
     """Every combination that is not excluded, and how many are. Raises ConfigError for an exclusion without effect."""
     patterns = [_pattern(entry, variants, axes) for entry in exclude]
     every = [
-        Cell(variant, labels, _combined(changes, axes, labels))
+        Combination(variant, labels, _combined(changes, axes, labels))
         for variant, changes in variants.items()
         for labels in _labels(axes)
     ]
     for entry, pattern in zip(exclude, patterns, strict=True):
-        if not any(cell.is_one_of([pattern]) for cell in every):
+        if not any(combination.is_one_of([pattern]) for combination in every):
             raise ConfigError(f"exclude: {entry} fits no study of the grid; correct or remove it")
-    kept = [cell for cell in every if not cell.is_one_of(patterns)]
+    kept = [combination for combination in every if not combination.is_one_of(patterns)]
     if not kept:
         raise ConfigError("exclude: no study of the grid is left; exclude less")
     return kept, len(every) - len(kept)
 
 
 def with_presets(
-    base: Mapping[str, Any], cell: Cell, presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    base: Mapping[str, Any], combination: Combination, presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> tuple[dict[str, Any], set[tuple[str, str]]]:
-    """The settings of a cell, and which presets they have, as setting and label."""
-    chosen = merged(base, cell.changes)
+    """The settings of a combination, and which presets they have, as setting and label."""
+    chosen = merged(base, combination.changes)
     used = {
         (setting, name)
         for setting, by_label in presets.items()
@@ -109,7 +109,7 @@ def with_presets(
         for name, changes in by_label.items():
             if (setting, name) in used:
                 below = merged(below, changes)
-    return merged(below, cell.changes), used
+    return merged(below, combination.changes), used
 
 
 def value_at(settings: Mapping[str, Any], setting: str) -> Any:

@@ -107,24 +107,26 @@ def plan(grid: Grid, name: str) -> Plan:
         axes_module.require_setting(setting, f"{name}, presets")
     try:
         labelled = {setting: axes_module.labelled(setting, values) for setting, values in grid.axes.items()}
-        cells, num_excluded = axes_module.cells(grid.variants or {"": {}}, labelled, grid.exclude)
+        combinations, num_excluded = axes_module.combinations(
+            grid.variants or {"": {}}, labelled, grid.exclude
+        )
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     studies, used = dict[tuple[str, int], StudyConfig](), set[tuple[str, str]]()
     for seed in grid.seeds:
-        for cell in cells:
-            settings, presets = axes_module.with_presets(grid.study, cell, grid.presets)
+        for combination in combinations:
+            settings, presets = axes_module.with_presets(grid.study, combination, grid.presets)
             used |= presets
-            key = (cell.name, seed)
+            key = (combination.name, seed)
             if key in studies:
                 raise ConfigError(
-                    f"{name}: two studies are called {cell.name}; rename a variant or a value of an axis"
+                    f"{name}: two studies are called {combination.name}; rename a variant or a value of an axis"
                 )
             studies[key] = validate_settings(
-                settings | {"name": _run_name(cell.name, seed, grid.seeds), "seed": seed},
+                settings | {"name": _run_name(combination.name, seed, grid.seeds), "seed": seed},
                 StudyConfig,
                 "study",
-                f"{name}, variant {cell.name}",
+                f"{name}, variant {combination.name}",
             )
     unused = tuple(
         f"{setting}: {value}"
