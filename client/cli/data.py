@@ -1,6 +1,7 @@
 """Commands on a site's data: check it before a study, split it, share it out among simulated sites."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -68,6 +69,7 @@ def add_simulation(app: typer.Typer) -> None:
             "consilium-site simulate --out sites",
             "consilium-site simulate --data images --out sites --threads 1",
             "consilium-site simulate --data images --out sites --study study.yaml",
+            "consilium-site simulate --join ham=ham.yaml --join isic=isic.yaml --drop-shared isic --out sites",
         ],
     )(_simulate)
     command(
@@ -222,6 +224,30 @@ def _simulate(
             "--data", metavar="DIR", help="Images: labels.csv with a site column, or SITE/CLASS/ folders."
         ),
     ] = None,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--join",
+            metavar="NAME=SITE.yaml",
+            help="Instead of --data: a site NAME whose images SITE.yaml reads, of any kind. Once for every site.",
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classes",
+            metavar="CLASS...",
+            help="With --join: the study's classes, if the sites have different ones.",
+        ),
+    ] = None,
+    drop_shared: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop-shared",
+            metavar="NAME...",
+            help="With --join: leave images that other sites have out of these sites.",
+        ),
+    ] = None,
     images: Annotated[
         int, typer.Option("--images", metavar="N", help="Synthetic images per site, without --data.")
     ] = 300,
@@ -248,20 +274,28 @@ def _simulate(
 ) -> int:
     """Write the settings of a simulated federation's sites.
 
-    Writes one YAML per site and federation.yaml to OUT, for `consilium-server simulate`. Without --data, synthetic
-    images are drawn first.
+    Writes one YAML per site and federation.yaml to OUT, for `consilium-server simulate`. Without --data and --join,
+    synthetic images are drawn first. Joined data sets must not share images.
     """
     from client.data.simulation import discover, site_files
+    from client.data.simulation import join as joining
 
-    chosen, synthetic = _study(study), data is None
-    if data is None:
+    if join and (data is not None or pooled):
+        raise ConfigError("--join names every site's images itself; leave --data and --pooled out")
+    if not join and (classes or drop_shared):
+        raise ConfigError("--classes and --drop-shared go with --join")
+    chosen, synthetic = _study(study), data is None and not join
+    if synthetic:
         from client.data.simulation.synthetic import SITES, generate, site_names
 
         data = out / "synthetic-images"
         names = SITES if containers is None else site_names(containers)
         generate(data, sites=names, images_per_site=images, seed=seed)
         log.event(f"drew SYNTHETIC images, {images} per site on average, to {data}")
-    sites = discover.discover(data)
+    if data is not None:
+        sites = discover.discover(data)
+    else:
+        sites = joining.join(_named_paths(join or []), out, classes=classes, drop_shared=drop_shared or [])
     site_files.write_sites(
         sites,
         out,
@@ -375,6 +409,23 @@ def _how(wanted: _Wanted) -> tuple["Partition", str]:
             return partition.ClassPerSite(), "One class per site"
         case _:
             return partition.ByAcquisition(), "Sites by where images were made"
+
+
+def _named_paths(entries: Iterable[str]) -> dict[str, Path]:
+    """`--join ham=HAM.yaml`, by name of the site. Raises ConfigError."""
+    from common.config.types import NAME_PATTERN
+
+    paths: dict[str, Path] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not equals or not re.fullmatch(NAME_PATTERN, name) or not path:
+            raise ConfigError(f"--join {entry}: expected NAME=SITE.yaml, as in --join ham=ham10000.yaml")
+        if name in paths:
+            raise ConfigError(f"--join {entry}: there is a site {name} already; give each its own name")
+        paths[name] = Path(path)
+    if len(paths) < 2:
+        raise ConfigError("--join needs at least two data sets, each with a --join of its own")
+    return paths
 
 
 def _study(path: Path | None) -> "StudyConfig | None":

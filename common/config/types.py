@@ -6,7 +6,9 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from common.text import require_line
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A name that is safe as a file name: letters, digits, `_`, `.`, `-`."""
 
 LONGEST_LINE = 500
