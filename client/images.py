@@ -4,7 +4,7 @@ The model side decides the preparation (it comes with the encoder), the data sid
 out. Neither side depends on more of the other than this file.
 """
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -39,3 +39,14 @@ class Images(Protocol):
 
     def batch(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """float32 (B, 3, S, S), normalised; augmented with `generator`'s draws, else centre-cropped."""
+
+
+@runtime_checkable
+class ImagesInTwoSteps(Images, Protocol):
+    """Images whose batch is cut by the processor and normalised by the device, so that few bytes are copied."""
+
+    def squares(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """uint8 (B, 3, S, S), cut as in `batch` but not normalised: a quarter of its bytes."""
+
+    def normalised(self, squares_BCSS: torch.Tensor) -> torch.Tensor:
+        """float32 (B, 3, S, S) from `squares`, on whatever device they are; the same values as `batch`."""

@@ -4,7 +4,7 @@ Building it costs seconds to minutes: images are read and decoded, weights are l
 it from round to round, and every step that depends on the study alone is here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -16,7 +16,9 @@ from client.data.store import ImageStore
 from client.governance import small_cells
 from client.images import Preprocessing
 from client.model import build, parameters
+from client.training import determinism
 from client.training.local_state import SiteState
+from client.training.out_of_memory import MostAtOnce
 from common import log
 from common.config import StudyConfig
 from common.errors import SiteDataError
@@ -38,6 +40,8 @@ class StudySetup:
     weights_digest: str
     """Of the shared tensors as built, before any round."""
     frozen_digest: str
+    most_at_once: MostAtOnce = field(default_factory=MostAtOnce)
+    """How many images the device took at once in this study."""
 
 
 def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudySetup:
@@ -46,6 +50,7 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
     Raises SiteDataError if the images or labels are unusable, PolicyRefusal if too few are left, and
     ConfigError if the study's weights are not those of its model.
     """
+    determinism.apply(study.local.determinism)
     built = build.of_study(study, site.weights_dir)
     log.event(f"built {study.model.encoder}: {built.report.source}")
     chosen = parameters.partition(built.model, study.model)

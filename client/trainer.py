@@ -32,7 +32,7 @@ from client.heads import features, steps
 from client.model import parameters
 from client.permission import Permission, Received
 from client.study_setup import StudySetup, first_weights, set_up
-from client.training import evaluate, exposure, fit, losses, penalty, update
+from client.training import determinism, evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
 from common import log, seeds, wire
 from common.config import StudyConfig
@@ -84,10 +84,7 @@ class Trainer:
         self._received: tuple[StudySetup, int, Arrays] | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
-        # cuBLAS is deterministic only with a fixed workspace; warn_only because some backward
-        # passes (adaptive pooling on CUDA) have no deterministic form.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        determinism.apply("exact")
 
     def answer(self, request: bytes) -> bytes:
         """One plan's bytes in, one answer's bytes out; every error becomes a Failure.
@@ -281,6 +278,7 @@ class Trainer:
             num_classes=len(study.classes),
             device=self._device,
             precision=study.local.precision,
+            most_at_once=setup.most_at_once,
             num_bins=self._site.policy.histogram_bins,
             counting=self._counting(setup),
         )
@@ -303,6 +301,7 @@ class Trainer:
             optimizer_state=setup.state.optimizer_arrays(plan.round)
             if study.local.keeps_optimizer_state
             else None,
+            most_at_once=setup.most_at_once,
         )
         if fitted.optimizer_state:
             setup.state.keep_optimizer(plan.round, fitted.optimizer_state)

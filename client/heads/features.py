@@ -144,7 +144,7 @@ def extract(
     layer: str | None,
     device: torch.device,
     precision: Precision,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> tuple[Rows, npt.NDArray[np.float64]]:
     """Features (N, F) and logits (N, C) of centre-cropped images; the model's modes are left as they were.
 

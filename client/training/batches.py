@@ -43,6 +43,11 @@ def split(items: Tensor, size: int) -> list[Tensor]:
     return pieces
 
 
+def spans(num_items: int, size: int) -> list[tuple[int, int]]:
+    """Start and end of each piece that `split` makes of so many items."""
+    return [(int(piece[0]), int(piece[-1]) + 1) for piece in split(torch.arange(num_items), size)]
+
+
 def class_weights(labels_N: Tensor, num_classes: int, local: LocalConfig) -> Tensor:
     """Weight per class. `balanced`: n / (classes present * images of the class).
 

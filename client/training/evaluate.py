@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from client.images import Images
 from client.training.inference import infer
+from client.training.out_of_memory import MostAtOnce
 from client.training.precision import Precision
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
@@ -30,7 +31,8 @@ def evaluate(
     num_classes: int,
     device: torch.device,
     precision: Precision,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    most_at_once: MostAtOnce | None = None,
     num_bins: int | None = None,
     counting: Counting | None = None,
 ) -> Score:
@@ -47,7 +49,14 @@ def evaluate(
         return logits_BC.detach().double().cpu()
 
     batches = infer(
-        model, images, logits, device=device, precision=precision, batch_size=batch_size, activity="scoring"
+        model,
+        images,
+        logits,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        activity="scoring",
+        most_at_once=most_at_once,
     )
     if counting is not None:
         whole_NC = [_probabilities(logits_BC).numpy() for logits_BC in batches]

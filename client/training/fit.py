@@ -9,7 +9,7 @@ micro-batch at a time, so smaller ones change what it computes.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
-from client.training.batches import batch_size, class_weights, split, training_batches
+from client.training.batches import batch_size, class_weights, spans, split, training_batches
 from client.training.losses import Loss, by_class
 from client.training.optimizer_state import arrays, load
 from client.training.optimizers import build_optimizer, lr_factor
-from client.training.out_of_memory import attempt, take_less
+from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
+from client.training.prefetch import Prefetcher, on_device, on_host
 from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
@@ -31,6 +32,9 @@ from common.weights import Arrays
 
 MOST_IMAGES = 1024
 """Most images that are prepared, and so computed on, at once: 0.6 GB of them at 224 pixels a side."""
+
+_LOOK_EVERY = 50
+"""Steps on a GPU after which losses are looked at: to look at one means to wait for the device."""
 
 _SAME_BATCH = "; the batch of a step stays the same (batch normalisation, if any, sees smaller groups)"
 
@@ -81,10 +85,11 @@ def fit(
     num_classes: int,
     loss: Loss | None = None,
     optimizer_state: Arrays | None = None,
+    most_at_once: MostAtOnce | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
-    starts fresh.
+    starts fresh. `most_at_once` remembers from round to round how many images the device takes.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
@@ -104,42 +109,53 @@ def fit(
         model.compile()
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     trained = list(named.values())
-    optimizer = build_optimizer(trained, local.optimizer)
+    optimizer = build_optimizer(trained, local.optimizer, device)
     if optimizer_state:
         load(optimizer, named, optimizer_state)
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
-    stepper = _Stepper(
-        model=model,
-        images=images,
-        local=local,
-        loss=loss or by_class(local.label_smoothing),
-        penalty=penalty,
-        optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
-        device=device,
-        seed=seed,
-        labels_N=images.labels_N.to(device),
-        weights_C=class_weights(images.labels_N, num_classes, local).to(device, dtype),
-        micro_batch_size=min(
-            local.micro_batch_size or MOST_IMAGES, batch_size(num_images, local), MOST_IMAGES
-        ),
-    )
     batches = training_batches(images.labels_N, local, seed)
-    loss_sum = weight_sum = 0.0
-    num_seen = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    most = most_at_once or MostAtOnce()
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        Prefetcher(
+            lambda step: _portions(images, batches[step], local, device, seed, step), device
+        ) as portions,
+    ):
+        stepper = _Stepper(
+            model=model,
+            images=images,
+            portions=portions,
+            local=local,
+            loss=loss or by_class(local.label_smoothing),
+            penalty=penalty,
+            optimizer=optimizer,
+            scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
+            device=device,
+            seed=seed,
+            num_steps=len(batches),
+            weights_C=class_weights(images.labels_N, num_classes, local).to(device, dtype),
+            micro_batch_size=min(
+                most.training or MOST_IMAGES,
+                local.micro_batch_size or MOST_IMAGES,
+                batch_size(num_images, local),
+            ),
+        )
+        losses = _Losses(1 if device.type == "cpu" else _LOOK_EVERY)
+        weights_C = stepper.weights_C.cpu()
+        weight_sum, num_seen = 0.0, 0
         rates = learning_rates(local, progress, len(batches))
         for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
-            step_loss, step_weight = stepper.step(step, indices_B, lr)
-            loss_sum += step_loss
-            weight_sum += step_weight
+            weight = float(weights_C[images.labels_N[indices_B]].sum())
+            losses.append(stepper.step(step, lr, weight, most), lr)
+            weight_sum += weight
             num_seen += len(indices_B)
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+        losses.look()
+    if not bool(torch.stack([torch.isfinite(parameter).all() for parameter in trained]).all()):
         raise _diverged("a weight", len(batches) - 1, lr)
     return TrainingResult(
         num_examples=min(num_images, num_seen),  # the first pass shows every image once
         num_steps=len(batches),
-        mean_loss=loss_sum / weight_sum,
+        mean_loss=sum(losses.values) / weight_sum,
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
         optimizer_state=arrays(optimizer, named) if local.keeps_optimizer_state else {},
@@ -154,6 +170,50 @@ def learning_rates(local: LocalConfig, progress: StudyPosition, num_steps: int) 
     ]
 
 
+class _Losses:
+    """Summed losses of the steps, which stay on the device until they are looked at."""
+
+    def __init__(self, look_every: int) -> None:
+        self.values: list[float] = []
+        self._waiting: list[tuple[Tensor, float]] = []
+        self._look_every = look_every
+
+    def append(self, loss: Tensor, lr: float) -> None:
+        """Note the loss of the next step. Raises ConsiliumError if one is not finite."""
+        self._waiting.append((loss, lr))
+        if len(self._waiting) >= self._look_every:
+            self.look()
+
+    def look(self) -> None:
+        """Wait for the device. Raises ConsiliumError that names the first step whose loss is not finite."""
+        if not self._waiting:
+            return
+        values = torch.stack([loss for loss, _ in self._waiting]).tolist()
+        for value, (_, lr) in zip(values, self._waiting, strict=True):
+            if not math.isfinite(value):
+                raise _diverged(f"a loss of {value}", len(self.values), lr)
+            self.values.append(value)
+        self._waiting.clear()
+
+
+def _portions(
+    images: Images, indices_B: Tensor, local: LocalConfig, device: torch.device, seed: int, step: int
+) -> Iterator[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor]]:
+    """Images and labels of a step as the processor prepares them, `MOST_IMAGES` at a time.
+
+    The portions do not depend on the micro-batch, so its size changes no augmentation.
+    """
+    draws = None
+    if local.augmentation != "none":
+        draws = torch.Generator().manual_seed(derive(seed, "augmentation", step))
+    portions = (
+        (on_host(images, held_B, draws, device), images.labels_N[held_B])
+        for held_B in split(indices_B, MOST_IMAGES)
+    )
+    # A whole step that fits is prepared at once, which may be ahead; a larger one as its pieces are needed.
+    return list(portions) if len(indices_B) <= MOST_IMAGES else portions
+
+
 # --- one optimizer step --------------------------------------------------------------------------
 
 
@@ -163,6 +223,8 @@ class _Stepper:
 
     model: nn.Module
     images: Images
+    portions: Prefetcher[int, Iterable[tuple[Tensor, Tensor]]]
+    """The processor's part of each step's batch."""
     local: LocalConfig
     loss: Loss
     penalty: Penalty | None
@@ -170,31 +232,29 @@ class _Stepper:
     scaler: torch.amp.GradScaler
     device: torch.device
     seed: int
-    labels_N: Tensor
+    num_steps: int
     weights_C: Tensor
     micro_batch_size: int
 
-    def step(self, step: int, indices_B: Tensor, lr: float) -> tuple[float, float]:
-        """One optimizer step. Returns the batch's summed loss and the weight of its images."""
+    def step(self, step: int, lr: float, weight: float, most: MostAtOnce) -> Tensor:
+        """One optimizer step on images of this weight in all. Returns the batch's summed loss, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        weight = float(self.weights_C[self.labels_N[indices_B.to(self.device)]].sum())
         while True:
-            loss_sum = attempt(lambda: self._gradients(step, indices_B, weight))
+            loss_sum = attempt(lambda: self._gradients(step, weight))
             if loss_sum is None:
                 self.optimizer.zero_grad()  # frees what the pieces before left
                 self.micro_batch_size = take_less(self.micro_batch_size, "training", _SAME_BATCH)
-            elif not math.isfinite(loss_sum):
-                raise _diverged(f"a loss of {loss_sum}", step, lr)
+                most.training = self.micro_batch_size
             elif self._try_step(step, lr):
-                return loss_sum, weight
+                return loss_sum
 
-    def _gradients(self, step: int, indices_B: Tensor, weight: float) -> float:
+    def _gradients(self, step: int, weight: float) -> Tensor:
         """Leave the batch's gradient in the parameters; returns its summed loss."""
         self.optimizer.zero_grad()
-        torch.manual_seed(derive(self.seed, "dropout", step))
+        self._seed_dropout(step)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch_BCHW, labels_B in self._pieces(step, indices_B):
+        for batch_BCHW, labels_B in self._pieces(step):
             with autocast(self.local.precision, self.device):
                 logits_BC = self.model(batch_BCHW)
             # bf16 has 8 bits, too few for a sum of exponentials
@@ -205,24 +265,27 @@ class _Stepper:
             loss_sum += loss.detach()
         if self.penalty is not None:
             torch.autograd.backward(self.scaler.scale(self.penalty(self.model)))
-        return loss_sum.item()
+        return loss_sum
 
-    def _pieces(self, step: int, indices_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, on the device, in micro-batches.
+    def _seed_dropout(self, step: int) -> None:
+        seed = derive(self.seed, "dropout", step)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(
+                    seed
+                )  # the processor's generator is the augmentation's, in another thread
+        else:
+            torch.manual_seed(seed)
 
-        Images are prepared in portions that do not depend on the micro-batch, so its size
-        changes no augmentation.
-        """
-        draws = None
-        if self.local.augmentation != "none":
-            draws = torch.Generator().manual_seed(derive(self.seed, "augmentation", step))
-        for held_B in split(indices_B, MOST_IMAGES):
-            batch_BCHW = self.images.batch(held_B, draws)
-            for piece_B in split(torch.arange(len(held_B)), self.micro_batch_size):
-                part_BCHW = batch_BCHW[piece_B[0] : piece_B[-1] + 1].to(self.device, self.weights_C.dtype)
+    def _pieces(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, on the device, in micro-batches."""
+        following = step + 1 if step + 1 < self.num_steps else None
+        for part_BCHW, labels_B in self.portions.get(step, following):
+            for start, stop in spans(len(labels_B), self.micro_batch_size):
+                piece_BCHW = on_device(self.images, part_BCHW[start:stop], self.device, self.weights_C.dtype)
                 if self.local.channels_last:
-                    part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
-                yield part_BCHW, self.labels_N[held_B[piece_B].to(self.device)]
+                    piece_BCHW = piece_BCHW.contiguous(memory_format=torch.channels_last)
+                yield piece_BCHW, labels_B[start:stop].to(self.device, non_blocking=True)
 
     def _try_step(self, step: int, lr: float) -> bool:
         """Step along the gradient; False if fp16's loss scale was too large and has been lowered."""

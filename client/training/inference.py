@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from client.images import Images
-from client.training.out_of_memory import attempt, take_less
+from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.precision import Precision, autocast, weights_dtype
+from client.training.prefetch import Prefetcher, on_device, on_host
 
 Output = TypeVar("Output")
 
@@ -26,42 +27,55 @@ def infer(
     *,
     device: torch.device,
     precision: Precision,
-    batch_size: int,
     activity: str,
+    batch_size: int | None = None,
+    most_at_once: MostAtOnce | None = None,
 ) -> list[Output]:
     """What `compute` returns for each batch of centre-cropped images, in order.
 
     `compute` gets images (B, C, H, W) on the device; it runs without gradients, under autocast. `activity`
-    names the work in log lines and errors. The training mode of every module is left as it was.
+    names the work in log lines and errors. `batch_size` is tried first; without one, as many images as the device
+    usually takes. `most_at_once` remembers what fitted. The training mode of every module is left as it was.
     Raises TooLittleMemory if not one image fits, ConfigError if the device cannot compute in `precision`.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval().to(device, weights_dtype(precision))
+    most = most_at_once or MostAtOnce()
+    size = most.inference or batch_size or usual_batch_size(device)
+    num_images, start = len(images.labels_N), 0
     outputs: list[Output] = []
-    start = 0
+
     try:
-        while start < len(images.labels_N):
-            indices_B = torch.arange(start, min(start + batch_size, len(images.labels_N)))
-            output = attempt(partial(_on_batch, images, indices_B, compute, device, precision))
-            if output is None:
-                batch_size = take_less(batch_size, activity)
-            else:
-                outputs.append(output)
-                start += len(indices_B)
+        with Prefetcher(lambda span: on_host(images, torch.arange(*span), None, device), device) as batches:
+            while start < num_images:
+                stop = min(start + size, num_images)
+                following = (stop, min(stop + size, num_images)) if stop < num_images else None
+                part_BCHW = batches.get((start, stop), following)
+                output = attempt(partial(_on_batch, images, part_BCHW, compute, device, precision))
+                if output is None:
+                    most.inference = size = take_less(size, activity)
+                else:
+                    outputs.append(output)
+                    start = stop
         return outputs
     finally:
         for module, mode in modes.items():  # one by one: frozen layers may be in another mode
             module.training = mode
 
 
+def usual_batch_size(device: torch.device) -> int:
+    """Images at once where a study has not run out of memory yet: a GPU is filled, a CPU keeps a batch in its cache."""
+    return 512 if device.type == "cuda" else 64
+
+
 @torch.no_grad()  # not inference_mode: a compiled model would have to be compiled for it once more
 def _on_batch(
     images: Images,
-    indices_B: Tensor,
+    part_BCHW: Tensor,
     compute: Callable[[Tensor], Output],
     device: torch.device,
     precision: Precision,
 ) -> Output:
-    batch_BCHW = images.batch(indices_B, None).to(device, weights_dtype(precision))
+    batch_BCHW = on_device(images, part_BCHW, device, weights_dtype(precision))
     with autocast(precision, device):
         return compute(batch_BCHW)

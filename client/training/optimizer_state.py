@@ -36,6 +36,6 @@ def load(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], ke
         if value.shape == parameter.shape:
             # In the parameter's own layout in memory, so that a step takes the same path as without a restart.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        elif key != "step":
+        elif key != "step" or optimizer.defaults.get("fused"):
             value = value.to(parameter.device)
         optimizer.state[parameter][key] = value

@@ -5,6 +5,7 @@ fits: work starts with what the study asks for, which is halved until it fits.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,14 @@ from common.errors import ConsiliumError
 from common.log import warn
 
 Result = TypeVar("Result")
+
+
+@dataclass
+class MostAtOnce:
+    """How many images a device took at once, as far as a study has found out; None: no lack of memory so far."""
+
+    training: int | None = None
+    inference: int | None = None
 
 
 class TooLittleMemory(ConsiliumError, MemoryError):

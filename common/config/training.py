@@ -114,6 +114,8 @@ class Step(Frozen):
 Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="kind")]
 
 
+Determinism: TypeAlias = Literal["exact", "fast"]
+
 Augmentation: TypeAlias = Literal["none", "paper", "dermoscopy", "mri"]
 
 
@@ -155,6 +157,9 @@ class LocalConfig(Frozen):
     """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
     channels_last: bool = True
     """Store images and weights with the channels last in memory, which is faster on most devices."""
+    determinism: Determinism = "exact"
+    """`exact`: the same site computes the same bits every time. `fast`: a GPU takes its quickest kernels and TF32, and
+    its results differ in the last digits from run to run. On a CPU both are the same."""
     compile: bool = False
     """Compile the model with `torch.compile`. It takes minutes at the start and pays in long studies."""
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from client.model.build import build
 from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
-from client.training.fit import StudyPosition, fit
-from client.training.out_of_memory import TooLittleMemory
+from client.training.fit import StudyPosition, _Losses, fit
+from client.training.out_of_memory import MostAtOnce, TooLittleMemory
 from client.training.penalty import build_penalty
 from common.config import (
     AdamW,
@@ -426,6 +426,40 @@ def test_channels_last_is_a_memory_layout_and_no_other_arithmetic(generate_image
     first, _ = step_of(generate_images(4), FULL_BATCH.model_copy(update={"channels_last": True}), encoder)
     second, _ = step_of(generate_images(4), FULL_BATCH.model_copy(update={"channels_last": False}), encoder)
     assert furthest(first, second) < 1e-12
+
+
+def test_how_many_images_fitted_is_remembered_for_the_next_round(generate_images, monkeypatch):
+    """With 6 images at once out of reach, round 1 halves 8 to 4, and round 2 begins with 4."""
+    model, parts = make()
+    forward, asked = type(model).forward, []
+
+    def hungry(self, batch_BCHW):
+        asked.append(len(batch_BCHW))
+        if len(batch_BCHW) > 5:
+            raise RuntimeError("CUDA out of memory")
+        return forward(self, batch_BCHW)
+
+    monkeypatch.setattr(type(model), "forward", hungry)
+    local, most = LocalConfig(batch_size=8, optimizer=PLAIN_SGD, augmentation="none"), MostAtOnce()
+    for number in (1, 2):
+        asked.clear()
+        result = fit(
+            model, generate_images(8), local, parts=parts, progress=StudyPosition(round=number, rounds=2), penalty=None,
+            device=CPU, seed=7, num_classes=3, most_at_once=most,
+        )  # fmt: skip
+    assert result.micro_batch_size == most.training == 4
+    assert asked == [4, 4]
+
+
+def test_the_first_loss_that_is_not_finite_is_named_even_if_later_ones_are_looked_at_together():
+    losses = _Losses(look_every=3)
+    for loss in (1.0, math.nan):
+        losses.append(torch.tensor(loss), 0.5)
+    with pytest.raises(
+        ConsiliumError, match=r"at step 2 of this round with learning rate 0\.5: found a loss of nan"
+    ):
+        losses.append(torch.tensor(2.0), 0.1)
+    assert losses.values == [1.0]
 
 
 def test_a_model_is_compiled_once_and_trained_through_it(generate_images, monkeypatch):

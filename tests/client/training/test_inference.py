@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from client.training.inference import infer
-from client.training.out_of_memory import TooLittleMemory
+from client.training.inference import infer, usual_batch_size
+from client.training.out_of_memory import MostAtOnce, TooLittleMemory
 
 CPU = torch.device("cpu")
 
@@ -92,3 +92,36 @@ def test_a_lack_of_memory_means_fewer_images_at_once_and_the_same_outputs(genera
     room = 0
     with pytest.raises(TooLittleMemory, match="scoring does not fit into the memory"):
         means(model, images)
+
+
+def test_what_fitted_is_remembered_for_the_next_pass(generate_images, monkeypatch):
+    model, images, most = Mean(), generate_images(8), MostAtOnce()
+    forward = Mean.forward
+
+    def hungry(self, batch_BCHW):
+        if len(batch_BCHW) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return forward(self, batch_BCHW)
+
+    monkeypatch.setattr(Mean, "forward", hungry)
+    for _ in range(2):
+        images.asked.clear()
+        infer(
+            model,
+            images,
+            model,
+            device=CPU,
+            precision="float32",
+            batch_size=8,
+            activity="scoring",
+            most_at_once=most,
+        )
+    assert most.inference == 2
+    assert {len(batch) for batch in images.asked} == {2}
+
+
+def test_a_cpu_takes_64_images_at_once_and_a_gpu_512(generate_images):
+    assert (usual_batch_size(CPU), usual_batch_size(torch.device("cuda"))) == (64, 512)
+    images = generate_images(65, size=8)
+    infer(Mean(), images, lambda batch_BCHW: batch_BCHW, device=CPU, precision="float32", activity="scoring")
+    assert [len(batch) for batch in images.asked] == [64, 1]
