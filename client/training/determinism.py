@@ -19,7 +19,7 @@ def apply(determinism: Determinism) -> None:
     # warn_only because some backward passes (adaptive pooling on CUDA) have no deterministic form.
     torch.use_deterministic_algorithms(is_exact, warn_only=True)
     # New memory filled with NaN shows a program that reads it too early; it changes no result, and costs a pass.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not is_exact
     torch.backends.cudnn.allow_tf32 = not is_exact
     torch.backends.cuda.matmul.allow_tf32 = not is_exact

@@ -115,11 +115,13 @@ def fit(
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
     batches = training_batches(images.labels_N, local, seed)
     most = most_at_once or MostAtOnce()
+
+    def prepare(step: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return _portions(images, batches[step], local, device, seed, step)
+
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        Prefetcher(
-            lambda step: _portions(images, batches[step], local, device, seed, step), device
-        ) as portions,
+        Prefetcher(prepare, device) as portions,
     ):
         stepper = _Stepper(
             model=model,
@@ -198,7 +200,7 @@ class _Losses:
 
 def _portions(
     images: Images, indices_B: Tensor, local: LocalConfig, device: torch.device, seed: int, step: int
-) -> Iterator[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor]]:
+) -> Iterable[tuple[Tensor, Tensor]]:
     """Images and labels of a step as the processor prepares them, `MOST_IMAGES` at a time.
 
     The portions do not depend on the micro-batch, so its size changes no augmentation.

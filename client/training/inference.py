@@ -45,8 +45,11 @@ def infer(
     num_images, start = len(images.labels_N), 0
     outputs: list[Output] = []
 
+    def prepare(span: tuple[int, int]) -> Tensor:
+        return on_host(images, torch.arange(*span), None, device)
+
     try:
-        with Prefetcher(lambda span: on_host(images, torch.arange(*span), None, device), device) as batches:
+        with Prefetcher(prepare, device) as batches:
             while start < num_images:
                 stop = min(start + size, num_images)
                 following = (stop, min(stop + size, num_images)) if stop < num_images else None
