@@ -25,7 +25,6 @@ import torch
 from torch import nn
 
 from client.data.store import StoredImages
-from client.images import Preprocessing
 from client.model.build import build
 from client.model.parameters import partition, shared_arrays
 from client.training.evaluate import evaluate
@@ -77,7 +76,8 @@ class Measured:
         pixels = torch.randint(0, 256, (kept, side, side, 3), dtype=torch.uint8, generator=draws)
         rows_N = torch.arange(num) % kept
         self.images = StoredImages(pixels, rows_N, rows_N % CLASSES, preprocessing, "paper")
-        self.preprocessing: Preprocessing = preprocessing
+        self.besides_s = 0.0
+        """Seconds of the last round besides its steps: to set up, to check, to copy the optimizer's state."""
         self.ready = self.images.batch(torch.arange(min(num, 4 * case.batch)), None).to(device)
         self.ready = self.ready.contiguous(memory_format=torch.channels_last)
 
@@ -102,10 +102,16 @@ class Measured:
         return case.batch * case.steps / seconds()
 
     def ours(self) -> float:
-        """Images a second of the training loop, over one round."""
+        """Images a second of the training loop, without what a round costs besides: the end of a longer round."""
+        short, long = self._round(2), self._round(2 + self.case.steps)
+        self.besides_s = short - (long - short) * 2 / self.case.steps
+        return self.case.batch * self.case.steps / (long - short)
+
+    def _round(self, num_steps: int) -> float:
+        """Seconds of a round of so many steps."""
         case = self.case
         local = LocalConfig(
-            steps=case.steps,
+            steps=num_steps,
             batch_size=case.batch,
             optimizer=AdamW(lr=1e-4),
             precision=case.precision,  # type: ignore[arg-type]
@@ -115,7 +121,7 @@ class Measured:
                 self.model, self.images, local, parts=self.parts, progress=StudyPosition(round=1, rounds=1),
                 penalty=None, device=self.device, seed=0, num_classes=CLASSES,
             )  # fmt: skip
-        return case.batch * case.steps / seconds()
+        return seconds()
 
     def scoring(self) -> float:
         """Images a second of scoring."""
@@ -141,7 +147,7 @@ class Measured:
 
     def shares(self) -> dict[str, float]:
         """Seconds of each part of 10 steps when the device is waited for after each, of scoring, and of hashing."""
-        from client.training.prefetch import on_device, on_host
+        from client.training.prefetch import on_host
 
         case, device, parts = self.case, self.device, dict[str, float]()
         self.model.train()
@@ -163,7 +169,10 @@ class Measured:
             start = step % case.steps * case.batch
             indices = torch.arange(start, start + case.batch)
             host = timed("cut", lambda: on_host(self.images, indices, draws, device))  # noqa: B023
-            batch = timed("copy and normalise", lambda: on_device(self.images, host, device, torch.float32))  # noqa: B023
+            batch = timed(
+                "copy and normalise",
+                lambda: host.on_device((0, case.batch), device, torch.float32),  # noqa: B023
+            )
             loss = timed("forward", lambda: forward(batch, start))  # noqa: B023
             timed("backward", loss.backward)
             timed("step", optimizer.step)
@@ -229,7 +238,12 @@ def measure(case: Case, device: torch.device, ways: list[str], tries: int) -> It
     found = {way: statistics.median(values) for way, values in rates.items()}
     yield asdict(case) | {"images_s": found, "range": {way: (min(v), max(v)) for way, v in rates.items()}}
     if is_new:
-        yield {"encoder": case.encoder, "flops": made.flops(), "shares": made.shares()}
+        yield {
+            "encoder": case.encoder,
+            "flops": made.flops(),
+            "shares": made.shares(),
+            "besides_s": made.besides_s,
+        }
 
 
 def main() -> None:

@@ -43,10 +43,15 @@ class Images(Protocol):
 
 @runtime_checkable
 class ImagesInTwoSteps(Images, Protocol):
-    """Images whose batch is cut by the processor and normalised by the device, so that few bytes are copied."""
+    """Images whose batch is cut by the processor and finished by the device, so that few bytes are copied."""
 
-    def squares(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """uint8 (B, 3, S, S), cut as in `batch` but not normalised: a quarter of its bytes."""
+    def squares(
+        self, indices_B: torch.Tensor, generator: torch.Generator | None, *, pinned: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (B, 3, S, S), cut as in `batch`, and bool (B), which of them are to be mirrored.
 
-    def normalised(self, squares_BCSS: torch.Tensor) -> torch.Tensor:
-        """float32 (B, 3, S, S) from `squares`, on whatever device they are; the same values as `batch`."""
+        `pinned`: in memory that a GPU reads by itself.
+        """
+
+    def finished(self, squares_BCSS: torch.Tensor, mirrored_B: torch.Tensor) -> torch.Tensor:
+        """float32 (B, 3, S, S) from `squares`, on whatever device they are: `batch`, but for the last bit on a GPU."""

@@ -136,7 +136,7 @@ class StoredImages:
         """
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
         if (changed_BCSS := self._changed(rows_B, generator)) is not None:
-            return self.normalised(changed_BCSS)
+            return self._normalise(changed_BCSS.to(torch.float32))
         tops, lefts, flips = self._places(len(rows_B), generator)
         batch_BCSS = torch.empty(len(rows_B), 3, size, size)
         # One image after another, so that each is still in the processor's cache when it is normalised.
@@ -145,22 +145,30 @@ class StoredImages:
             self._normalise(image_CSS.copy_(crop_CSS.flip(2) if flip else crop_CSS))
         return batch_BCSS
 
-    def squares(self, indices_B: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """uint8 (B, 3, S, S), cut as in `batch` but not normalised: a quarter of the bytes to copy to a device."""
-        rows_B, size = self._rows_N[indices_B].tolist(), self._size
-        if (changed_BCSS := self._changed(rows_B, generator)) is not None:
-            return changed_BCSS
-        tops, lefts, flips = self._places(len(rows_B), generator)
-        # Channels last, as they are stored, so that whole lines are copied.
-        squares_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8)
-        for square_SSC, row, top, left, flip in zip(squares_BSSC, rows_B, tops, lefts, flips, strict=True):
-            crop_SSC = self._pixels_NRRC[row, top : top + size, left : left + size]
-            square_SSC.copy_(crop_SSC.flip(1) if flip else crop_SSC)
-        return squares_BSSC.permute(0, 3, 1, 2)
+    def squares(
+        self, indices_B: torch.Tensor, generator: torch.Generator | None, *, pinned: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (B, 3, S, S), cut as in `batch`, and bool (B), which of them are to be mirrored.
 
-    def normalised(self, squares_BCSS: torch.Tensor) -> torch.Tensor:
-        """float32 (B, 3, S, S) from `squares`, on whatever device they are."""
-        images_BCSS = squares_BCSS.to(torch.float32, copy=True)
+        `pinned`: in memory that a GPU reads by itself.
+        """
+        rows_B, size = self._rows_N[indices_B].tolist(), self._size
+        # Channels last, as they are stored, so that whole lines are copied.
+        squares_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8, pin_memory=pinned)
+        if (changed_BCSS := self._changed(rows_B, generator)) is not None:
+            squares_BSSC.copy_(changed_BCSS.permute(0, 2, 3, 1))
+            return squares_BSSC.permute(0, 3, 1, 2), torch.zeros(len(rows_B), dtype=torch.bool)
+        tops, lefts, flips = self._places(len(rows_B), generator)
+        # numpy lets other threads work while it copies, and costs less per image than torch.
+        stored_NRRC, out_BSSC = self._pixels_NRRC.numpy(), squares_BSSC.numpy()
+        for place, (row, top, left) in enumerate(zip(rows_B, tops, lefts, strict=True)):
+            out_BSSC[place] = stored_NRRC[row, top : top + size, left : left + size]
+        return squares_BSSC.permute(0, 3, 1, 2), torch.tensor(flips, dtype=torch.bool)
+
+    def finished(self, squares_BCSS: torch.Tensor, mirrored_B: torch.Tensor) -> torch.Tensor:
+        """float32 (B, 3, S, S) from `squares`, on whatever device they are: `batch`, but for the last bit on a GPU."""
+        mirrored_B111 = mirrored_B.to(squares_BCSS.device, non_blocking=True)[:, None, None, None]
+        images_BCSS = torch.where(mirrored_B111, squares_BCSS.flip(3), squares_BCSS).to(torch.float32)
         mean_C11, std_C11 = self._mean_C11.to(images_BCSS.device), self._std_C11.to(images_BCSS.device)
         return images_BCSS.div_(255).sub_(mean_C11).div_(std_C11)
 

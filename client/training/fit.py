@@ -24,7 +24,7 @@ from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
-from client.training.prefetch import Prefetcher, on_device, on_host
+from client.training.prefetch import Prefetcher, Prepared, on_host
 from common.config import LocalConfig
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
@@ -116,7 +116,7 @@ def fit(
     batches = training_batches(images.labels_N, local, seed)
     most = most_at_once or MostAtOnce()
 
-    def prepare(step: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def prepare(step: int) -> Iterable[tuple[Prepared, Tensor]]:
         return _portions(images, batches[step], local, device, seed, step)
 
     with (
@@ -125,7 +125,6 @@ def fit(
     ):
         stepper = _Stepper(
             model=model,
-            images=images,
             portions=portions,
             local=local,
             loss=loss or by_class(local.label_smoothing),
@@ -200,7 +199,7 @@ class _Losses:
 
 def _portions(
     images: Images, indices_B: Tensor, local: LocalConfig, device: torch.device, seed: int, step: int
-) -> Iterable[tuple[Tensor, Tensor]]:
+) -> Iterable[tuple[Prepared, Tensor]]:
     """Images and labels of a step as the processor prepares them, `MOST_IMAGES` at a time.
 
     The portions do not depend on the micro-batch, so its size changes no augmentation.
@@ -224,8 +223,7 @@ class _Stepper:
     """Takes optimizer steps; remembers how many images fit on the device."""
 
     model: nn.Module
-    images: Images
-    portions: Prefetcher[int, Iterable[tuple[Tensor, Tensor]]]
+    portions: Prefetcher[int, Iterable[tuple[Prepared, Tensor]]]
     """The processor's part of each step's batch."""
     local: LocalConfig
     loss: Loss
@@ -282,9 +280,9 @@ class _Stepper:
     def _pieces(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels, on the device, in micro-batches."""
         following = step + 1 if step + 1 < self.num_steps else None
-        for part_BCHW, labels_B in self.portions.get(step, following):
+        for prepared, labels_B in self.portions.get(step, following):
             for start, stop in spans(len(labels_B), self.micro_batch_size):
-                piece_BCHW = on_device(self.images, part_BCHW[start:stop], self.device, self.weights_C.dtype)
+                piece_BCHW = prepared.on_device((start, stop), self.device, self.weights_C.dtype)
                 if self.local.channels_last:
                     piece_BCHW = piece_BCHW.contiguous(memory_format=torch.channels_last)
                 yield piece_BCHW, labels_B[start:stop].to(self.device, non_blocking=True)

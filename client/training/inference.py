@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from client.images import Images
 from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.precision import Precision, autocast, weights_dtype
-from client.training.prefetch import Prefetcher, on_device, on_host
+from client.training.prefetch import Prefetcher, Prepared, on_host
 
 Output = TypeVar("Output")
 
@@ -45,7 +45,7 @@ def infer(
     num_images, start = len(images.labels_N), 0
     outputs: list[Output] = []
 
-    def prepare(span: tuple[int, int]) -> Tensor:
+    def prepare(span: tuple[int, int]) -> Prepared:
         return on_host(images, torch.arange(*span), None, device)
 
     try:
@@ -53,8 +53,8 @@ def infer(
             while start < num_images:
                 stop = min(start + size, num_images)
                 following = (stop, min(stop + size, num_images)) if stop < num_images else None
-                part_BCHW = batches.get((start, stop), following)
-                output = attempt(partial(_on_batch, images, part_BCHW, compute, device, precision))
+                prepared = batches.get((start, stop), following)
+                output = attempt(partial(_on_batch, prepared, stop - start, compute, device, precision))
                 if output is None:
                     most.inference = size = take_less(size, activity)
                 else:
@@ -73,12 +73,12 @@ def usual_batch_size(device: torch.device) -> int:
 
 @torch.no_grad()  # not inference_mode: a compiled model would have to be compiled for it once more
 def _on_batch(
-    images: Images,
-    part_BCHW: Tensor,
+    prepared: Prepared,
+    num_images: int,
     compute: Callable[[Tensor], Output],
     device: torch.device,
     precision: Precision,
 ) -> Output:
-    batch_BCHW = on_device(images, part_BCHW, device, weights_dtype(precision))
+    batch_BCHW = prepared.on_device((0, num_images), device, weights_dtype(precision))
     with autocast(precision, device):
         return compute(batch_BCHW)

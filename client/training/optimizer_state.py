@@ -20,7 +20,7 @@ _BETWEEN = "/"
 def arrays(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Array]:
     """Every tensor that the optimizer keeps, by parameter."""
     return {
-        f"{name}{_BETWEEN}{key}": np.array(value.detach().cpu().contiguous().numpy())
+        f"{name}{_BETWEEN}{key}": value.detach().to("cpu", copy=True).contiguous().numpy()
         for name, parameter in named.items()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor)

@@ -6,6 +6,7 @@ the same cores, so nothing is prepared ahead there.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -55,19 +56,31 @@ class Prefetcher(Generic[Key, Batch]):
             self._pool.shutdown(cancel_futures=True)
 
 
-def on_host(images: Images, indices_B: Tensor, draws: torch.Generator | None, device: torch.device) -> Tensor:
+@dataclass(frozen=True)
+class Prepared:
+    """The processor's part of a batch: images as they are copied, and which of them the device is still to mirror."""
+
+    images: Images
+    part_BCHW: Tensor
+    mirrored_B: Tensor | None
+    """None: nothing is left to do but to copy."""
+
+    def on_device(self, span: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The batch from `start` to `stop`, copied without stopping the processor, and finished."""
+        part_BCHW = self.part_BCHW[slice(*span)]
+        copied_BCHW = part_BCHW.to(device, non_blocking=part_BCHW.is_pinned())
+        if self.mirrored_B is not None:
+            assert isinstance(self.images, ImagesInTwoSteps), "on_host made it of such"
+            copied_BCHW = self.images.finished(copied_BCHW, self.mirrored_B[slice(*span)])
+        return copied_BCHW.to(dtype)
+
+
+def on_host(
+    images: Images, indices_B: Tensor, draws: torch.Generator | None, device: torch.device
+) -> Prepared:
     """The processor's part of a batch: for a GPU squares of bytes in pinned memory, else the batch itself."""
     if device.type != "cuda":
-        return images.batch(indices_B, draws)
+        return Prepared(images, images.batch(indices_B, draws), None)
     if not isinstance(images, ImagesInTwoSteps):
-        return images.batch(indices_B, draws).pin_memory()
-    squares_BSSC = images.squares(indices_B, draws).permute(0, 2, 3, 1)
-    return squares_BSSC.contiguous().pin_memory().permute(0, 3, 1, 2)
-
-
-def on_device(images: Images, part_BCHW: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The device's part of a batch: a copy that does not stop the processor, normalised where that is not done."""
-    copied_BCHW = part_BCHW.to(device, non_blocking=part_BCHW.is_pinned())
-    if copied_BCHW.dtype == torch.uint8 and isinstance(images, ImagesInTwoSteps):
-        copied_BCHW = images.normalised(copied_BCHW)
-    return copied_BCHW.to(dtype)
+        return Prepared(images, images.batch(indices_B, draws).pin_memory(), None)
+    return Prepared(images, *images.squares(indices_B, draws, pinned=True))

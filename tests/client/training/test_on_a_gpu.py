@@ -12,7 +12,7 @@ from client.training import determinism
 from client.training.evaluate import evaluate
 from client.training.fit import StudyPosition, TrainingResult, fit
 from client.training.out_of_memory import MostAtOnce
-from client.training.prefetch import on_device, on_host
+from client.training.prefetch import on_host
 from common.config import AdamW, LocalConfig, Sgd
 from common.errors import ConsiliumError
 from common.weights import Arrays
@@ -97,9 +97,10 @@ def test_a_gpu_comes_to_the_weights_of_a_cpu(optimizer) -> None:
 
 def test_a_batch_of_bytes_is_normalised_on_the_device_as_on_the_cpu() -> None:
     images, indices_B = stored(), torch.tensor([5, 3, 9])
-    part = on_host(images, indices_B, None, GPU)
-    assert part.is_pinned()
-    assert torch.equal(on_device(images, part, GPU, torch.float32).cpu(), images.batch(indices_B, None))
+    prepared = on_host(images, indices_B, torch.Generator().manual_seed(2), GPU)
+    assert prepared.part_BCHW.is_pinned()
+    batch = prepared.on_device((0, 3), GPU, torch.float32).cpu()
+    assert torch.allclose(batch, images.batch(indices_B, torch.Generator().manual_seed(2)), atol=1e-6)
 
 
 def test_kept_optimizer_state_goes_on_where_it_was() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from client.images import Images, ImagesInTwoSteps
-from client.training.prefetch import Prefetcher, on_device, on_host
+from client.training.prefetch import Prefetcher, on_host
 from tests.client.data.test_store import IN_MEMORY, PLAIN, ImageStore, site
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -67,14 +67,13 @@ def test_images_in_two_steps_have_the_values_of_a_whole_batch(augmentation, tmp_
     store = ImageStore.build(site(tmp_path), preprocessing, IN_MEMORY, tmp_path)
     images, indices_B = store.images("train", augmentation), torch.tensor([3, 0, 1])
     assert isinstance(images, ImagesInTwoSteps)
-    squares = images.squares(indices_B, torch.Generator().manual_seed(5))
-    assert squares.dtype == torch.uint8
+    squares_BCSS, mirrored_B = images.squares(indices_B, torch.Generator().manual_seed(5))
+    assert squares_BCSS.dtype == torch.uint8
     whole = images.batch(indices_B, torch.Generator().manual_seed(5))
-    assert torch.equal(images.normalised(squares), whole)
+    assert torch.equal(images.finished(squares_BCSS, mirrored_B), whole)
 
 
 def test_a_cpu_gets_whole_batches_in_the_format_of_the_weights(generate_images) -> None:
     images: Images = generate_images(4)
-    part = on_host(images, torch.tensor([2, 0]), None, CPU)
-    batch = on_device(images, part, CPU, torch.float64)
-    assert torch.equal(batch, images.pixels_NCHW[[2, 0]].double())
+    prepared = on_host(images, torch.tensor([2, 0, 3]), None, CPU)
+    assert torch.equal(prepared.on_device((0, 2), CPU, torch.float64), images.pixels_NCHW[[2, 0]].double())
