@@ -29,7 +29,9 @@ from server.deployment import bundle
 from server.deployment.certificates import ServerIdentity, require_usable
 from server.state import Approvals
 
-CONNECTION = "consilium"
+CONNECTION = "consilium-superlink-connection"
+"""Name of the connection in Flower's own settings. Flower takes a name for an app if a folder of that name with a
+pyproject.toml lies in the working directory, as a checkout called `consilium` does."""
 SUPERLINK = "superlink"
 
 START_S = 300.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flwr.cli import config_migration
 from flwr.common.config import parse_config_args
 
 from common.config import StudyConfig
@@ -127,6 +128,18 @@ def test_a_gateway_that_was_given_up_stays_so_when_keys_are_enrolled_again(sleep
     assert all_of_it.processes.ended().keys() == {"north-gateway"}
 
 
+def test_a_checkout_in_the_working_directory_is_not_taken_for_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower then asks to migrate that folder's settings, and registers no key."""
+    for folder in ("consilium", "server", "client", "skin"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert config_migration._is_legacy_usage("consilium", [])  # what this test is about
+    assert not config_migration._is_legacy_usage(superlink.CONNECTION, [])
+
+
 # --- where it listens, and what it is given ---------------------------------------------------
 
 
@@ -194,7 +207,7 @@ def test_a_path_with_quotes_is_written_as_toml_has_it(tmp_path: Path) -> None:
     keys = tmp_path / 'it\'s "mine"\\ü'
     superlink._write_connection(tmp_path, 9093, keys / "ca.pem")
     connection = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["superlink"][
-        "consilium"
+        superlink.CONNECTION
     ]
     assert connection == {"address": "127.0.0.1:9093", "root-certificates": str(keys / "ca.pem")}
 
