@@ -20,8 +20,8 @@ from common.config import OverlapConfig, StudyConfig
 from common.errors import ConfigError, QuorumNotMet, SiteDataError
 from common.log import ReadableFormatter
 from common.weights import digest, load_file, norm, subtract
-from common.wire import codec
-from server.app import conduct
+from common.wire import codec, flower_codec
+from server.conduct import conduct
 from server.config import ServerConfig
 from server.enrolment import cohort as enrolment
 from server.rounds.failures import NOTICED_BY_SERVER
@@ -692,7 +692,7 @@ def test_a_clip_study_learns_and_begins_with_the_scores_of_a_clip_that_was_not_t
     plan = wire.RoundPlan(
         plan_id="p", site="north", study=study, round=1, train=True, weights=history[4].weights
     )
-    arrived = codec.from_records(codec.to_records(plan))
+    arrived = flower_codec.from_records(flower_codec.to_records(plan))
     assert isinstance(arrived, wire.RoundPlan)
     assert arrived.weights["head.logit_scale"].shape == ()
 

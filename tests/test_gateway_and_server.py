@@ -27,7 +27,7 @@ from common.metrics import empty
 from common.polling import wait_until
 from common.processes.ports import accepts_connections, free_ports
 from common.weights import digest
-from common.wire import codec
+from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from server.deployment import certificates
 from server.rounds.flower_sites import FlowerSites
@@ -78,7 +78,7 @@ def test_a_message_reaches_the_gateway_and_its_answer_the_server_at_once(
 ) -> None:
     wakes = connect(gateway)
     assert gateway.next_offer() is None
-    sent = sites.push("north", codec.probe(), "probe", ttl=60.0)
+    sent = sites.push("north", flower_codec.probe(), "probe", ttl=60.0)
     next(wakes)  # woken by the message, not by the passing of time
     offer = gateway.next_offer()
     assert offer is not None
@@ -87,7 +87,7 @@ def test_a_message_reaches_the_gateway_and_its_answer_the_server_at_once(
     gateway.send(offer, reply(offer, gateway.content(offer)), 0.5)
     assert sites.announcements.wait(0.0, SECONDS) == {sent}
     (answered,) = sites.grid.pull_messages([str(sent)])
-    assert codec.is_probe(answered.content)
+    assert flower_codec.is_probe(answered.content)
 
 
 def plans(make_study: Callable[..., StudyConfig], weights: dict[str, np.ndarray]) -> dict[str, wire.Plan]:
@@ -111,7 +111,7 @@ def test_weights_go_both_ways_through_files_and_leave_none_behind(
     def answer() -> None:
         for _ in wakes:
             if (offer := gateway.next_offer()) is not None:
-                apart = codec.beside(gateway.content(offer))
+                apart = flower_codec.beside(gateway.content(offer))
                 assert apart is not None
                 pieces = gateway.download(apart.name, SECONDS)
                 plan = codec.from_bytes(b"".join(codec.with_header(apart.header, pieces, apart.size)))
@@ -122,7 +122,7 @@ def test_weights_go_both_ways_through_files_and_leave_none_behind(
                 )  # fmt: skip
                 data = codec.to_bytes(said)
                 name = gateway.upload(iter([data[:1000], data[1000:]]), SECONDS)
-                content = codec.Beside("", name, len(data)).records()
+                content = flower_codec.Beside("", name, len(data)).records()
                 gateway.send(offer, reply(offer, content), 0.1)
                 return
 
@@ -238,7 +238,7 @@ def test_weights_of_one_site_cannot_be_read_by_another(server: Fleet, gateway: C
 
 
 def message_to(sites: FlowerSites) -> str:
-    sent = sites.push("north", codec.probe(), "probe", ttl=60.0)
+    sent = sites.push("north", flower_codec.probe(), "probe", ttl=60.0)
     assert sent
     return sent
 

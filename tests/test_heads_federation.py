@@ -18,7 +18,7 @@ from common.errors import QuorumNotMet
 from common.heads.result import HeadResult
 from common.weights import digest, load_file
 from common.wire import codec
-from server.app import conduct
+from server.conduct import conduct
 from server.config import ServerConfig
 from server.enrolment import cohort as enrolment
 from server.heads import fit

@@ -16,7 +16,7 @@ from client.gateway.connection import CallFailed, MessageGone
 from client.gateway.link import SocketLink
 from common import log, wire
 from common.errors import SiteFailure, WireError
-from common.wire import codec
+from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from common.wire.signed_heads import SignedHead
 
@@ -46,11 +46,11 @@ def answer(content: RecordDict, link: SocketLink, server: Server, timeout_s: flo
     Raises CallFailed where the line to the server fails: the message can then be answered once more. Raises
     MessageGone if the server does not wait for it, WireError for a message that does not even say what it is.
     """
-    if codec.is_probe(content):
-        return codec.probe()
+    if flower_codec.is_probe(content):
+        return flower_codec.probe()
     try:
         reply = _from_trainer(content, link, server, timeout_s)
-        return codec.with_head(reply, server.signed(link.audit_head)) if link.audit_head else reply
+        return flower_codec.with_head(reply, server.signed(link.audit_head)) if link.audit_head else reply
     except MessageGone:
         raise
     except CallFailed as failed:
@@ -62,9 +62,9 @@ def answer(content: RecordDict, link: SocketLink, server: Server, timeout_s: flo
 
 
 def _from_trainer(content: RecordDict, link: SocketLink, server: Server, timeout_s: float) -> RecordDict:
-    apart = codec.beside(content)
+    apart = flower_codec.beside(content)
     if apart is None:
-        whole = codec.records_to_bytes(content)
+        whole = flower_codec.records_to_bytes(content)
 
     def request() -> Iterator[bytes]:
         if apart is None:
@@ -78,10 +78,10 @@ def _from_trainer(content: RecordDict, link: SocketLink, server: Server, timeout
             if len(start) > INLINE_BYTES:
                 break
         else:
-            return codec.bytes_to_records(start)
+            return flower_codec.bytes_to_records(start)
         sent = _Counted(itertools.chain([start], pieces))
         name = server.upload(sent, timeout_s)
-        return codec.Beside("", name, sent.size).records()
+        return flower_codec.Beside("", name, sent.size).records()
 
     return link.pass_on(request, receive, timeout_s)
 
@@ -101,7 +101,7 @@ class _Counted:
 def _refusal(content: RecordDict, error: Exception) -> RecordDict:
     case, kind = uuid.uuid4().hex[:8], _kind(error)
     log.logger.exception("case %s", case)
-    return codec.refuse(content, kind, case, _ADVICE[kind])
+    return flower_codec.refuse(content, kind, case, _ADVICE[kind])
 
 
 def _kind(error: Exception) -> wire.ErrorKind:

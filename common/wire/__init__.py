@@ -1,4 +1,4 @@
-"""Messages between server and sites. `common.wire.codec`, which needs Flower, turns them into bytes."""
+"""Messages between server and sites: `common.wire.codec` and `common.wire.flower_codec` are their two forms."""
 
 from common.wire.head_steps import (
     CoefficientsStep,

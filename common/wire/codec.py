@@ -1,19 +1,16 @@
-"""Codec of messages: as bytes between gateway and trainer, as Flower's records between server and gateway.
+"""Codec of messages as bytes, as they pass between gateway and trainer and within one process.
 
-Both forms hold a header, which is JSON text with the message's fields, and named arrays. The gateway turns one
-form into the other without reading the header, so it needs neither torch nor the study's meaning. This is the
-only file that spells a key of either form. Only JSON and numeric arrays are decoded, nothing that can run.
+The bytes hold a header, which is JSON text with the message's fields, and named arrays. Only JSON and numeric
+arrays are decoded, nothing that can run. `flower_codec.py` has the other form, Flower's records; only that one
+needs Flower.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
@@ -31,7 +28,6 @@ from common.wire import (
     ApprovalPlan,
     Enrolment,
     EnrolPlan,
-    ErrorKind,
     Failure,
     HeadAnswer,
     HeadPlan,
@@ -42,7 +38,6 @@ from common.wire import (
     RoundPlan,
     arrays_of,
 )
-from common.wire.signed_heads import SignedHead
 
 SCHEMA = 2
 """Version of the messages. It rises when one changes its meaning; both sides must have the same."""
@@ -65,15 +60,6 @@ LARGEST_INDEX = 16 * 2**20
 _HEADER = "consilium.header"
 """Tensor that holds the header in safetensors bytes."""
 
-_RECORD, _ARRAYS, _PROBE, _HEAD = "consilium", "arrays", "consilium.probe", "consilium.audit"
-"""Names of Flower's records."""
-
-_FILE, _SIZE = "file", "bytes"
-"""Fields of a record whose arrays travel beside Flower's message."""
-
-_PACKED = "safetensors"
-"""Name and type of the one Flower array that holds all arrays."""
-
 _MESSAGES: TypeAdapter[Plan | Answer] = TypeAdapter(Annotated[Plan | Answer, Field(discriminator="kind")])
 
 _ARRAY_FIELDS = {
@@ -95,7 +81,7 @@ _ARRAY_FIELDS = {
 }
 """Field that holds the arrays, by kind of message; kinds without arrays are left out."""
 
-_NO_HEADER = "found a header that is not a Consilium message; are both sides of the same version?"
+NO_HEADER = "found a header that is not a Consilium message; are both sides of the same version?"
 
 
 # --- bytes: between gateway and trainer -------------------------------------------------------
@@ -103,13 +89,13 @@ _NO_HEADER = "found a header that is not a Consilium message; are both sides of 
 
 def to_bytes(message: Plan | Answer) -> bytes:
     """One message as safetensors bytes; the header is a byte tensor."""
-    return join(_header(message), arrays_of(message))
+    return join(header_of(message), arrays_of(message))
 
 
 def from_bytes(data: bytes | bytearray) -> Plan | Answer:
     """The message in `data`. Raises WireError for anything else."""
     header, arrays = split(data)
-    return _message(header, arrays)
+    return message_of(header, arrays)
 
 
 def join(header: str, arrays: Arrays) -> bytes:
@@ -120,7 +106,7 @@ def join(header: str, arrays: Arrays) -> bytes:
 
 def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:
     """Undo `join`. Raises WireError."""
-    _require_size(data)
+    require_size(data)
     try:
         arrays = from_safetensors(bytes(data))
         return arrays.pop(_HEADER).tobytes().decode(), arrays
@@ -141,7 +127,7 @@ def gathered(parts: Iterable[bytes], most: int = LARGEST_MESSAGE) -> bytes:
     return bytes(whole)
 
 
-def _require_size(packed: bytes | bytearray) -> None:
+def require_size(packed: bytes | bytearray) -> None:
     """Raises WireError for safetensors bytes that are too large, or whose index is, before anything is read."""
     if len(packed) > LARGEST_MESSAGE:
         raise WireError(f"found a message of {len(packed):,} bytes, expected at most {LARGEST_MESSAGE:,}")
@@ -157,97 +143,7 @@ def chunks(data: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + CHUNK_BYTES])
 
 
-# --- Flower's records: between server and gateway ---------------------------------------------
-
-
-def to_records(message: Plan | Answer, shared: ArrayRecord | None = None) -> RecordDict:
-    """One message as Flower records; `shared` saves encoding the same arrays for every site."""
-    arrays = shared if shared is not None else array_record(arrays_of(message))
-    return _records(_header(message), arrays)
-
-
-def from_records(records: RecordDict) -> Plan | Answer:
-    """The message in `records`. Raises WireError."""
-    header, arrays = _unwrap(records)
-    return _message(header, arrays)
-
-
-def array_record(arrays: Arrays) -> ArrayRecord:
-    """Named arrays as one Flower array.
-
-    Flower fetches two objects per array, one after the other: a ViT of 300 tensors would wait 600 times for
-    the connection to a hospital.
-    """
-    if not arrays:
-        return ArrayRecord()
-    packed = to_safetensors({name: contiguous(array) for name, array in arrays.items()})
-    return ArrayRecord({_PACKED: FlowerArray("uint8", (len(packed),), _PACKED, packed)})
-
-
-def probe() -> RecordDict:
-    """A message that a gateway returns unchanged, after it has answered the messages before.
-
-    A gateway works on one message at a time and forgets it when it is killed. So a probe that is
-    answered before the plan that was sent earlier says that the plan is lost.
-    """
-    return RecordDict({_PROBE: ConfigRecord({"schema": SCHEMA})})
-
-
-def is_probe(records: RecordDict) -> bool:
-    """True for a probe, and for the answer to one."""
-    return _PROBE in records
-
-
-# --- the head of a site's audit log, beside its answer --------------------------------------------
-
-
-def with_head(answer: RecordDict, head: SignedHead) -> RecordDict:
-    """An answer and the head of its site's audit log."""
-    return RecordDict({**answer, _HEAD: ConfigRecord(head.model_dump())})
-
-
-def signed_head(answer: RecordDict) -> SignedHead | None:
-    """The head that came with an answer; None without one, or if it is none."""
-    record = answer.config_records.get(_HEAD)
-    try:
-        return None if record is None else SignedHead.model_validate(dict(record))
-    except ValidationError:
-        return None
-
-
-# --- arrays that travel beside Flower's message --------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A message whose arrays are in a file (`common/wire/gateway_calls.py`)."""
-
-    header: str
-    """Empty in an answer: its file is a whole message."""
-    name: str
-    size: int
-    """Bytes of the file."""
-
-    def records(self) -> RecordDict:
-        """This message as Flower records."""
-        record = ConfigRecord({"header": self.header, _FILE: self.name, _SIZE: self.size})
-        return RecordDict({_RECORD: record})
-
-
-def beside(records: RecordDict) -> Beside | None:
-    """The file that a message names; None if its arrays are in it. Raises WireError."""
-    record = records.config_records.get(_RECORD)
-    if record is None or _FILE not in record:
-        return None
-    header, name, size = (record.get(key) for key in ("header", _FILE, _SIZE))
-    if not isinstance(header, str) or not isinstance(name, str) or not isinstance(size, int):
-        raise WireError(_NO_HEADER)
-    return Beside(header, name, size)
-
-
-def header_of(message: Plan | Answer) -> str:
-    """The message's fields as text, without its arrays."""
-    return _header(message)
+# --- arrays in a file, beside the header ---------------------------------------------------------
 
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
@@ -282,69 +178,15 @@ def with_header(header: str, pieces: Iterator[bytes], size: int) -> Iterator[byt
     yield fields
 
 
-# --- the gateway: from one form to the other --------------------------------------------------
-
-
-def records_to_bytes(records: RecordDict) -> bytes:
-    """Flower records as the trainer's bytes. Raises WireError."""
-    return join(*_unwrap(records))
-
-
-def bytes_to_records(data: bytes | bytearray) -> RecordDict:
-    """The trainer's bytes as Flower records. Raises WireError."""
-    header, arrays = split(data)
-    return _records(header, array_record(arrays))
-
-
-def refuse(records: RecordDict, error: ErrorKind, case: str, advice: str) -> RecordDict:
-    """The gateway's own answer when the trainer cannot give one. Raises WireError."""
-    apart = beside(records)
-    header = _unwrap(records)[0] if apart is None else apart.header
-    _require_plain(header)
-    try:
-        fields = json_text.loads(header)
-        failure = Failure(
-            plan_id=fields["plan_id"], site=fields["site"], error=error, case=case, advice=advice
-        )
-    except (ValueError, KeyError, TypeError, ValidationError):
-        raise WireError("found a header without a plan's id and site") from None
-    return to_records(failure)
-
-
-# --- records and their parts ------------------------------------------------------------------
-
-
-def _records(header: str, arrays: ArrayRecord) -> RecordDict:
-    return RecordDict({_RECORD: ConfigRecord({"header": header}), _ARRAYS: arrays})
-
-
-def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
-    try:
-        header = records.config_records[_RECORD]["header"]
-        record = records.array_records[_ARRAYS]
-        if record:
-            _require_size(record[_PACKED].data)
-        arrays = from_safetensors(record[_PACKED].data) if record else {}
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise WireError(
-            f"found Flower records that are not a Consilium message ({type(error).__name__}); "
-            "are both sides of the same version?"
-        ) from error
-    if not isinstance(header, str):
-        raise WireError(f"found a header of type {type(header).__name__}, expected text")
-    if len(record) > 1:
-        raise WireError(f"found {len(record)} packed arrays in Flower records, expected one that holds all")
-    return header, arrays
-
-
 # --- the header: a message's fields as JSON ---------------------------------------------------
 
 
-def _header(message: Plan | Answer) -> str:
+def header_of(message: Plan | Answer) -> str:
+    """The message's fields as text, without its arrays."""
     return json.dumps({"schema": SCHEMA} | message.model_dump(mode="json"), allow_nan=True)
 
 
-def _require_plain(header: str) -> None:
+def require_plain(header: str) -> None:
     """Raises WireError for a header that would take much memory to read."""
     if len(header) > LARGEST_HEADER:
         raise WireError(f"found a header of {len(header):,} characters, expected at most {LARGEST_HEADER:,}")
@@ -352,17 +194,18 @@ def _require_plain(header: str) -> None:
         raise WireError(f"found a header of about {values:,} values, expected at most {MOST_VALUES:,}")
 
 
-def _message(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
+def message_of(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
+    """The message with these fields and arrays. Raises WireError."""
     # No error below quotes the header: it may be a site's, and an error's text may leave the site.
-    _require_plain(header)
+    require_plain(header)
     if len(arrays) > wire.MOST_TENSORS:
         raise WireError(f"found {len(arrays):,} tensors, expected at most {wire.MOST_TENSORS:,}")
     try:
         fields = json_text.loads(header)
     except (ValueError, RecursionError) as error:
-        raise WireError(_NO_HEADER) from error
+        raise WireError(NO_HEADER) from error
     if not isinstance(fields, dict) or "schema" not in fields:
-        raise WireError(_NO_HEADER)
+        raise WireError(NO_HEADER)
     schema, kind = fields.pop("schema"), fields.get("kind")
     if schema != SCHEMA or isinstance(schema, bool):
         number = f"schema {schema}" if isinstance(schema, int) else "another schema"

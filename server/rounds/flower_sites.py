@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from common import log, wire
 from common.errors import WireError
 from common.weights import Arrays, num_bytes
-from common.wire import codec
+from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
@@ -86,7 +86,7 @@ class _Encodings:
         key = id(arrays)
         if key not in self._made:
             if self.files is None or num_bytes(arrays) <= INLINE_BYTES:
-                self._made[key] = codec.array_record(arrays)
+                self._made[key] = flower_codec.array_record(arrays)
             else:
                 self._made[key] = self.files.share(partial(codec.save_arrays, arrays))
         return self._made[key]
@@ -161,7 +161,7 @@ class FlowerSites:
                 if isinstance(encoded, Path):
                     file, content = self._offer(site, plan, encoded)
                 else:
-                    content = codec.to_records(plan, encoded)
+                    content = flower_codec.to_records(plan, encoded)
                 message_id = self.push(site, content, plan.plan_id, ttl)
                 if message_id:
                     self._sent[message_id] = _Sent(_without_arrays(plan), time.monotonic() + ttl, file)
@@ -180,7 +180,7 @@ class FlowerSites:
         node, size = self.node_ids[site], shared.stat().st_size
         self.files.limit(node, 2 * size + SPARE_BYTES if isinstance(plan, wire.RoundPlan) else MOST_BYTES)
         name = self.files.offer(node, shared)
-        return name, codec.Beside(codec.header_of(plan), name, size).records()
+        return name, flower_codec.Beside(codec.header_of(plan), name, size).records()
 
     def _forget(self, message_id: str) -> None:
         sent = self._sent.pop(message_id)
@@ -229,7 +229,7 @@ class FlowerSites:
             answer = self._decode(message.content, plan.site)
         except WireError as error:
             return noticed(plan, "message", str(error))
-        signed = codec.signed_head(message.content)
+        signed = flower_codec.signed_head(message.content)
         # A gateway that could not reach its trainer has no head to send.
         if self.audit_heads is not None and (signed is not None or not isinstance(answer, wire.Failure)):
             self.audit_heads.keep(plan.site, plan.plan_id, signed)
@@ -241,9 +241,9 @@ class FlowerSites:
 
     def _decode(self, content: RecordDict, site: str) -> wire.Plan | wire.Answer:
         """The message, from its records or the file that they name. Raises WireError."""
-        apart = codec.beside(content)
+        apart = flower_codec.beside(content)
         if apart is None:
-            return codec.from_records(content)
+            return flower_codec.from_records(content)
         if self.files is None:
             raise WireError("the answer names a file, and this server takes none")
         return codec.from_bytes(self.files.take(self.node_ids[site], apart.name))
@@ -300,7 +300,7 @@ class _Probes:
         if now - self.asked >= PROBE_S:
             self.asked = now
             for site in sorted(silent - set(self.out.values())):
-                probe_id = self.fleet.push(site, codec.probe(), "probe", ttl=3600.0)
+                probe_id = self.fleet.push(site, flower_codec.probe(), "probe", ttl=3600.0)
                 if probe_id:
                     self.out[probe_id] = site
         return forgotten

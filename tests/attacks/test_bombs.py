@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from common import wire
 from common.errors import WireError
-from common.wire import codec
+from common.wire import codec, flower_codec
 
 
 def failure_header(**more: object) -> str:
@@ -43,7 +43,7 @@ def test_the_same_index_in_flowers_records_is_not_read() -> None:
     arrays = ArrayRecord({"safetensors": Array("uint8", (len(packed),), "safetensors", packed)})
     records = RecordDict({"consilium": ConfigRecord({"header": failure_header()}), "arrays": arrays})
     with pytest.raises(WireError, match="found an index of tensors of"):
-        codec.from_records(records)
+        flower_codec.from_records(records)
 
 
 @pytest.mark.parametrize("bomb", ["[" * 5_000_000, "[]," * 2_500_000, '{"a":' * 5_000_000, "0," * 5_000_000])

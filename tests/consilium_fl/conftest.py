@@ -12,7 +12,7 @@ from client.heads import worker
 from client.trainer import Trainer
 from common.config import StudyConfig
 from common.settings import to_yaml
-from server.app import conduct
+from server.conduct import conduct
 from server.config import ServerConfig
 from server.rounds.sites import InProcessSites
 

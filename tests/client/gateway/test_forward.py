@@ -22,7 +22,7 @@ from common.heads.result import HeadResult
 from common.metrics import Score, empty
 from common.metrics.paired import Paired
 from common.weights import digest
-from common.wire import ImageSummary, Sizes, codec
+from common.wire import ImageSummary, Sizes, codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from common.wire.signed_heads import SignedHead, sign
 
@@ -100,21 +100,21 @@ def test_a_plan_reaches_the_trainer_and_its_answer_the_server_both_unchanged(
         return codec.to_bytes(said)
 
     with trainer(answer, tmp_path / "t.sock") as socket:
-        reply = forward(codec.to_records(plan), socket)
+        reply = forward(flower_codec.to_records(plan), socket)
     header, arrays = codec.split(seen[0])
     expected_header, expected = codec.split(codec.to_bytes(plan))
     assert header == expected_header
     assert {name: (a.shape, a.tobytes()) for name, a in arrays.items()} == {
         name: (a.shape, a.tobytes()) for name, a in expected.items()
     }
-    answered = codec.from_records(reply)
+    answered = flower_codec.from_records(reply)
     assert isinstance(answered, wire.RoundAnswer)
     assert codec.to_bytes(answered) == codec.to_bytes(said)
 
 
 def test_records_are_forwarded_unread_even_if_no_plan_says_such_a_thing(tmp_path: Path) -> None:
     """A gateway of an older version must pass on what only server and trainer understand."""
-    content = codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+    content = flower_codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
     content["consilium"] = ConfigRecord({"header": '{"schema": 99, "kind": "new"}'})
     seen: list[str] = []
 
@@ -134,13 +134,13 @@ def test_the_head_of_the_trainers_log_is_signed_and_goes_with_its_answer(
     said = codec.to_bytes(wire.Failure(plan_id="p1", site="north", error="data", case="1", advice="x"))
     server = serve(lambda _: said, tmp_path / "t.sock", lambda: "ab" * 32)
     try:
-        reply = forward(codec.to_records(plan), tmp_path / "t.sock")
+        reply = forward(flower_codec.to_records(plan), tmp_path / "t.sock")
     finally:
         server.stop(grace=None).wait()
-    head = codec.signed_head(reply)
+    head = flower_codec.signed_head(reply)
     assert head is not None
     assert (head.site, head.head, head.is_right()) == ("north", "ab" * 32, True)
-    assert codec.to_bytes(codec.from_records(reply)) == said
+    assert codec.to_bytes(flower_codec.from_records(reply)) == said
 
 
 @pytest.mark.parametrize("said", ["", "2026-11-26T12:00:00+00:00", "AB" * 32, "ab" * 33])
@@ -150,21 +150,21 @@ def test_nothing_but_a_hash_is_signed_for_the_trainer(
     """A trainer that was taken over must not get a signature with which one can connect."""
     server = serve(lambda request: request, tmp_path / "t.sock", lambda: said)
     try:
-        reply = forward(codec.to_records(plan), tmp_path / "t.sock")
+        reply = forward(flower_codec.to_records(plan), tmp_path / "t.sock")
     finally:
         server.stop(grace=None).wait()
-    assert codec.signed_head(reply) is None
+    assert flower_codec.signed_head(reply) is None
 
 
 def test_a_probe_is_answered_by_the_gateway_alone() -> None:
-    assert codec.is_probe(forward(codec.probe(), Path("nobody.sock")))
-    assert not codec.is_probe(
-        codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
+    assert flower_codec.is_probe(forward(flower_codec.probe(), Path("nobody.sock")))
+    assert not flower_codec.is_probe(
+        flower_codec.to_records(wire.Failure(plan_id="1", site="x", error="data", case="1", advice="-"))
     )
 
 
 def failure(reply: RecordDict) -> wire.Failure:
-    answer = codec.from_records(reply)
+    answer = flower_codec.from_records(reply)
     assert isinstance(answer, wire.Failure), answer
     return answer
 
@@ -173,7 +173,7 @@ def test_a_trainer_that_does_not_answer_is_named_without_a_path(
     plan: wire.RoundPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     socket = tmp_path / "MUELLER.sock"
-    answer = failure(forward(codec.to_records(plan), socket, ttl=0.3))
+    answer = failure(forward(flower_codec.to_records(plan), socket, ttl=0.3))
     assert (answer.error, answer.plan_id, answer.site) == ("unreachable", "p1", "north")
     assert "MUELLER" not in answer.model_dump_json()
     assert str(tmp_path) not in answer.model_dump_json()
@@ -182,7 +182,7 @@ def test_a_trainer_that_does_not_answer_is_named_without_a_path(
 
 def test_a_trainer_that_answers_nonsense_is_another_version(plan: wire.RoundPlan, tmp_path: Path) -> None:
     with trainer(lambda _: b"MUELLER", tmp_path / "t.sock") as socket:
-        answer = failure(forward(codec.to_records(plan), socket))
+        answer = failure(forward(flower_codec.to_records(plan), socket))
     assert answer.error == "message"
     assert "MUELLER" not in answer.model_dump_json()
 
@@ -190,7 +190,7 @@ def test_a_trainer_that_answers_nonsense_is_another_version(plan: wire.RoundPlan
 def test_a_path_too_long_for_a_socket_stands_in_the_gateways_log_only(
     plan: wire.RoundPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = failure(forward(codec.to_records(plan), tmp_path / ("MUELLER" * 20)))
+    answer = failure(forward(flower_codec.to_records(plan), tmp_path / ("MUELLER" * 20)))
     assert answer.error == "unreachable"
     assert "MUELLER" not in answer.model_dump_json()
     assert "name a shorter one" in caplog.text
@@ -206,7 +206,7 @@ def large(plan: wire.RoundPlan, tmp_path: Path) -> tuple[wire.RoundPlan, RecordD
     plan = plan.model_copy(update={"weights": weights})
     codec.save_arrays(weights, tmp_path / "weights")
     server = Server(f1=(tmp_path / "weights").read_bytes())
-    return plan, codec.Beside(codec.header_of(plan), "f1", len(server.files["f1"])).records(), server
+    return plan, flower_codec.Beside(codec.header_of(plan), "f1", len(server.files["f1"])).records(), server
 
 
 def test_a_plan_with_weights_in_a_file_is_the_same_plan_to_the_trainer(
@@ -233,8 +233,8 @@ def test_a_large_answer_is_uploaded_as_it_is_and_named(
     _, content, server = large
     answered = bytes(INLINE_BYTES + 1)
     with trainer(lambda _: answered, tmp_path / "t.sock") as socket:
-        apart = codec.beside(forward(content, socket, server))
-    assert apart == codec.Beside("", "u", INLINE_BYTES + 1)
+        apart = flower_codec.beside(forward(content, socket, server))
+    assert apart == flower_codec.Beside("", "u", INLINE_BYTES + 1)
     assert server.uploaded["u"] == answered
 
 
@@ -244,7 +244,7 @@ def test_a_small_answer_travels_in_its_message(
     _, content, server = large
     said = wire.Failure(plan_id="p1", site="north", error="data", case="1", advice="-")
     with trainer(lambda _: codec.to_bytes(said), tmp_path / "t.sock") as socket:
-        assert codec.from_records(forward(content, socket, server)) == said
+        assert flower_codec.from_records(forward(content, socket, server)) == said
     assert server.uploaded == {}
 
 
@@ -256,7 +256,7 @@ def test_a_line_that_breaks_is_not_reported_as_a_fault_of_the_trainer(
     plan, content, server = large
     server.failing = CallFailed(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     if when == "upload":
-        content = codec.to_records(plan)
+        content = flower_codec.to_records(plan)
     with (
         trainer(lambda _: bytes(2 * INLINE_BYTES), tmp_path / "t.sock") as socket,
         pytest.raises(CallFailed, match="Socket closed"),
@@ -279,7 +279,7 @@ def test_an_answer_that_the_server_does_not_take_for_its_size_is_a_failure_of_th
     plan, _, server = large
     server.failing = CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "the answer is larger")
     with trainer(lambda _: bytes(2 * INLINE_BYTES), tmp_path / "t.sock") as socket:
-        answer = failure(forward(codec.to_records(plan), socket, server))
+        answer = failure(forward(flower_codec.to_records(plan), socket, server))
     assert (answer.error, answer.plan_id) == ("message", "p1")
 
 

@@ -20,7 +20,7 @@ from client.heads import worker
 from client.trainer import Trainer
 from common.config import StudyConfig
 from common.weights import load_file, save_file
-from server.app import conduct
+from server.conduct import conduct
 from server.config import ServerConfig
 from server.rounds.sites import InProcessSites
 from tests.client.data.readers.test_dicom import dicom

@@ -18,7 +18,7 @@ from common.heads.result import HeadResult
 from common.metrics import count
 from common.metrics.paired import pair
 from common.weights import TensorSpec, digest
-from common.wire import ImageSummary, Sizes, codec, head_steps
+from common.wire import ImageSummary, Sizes, codec, flower_codec, head_steps
 
 STUDY = StudyConfig(
     name="demo",
@@ -181,20 +181,20 @@ def test_a_message_survives_bytes(message):
 
 @every_message
 def test_a_message_survives_flower_records(message):
-    assert_same(codec.from_records(codec.to_records(message)), message)
+    assert_same(flower_codec.from_records(flower_codec.to_records(message)), message)
 
 
 @every_message
 def test_the_gateway_turns_one_form_into_the_other_and_back(message):
-    as_bytes = codec.records_to_bytes(codec.to_records(message))
+    as_bytes = flower_codec.records_to_bytes(flower_codec.to_records(message))
     assert_same(codec.from_bytes(as_bytes), message)
-    assert_same(codec.from_records(codec.bytes_to_records(as_bytes)), message)
+    assert_same(flower_codec.from_records(flower_codec.bytes_to_records(as_bytes)), message)
 
 
 def test_arrays_are_encoded_once_for_all_sites():
-    shared = codec.array_record(ARRAYS)
-    records = codec.to_records(MESSAGES["round plan"], shared)
-    assert_same(codec.from_records(records), MESSAGES["round plan"])
+    shared = flower_codec.array_record(ARRAYS)
+    records = flower_codec.to_records(MESSAGES["round plan"], shared)
+    assert_same(flower_codec.from_records(records), MESSAGES["round plan"])
     assert records.array_records["arrays"] is shared
 
 
@@ -331,9 +331,9 @@ def test_a_header_with_a_field_that_stands_twice_is_refused(message):
 )
 def test_flower_records_that_are_no_message_are_refused(records):
     with pytest.raises(WireError):
-        codec.from_records(records)
+        flower_codec.from_records(records)
     with pytest.raises(WireError):
-        codec.from_bytes(codec.records_to_bytes(records))
+        codec.from_bytes(flower_codec.records_to_bytes(records))
 
 
 def packed(data: bytes, name: str = "safetensors") -> ArrayRecord:
@@ -372,20 +372,22 @@ def npz(array) -> bytes:
 def test_flower_arrays_that_are_no_arrays_are_refused(record):
     records = RecordDict({"consilium": ConfigRecord({"header": "{}"}), "arrays": record})
     with pytest.raises(WireError):
-        codec.from_records(records)
+        flower_codec.from_records(records)
     with pytest.raises(WireError):
-        codec.from_bytes(codec.records_to_bytes(records))
+        codec.from_bytes(flower_codec.records_to_bytes(records))
 
 
 def test_all_tensors_of_a_message_travel_as_one_object_of_flower():
     many = {f"layer{number}.weight": np.full(3, number, np.float32) for number in range(300)}
-    assert len(codec.array_record(many)) == 1
-    assert len(codec.array_record({})) == 0
+    assert len(flower_codec.array_record(many)) == 1
+    assert len(flower_codec.array_record({})) == 0
 
 
 def test_the_gateways_own_answer_names_the_plan_it_could_not_pass_on():
-    records = codec.refuse(codec.to_records(MESSAGES["round plan"]), "unreachable", "1a2b", "start it")
-    failure = codec.from_records(records)
+    records = flower_codec.refuse(
+        flower_codec.to_records(MESSAGES["round plan"]), "unreachable", "1a2b", "start it"
+    )
+    failure = flower_codec.from_records(records)
     assert isinstance(failure, wire.Failure)
     assert (failure.plan_id, failure.site, failure.error) == ("p2", "north", "unreachable")
 

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import wire
 from common.config import StudyConfig
 from common.metrics import empty
-from common.wire import codec
+from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from common.wire.signed_heads import sign
 from server.rounds import flower_sites
@@ -112,13 +112,13 @@ def plans(make_study: Callable[..., StudyConfig]) -> dict[str, wire.Plan]:
 
 def answers_as(**changes: Any) -> Callable[[Message], Message]:
     def reply(message: Message) -> Message:
-        plan = codec.from_records(message.content)
+        plan = flower_codec.from_records(message.content)
         assert isinstance(plan, wire.RoundPlan)
         answer = wire.RoundAnswer(
             plan_id=plan.plan_id, site=plan.site, round=1, score=empty(3), num_examples=4, num_steps=1,
             train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta={"w": np.ones(4, np.float32)},
         )  # fmt: skip
-        return Message(codec.to_records(answer.model_copy(update=changes)), reply_to=message)
+        return Message(flower_codec.to_records(answer.model_copy(update=changes)), reply_to=message)
 
     return reply
 
@@ -167,7 +167,7 @@ def test_every_site_gets_its_own_plan_on_its_own_node(
     fleet: FlowerSites, grid: Grid, plans: dict[str, wire.Plan]
 ) -> None:
     list(fleet.ask(plans, Deadline(1)))
-    got = {message.metadata.dst_node_id: codec.from_records(message.content) for message in grid.sent}
+    got = {message.metadata.dst_node_id: flower_codec.from_records(message.content) for message in grid.sent}
     assert {node: plan.site for node, plan in got.items()} == {11: "north", 22: "south", 33: "east"}
     assert grid.batches == [1, 1, 1]
 
@@ -176,8 +176,10 @@ def test_the_same_weights_are_encoded_once_for_all_sites(
     fleet: FlowerSites, plans: dict[str, wire.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
-    encode = codec.array_record
-    monkeypatch.setattr(codec, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1])
+    encode = flower_codec.array_record
+    monkeypatch.setattr(
+        flower_codec, "array_record", lambda arrays: (encoded.append(arrays), encode(arrays))[1]
+    )
     list(fleet.ask(plans, Deadline(1)))
     assert len(encoded) == 1
 
@@ -206,10 +208,10 @@ def test_the_signed_head_of_an_answer_is_kept(
 
     def signing(message: Message) -> Message:
         head = sign("north", "ab" * 32, key)
-        return Message(codec.with_head(answers_as()(message).content, head), reply_to=message)
+        return Message(flower_codec.with_head(answers_as()(message).content, head), reply_to=message)
 
     def unreachable(message: Message) -> Message:
-        return Message(codec.refuse(message.content, "unreachable", "1", "x"), reply_to=message)
+        return Message(flower_codec.refuse(message.content, "unreachable", "1", "x"), reply_to=message)
 
     grid.answer("north", 0.0, signing)
     grid.answer("south", 0.0)
@@ -364,8 +366,8 @@ class Forgetful(Grid):
         for message in self.sent:
             if message.metadata.message_id not in wanted or self.clock.now < self.restarts_at:
                 continue
-            if codec.is_probe(message.content):
-                yield Message(codec.probe(), reply_to=message)
+            if flower_codec.is_probe(message.content):
+                yield Message(flower_codec.probe(), reply_to=message)
             elif self.answers_plans or int(message.metadata.message_id[1:]) > 0:  # the first one is lost
                 yield answers_as()(message)
 
@@ -376,7 +378,7 @@ def test_a_gateway_that_lost_its_plan_is_found_by_a_probe_and_gets_the_plan_agai
     grid = Forgetful(clock)
     (reply,) = FlowerSites(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert isinstance(reply.answer, wire.RoundAnswer)
-    kinds = ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent]
+    kinds = ["probe" if flower_codec.is_probe(message.content) else "plan" for message in grid.sent]
     assert kinds == ["plan", "probe", "plan"]
     # asked after 20 s, and each look is at most 2 s after the one before
     assert flower_sites.PROBE_S <= reply.after_s <= flower_sites.PROBE_S + 4 * flower_sites.LONGEST_POLL_S
@@ -389,7 +391,7 @@ def test_a_site_that_is_at_work_answers_no_probe_and_gets_its_plan_once(
     grid.restarts_at, grid.answers_plans = 1300.0, True  # it trains for 300 s, then answers both
     (reply,) = FlowerSites(grid, NODES).ask({"south": plans["south"]}, Deadline(3600))
     assert reply.after_s == pytest.approx(300, abs=2 * flower_sites.LONGEST_POLL_S)
-    assert ["probe" if codec.is_probe(message.content) else "plan" for message in grid.sent] == [
+    assert ["probe" if flower_codec.is_probe(message.content) else "plan" for message in grid.sent] == [
         "plan",
         "probe",
     ]
@@ -473,7 +475,7 @@ def test_large_weights_are_one_file_with_a_name_for_each_site(
     assert len(files) == 3
     assert len({path.stat().st_ino for path in files}) == 1
     for message in grid.sent:
-        apart = codec.beside(message.content)
+        apart = flower_codec.beside(message.content)
         assert apart is not None
         (path,) = (path for path in files if path.name == apart.name)
         assert path.parts[-3] == str(message.metadata.dst_node_id)
@@ -488,7 +490,7 @@ def test_small_weights_travel_in_their_message(
 ) -> None:
     list(with_files.ask(plans, Deadline(1)))
     assert weight_files(folder) == set()
-    assert isinstance(codec.from_records(grid.sent[0].content), wire.RoundPlan)
+    assert isinstance(flower_codec.from_records(grid.sent[0].content), wire.RoundPlan)
 
 
 def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_answers(
@@ -503,7 +505,7 @@ def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_
     def uploaded(message: Message) -> Message:
         assert with_files.files is not None
         name = with_files.files.write(NODES["south"], [codec.to_bytes(said)])
-        return Message(codec.Beside("", name, 1).records(), reply_to=message)
+        return Message(flower_codec.Beside("", name, 1).records(), reply_to=message)
 
     grid.answer("south", 0.0, uploaded)
     (reply,) = with_files.ask({"south": plan}, Deadline(5))
@@ -516,7 +518,9 @@ def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_
 def test_an_answer_that_names_a_file_which_was_not_uploaded_is_a_failure_of_its_site(
     with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], name: str
 ) -> None:
-    grid.answer("south", 0.0, lambda message: Message(codec.Beside("", name, 1).records(), reply_to=message))
+    grid.answer(
+        "south", 0.0, lambda message: Message(flower_codec.Beside("", name, 1).records(), reply_to=message)
+    )
     (reply,) = with_files.ask({"south": large["south"]}, Deadline(5))
     assert isinstance(reply.answer, wire.Failure)
     assert "not uploaded" in reply.answer.advice
