@@ -126,12 +126,37 @@ def _file_handler(file: Path) -> logging.FileHandler:
 @contextmanager
 def also_to(file: Path) -> Iterator[None]:
     """Events go to `file`, too, as long as this lasts."""
+    with _opened(file) as handler:
+        level = logger.level
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+@contextmanager
+def only_to(file: Path) -> Iterator[None]:
+    """Events go to `file` and nowhere else, as long as this lasts."""
+    with _opened(file) as handler:
+        before = logger.handlers[:], logger.propagate, logger.level
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        try:
+            yield
+        finally:
+            logger.handlers, logger.propagate = before[0], before[1]
+            logger.setLevel(before[2])
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[logging.Handler]:
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = _file_handler(file)
     handler.setFormatter(JsonFormatter() if form() == "json" else ReadableFormatter())
-    logger.addHandler(handler)
     try:
-        yield
+        yield handler
     finally:
-        logger.removeHandler(handler)
         handler.close()

@@ -1,9 +1,11 @@
 """Studies on this machine: one study, one that broke off, or a grid of them.
 
-A simulated federation has the real server, gateways and trainers, as processes on loopback. So a figure from
-here is a figure of what hospitals run. The folder of sites is written by `consilium-site simulate` or `partition`.
+With the engine `processes` a simulated federation has the real server, gateways and trainers, joined by loopback. With
+`inline` server and trainers share this process, which is quick and ends with the same bits. The folder of sites is
+written by `consilium-site simulate` or `partition`.
 """
 
+import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from common.config import StudyConfig
+from consilium_fl.extras import missing
 from consilium_fl.runs import Run
+from server.simulation import engines
 from server.simulation import grid as experiments
 from server.simulation import simulate as simulation
+from server.simulation.engines import EngineName
 
 Where: TypeAlias = str | PathLike[str]
 
@@ -26,12 +31,14 @@ def simulate(
     adopt: bool = False,
     leave_out: Collection[str] = (),
     port: int | None = None,
+    engine: EngineName = "processes",
 ) -> Run:
     """Run a study to its end with the sites in the folder `sites`; returns the run, finished or failed.
 
     `study` is a YAML file or its settings. The run is in `runs`/NAME; an earlier run of that name is moved aside.
     `adopt` takes sites and classes from the folder instead of from the study, so that every site trains.
     Sites in `leave_out` are enrolled but never start. `port` is the server's; None takes 9092, or a free one.
+    `engine` is `processes` or `inline`; weights and scores have the same bits.
 
     Every process that was started has ended on return, on an error and on KeyboardInterrupt. Raises ConfigError
     or LaunchError if the study cannot start.
@@ -42,13 +49,20 @@ def simulate(
     """
     given = study if isinstance(study, StudyConfig) else Path(study)
     folder, _ = simulation.simulate_study(
-        given, Path(sites), Path(runs), port=port, adopt=adopt, leave_out=leave_out
+        given,
+        Path(sites),
+        Path(runs),
+        engine=engines.engine(engine, _open_trainer, port),
+        adopt=adopt,
+        leave_out=leave_out,
     )
     return Run.open(folder)
 
 
-def resume(run: Run | Where, sites: Where, *, port: int | None = None) -> Run:
-    """Continue a run that broke off, from its last checkpoint.
+def resume(
+    run: Run | Where, sites: Where, *, port: int | None = None, engine: EngineName = "processes"
+) -> Run:
+    """Continue a run that broke off, from its last checkpoint, with this engine or the one that began it.
 
     It ends with the same weights as a run without interruption. Raises ConfigError if there is no checkpoint,
     LaunchError if the study cannot start.
@@ -57,8 +71,20 @@ def resume(run: Run | Where, sites: Where, *, port: int | None = None) -> Run:
         True
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    simulation.resume_run(folder, Path(sites), port=port)
+    simulation.resume_run(folder, Path(sites), engine=engines.engine(engine, _open_trainer, port))
     return Run.open(folder)
+
+
+def _open_trainer() -> engines.OpenTrainer:
+    """The sites' side, for an engine that runs it in this process. Raises ModuleNotFoundError that names the extra.
+
+    It is loaded by name, as the other engine starts `python -m client.cli`: the server's side knows no trainer.
+    """
+    try:
+        opened: engines.OpenTrainer = importlib.import_module("client.hosted").HostedTrainer
+    except ModuleNotFoundError as error:
+        raise missing("engine inline", error) from error
+    return opened
 
 
 @dataclass(frozen=True)
@@ -93,7 +119,14 @@ class Comparison:
         return not self.finished and not any(variant.failure for variant in self.variants)
 
 
-def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection[str] = ()) -> Comparison:
+def compare(
+    grid: Where,
+    sites: Where,
+    *,
+    runs: Where = "runs",
+    only: Collection[str] = (),
+    engine: EngineName = "processes",
+) -> Comparison:
     """Run every study of a grid that has not finished yet, one after the other, and compare them.
 
     `only` names variants to run instead of all. A study that fails does not stop the others. Raises ConfigError
@@ -102,7 +135,9 @@ def compare(grid: Where, sites: Where, *, runs: Where = "runs", only: Collection
         >>> comparison = compare("configs/paper/ham10000-sites.yaml", "sites")      # doctest: +SKIP
         >>> [(v.name, v.run.scores()[-1].balanced_accuracy) for v in comparison.variants]   # doctest: +SKIP
     """
-    folder, rows = experiments.run_grid(Path(grid), Path(sites), Path(runs), tuple(only))
+    folder, rows = experiments.run_grid(
+        Path(grid), Path(sites), Path(runs), tuple(only), engines.engine(engine, _open_trainer)
+    )
     return Comparison(
         folder,
         tuple(

@@ -9,7 +9,8 @@ Nothing here knows what carries the messages: the sites are behind `server.round
 """
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -48,20 +49,23 @@ OLD_SELF_S = 20.0
 """Time for an earlier server of this study to end before this one begins."""
 
 
-def conduct(config: ServerConfig, sites: Sites) -> None:
-    """Run one study to its end. Raises ConsiliumError, and status.json then says `failed`."""
+def conduct(config: ServerConfig, sites: Sites, pause: Callable[[float], None] = time.sleep) -> None:
+    """Run one study to its end. Raises ConsiliumError, and status.json then says `failed`.
+
+    `pause` waits, in seconds, for sites to connect or to recover.
+    """
     with lock.held(config.run_dir / "server.lock", "a study's server", wait_s=OLD_SELF_S):
-        _conduct_with_status(config, sites)
+        _conduct_with_status(config, sites, pause)
 
 
-def _conduct_with_status(config: ServerConfig, sites: Sites) -> None:
+def _conduct_with_status(config: ServerConfig, sites: Sites, pause: Callable[[float], None]) -> None:
     run_dir = config.run_dir
     try:
         study = load_settings(config.study, StudyConfig, "study")
         study.require_vectors()
         set_status(run_dir, "running", f"study {study.name}")
         set_absent(run_dir, {})  # of an earlier start
-        ending = _conduct(config, study, sites)
+        ending = _conduct(config, study, sites, pause)
     except (KeyboardInterrupt, SystemExit):  # asked to end, by a person or a supervisor
         log.warn("the server of the study was stopped; its next start goes on with the study")
         with suppress(StorageError):
@@ -110,14 +114,16 @@ def _report_failure(config: ServerConfig, reason: str) -> None:
         log.logger.error("the report could not be written: %s", error)
 
 
-def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> Ending:
+def _conduct(
+    config: ServerConfig, study: StudyConfig, sites: Sites, pause: Callable[[float], None]
+) -> Ending:
     """Run the study. Returns how it ended and how far it came, as a sentence for its status."""
     synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
     log.event(
         f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
         f"{study.algorithm.kind} with {', '.join(study.sites.train)}{synthetic}"
     )
-    enrolment.wait_for_sites(study, sites)
+    enrolment.wait_for_sites(study, sites, pause)
     start, cohort = _begin(config, study, sites)
     cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
     set_absent(config.run_dir, cohort.absent)
@@ -128,7 +134,9 @@ def _conduct(config: ServerConfig, study: StudyConfig, sites: Sites) -> Ending:
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
     on_progress = partial(set_progress, config.run_dir)
-    for state in run_rounds(study, sites, cohort, start, readmit=readmit, on_progress=on_progress):
+    for state in run_rounds(
+        study, sites, cohort, start, readmit=readmit, on_progress=on_progress, pause=pause
+    ):
         log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)

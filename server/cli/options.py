@@ -1,7 +1,7 @@
 """Arguments and options that several commands of `consilium-server` take."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -26,5 +26,13 @@ Port: TypeAlias = Annotated[
         min=1,
         max=65535,
         help="Port for the sites to connect to; without it 9092, or a free one.",
+    ),
+]
+Engine: TypeAlias = Annotated[
+    Literal["processes", "inline"],
+    typer.Option(
+        "--engine",
+        help="`processes`: server, gateways and trainers as between hospitals. `inline`: all in this process, without "
+        "a network; quicker, and the same bits.",
     ),
 ]

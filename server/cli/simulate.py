@@ -7,7 +7,7 @@ import typer
 
 from common.console.command_line import command, study_exit_code
 from common.errors import ConfigError
-from server.cli.options import SIMULATION, STUDIES, Port, RunDir, RunsDir, SitesDir, StudyFile
+from server.cli.options import SIMULATION, STUDIES, Engine, Port, RunDir, RunsDir, SitesDir, StudyFile
 
 if TYPE_CHECKING:
     from consilium_fl.runs import Run
@@ -32,6 +32,7 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-server simulate study.yaml --sites sites",
             "consilium-server simulate study.yaml --sites sites --adopt",
+            "consilium-server simulate study.yaml --sites sites --engine inline",
             "consilium-server simulate study.yaml --sites sites --leave-out north south",
         ],
     )(_simulate)
@@ -66,16 +67,20 @@ def _simulate(
             help="Enrol these sites but never start them, to see the study without them.",
         ),
     ] = None,
+    engine: Engine = "processes",
 ) -> int:
-    """Run a study with all its sites as processes on this machine.
+    """Run a study with all its sites on this machine.
 
     Starts a server, and for every site of the study a gateway and a trainer. They connect on loopback with TLS and
-    site keys. Runs the study and stops all of them. Exit code 0 only if the study finished; 3 if it finished without
+    site keys. Runs the study and stops all of them. With `--engine inline` all of it runs in one process instead. Exit
+    code 0 only if the study finished; 3 if it finished without
     the score of a site that was to evaluate.
     """
     from consilium_fl import simulation
 
-    run = simulation.simulate(study, sites, runs=runs, port=port, adopt=adopt, leave_out=leave_out or [])
+    run = simulation.simulate(
+        study, sites, runs=runs, port=port, adopt=adopt, leave_out=leave_out or [], engine=engine
+    )
     print(run.describe())
     return _exit_code(run)
 
@@ -98,6 +103,7 @@ def _resume(
         ),
     ] = None,
     port: Port = None,
+    engine: Engine = "processes",
 ) -> int:
     """Resume a study that broke off or was stopped, from its last round.
 
@@ -116,7 +122,7 @@ def _resume(
         )
     from consilium_fl import simulation
 
-    run = simulation.resume(run_dir, sites, port=port)
+    run = simulation.resume(run_dir, sites, port=port, engine=engine)
     print(run.describe())
     return _exit_code(run)
 
@@ -131,6 +137,7 @@ def _compare(
         list[str] | None,
         typer.Option("--only", metavar="VARIANT...", help="Run these variants instead of all."),
     ] = None,
+    engine: Engine = "processes",
 ) -> int:
     """Run a grid of studies on this machine and compare them.
 
@@ -139,7 +146,7 @@ def _compare(
     """
     from consilium_fl import simulation
 
-    compared = simulation.compare(grid, sites, runs=runs, only=only or ())
+    compared = simulation.compare(grid, sites, runs=runs, only=only or (), engine=engine)
     return study_exit_code(finished=compared.finished, incomplete=compared.incomplete)
 
 

@@ -35,8 +35,9 @@ def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], No
     Raises QuorumNotMet with the names of the missing sites.
     """
     wanted, started, reminded_s = set(study.sites.all), time.monotonic(), -_REMIND_S
+    paused_s = 0.0
     while missing := wanted - sites.online():
-        waited = time.monotonic() - started
+        waited = max(time.monotonic() - started, paused_s)
         if waited > study.deadlines.enrol_s:
             break
         if waited - reminded_s >= _REMIND_S:
@@ -46,6 +47,7 @@ def wait_for_sites(study: StudyConfig, sites: Sites, pause: Callable[[float], No
                 missing=sorted(missing),
             )
         pause(SLOW_POLL_S)
+        paused_s += SLOW_POLL_S
     if not missing:
         return
     present = set(study.sites.train) - missing

@@ -22,7 +22,8 @@ from server.config import SimulatedSites
 from server.report.comparison import Row, write_comparison
 from server.report.text import counted
 from server.simulation import axes as axes_module
-from server.simulation.simulate import load_federation, run_study
+from server.simulation.engines import Engine
+from server.simulation.simulate import PROCESSES, load_federation, run_study
 from server.storage.history import read_rounds
 from server.storage.status import INCOMPLETE, read_status
 
@@ -143,7 +144,11 @@ def studies(grid: Grid, name: str) -> Mapping[tuple[str, int], StudyConfig]:
 
 
 def run_grid(
-    grid_file: Path, sites_dir: Path, runs: Path, only: tuple[str, ...] = ()
+    grid_file: Path,
+    sites_dir: Path,
+    runs: Path,
+    only: tuple[str, ...] = (),
+    engine: Engine = PROCESSES,
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study of the grid that has not finished yet; returns the folder and a row per study.
 
@@ -164,7 +169,7 @@ def run_grid(
         failure, lacking = None, ""
         if (variant, seed) in waiting:
             started = time.monotonic()
-            failure, lacking = _run(study, sites_dir, federation, run_dir)
+            failure, lacking = _run(study, sites_dir, federation, run_dir, engine)
             del waiting[variant, seed]
             seconds, num_rounds = seconds + time.monotonic() - started, num_rounds + study.rounds
             left = sum(study.rounds for study in waiting.values())
@@ -179,14 +184,14 @@ def run_grid(
 
 
 def _run(
-    study: StudyConfig, sites_dir: Path, federation: SimulatedSites, run_dir: Path
+    study: StudyConfig, sites_dir: Path, federation: SimulatedSites, run_dir: Path, engine: Engine
 ) -> tuple[str | None, str]:
     """Run one study: why it failed, or None; and why it is incomplete, or nothing."""
     try:
         if _is_incomplete(run_dir, study):
-            outcome = run_study(study, sites_dir, federation, run_dir, resume=True)
+            outcome = run_study(study, sites_dir, federation, run_dir, engine=engine, resume=True)
         else:
-            outcome = run_study(study, sites_dir, federation, run_dir)
+            outcome = run_study(study, sites_dir, federation, run_dir, engine=engine)
     except (LaunchError, ConfigError) as error:
         log.warn(f"{study.name} failed: {error}")
         return str(error), ""

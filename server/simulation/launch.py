@@ -58,13 +58,7 @@ def run_local(
     takes Flower's default port, or a free one if that is taken. Sites in `leave_out` are
     enrolled but never start, to see what a study does without them. Raises LaunchError.
     """
-    known = {site.name: site for site in sites}
-    if missing := sorted(set(study.sites.all) - known.keys()):
-        raise LaunchError(
-            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(known))}"
-        )
-    if strange := sorted(set(leave_out) - set(study.sites.all)):
-        raise LaunchError(f"{', '.join(strange)} cannot be left out: the study does not name it")
+    known = require_known(study, sites, leave_out)
     work = run_dir / "federation"
     with (
         held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
@@ -88,6 +82,20 @@ def run_local(
         )
         federation.start()
         return follow(federation, run_dir, log_start)
+
+
+def require_known(
+    study: StudyConfig, sites: list[LocalSite], leave_out: Collection[str]
+) -> dict[str, LocalSite]:
+    """The sites by name. Raises LaunchError if the study names another, or does not name one to be left out."""
+    known = {site.name: site for site in sites}
+    if missing := sorted(set(study.sites.all) - known.keys()):
+        raise LaunchError(
+            f"the study names {', '.join(missing)}, but there are settings only for {', '.join(sorted(known))}"
+        )
+    if strange := sorted(set(leave_out) - set(study.sites.all)):
+        raise LaunchError(f"{', '.join(strange)} cannot be left out: the study does not name it")
+    return known
 
 
 @contextmanager

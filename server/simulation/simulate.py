@@ -2,14 +2,19 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import assert_never
 
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
 from server.config import SimulatedSites
 from server.deployment.study_runner import Outcome
+from server.simulation.engines import Engine, Inline, Processes
+from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite, run_local
 from server.storage import checkpoint
+
+PROCESSES = Processes()
 
 
 def simulate_study(
@@ -17,7 +22,7 @@ def simulate_study(
     sites_dir: Path,
     runs: Path,
     *,
-    port: int | None,
+    engine: Engine,
     adopt: bool,
     leave_out: Collection[str] = (),
 ) -> tuple[Path, Outcome]:
@@ -33,16 +38,16 @@ def simulate_study(
         changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
         study = validate_settings(study.model_dump() | changes, StudyConfig, "study", name)
     run_dir = runs / study.name
-    return run_dir, run_study(study, sites_dir, federation, run_dir, port=port, leave_out=leave_out)
+    return run_dir, run_study(study, sites_dir, federation, run_dir, engine=engine, leave_out=leave_out)
 
 
-def resume_run(run_dir: Path, sites_dir: Path, *, port: int | None) -> Outcome:
+def resume_run(run_dir: Path, sites_dir: Path, *, engine: Engine) -> Outcome:
     """Continue a run that broke off, from its last checkpoint. Raises ConfigError or LaunchError."""
     if checkpoint.latest(run_dir) is None:
         raise ConfigError(f"{run_dir} has no checkpoint to resume from; run the study with `simulate`")
     federation = load_federation(sites_dir)
     study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
-    return run_study(study, sites_dir, federation, run_dir, port=port, resume=True)
+    return run_study(study, sites_dir, federation, run_dir, engine=engine, resume=True)
 
 
 def load_federation(sites_dir: Path) -> SimulatedSites:
@@ -56,7 +61,7 @@ def run_study(
     federation: SimulatedSites,
     run_dir: Path,
     *,
-    port: int | None = None,
+    engine: Engine = PROCESSES,
     leave_out: Collection[str] = (),
     resume: bool = False,
 ) -> Outcome:
@@ -70,12 +75,15 @@ def run_study(
     sites = [
         LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
     ]
-    return run_local(
-        study,
-        sites,
-        run_dir,
-        port=port,
-        synthetic=federation.synthetic,
-        leave_out=leave_out,
-        resume=resume,
-    )
+    synthetic = federation.synthetic
+    match engine:
+        case Processes(port):
+            return run_local(
+                study, sites, run_dir, port=port, synthetic=synthetic, leave_out=leave_out, resume=resume
+            )
+        case Inline():
+            return run_inline(
+                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume
+            )
+        case _:
+            assert_never(engine)

@@ -13,6 +13,7 @@ from common.errors import ConfigError
 from consilium_fl import Run, compare, read_study, resume, simulate
 from server.simulation import grid as experiments
 from server.simulation import simulate as simulation
+from server.simulation.engines import Processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +52,10 @@ def test_a_study_is_run_from_its_file_or_its_settings(
     second = simulate(renamed, sites, runs=tmp_path / "runs", port=9999)
     assert [run.folder for run in (first, second)] == [tmp_path / "runs/tiny", tmp_path / "runs/again"]
     assert [call["study"] for call in launched] == [study, renamed]
-    assert [(call["leave_out"], call["port"]) for call in launched] == [(["south"], None), ((), 9999)]
+    assert [(call["leave_out"], call["engine"]) for call in launched] == [
+        (["south"], Processes()),
+        ((), Processes(9999)),
+    ]
     assert first.finished
     assert first.scores()[-1].num_images == 18
 

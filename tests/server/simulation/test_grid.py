@@ -17,6 +17,7 @@ from server.deployment.study_runner import Outcome
 from server.report import write
 from server.report.comparison import Row, figures_of, write_comparison
 from server.simulation import grid as experiments
+from server.simulation.engines import Processes
 from server.simulation.grid import Grid, run_grid, studies
 from server.state import RoundState
 from server.storage import status
@@ -112,7 +113,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the studies that were run; each run finishes."""
     names: list[str] = []
 
-    def run(study: StudyConfig, _sites: Path, _federation: SimulatedSites, run_dir: Path) -> Outcome:
+    def run(
+        study: StudyConfig, _sites: Path, _federation: SimulatedSites, run_dir: Path, **_: Any
+    ) -> Outcome:
         names.append(study.name)
         if run_dir.exists():
             run_dir.rename(run_dir.with_name(f"{run_dir.name}.1"))
@@ -180,10 +183,10 @@ def test_a_comparison_stands_there_after_every_run(
 ) -> None:
     succeed: Callable[..., Outcome] = experiments.run_study
 
-    def run(study: StudyConfig, *arguments: Any) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, **more: Any) -> Outcome:
         if study.name == "b":
             raise KeyboardInterrupt
-        return succeed(study, *arguments)
+        return succeed(study, *arguments, **more)
 
     monkeypatch.setattr(experiments, "run_study", run)
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +198,7 @@ def test_a_comparison_stands_there_after_every_run(
 def test_whatever_ends_one_run_does_not_end_the_grid(
     error: Exception, grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: Any) -> Outcome:
+    def run(*_: Any, **__: Any) -> Outcome:
         raise error
 
     monkeypatch.setattr(experiments, "run_study", run)
@@ -207,10 +210,10 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
 ) -> None:
     succeed: Callable[..., Outcome] = experiments.run_study
 
-    def run(study: StudyConfig, *arguments: Any) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, **more: Any) -> Outcome:
         if study.name == "a":
             raise LaunchError("port 9092 is taken")
-        return succeed(study, *arguments)
+        return succeed(study, *arguments, **more)
 
     monkeypatch.setattr(experiments, "run_study", run)
     folder, rows = run_grid(grid_file, tmp_path, tmp_path / "runs")
@@ -226,7 +229,8 @@ def test_a_run_that_is_incomplete_is_a_row_that_says_so_and_is_resumed(
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def run(study: StudyConfig, *arguments: Any, resume: bool = False) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, engine: object, resume: bool = False) -> Outcome:
+        assert engine == Processes()
         asked.append((study.name, resume))
         run_dir = arguments[-1]
         if not resume:
