@@ -14,6 +14,7 @@ from client.governance import approval as approvals
 from client.governance import policy
 from client.governance.audit import Audit
 from client.governance.contract import Contract
+from client.governance.facts import Facts
 from client.training.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
@@ -46,7 +47,7 @@ class Permission:
         self._audit = audit
         self._clock, self._pause = clock, pause
 
-    def require(self, plan: wire.Plan, received: Received) -> policy.Facts:
+    def require(self, plan: wire.Plan, received: Received) -> Facts:
         """The facts by which this plan is allowed. Raises PolicyRefusal if this hospital did not agree to it."""
         contract = self._contract(plan.study)
         contract.check(plan, received.arrays_digest)
@@ -107,12 +108,12 @@ class Permission:
 
     def _facts(
         self, plan: wire.Plan, contract: Contract, decision: approvals.Decision, received: Received
-    ) -> policy.Facts:
+    ) -> Facts:
         timezone = self._site.policy.timezone
         now = self._clock().astimezone(ZoneInfo(timezone) if timezone else None)
         today = self._audit.work_since(now.replace(hour=0, minute=0, second=0, microsecond=0))
         given = approvals.given(self._site.state_dir, plan.study)
-        return policy.Facts(
+        return Facts(
             now=now,
             decision=decision.answer,
             rounds_today=today.rounds,
@@ -120,5 +121,6 @@ class Permission:
             arrays_digest=received.arrays_digest,
             evaluations_today=today.evaluations,
             device_minutes_today=today.seconds / 60,
+            num_answered=contract.num_answered,
             runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
         )

@@ -27,6 +27,7 @@ from client.governance import (
     score_cells,
     small_cells,
 )
+from client.governance.facts import BuiltStudy
 from client.governance.hash_chain import Fields
 from client.heads import features, steps
 from client.model import parameters
@@ -81,7 +82,7 @@ class Trainer:
         self._undecided: Undecided | None = None
         self._shown: tuple[StudySetup, tuple[image_hashes.Shown, ...]] | None = None
         self._table: steps.FeatureTable | None = None
-        self._received: tuple[StudySetup, int, Arrays] | None = None
+        self._received: tuple[StudySetup, Arrays] | None = None
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         determinism.apply("exact")
@@ -92,7 +93,7 @@ class Trainer:
         A plan that was answered before is answered from memory: a gateway that lost its
         connection asks again, and a site must not train twice for one round.
         """
-        plan_id = "unknown"
+        plan_id, started = "unknown", time.monotonic()
         try:
             plan, received = self._read(request)
             plan_id = plan.plan_id
@@ -106,7 +107,7 @@ class Trainer:
                 self._answered = Answered(plan_id, reply, audit_fields.sent(reply, answer))
             self._audit.append("sent", self._answered.audit_fields)
         except Exception as error:  # only the kind of an error may leave
-            return self._fail(error, plan_id)
+            return self._fail(error, plan_id, time.monotonic() - started)
         return self._answered.reply
 
     def audit_head(self) -> str:
@@ -131,14 +132,15 @@ class Trainer:
             self._audit.append("sent", audit_fields.sent(reply, answer))
         self._undecided = undecided
 
-    def _fail(self, error: Exception, plan_id: str) -> bytes:
+    def _fail(self, error: Exception, plan_id: str, seconds: float) -> bytes:
+        """`seconds` is what the plan has cost, which counts for the day as an answer's does."""
         failure = failure_report.failure(error, plan_id, self._site.name)
         reply = codec.to_bytes(failure)
         try:
             self._audit.append(
                 "refusal" if failure.error == "policy" else "failure", audit_fields.failed(failure)
             )
-            self._audit.append("sent", audit_fields.sent(reply, failure))
+            self._audit.append("sent", {**audit_fields.sent(reply, failure), "seconds": round(seconds, 3)})
         except StorageError as unwritten:  # an unrecorded failure must not leave
             return codec.to_bytes(failure_report.failure(unwritten, plan_id, self._site.name))
         return reply
@@ -184,23 +186,23 @@ class Trainer:
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
             image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
         setup = self._set_up(study)
-        policy.enforce(plan, rules, replace(facts, built=self._built(plan, setup)))
+        policy.enforce(plan, rules, replace(facts, built=self._built(plan, setup, facts.num_answered)))
         self._permission.keep(plan, received)
-        if isinstance(plan, wire.RoundPlan) and rules.max_weight_change is not None:
-            self._received = setup, plan.round, plan.weights
+        if rules.max_weight_change is not None and (weights := wire.weights_of(plan)):
+            self._received = setup, weights
         return setup
 
-    def _built(self, plan: wire.Plan, setup: StudySetup) -> policy.BuiltStudy:
+    def _built(self, plan: wire.Plan, setup: StudySetup, num_answered: int) -> BuiltStudy:
         """Facts about the plan that need the model or the images."""
-        built = policy.BuiltStudy(
+        built = BuiltStudy(
             setup.store.class_counts("train"),
             parameters.layout(setup.model, setup.parts),
             setup.weights_digest,
         )
+        if self._site.policy.max_weight_change is not None:
+            built = replace(built, weight_change=self._weight_change(plan, setup, num_answered))
         if not isinstance(plan, wire.RoundPlan):
             return built
-        if self._site.policy.max_weight_change is not None:
-            built = replace(built, weight_change=self._weight_change(plan, setup))
         if not plan.train or sum(built.train_counts) == 0:
             return built
         exposed = exposure.exposure(
@@ -210,17 +212,33 @@ class Trainer:
             seeds.derive(plan.study.seed, plan.site, plan.round),
             fit.StudyPosition(round=plan.round, rounds=plan.study.rounds),
             len(plan.study.classes),
+            plan.study.algorithm,
+            parameters.statistics_momentum(setup.model, setup.parts),
         )
-        return replace(built, fewest_patients=exposed.fewest_patients, largest_share=exposed.largest_share)
+        return replace(
+            built,
+            fewest_patients=exposed.fewest_patients,
+            largest_share=exposed.largest_share,
+            largest_share_of_statistics=exposed.largest_share_of_statistics,
+            left_out=exposed.left_out,
+        )
 
-    def _weight_change(self, plan: wire.RoundPlan, setup: StudySetup) -> float:
-        """Per round, against the weights received last or, without any, those that this site builds."""
+    def _weight_change(self, plan: wire.Plan, setup: StudySetup, num_answered: int) -> float:
+        """Against the weights received last or, after a restart, those that this site builds, by round answered.
+
+        Rounds that this site missed do not count: a server may leave out as many as it likes. 0 for a plan without
+        weights, since heads go on with those that came before.
+        """
+        weights = wire.weights_of(plan)
+        if not weights:
+            return 0.0
         if self._received is not None and self._received[0] is setup:
-            _, last, before = self._received
+            _, before = self._received
+            num_answered = 1
         else:
-            last, before = 1, first_weights(setup, self._site)
+            before = first_weights(setup, self._site)
         parameters_only = {name for name, _ in setup.model.named_parameters()}
-        return update.relative_change(before, plan.weights, parameters_only) / max(1, plan.round - last)
+        return update.relative_change(before, weights, parameters_only) / max(1, num_answered)
 
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
@@ -303,6 +321,7 @@ class Trainer:
             else None,
             most_at_once=setup.most_at_once,
         )
+        self._require_many(setup, fitted)
         if fitted.optimizer_state:
             setup.state.keep_optimizer(plan.round, fitted.optimizer_state)
         if setup.parts.local:
@@ -313,6 +332,11 @@ class Trainer:
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
         )
         return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
+
+    def _require_many(self, setup: StudySetup, fitted: fit.TrainingResult) -> None:
+        """Raise PolicyRefusal if what was trained is mostly one patient's."""
+        groups = [row.group_key for row in setup.store.manifest.on("train")]
+        policy.enforce_slopes(exposure.largest_share(fitted.slopes_N, groups), self._site.policy)
 
     def _counting(self, setup: StudySetup) -> evaluate.Counting | None:
         """How the test images are counted if the policy keeps cells of few patients back; else None."""

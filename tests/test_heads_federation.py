@@ -42,7 +42,7 @@ def fitted(study: StudyConfig, trainers: Mapping[str, Answer]) -> fit.Fitted:
     """The heads on the first weights."""
     sites = InProcessSites(trainers)
     cohort = enrolment.enrol(study, sites, None)
-    state = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    state = RoundState(study.rounds, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
     return fit.fit(study, sites, cohort, state)
 
 

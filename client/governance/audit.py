@@ -142,6 +142,7 @@ class Audit:
         self._file: tuple[int, int] | None = None
         self._read_up_to = 0
         self._chain = Chain()
+        self._asked: dict[str, str] = {}  # hash of the last question, by its plan's name
         self._work: dict[str, tuple[datetime, Work]] = {}
 
     def append(self, event: str, fields: Fields) -> None:
@@ -212,17 +213,26 @@ class Audit:
                 os.close(folder)
 
     def _remember(self, fields: Fields) -> None:
-        counts = fields.get("counts")
-        if fields.get("event") != "sent" or not isinstance(counts, dict):
+        if fields.get("event") == "plan":
+            self._asked[str(fields.get("plan_id"))] = str(fields.get("sha256"))
+        counts, seconds = fields.get("counts"), fields.get("seconds")
+        if fields.get("event") != "sent" or not (
+            isinstance(counts, dict) or isinstance(seconds, int | float)
+        ):
             return
-        seconds = fields.get("seconds")
+        counts = counts if isinstance(counts, dict) else {}
         work = Work(
             rounds=int(bool(counts.get("examples"))),
             evaluations=int("scored" in counts or fields.get("step") == "score"),
             seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
         )
         when, plan_id = datetime.fromisoformat(str(fields["time"])), str(fields["plan_id"])
-        self._work.setdefault(plan_id, (when, work))  # sent again is not done again
+        # Sent again is not done again. The server chooses the names of plans, so another question under a name that
+        # was used before counts for itself. What failed is tried again, and costs its time again.
+        question = f"{plan_id} {self._asked.pop(plan_id, '')}"
+        if fields.get("kind") == "failure":
+            question = f"{question} {self._read_up_to}"
+        self._work.setdefault(question, (when, work))
         self._work = {p: done for p, done in self._work.items() if done[0] >= when - _REMEMBERED}
 
 

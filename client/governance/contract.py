@@ -44,6 +44,8 @@ class Agreed(Frozen):
     """By round: digest of the weights after it, as a question of the next round or a head showed them."""
     heads: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
     """By question about heads: hashes of the forms in which it was asked."""
+    ended: int | None = None
+    """Last round of a study that ended before its last round, as heads on the final weights showed it."""
 
 
 class Contract:
@@ -60,6 +62,11 @@ class Contract:
         """
         answered = max(self._agreed.questions, default=0)
         return isinstance(plan, wire.ApprovalPlan | wire.EnrolPlan) and plan.first_round == 1 and answered > 1
+
+    @property
+    def num_answered(self) -> int:
+        """Rounds of this run that were answered."""
+        return len(self._agreed.questions)
 
     def runs_under(self, approval: str) -> int:
         """Runs that were begun under this approval."""
@@ -100,6 +107,7 @@ class Contract:
                     update={
                         "heads": _with(agreed.heads, _head_questions(plan)),
                         "weights": {**agreed.weights, plan.round: plan.weights_digest},
+                        "ended": agreed.ended if head_contract.is_due(plan) else plan.round,
                     }
                 )
             case wire.ApprovalPlan() | wire.OverlapPlan():
@@ -145,9 +153,10 @@ class Contract:
         study, questions = plan.study, self._agreed.questions
         if plan.train and plan.site not in study.sites.train:
             yield "a site that only scores is asked to train"
-        last = study.rounds if plan.train else study.rounds + 1
+        last = study.rounds if self._agreed.ended is None else self._agreed.ended
+        last = last if plan.train else last + 1
         if plan.round > last:
-            yield f"round {plan.round} is asked for, of {study.rounds}"
+            yield f"round {plan.round} is asked for, of {last if plan.train else last - 1}"
         before = questions.get(plan.round)
         if before is not None and before != _question(plan, arrays_digest):
             yield f"round {plan.round} was answered before, to another question"
@@ -163,6 +172,8 @@ class Contract:
             return
         if plan.round > plan.study.rounds:
             yield f"heads after round {plan.round} are asked for, of {plan.study.rounds}"
+        elif not head_contract.is_due(plan) and not self._may_have_ended(plan):
+            yield f"heads after round {plan.round} are asked for, and none are due then"
         known = self._agreed.weights.get(plan.round)
         if known is not None and known != plan.weights_digest:
             yield f"the weights are not those after round {plan.round}"
@@ -178,6 +189,12 @@ class Contract:
                     yield f"{what} was asked for before, in another form"
             elif search in most and asked > most[search]:
                 yield f"more than {most[search]} points of {search} are asked for"
+
+    def _may_have_ended(self, plan: wire.HeadPlan) -> bool:
+        """Whether the study can have ended after this round, by its patience: that is once, and no round follows."""
+        selection, asked = plan.study.selection, max(self._agreed.questions, default=0)
+        stops_early = selection is not None and selection.patience is not None
+        return stops_early and asked <= plan.round + 1 and self._agreed.ended in (None, plan.round)
 
 
 def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:

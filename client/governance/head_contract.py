@@ -57,6 +57,12 @@ def problems(plan: wire.HeadPlan, heads: HeadsConfig) -> Iterator[str]:
             assert_never(plan.step)
 
 
+def is_due(plan: wire.HeadPlan) -> bool:
+    """Whether the study fits heads after this round: the last one, and those that `heads.every` names."""
+    study, every = plan.study, None if plan.study.heads is None else plan.study.heads.every
+    return plan.round == study.rounds or (every is not None and plan.round > 0 and plan.round % every == 0)
+
+
 def most_points(plan: wire.HeadPlan) -> Iterator[tuple[str, int]]:
     """By search in the plan: how many points the study allows."""
     if isinstance(plan.step, head_steps.GradientsStep) and plan.study.heads is not None:

@@ -9,76 +9,22 @@ The limits are written to the site's own log.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel
 
 from client.config import Hours, PolicyConfig
+from client.governance.facts import BuiltStudy, Facts, RuleViolation
 from common import wire
 from common.config import HubWeights, LocalConfig, StudyConfig
 from common.errors import PolicyRefusal
 from common.metrics import Score
-from common.weights import Layout, num_bytes
+from common.weights import num_bytes
 
 _MIB = 2**20
 _LONGEST_NAME, _LONGEST_REASON = 80, 2000
-
-
-@dataclass(frozen=True)
-class BuiltStudy:
-    """Facts that are known once the study's model is built and the images are read."""
-
-    train_counts: tuple[int, ...]
-    """Training images per class, without those that the policy leaves out."""
-    layout: Layout
-    """Tensors that travel."""
-    weights_digest: str = ""
-    """Of the first weights, as this site builds them."""
-    weight_change: float = 0.0
-    """Change of the received weights against those before, by round, as a share of their norm."""
-    fewest_patients: int | None = None
-    """In an optimizer step of the round, None without one."""
-    largest_share: float = 0.0
-    """Of one patient in the round."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Facts that a rule uses besides plan and policy."""
-
-    now: datetime
-    """With a time zone, in which `hours` and a day are meant."""
-    decision: Literal["yes", "no", "undecided"]
-    """What a person at this site decided about the study."""
-    rounds_today: int
-    """Rounds of training that this site has answered today."""
-    num_bytes: int
-    """Size of the plan as received."""
-    arrays_digest: str = ""
-    """Of the plan's arrays."""
-    evaluations_today: int = 0
-    """Sets of weights that this site has scored today."""
-    device_minutes_today: float = 0.0
-    """Minutes that this site has computed today."""
-    runs: int = 1
-    """Runs of this study under its approval, with the one that the plan begins."""
-    built: BuiltStudy | None = None
-
-
-@dataclass(frozen=True)
-class RuleViolation:
-    """One rule that refuses a plan."""
-
-    rule: str
-    """Name of the setting."""
-    message: str
-    """For the server: what the study asks for."""
-    limit: str
-    """For this site's log: what the policy says."""
 
 
 # --- plans -----------------------------------------------------------------------------------
@@ -261,9 +207,14 @@ def _budgets(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
 def _weights(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
     """The received weights: in round 1 the site's own, later not far from those before."""
     built = facts.built
-    if built is None or not isinstance(plan, wire.RoundPlan):
+    if built is None or not isinstance(plan, wire.RoundPlan | wire.HeadPlan):
         return
-    if plan.round == 1 and policy.own_first_weights and facts.arrays_digest != built.weights_digest:
+    if (
+        isinstance(plan, wire.RoundPlan)
+        and plan.round == 1
+        and policy.own_first_weights
+        and facts.arrays_digest != built.weights_digest
+    ):
         yield RuleViolation(
             "own_first_weights",
             "the first weights are not those that this site builds from the study",
@@ -292,6 +243,18 @@ def _exposure(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleVi
             rule,
             "one patient weighs too much in the round",
             f"{built.largest_share:.0%}, at most {1 / least:.0%}",
+        )
+    elif built.largest_share_of_statistics > 1 / least:
+        yield RuleViolation(
+            rule,
+            "one patient weighs too much in the statistics of batch normalisation",
+            f"{built.largest_share_of_statistics:.0%}, at most {1 / least:.0%}",
+        )
+    if 0 < built.left_out < least:
+        yield RuleViolation(
+            rule,
+            "the round leaves out a few patients, who would show in the difference of two rounds",
+            f"{built.left_out}, at least {least} or none",
         )
 
 
@@ -385,6 +348,24 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)
+
+
+def enforce_slopes(largest_share: float, policy: PolicyConfig) -> None:
+    """Check a round that was trained. Raises PolicyRefusal if its change is mostly one patient's.
+
+    `largest_share` is the largest of one patient in the slopes of the loss.
+    """
+    most = policy.max_patient_share
+    if most is not None and not largest_share <= most:
+        _raise_if_any(
+            [
+                RuleViolation(
+                    "max_patient_share",
+                    "the change of the weights would be of too few patients",
+                    f"{largest_share:.0%} of one, at most {most:.0%}",
+                )
+            ]
+        )
 
 
 def _class_counts(answer: wire.Answer) -> Sequence[int]:

@@ -156,6 +156,17 @@ def train_mode(model: nn.Module, names: TensorNames) -> None:
             module.eval()  # only its shift is trained
 
 
+def statistics_momentum(model: nn.Module, names: TensorNames) -> float | None:
+    """Largest share of one forward pass in running statistics that travel; None if none do."""
+    shared = set(names.shared)
+    momenta = [
+        0.0 if layer.momentum is None else layer.momentum  # None: a plain mean over all passes
+        for path, layer in model.named_modules()
+        if isinstance(layer, BatchNorm) and (f"{path}.running_mean" if path else "running_mean") in shared
+    ]
+    return max(momenta, default=None)
+
+
 def layout(model: nn.Module, names: TensorNames) -> dict[str, TensorSpec]:
     """Names, shapes and kinds of the tensors that travel."""
     parameters = {name for name, _ in model.named_parameters()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import batch_size, class_weights, spans, split, training_batches
-from client.training.losses import Loss, by_class
+from client.training.losses import Loss, Slopes, by_class
 from client.training.optimizer_state import arrays, load
 from client.training.optimizers import build_optimizer, lr_factor
 from client.training.out_of_memory import MostAtOnce, attempt, take_less
@@ -26,6 +26,7 @@ from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
 from client.training.prefetch import Prefetcher, Prepared, on_host
 from common.config import LocalConfig
+from common.config.training import Sgd
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
 from common.weights import Arrays
@@ -68,6 +69,8 @@ class TrainingResult:
     seconds: float
     micro_batch_size: int
     """Images on the device at once, after any lack of memory."""
+    slopes_N: Tensor
+    """By training image: the slope of the loss in its logits, summed over the steps; see `Slopes`."""
     optimizer_state: Arrays
     """What the optimizer knows after the last step, by tensor; see `optimizer_state.py`."""
 
@@ -114,6 +117,8 @@ def fit(
         load(optimizer, named, optimizer_state)
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
     batches = training_batches(images.labels_N, local, seed)
+    rescales = not isinstance(local.optimizer, Sgd) or local.clip_grad_norm is not None
+    slopes = Slopes(num_images, device, by_step=rescales)
     most = most_at_once or MostAtOnce()
 
     def prepare(step: int) -> Iterable[tuple[Prepared, Tensor]]:
@@ -130,6 +135,7 @@ def fit(
             loss=loss or by_class(local.label_smoothing),
             penalty=penalty,
             optimizer=optimizer,
+            slopes=slopes,
             scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
             device=device,
             seed=seed,
@@ -148,6 +154,7 @@ def fit(
         for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
             weight = float(weights_C[images.labels_N[indices_B]].sum())
             losses.append(stepper.step(step, lr, weight, most), lr)
+            slopes.count(indices_B, lr / max(rates))
             weight_sum += weight
             num_seen += len(indices_B)
         losses.look()
@@ -159,6 +166,7 @@ def fit(
         mean_loss=sum(losses.values) / weight_sum,
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
+        slopes_N=slopes.sums_N.cpu(),
         optimizer_state=arrays(optimizer, named) if local.keeps_optimizer_state else {},
     )
 
@@ -229,6 +237,7 @@ class _Stepper:
     loss: Loss
     penalty: Penalty | None
     optimizer: torch.optim.Optimizer
+    slopes: Slopes
     scaler: torch.amp.GradScaler
     device: torch.device
     seed: int
@@ -252,6 +261,7 @@ class _Stepper:
     def _gradients(self, step: int, weight: float) -> Tensor:
         """Leave the batch's gradient in the parameters; returns its summed loss."""
         self.optimizer.zero_grad()
+        self.slopes.begin()
         self._seed_dropout(step)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch_BCHW, labels_B in self._pieces(step):
@@ -259,6 +269,7 @@ class _Stepper:
                 logits_BC = self.model(batch_BCHW)
             # bf16 has 8 bits, too few for a sum of exponentials
             logits_BC = logits_BC.to(self.weights_C.dtype)
+            self.slopes.watch(logits_BC, self.scaler)
             loss = self.loss(logits_BC, labels_B, self.weights_C)
             # Divided by the weight of the whole batch, so that the pieces add up to its mean.
             torch.autograd.backward(self.scaler.scale(loss / weight))

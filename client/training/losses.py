@@ -114,3 +114,36 @@ def _among_wrong(logits_BB: Tensor, same_BB: Tensor) -> Tensor:
     nothing = torch.finfo(logits_BB.dtype).min / 2  # not -inf, whose gradient is NaN in a batch of one class
     wrong_B1 = logits_BB.masked_fill(same_BB, nothing).logsumexp(dim=1, keepdim=True)
     return (same_BB * softplus(wrong_B1 - logits_BB)).sum(dim=1) / same_BB.sum(dim=1)
+
+
+class Slopes:
+    """Slope of the loss in each image's logits (L1), summed over the steps of a round.
+
+    An image that is classified without doubt has none, and adds nothing to the weights. `by_step`: each step is
+    divided by its own sum, as an optimizer does that rescales gradients. Nothing of the training changes. N images.
+    """
+
+    def __init__(self, num_images: int, device: torch.device, *, by_step: bool) -> None:
+        self.sums_N = torch.zeros(num_images, dtype=torch.float64, device=device)
+        self._by_step = by_step
+        self._pieces: list[Tensor] = []
+
+    def begin(self) -> None:
+        """A step begins, perhaps once more."""
+        self._pieces.clear()
+
+    def watch(self, logits_BC: Tensor, scaler: torch.amp.GradScaler) -> None:
+        """Note the slopes of these logits once the loss is followed back. Micro-batches come in order."""
+        scale = scaler.get_scale()
+
+        def note(slopes_BC: Tensor) -> None:
+            self._pieces.append(slopes_BC.detach().abs().sum(dim=1).double() / scale)
+
+        logits_BC.register_hook(note)  # type: ignore[no-untyped-call]
+
+    def count(self, indices_B: Tensor, weight: float) -> None:
+        """Add the step that was taken on these images, `weight` times."""
+        slopes_B = torch.cat(self._pieces)
+        if self._by_step:
+            slopes_B = slopes_B / slopes_B.sum().clamp(min=1e-300)
+        self.sums_N.index_add_(0, indices_B.to(self.sums_N.device), weight * slopes_B)

@@ -42,6 +42,7 @@ from common.wire.messages import (
     Tokens,
     arrays_of,
     device_name,
+    weights_of,
 )
 
 __all__ = [
@@ -84,4 +85,5 @@ __all__ = [
     "Tokens",
     "ViewRequest",
     "arrays_of",
+    "weights_of",
 ]

@@ -308,3 +308,15 @@ def arrays_of(message: Plan | Answer) -> Arrays:
     """The tensors of a message, empty for a kind without any."""
     arrays: Arrays = getattr(message, message.ARRAYS) if message.ARRAYS else {}
     return arrays
+
+
+def weights_of(plan: Plan) -> Arrays:
+    """The weights that a plan brings along, empty without any."""
+    arrays = arrays_of(plan)
+    if isinstance(plan, HeadPlan):
+        return {name.removeprefix(_WEIGHTS): arrays[name] for name in arrays if name.startswith(_WEIGHTS)}
+    return arrays
+
+
+_WEIGHTS = "weights/"
+"""Start of the names of a head plan's weights among its arrays."""

@@ -73,6 +73,7 @@ _BY_NAME = {
     "max_device_minutes_per_day": "minutes",
     "max_evaluations_per_day": "sets of weights",
     "max_runs": "runs",
+    "max_patient_share": "share",
     "max_weight_change": "share of the Euclidean norm",
     "min_batch": "patients or lesions",
     "min_cell": "patients or lesions",

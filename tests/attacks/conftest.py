@@ -24,18 +24,28 @@ CLASSES = ("benign", "melanoma")
 
 @pytest.fixture
 def hospital(tmp_path: Path) -> Hospital:
-    """`hospital(size=32, per_class=12)`: a trainer on drawn images, under the kit's policy and these changes to it."""
+    """`hospital(size=32, per_class=12)`: a trainer on drawn images, under the kit's policy and these changes to it.
+
+    The images are noise, `smooth` ones noise of 6 x 6 pixels made larger: without edges, as skin is.
+    """
 
     def make(
-        size: int = 32, per_class: int = 24, split: dict[str, Any] | None = None, **policy: Any
+        size: int = 32,
+        per_class: int = 24,
+        split: dict[str, Any] | None = None,
+        smooth: bool = False,
+        **policy: Any,
     ) -> Trainer:
         draws = np.random.default_rng(0)
         for label in CLASSES:
             folder = tmp_path / "images" / label
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(per_class):
-                pixels = draws.integers(0, 256, (size, size, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+                detail = 6 if smooth else size
+                pixels = draws.integers(0, 256, (detail, detail, 3)).astype(np.uint8)
+                Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(
+                    folder / f"{number:03d}.png"
+                )
         settings = {
             "name": "north",
             "data": {"kind": "folders", "root": str(tmp_path / "images")},

@@ -153,10 +153,18 @@ def test_heads_are_of_the_weights_that_the_rounds_had(hospital: Hospital) -> Non
     assert "contract: the weights are not those after round 3" in refusal(answer)
 
 
-def test_a_softmax_gradient_of_one_image_is_refused(hospital: Hospital) -> None:
-    """Points at which every image but one is classified without doubt, so the sum over all is that one's features."""
+def test_heads_on_weights_that_jump_are_refused(hospital: Hospital) -> None:
+    """The features of any weights are sums of the operator's choice."""
     trainer, chosen = hospital(heads=["*"]), study(**HEADS)
     weights = enrolled(trainer, chosen)
+    made_up = {name: array * np.float32(-100) for name, array in weights.items()}
+    answer = ask(trainer, head_plan(made_up, view("raw", squares=True)))
+    assert refusal(answer) == "max_weight_change: the weights have changed too much since the last round"
+    assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
+
+
+def one_images_gradient(trainer: Trainer, weights: dict[str, np.ndarray]) -> tuple[wire.Answer, np.ndarray]:
+    """Asked at points at which every image but the first is classified without doubt; and the features, with a 1."""
     assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
     assert trainer._table is not None
     train = trainer._table.sides["train"]  # what an attacker finds out by halving, in more messages
@@ -166,9 +174,27 @@ def test_a_softmax_gradient_of_one_image_is_refused(hospital: Hospital) -> None:
     points = np.zeros((rows.shape[1], 2))
     points[:, 1] = 1e4 * np.linalg.lstsq(rows, wanted, rcond=None)[0]
     objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
-    plan = head_plan(weights, head_steps.GradientsStep(objectives=(objective,)), {"points/logistic": points})
-    assert "min_cell: a gradient would be of too few patients" in refusal(ask(trainer, plan))
-    harmless = {"points/logistic": np.zeros_like(points)}
+    step = head_steps.GradientsStep(objectives=(objective,))
+    return ask(trainer, head_plan(weights, step, {"points/logistic": points})), rows
+
+
+def test_without_the_rule_a_softmax_gradient_is_of_one_image(hospital: Hospital) -> None:
+    """The attack works, so that its refusal below means something."""
+    trainer = hospital(heads=["*"], min_cell=None)
+    weights = enrolled(trainer, study(**HEADS))
+    answer, rows = one_images_gradient(trainer, weights)
+    assert isinstance(answer, wire.HeadAnswer), answer
+    gradient = answer.arrays["gradients/logistic"]
+    assert np.allclose(gradient[:-1, 1] / gradient[-1, 1], rows[0, :-1], atol=1e-6)
+
+
+def test_a_softmax_gradient_of_one_image_is_refused(hospital: Hospital) -> None:
+    trainer = hospital(heads=["*"])
+    weights = enrolled(trainer, study(**HEADS))
+    answer, rows = one_images_gradient(trainer, weights)
+    assert "min_cell: a gradient would be of too few patients" in refusal(answer)
+    objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
+    harmless = {"points/logistic": np.zeros((rows.shape[1], 2))}
     plan = head_plan(weights, head_steps.GradientsStep(objectives=(objective,)), harmless, plan_id="0")
     assert isinstance(ask(trainer, plan), wire.HeadAnswer)
 

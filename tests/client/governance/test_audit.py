@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from client.governance import audit, hash_chain
-from client.governance.audit import FILE, Audit, Verdict, verify
+from client.governance.audit import FILE, Audit, Verdict, Work, verify
 from client.governance.audit_fields import failed, received, sent
 from common import wire
 from common.config import StudyConfig
@@ -339,6 +339,21 @@ def test_rounds_are_counted_from_the_log_once_a_plan_and_across_a_restart(tmp_pa
     for one in (log, again):
         assert one.work_since(midnight).rounds == 2
         assert one.work_since(MOMENT).rounds == 3
+
+
+def test_a_name_of_a_plan_that_is_used_again_hides_no_work_and_a_failure_costs_its_time(
+    tmp_path: Path,
+) -> None:
+    """Two plans in turn under two names: the server chooses names, and what was asked counts."""
+    log = Audit(tmp_path, lambda: MOMENT)
+    for number, plan_id in enumerate("abab"):
+        log.append("plan", {"plan_id": plan_id, "sha256": f"question {number}"})
+        counts = {"examples": 8, "scored": [1]}
+        log.append("sent", {"plan_id": plan_id, "kind": "answer", "counts": counts, "seconds": 60.0})
+    for _ in range(2):
+        log.append("plan", {"plan_id": "c", "sha256": "what diverges"})
+        log.append("sent", {"plan_id": "c", "kind": "failure", "seconds": 30.0})
+    assert log.work_since(MOMENT) == Work(rounds=4, evaluations=4, seconds=4 * 60.0 + 2 * 30.0)
 
 
 # --- what the lines say ----------------------------------------------------------------------

@@ -147,3 +147,41 @@ def test_scores_of_heads_are_asked_for_in_two_forms_and_for_each_weights_again(
     assert "the heads after round 1 were fitted on other weights" in refused(
         contract, train(study, 2, OTHERS)
     )
+
+
+LDA = head_steps.StatisticsStep(views=(head_steps.ViewRequest(name="raw", class_weights=(1, 1, 1)),))
+
+
+def sums(study: StudyConfig, number: int, weights: Any = WEIGHTS) -> wire.HeadPlan:
+    return step(study, LDA, weights=weights).model_copy(update={"round": number})
+
+
+@pytest.mark.parametrize(("every", "due"), [(None, {4}), (2, {2, 4}), (1, {1, 2, 3, 4})])
+def test_heads_are_fitted_after_the_rounds_that_the_study_says(
+    make_study: MakeStudy, tmp_path: Path, every: int | None, due: set[int]
+) -> None:
+    """Each round with heads is one more set of sums and searches."""
+    study, contract = make_study(heads={**HEADS, "every": every}, rounds=4), Contract(tmp_path)
+    taken(contract, enrol(study))
+    for number in range(5):
+        if number in due:
+            taken(contract, sums(study, number))
+        else:
+            assert "and none are due then" in refused(contract, sums(study, number))
+
+
+def test_heads_of_a_study_that_ended_by_its_patience_end_it(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(heads=HEADS, rounds=9, selection={"patience": 1})
+    contract = Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2), train(study, 3), score(study, 4))
+    assert "none are due then" in refused(contract, sums(study, 2))
+    taken(contract, sums(study, 3), sums(study, 3))
+    assert "none are due then" in refused(contract, sums(study, 4))
+    assert "round 5 is asked for, of 3" in refused(contract, train(study, 5))
+
+
+def test_a_search_after_every_round_is_no_way_to_more_points(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(heads=HEADS, rounds=9), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1))
+    early = gradients(study, 1).model_copy(update={"round": 1})
+    assert "heads after round 1 are asked for, and none are due then" in refused(contract, early)

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from client.config import Hours, PolicyConfig, SiteConfig, load_site
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
+from client.governance.facts import BuiltStudy, Facts
 from client.governance.policy import (
-    BuiltStudy,
-    Facts,
     check,
     enforce,
     enforce_answer,
+    enforce_slopes,
     epochs,
     is_open,
     next_opening,
@@ -126,6 +126,29 @@ def test_one_patient_may_not_weigh_too_much_in_a_round_whatever_the_batches(make
     built = replace(BUILT, fewest_patients=40, largest_share=0.5)
     assert rules(make_study(), policy(min_batch=2), built=built) == []
     assert rules(make_study(), policy(min_batch=3), built=built) == ["min_batch"]
+
+
+def test_a_few_patients_are_left_out_by_no_round(make_study: MakeStudy) -> None:
+    built = replace(BUILT, fewest_patients=40, left_out=3)
+    assert rules(make_study(), policy(min_batch=3), built=built) == []
+    assert rules(make_study(), policy(min_batch=4), built=built) == ["min_batch"]
+    assert rules(make_study(), policy(min_batch=4), built=replace(built, left_out=0)) == []
+
+
+def test_one_patient_may_not_weigh_too_much_in_running_statistics(make_study: MakeStudy) -> None:
+    built = replace(BUILT, fewest_patients=40, largest_share_of_statistics=0.26)
+    assert rules(make_study(), policy(min_batch=3), built=built) == []
+    assert rules(make_study(), policy(min_batch=4), built=built) == ["min_batch"]
+
+
+def test_a_round_that_is_mostly_one_patients_is_refused_after_it_was_trained() -> None:
+    enforce_slopes(1.0, policy())
+    enforce_slopes(0.5, policy(max_patient_share=0.5))
+    for share in (0.51, float("nan")):
+        with pytest.raises(PolicyRefusal) as refused:
+            enforce_slopes(share, policy(max_patient_share=0.5))
+        assert "max_patient_share: the change of the weights would be of too few" in refused.value.reason
+        assert "51" not in refused.value.reason  # what was found stays here
 
 
 def test_without_a_rule_of_its_own_a_batch_has_as_many_patients_as_a_cell(make_study: MakeStudy) -> None:
