@@ -44,6 +44,7 @@ def save(kits: Path) -> Iterator[str]:
         yield f"{bundle.name} is as it was"
         return
     kits.mkdir(parents=True, exist_ok=True)
+    yield f"saving {' and '.join(names)} to {bundle.name}: gigabytes, which takes minutes"
     part = bundle.with_suffix(".part")
     try:
         value = _save(names, part)

@@ -67,8 +67,11 @@ def test_the_images_are_saved_once_for_all_sites_and_each_kit_has_their_digest(
     tmp_path: Path, federation: Path, docker: Path
 ) -> None:
     out = tmp_path / "server"
-    list(startup_kit.provision(federation, out, with_images=True))
+    lines = list(startup_kit.provision(federation, out, with_images=True))
     bundle = out / "kits" / BUNDLE
+    before, after = (number for number, line in enumerate(lines) if BUNDLE in line)
+    assert "which takes minutes" in lines[before]
+    assert "made" in lines[after]
     assert gzip.decompress(bundle.read_bytes()) == b"layers"
     kit = files(out / "kits" / "north.zip")
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
