@@ -75,11 +75,14 @@ class ProcessState:
 class HostedTrainer:
     """The trainer of one simulated site. Not thread-safe, nor two of them at the same time in one process."""
 
-    def __init__(self, settings: Path, log_file: Path) -> None:
-        """Read the site's settings; the trainer itself comes with the first plan. Raises ConfigError."""
+    def __init__(self, settings: Path, log_file: Path, turn: int = 0) -> None:
+        """Read the site's settings; the trainer itself comes with the first plan. Raises ConfigError.
+
+        `turn` is the site's number among those of this machine, which take turns over the GPUs.
+        """
         self._site = load_site(settings)
-        self._device = choose_device(self._site.device)
-        self._log_file = log_file
+        self._device = choose_device(self._site.device, turn)
+        self._log_file, self._turn = log_file, turn
         self._trainer: Trainer | None = None
         self._inside: ProcessState | None = None
 
@@ -94,7 +97,7 @@ class HostedTrainer:
             else:
                 self._inside.restore()
             if self._trainer is None:
-                self._trainer = Trainer(self._site)
+                self._trainer = Trainer(self._site, turn=self._turn)
             reply = self._trainer.answer(request)
             self._inside = ProcessState.now(self._device)
         return reply

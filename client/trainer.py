@@ -72,11 +72,13 @@ class Trainer:
         site: SiteConfig,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         pause: Callable[[float], None] = time.sleep,
+        turn: int = 0,
     ) -> None:
+        """`turn` is this trainer's number among those of its machine, which take turns over the GPUs."""
         self._site = site
         self._audit = audit.Audit(site.state_dir, clock)
         self._permission = Permission(site, self._audit, clock, pause)
-        self._device = choose_device(site.device)
+        self._device = choose_device(site.device, turn)
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
         self._undecided: Undecided | None = None

@@ -148,6 +148,16 @@ def _trainer(
             "its folder's group, and to this user alone of them.",
         ),
     ] = None,
+    turn: Annotated[
+        int,
+        typer.Option(
+            "--turn",
+            metavar="N",
+            min=0,
+            help="Number of this trainer among several on one machine, from 0. With `device: auto` they take turns "
+            "over its GPUs.",
+        ),
+    ] = 0,
 ) -> int:
     """Run this site's trainer until it is stopped.
 
@@ -169,7 +179,7 @@ def _trainer(
     users = None if gateway_user is None else {os.geteuid(), _number_of(gateway_user)}
     with contextlib.ExitStack() as opened:
         inner = socket if users is None else opened.enter_context(_door(socket, users))
-        trainer = Trainer(site)
+        trainer = Trainer(site, turn=turn)
         server = link.serve(trainer.answer, inner, trainer.audit_head)
         _wait(site.name, stopped, until)
         server.stop(grace=1.0).wait()

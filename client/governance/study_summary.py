@@ -17,6 +17,7 @@ def lines(study: StudyConfig) -> Iterator[str]:
     yield (
         f"trains: {', '.join(sites.train)}; scores only: {', '.join(sites.evaluate) or 'none'}; goes on with "
         f"{sites.quorum} training site(s)"
+        + (f", of {sites.per_round} that are drawn for each round" if sites.per_round is not None else "")
     )
     yield f"scores up to {study.rounds + 1} sets of weights on the test images"
     if study.heads is None:

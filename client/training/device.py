@@ -6,10 +6,16 @@ from common import wire
 from common.errors import ConfigError
 
 
-def choose_device(setting: str) -> torch.device:
-    """`auto`: the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+def choose_device(setting: str, turn: int = 0) -> torch.device:
+    """`auto`: a CUDA device if there is one, else the CPU. Raises ConfigError for a device that is not there.
+
+    With `auto`, the trainers of one machine take turns over its CUDA devices: `turn` is this one's number, from 0.
+    `CUDA_VISIBLE_DEVICES` says which devices a process sees.
+    """
     if setting == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", turn % torch.cuda.device_count())
     device = torch.device(setting)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(

@@ -18,8 +18,11 @@ class SitesConfig(Frozen):
     """Sites that only score the model: a test set, an unseen domain."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     """Rounds between two scorings by the sites in `evaluate`: 3 means rounds 1, 4, 7, and always the last one."""
+    per_round: Annotated[int, Field(ge=1)] | None = None
+    """Training sites that are asked in one round, drawn again for each with the study's seed. None: all of them. Every
+    site is asked in the closing evaluation."""
     required: Annotated[int, Field(ge=1)] | None = None
-    """Fewest training sites whose updates make a round; None: all of them."""
+    """Fewest training sites whose updates make a round; None: all that are asked."""
     evaluate_missing: Literal["incomplete", "fail", "pass"] = "incomplete"
     """What it means if a site in `evaluate` does not score the final model. `incomplete`: the study ends as
     `finished, incomplete`, with exit code 3. `fail`: it ends as failed, before round 1 if the site does not enrol,
@@ -36,12 +39,27 @@ class SitesConfig(Frozen):
                 f"required={self.required} can never be met by {len(self.train)} training site(s); "
                 "lower the first or name more sites"
             )
+        if self.per_round is not None and self.per_round > len(self.train):
+            raise ValueError(
+                f"per_round={self.per_round} can never be drawn from {len(self.train)} training site(s); lower it or "
+                "name more sites"
+            )
+        if self.required is not None and self.required > self.num_per_round:
+            raise ValueError(
+                f"required={self.required} can never be met by the per_round={self.per_round} sites of a round; lower "
+                "the first or raise the second"
+            )
         return self
 
     @property
     def quorum(self) -> int:
         """Fewest training sites whose updates make a round."""
-        return len(self.train) if self.required is None else self.required
+        return self.num_per_round if self.required is None else self.required
+
+    @property
+    def num_per_round(self) -> int:
+        """Training sites that are asked in one round."""
+        return len(self.train) if self.per_round is None else self.per_round
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -116,6 +116,18 @@ class StudyConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _selecting_sites_score_in_every_round(self) -> Self:
+        if self.selection is None or self.sites.per_round is None:
+            return self
+        drawn = [site for site in self.selection.sites or self.sites.all if site in self.sites.train]
+        if drawn:
+            raise ValueError(
+                f"selection compares scores of the same sites, but with sites.per_round={self.sites.per_round} "
+                f"{', '.join(drawn[:3])} is asked in some rounds only; name sites of sites.evaluate in selection.sites"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_of_classes(self) -> Self:
         if strange := [name for name in self.class_names if name not in self.classes]:
             raise ValueError(
@@ -155,7 +167,7 @@ class StudyConfig(Frozen):
     @property
     def largest_share(self) -> float:
         """Largest share of the weight that one training site can have, 1 if there is no limit."""
-        return share_limit(self.aggregation, len(self.sites.train))
+        return share_limit(self.aggregation, self.sites.num_per_round)
 
     @property
     def largest_share_of_sums(self) -> float:

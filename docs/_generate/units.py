@@ -93,6 +93,7 @@ _BY_NAME = {
     "rank": PURE,
     "reduction": "factor",
     "repeats": "repetitions",
+    "per_round": "sites",
     "required": "sites",
     "rounds": "rounds",
     "seed": PURE,

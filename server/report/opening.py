@@ -49,14 +49,22 @@ def _rounds(outcome: Outcome) -> str:
     batch = (
         "all images of a site at once" if local.batch_size == "all" else f"up to {local.batch_size} images"
     )
+    who = (
+        "each training site"
+        if study.sites.per_round is None
+        else f"each of {study.sites.per_round} drawn training sites"
+    )
     sentences = [
-        f"In a round, each training site trains {amount} with {local.optimizer.kind}, learning rate "
+        f"In a round, {who} trains {amount} with {local.optimizer.kind}, learning rate "
         f"{local.optimizer.lr:g}, in batches of {batch}. The server joins the results by {joining(study)}."
     ]
     if outcome.trained:
         done = outcome.num_rounds
         counts = {site: outcome.num_trained(site) for site in study.sites.train}
-        if all(count == done for count in counts.values()):
+        if study.sites.per_round is not None:
+            fewest, most = min(counts.values()), max(counts.values())
+            sentences.append(f"A site has an update in {fewest} to {most} of {counted(done, 'round')}.")
+        elif all(count == done for count in counts.values()):
             sentences.append(f"{listed(study.sites.train)} trained in every round.")
         else:
             each = ", ".join(f"{site} in {count or 'none'} of {done}" for site, count in counts.items())

@@ -19,7 +19,7 @@ from common.metrics import Score
 from common.weights import digest, num_bytes
 from server.aggregation import tally
 from server.aggregation.tally import AdmittedUpdate
-from server.rounds import admission, participation, stragglers
+from server.rounds import admission, drawing, participation, stragglers
 from server.rounds.failures import failure_sentence, printable
 from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
@@ -249,6 +249,8 @@ def _plans(
     scores_now = not train or state.round % study.sites.evaluate_every == 0
     # The same work has the same id: a server that was killed and asks again gets the answer that the site
     # keeps, or is about to have.
+    trainers = [site for site in cohort.enrolments if site in study.sites.train and site not in aside]
+    asked = drawing.drawn(study, trainers, state.round + 1) if train else set(trainers)
     work = f"{study.fingerprint} {state.round + 1} {train} {digest(state.weights)}"
     return {
         site: wire.RoundPlan(
@@ -261,7 +263,7 @@ def _plans(
             weights=state.weights,
         )
         for site in cohort.enrolments
-        if site not in aside and (site in study.sites.train or scores_now)
+        if site not in aside and (site in asked or (site not in study.sites.train and scores_now))
     }
 
 

@@ -27,8 +27,10 @@ class HostedTrainer(Protocol):
         """Let go of model and images; the next plan builds them again."""
 
 
-OpenTrainer: TypeAlias = Callable[[Path, Path], HostedTrainer]
-"""The trainer of a site from its site.yaml, and the file for its log. Raises ConfigError."""
+OpenTrainer: TypeAlias = Callable[[Path, Path, int], HostedTrainer]
+"""The trainer of a site from its site.yaml, the file for its log, and its number on this machine.
+
+Raises ConfigError."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,8 @@ def run_inline(
     known = require_known(study, sites, leave_out)
     logs = run_dir / "federation" / "logs"
     hosted = {
-        name: engine.open_trainer(known[name].settings, logs / f"{name}-trainer.log")
-        for name in study.sites.all
-        if name not in leave_out
+        name: engine.open_trainer(known[name].settings, logs / f"{name}-trainer.log", turn)
+        for turn, name in enumerate(name for name in study.sites.all if name not in leave_out)
     }
     trainers = Trainers(hosted, WARM_SITES)
     reachable = InProcessSites({name: partial(trainers.answer, name) for name in hosted})

@@ -81,9 +81,10 @@ class LocalFederation(Federation):
                     site=site,
                 )
 
-    def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:  # noqa: ARG002
-        """How the trainer of site `name` is started."""
-        return [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket]
+    def trainer_command(self, name: str, settings: Path, socket: Path) -> Command:
+        """How the trainer of site `name` is started. The sites take turns over this machine's GPUs."""
+        turn = str(list(self.sites).index(name))
+        return [sys.executable, "-m", "client.cli", "trainer", settings, "--socket", socket, "--turn", turn]
 
     def gateway_command(self, name: str, socket: Path, ca: Path, key: Path, server: str) -> Command:
         """How the gateway of site `name` is started; it connects to `server`, HOST:PORT."""

@@ -20,7 +20,17 @@ def test_auto_takes_a_gpu_if_there_is_one(
     monkeypatch: pytest.MonkeyPatch, available: bool, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(available))
     assert choose_device("auto") == torch.device(device)
+
+
+def test_eight_trainers_take_turns_over_two_gpus_and_a_named_gpu_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [choose_device("auto", turn).index for turn in range(8)] == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert {choose_device("cuda:1", turn).index for turn in range(8)} == {1}
 
 
 def test_the_cpu_is_called_cpu() -> None:

@@ -8,7 +8,7 @@ from common.errors import ConfigError
 from server.simulation.engines import HostedTrainer, Inline, Processes, engine
 
 
-def opened(_settings: Path, _log: Path) -> HostedTrainer:
+def opened(_settings: Path, _log: Path, _turn: int) -> HostedTrainer:
     raise AssertionError("no trainer is opened here")
 
 

@@ -24,7 +24,7 @@ from server.deployment.study_runner import Outcome
 from server.simulation import inline
 from server.simulation.engines import Inline
 from server.simulation.inline import Trainers, run_inline
-from server.simulation.launch import LocalSite
+from server.simulation.launch import LocalSite, run_local
 from tests.places import ROOT
 
 MakeSite = Callable[..., SiteConfig]
@@ -119,8 +119,8 @@ def test_a_site_that_rests_between_its_plans_changes_no_bit(
     built: list[str] = []
 
     class Counted(Trainer):
-        def __init__(self, site: SiteConfig) -> None:
-            super().__init__(site)
+        def __init__(self, site: SiteConfig, turn: int) -> None:
+            super().__init__(site, turn=turn)
             built.append(site.name)
 
     monkeypatch.setattr("client.hosted.Trainer", Counted)
@@ -162,6 +162,15 @@ def test_a_site_that_is_left_out_is_not_waited_for(run: Run) -> None:
     } == {"north"}
 
 
+def test_of_the_sites_some_are_drawn_for_each_round_and_all_score_the_end(run: Run) -> None:
+    outcome, folder = run(rounds=3, sites={"train": ("north", "south"), "per_round": 1})
+    assert outcome.finished, outcome.reason
+    asked = [[site["site"] for site in line["sites"]] for line in rounds_of(folder)]
+    assert [len(names) for names in asked] == [1, 1, 1, 2]
+    report = (folder / "report.md").read_text()
+    assert "each of 1 drawn training sites" in " ".join(report.split())
+
+
 def test_a_study_that_fails_says_why_and_a_name_without_a_site_is_an_error(run: Run, tmp_path: Path) -> None:
     outcome, _ = run(leave_out=("south",), deadlines={"enrol_s": 1})
     assert not outcome.finished
@@ -191,7 +200,7 @@ def test_nothing_that_a_process_shares_passes_from_a_trainer_to_others_or_to_the
     class Careless:
         """Draws from every generator of the process, and turns every switch."""
 
-        def __init__(self, site: SiteConfig) -> None:
+        def __init__(self, site: SiteConfig, turn: int) -> None:
             self.name = site.name
             torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -227,6 +236,34 @@ def test_nothing_that_a_process_shares_passes_from_a_trainer_to_others_or_to_the
     assert drawn["south"][:3] == drawn["south"][3:]  # as if it had the process to itself
     assert drawn["north"][0] == drawn["south"][0]
     assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == before
+
+
+def test_sites_are_numbered_in_the_order_of_the_study(
+    settings: list[LocalSite], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    turns = dict[str, int]()
+
+    def opened(path: Path, log_file: Path, turn: int) -> HostedTrainer:
+        turns[path.stem] = turn
+        return HostedTrainer(path, log_file, turn)
+
+    study = make_study(rounds=1, sites={"train": ("south", "north"), "required": 1})
+    run_inline(study, settings, tmp_path / "run", Inline(opened))
+    assert turns == {"south": 0, "north": 1}
+    turns.clear()
+    run_inline(study, settings, tmp_path / "run", Inline(opened), leave_out=("south",))
+    assert turns == {"north": 0}
+
+
+@pytest.mark.slow
+def test_a_trainer_process_whose_device_is_not_there_stops_the_study_before_it_starts(
+    settings: list[LocalSite], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    text = settings[0].settings.read_text()
+    settings[0].settings.write_text(text.replace("device: cpu", "device: cuda:7"))
+    with pytest.raises(LaunchError, match=r"north-trainer(.|\n)*device: found 'cuda:7'"):
+        run_local(make_study(rounds=1), settings, tmp_path / "run")
+    assert not (tmp_path / "run/rounds.jsonl").exists()
 
 
 def test_what_a_trainer_logs_reaches_its_own_file_alone(

@@ -233,6 +233,12 @@ def federation(make_study: MakeStudy, tmp_path: Path) -> LocalFederation:
     )  # fmt: skip
 
 
+def test_each_trainer_knows_its_turn_for_a_gpu(federation: LocalFederation, tmp_path: Path) -> None:
+    federation.sites = {f"s{number}": (tmp_path / "a.yaml", tmp_path / "a.sock") for number in range(8)}
+    commands = [federation.trainer_command(name, *paths) for name, paths in federation.sites.items()]
+    assert [list(command)[-2:] for command in commands] == [["--turn", str(turn)] for turn in range(8)]
+
+
 @pytest.mark.parametrize(
     ("lost", "fatal"),
     [
