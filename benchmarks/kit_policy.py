@@ -135,7 +135,7 @@ def compared(title: str, study: StudyConfig, sites: dict[str, SiteConfig]) -> It
                 if site in study.sites.all
             }
             last, record = run(study, there)
-        yield row(f"{title}, {policy}", total(last.scores), digest(last.weights)[:12])
+        yield row(f"{title}, {policy}", total(last.test_scores), digest(last.weights)[:12])
         if record is None:
             continue
         results = record.results

@@ -132,7 +132,7 @@ def balanced_accuracy(defence: Defence, trainers: dict[str, Answer], seed: int) 
         *_, closing = run_rounds(study, sites, cohort, start)
     except QuorumNotMet:
         return None
-    return figures(total(closing.scores)).balanced_accuracy
+    return figures(total(closing.test_scores)).balanced_accuracy
 
 
 def main() -> None:

@@ -94,7 +94,8 @@ def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> dict[str, object]:
     start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
     scores = []
     for state in run_rounds(study, ways, cohort, start):
-        scores.append(sum(state.scores.values(), start=empty(len(study.classes))))
+        now = state.test_scores if state.closing else state.scores
+        scores.append(sum(now.values(), start=empty(len(study.classes))))
     down, up = (sum(size[way] for size in sizes[: len(trainers)]) / len(trainers) for way in (0, 1))
     return {
         "study": study.name,

@@ -9,7 +9,7 @@ training and nothing else. Plans are data; there is no way to hand this process 
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,7 @@ from client.training import determinism, evaluate, exposure, fit, losses, penalt
 from client.training.device import choose_device, device_name
 from common import log, seeds, wire
 from common.config import StudyConfig
+from common.config.types import ScoredSide
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
 from common.heads import below
 from common.metrics import Score
@@ -212,7 +213,7 @@ class Trainer:
             [row.group_key for row in setup.store.manifest.on("train")],
             plan.study.local,
             seeds.derive(plan.study.seed, plan.site, plan.round),
-            fit.StudyPosition(round=plan.round, rounds=plan.study.rounds),
+            _position(plan),
             len(plan.study.classes),
             plan.study.algorithm,
             parameters.statistics_momentum(setup.model, setup.parts),
@@ -245,8 +246,11 @@ class Trainer:
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
             setup.state.forget()
-        train, test = setup.store.class_counts("train"), setup.store.class_counts("test")
-        log.event(f"enrolled in study {plan.study.name}: {sum(train)} training, {sum(test)} test images")
+        train, validation, test = (setup.store.class_counts(side) for side in ("train", "validation", "test"))
+        log.event(
+            f"enrolled in study {plan.study.name}: {sum(train)} training, {sum(validation)} validation, "
+            f"{sum(test)} test images"
+        )
         return wire.Enrolment(
             plan_id=plan.plan_id,
             site=plan.site,
@@ -255,6 +259,7 @@ class Trainer:
             frozen_digest=setup.frozen_digest,
             preprocessing=setup.preprocessing.model_dump(mode="json"),
             train_counts=train,
+            validation_counts=validation,
             test_counts=test,
             withheld=small_cells.withholds(self._site.policy),
             device=device_name(self._device),
@@ -268,7 +273,8 @@ class Trainer:
         images = self._shown[1] if self._shown is not None and self._shown[0] is setup else None
         if images is None:
             trains = plan.site in study.sites.train
-            rows = setup.store.manifest.rows if trains else setup.store.manifest.on("test")
+            manifest = setup.store.manifest
+            rows = manifest.rows if trains else (*manifest.on("validation"), *manifest.on("test"))
             images = image_hashes.shown(rows, self._site.threads)
             self._shown = setup, images
         counts = image_hashes.list_shared(self._site.state_dir, key, images, plan.shared)
@@ -292,27 +298,19 @@ class Trainer:
         )
 
         started = time.monotonic()
-        score = evaluate.evaluate(
-            setup.model,
-            setup.store.images("test", augmentation="none"),
-            num_classes=len(study.classes),
-            device=self._device,
-            precision=study.local.precision,
-            most_at_once=setup.most_at_once,
-            num_bins=self._site.policy.histogram_bins,
-            counting=self._counting(setup),
-        )
-        evaluated = time.monotonic()
+        scores = {side: self._score(setup, side) for side in dict.fromkeys(plan.score)}
+        evaluate_s = time.monotonic() - started
         if not plan.train:
-            log.event(f"round {plan.round}: scored {score.num_images} images")
-            return _answer(plan, score, evaluate_s=evaluated - started)
+            scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
+            log.event(f"round {plan.round}: scored {scored or 'no'} images")
+            return _answer(plan, scores, evaluate_s=evaluate_s)
 
         fitted = fit.fit(
             setup.model,
             setup.store.images("train", augmentation=study.local.augmentation),
             study.local,
             parts=setup.parts,
-            progress=fit.StudyPosition(round=plan.round, rounds=study.rounds),
+            progress=_position(plan),
             penalty=penalty.build_penalty(study.algorithm, setup.model),
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
@@ -327,27 +325,42 @@ class Trainer:
         if fitted.optimizer_state:
             setup.state.keep_optimizer(plan.round, fitted.optimizer_state)
         if setup.parts.local:
-            setup.state.keep_local(plan.round, parameters.local_arrays(setup.model, setup.parts))
+            setup.state.keep_local(
+                plan.round, parameters.local_arrays(setup.model, setup.parts), best=plan.best
+            )
         delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), plan.weights)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
         )
-        return _answer(plan, score, evaluate_s=evaluated - started, fitted=fitted, delta=delta)
+        return _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta)
 
     def _require_many(self, setup: StudySetup, fitted: fit.TrainingResult) -> None:
         """Raise PolicyRefusal if what was trained is mostly one patient's."""
         groups = [row.group_key for row in setup.store.manifest.on("train")]
         policy.enforce_slopes(exposure.largest_share(fitted.slopes_N, groups), self._site.policy)
 
-    def _counting(self, setup: StudySetup) -> evaluate.Counting | None:
-        """How the test images are counted if the policy keeps cells of few patients back; else None."""
+    def _score(self, setup: StudySetup, side: ScoredSide) -> Score:
+        """The model as it is now on the images of one side."""
+        return evaluate.evaluate(
+            setup.model,
+            setup.store.images(side, augmentation="none"),
+            num_classes=len(setup.study.classes),
+            device=self._device,
+            precision=setup.study.local.precision,
+            most_at_once=setup.most_at_once,
+            num_bins=self._site.policy.histogram_bins,
+            counting=self._counting(setup, side),
+        )
+
+    def _counting(self, setup: StudySetup, side: ScoredSide) -> evaluate.Counting | None:
+        """How the images of a side are counted if the policy keeps cells of few patients back; else None."""
         rules = self._site.policy
         if rules.min_score_cell is None:
             return None
         return partial(
             score_cells.score,
-            patients_N=[row.group_key for row in setup.store.manifest.on("test")],
+            patients_N=[row.group_key for row in setup.store.manifest.on(side)],
             least=rules.min_score_cell,
             num_bins=rules.histogram_bins,
         )
@@ -423,13 +436,19 @@ class Trainer:
         return self._setup
 
 
+def _position(plan: wire.RoundPlan) -> fit.StudyPosition:
+    return fit.StudyPosition(
+        plan.round, plan.study.rounds, seeds.derive(plan.study.seed, plan.site, "passes")
+    )
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def _answer(
     plan: wire.RoundPlan,
-    score: Score,
+    scores: Mapping[ScoredSide, Score],
     *,
     evaluate_s: float,
     fitted: fit.TrainingResult | None = None,
@@ -439,7 +458,7 @@ def _answer(
         plan_id=plan.plan_id,
         site=plan.site,
         round=plan.round,
-        score=score,
+        scores=dict(scores),
         num_examples=fitted.num_examples if fitted else 0,
         num_steps=fitted.num_steps if fitted else 0,
         train_loss=fitted.mean_loss if fitted else None,

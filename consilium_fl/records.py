@@ -12,6 +12,9 @@ from consilium_fl.extras import missing
 if TYPE_CHECKING:
     import pandas as pd
 
+Side: TypeAlias = Literal["validation", "test"]
+"""Sides of the sites' splits that models are scored on."""
+
 Scope: TypeAlias = Literal["site", "pooled", "training sites"]
 """What a score is over: the test images of one site, of every site that scored, or of those that train."""
 
@@ -76,10 +79,12 @@ class RoundRecord(Record):
 
 @dataclass(frozen=True)
 class ScoreRecord(Record):
-    """Figures of one model on one set of test images; `common.metrics` defines them."""
+    """Figures of one model on one set of images; `common.metrics` defines them."""
 
     after_round: int
     """Round after which the scored weights stood; 0 is before any training."""
+    side: Side
+    """`validation` in the rounds, `test` at the end."""
     scope: Scope
     site: str
     """Empty if the scope is not one site."""
@@ -104,9 +109,10 @@ class ScoreRecord(Record):
 
 @dataclass(frozen=True)
 class ClassScore(Record):
-    """Figures of one class, of one model on one set of test images."""
+    """Figures of one class, of one model on one set of images."""
 
     after_round: int
+    side: Side
     scope: Scope
     site: str
     """Empty if the scope is not one site."""

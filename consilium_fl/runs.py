@@ -111,29 +111,31 @@ class Run:
     def scores(self) -> Records[ScoreRecord]:
         """One record per scored model, for each site and pooled. Raises StorageError if rounds.jsonl is damaged.
 
-        Pooled figures are those of one test set of all images, not means of the sites' figures. The last
-        records are those of the final weights, the pooled one last.
+        Pooled figures are those of all images together, not means of the sites' figures. The last records are those of
+        the chosen weights on test images, the pooled one last.
 
             >>> run.scores().to_dataframe().pivot(                              # doctest: +SKIP
             ...     index="after_round", columns="site", values="accuracy")
         """
         return Records(
             ScoreRecord(
-                after_round=after_round,
+                after_round=model.after_round,
+                side=model.side,
                 scope=scope,
                 site=site,
                 accuracy_low=scored.accuracy_interval[0],
                 accuracy_high=scored.accuracy_interval[1],
                 **{name: getattr(scored.figures, name) for name in _FIGURES},
             )
-            for after_round, scope, site, scored in self._scored()
+            for model, scope, site, scored in self._scored()
         )
 
     def class_scores(self) -> Records[ClassScore]:
         """One record per scored model, site and class. Raises StorageError if rounds.jsonl is damaged."""
         return Records(
             ClassScore(
-                after_round=after_round,
+                after_round=model.after_round,
+                side=model.side,
                 scope=scope,
                 site=site,
                 class_name=name,
@@ -143,7 +145,7 @@ class Run:
                 f1=figures.f1_C[place],
                 auroc=figures.auroc_C[place],
             )
-            for after_round, scope, site, scored in self._scored()
+            for model, scope, site, scored in self._scored()
             for figures in (scored.figures,)
             for place, name in enumerate(self.study.classes)
         )
@@ -198,14 +200,14 @@ class Run:
             lines.append("The images were SYNTHETIC: the figures say nothing about medicine.")
         return "\n".join(lines)
 
-    def _scored(self) -> Iterator[tuple[int, Scope, str, history.Scored]]:
+    def _scored(self) -> Iterator[tuple[history.ScoredModel, Scope, str, history.Scored]]:
         for line in history.read_rounds(self.folder):
-            for site, scored in line.scored.items():
-                yield line.model_after_round, "site", site, scored
-            if line.pooled_training is not None:
-                yield line.model_after_round, "training sites", "", line.pooled_training
-            if line.pooled is not None:
-                yield line.model_after_round, "pooled", "", line.pooled
+            for model in filter(None, (line.validation, line.test)):
+                for site, scored in model.sites.items():
+                    yield model, "site", site, scored
+                if model.pooled_training is not None:
+                    yield model, "training sites", "", model.pooled_training
+                yield model, "pooled", "", model.pooled
 
 
 _FIGURES = {field.name for field in fields(ScoreRecord)} & {field.name for field in fields(Figures)}

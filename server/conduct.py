@@ -21,7 +21,7 @@ from common import lock, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
-from common.weights import load_file
+from common.weights import Array, load_file
 from server.config import ServerConfig
 from server.enrolment import approvals, census, overlap_check
 from server.enrolment import cohort as enrolment
@@ -131,12 +131,16 @@ def _conduct(
     log.lines(census_table.table(study, counts))
     census.save(config.run_dir, census.with_earlier(study, counts, config.run_dir, start.round))
     census.require_classes(study, counts)
+    selection.require_validation(study, cohort)
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
     on_progress = partial(set_progress, config.run_dir)
-    for state in run_rounds(
-        study, sites, cohort, start, readmit=readmit, on_progress=on_progress, pause=pause
-    ):
+    best_weights = partial(_best_weights, config, study)
+    states = run_rounds(
+        study, sites, cohort, start,
+        readmit=readmit, best_weights=best_weights, on_progress=on_progress, pause=pause,
+    )  # fmt: skip
+    for state in states:
         log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
         checkpoint.keep_best(config.run_dir, state)
@@ -152,6 +156,17 @@ def _conduct(
         _write_report(config, study, start.preprocessing)
     scores.require_heard(study, state)
     return _ending(study, state, cohort)
+
+
+def _best_weights(config: ServerConfig, study: StudyConfig) -> Mapping[str, Array]:
+    """Weights of the best round so far. Raises StorageError."""
+    best = checkpoint.best(config.run_dir)
+    if best is None:
+        raise StorageError(
+            f"the weights of the best round are no longer in {config.run_dir}; put best.safetensors back into its "
+            "folder `checkpoints`"
+        )
+    return checkpoint.load(best, study).weights
 
 
 def _why(config: ServerConfig, site: str, reason: str) -> str:
@@ -195,6 +210,8 @@ def _fit_heads(
     """Fit, score and keep the study's heads, if they are due. Raises QuorumNotMet."""
     if not fit.due(study, state):
         return False
+    if state.chosen is not None:  # of the weights that the study has chosen, which its test figures are of
+        state = replace(state, round=state.chosen.round + 1, weights=state.chosen.weights)
     fitted = fit.fit(study, sites, cohort, state)
     record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
     return True

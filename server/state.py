@@ -4,12 +4,13 @@ A round turns one state into the next and edits nothing, so a checkpoint is a st
 and resuming is starting from another state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from common import wire
+from common.config.types import ScoredSide
 from common.metrics import Score
 from common.settings import Frozen
 from common.weights import Array, Layout
@@ -79,6 +80,15 @@ class Best:
 
 
 @dataclass(frozen=True)
+class ChosenWeights:
+    """The weights that the study has chosen, which its test figures are of."""
+
+    round: int
+    """Round after which they stood."""
+    weights: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class RoundState:
     """The study after `round` rounds; round 0 is the first weights."""
 
@@ -90,7 +100,12 @@ class RoundState:
     sites: tuple[SiteRound, ...] = ()
     """In the order of site names; empty in round 0."""
     scores: Mapping[str, Score] = field(default_factory=dict)
-    """By site: score of the weights that this round *started* from, on the site's test images."""
+    """By site: score of the weights that this round *started* from, on the site's validation images."""
+    test_scores: Mapping[str, Score] = field(default_factory=dict)
+    """The same on test images: empty before the closing evaluation, unless the study's curves are of test images. In
+    the closing evaluation they are of the chosen weights, see `chosen`."""
+    chosen: ChosenWeights | None = None
+    """The chosen weights. None before the closing evaluation."""
     seconds: float = 0.0
     refusals: Mapping[str, RefusalStreak] = field(default_factory=dict)
     """By site, since its last admitted answer; a site without any is not named."""
@@ -120,6 +135,15 @@ class Cohort:
     def reference(self) -> wire.Enrolment:
         """Any site's description of the model: they are all the same."""
         return next(iter(self.enrolments.values()))
+
+    def counts(self, site: str, side: ScoredSide) -> tuple[int, ...]:
+        """Images by class that the site enrolled with on one side."""
+        enrolment = self.enrolments[site]
+        return enrolment.validation_counts if side == "validation" else enrolment.test_counts
+
+    def num_scored(self, site: str, sides: Iterable[ScoredSide]) -> int:
+        """Images that the site enrolled with on these sides."""
+        return sum(sum(self.counts(site, side)) for side in sides)
 
     def train_count(self, site: str) -> int:
         """Training images that the site enrolled with."""

@@ -149,7 +149,7 @@ def test_a_study_starts_after_a_persons_yes(make_site: MakeSite, alone: StudyCon
     assert approval_of(trainer.answer(enrol_plan(alone))).decision == "undecided"
     assert "has not been enrolled" in failure(trainer.answer(round_plan(alone, {}, "r"))).reason
     approval.approve(site.state_dir, approval.find(site.state_dir, "tiny"), by="data manager", now=NOON)
-    assert enrolled(trainer, alone).train_counts == (8, 8, 8)
+    assert enrolled(trainer, alone).train_counts == (7, 7, 7)
     changed = alone.model_copy(update={"rounds": 200})
     assert approval_of(trainer.answer(enrol_plan(changed, "changed"))).decision == "undecided"
 
@@ -255,31 +255,40 @@ def test_classes_too_small_to_count_are_left_out_and_the_study_still_adds_up(
     south = make_site("south", per_class=20, policy=agreed(min_cell=4))
     for path in sorted((tmp_path / "south-images" / "red").iterdir())[6:]:
         path.unlink()
-    # south: 16 + 4 dark, 16 + 4 pale; of 6 red images 1 is for testing: too few there, enough to train
+    # south: 16 + 4 dark, 16 + 4 pale; of 6 red images 1 is for testing: too few there, enough to train. Two images of
+    # a class for validation would be too few as well, so they train.
     trainers = {"north": Trainer(make_site("north")).answer, "south": Trainer(south).answer}
     cohort = enrolment.enrol(make_study(), InProcessSites(trainers), None)
     told = cohort.enrolments["south"]
-    assert (told.train_counts, told.test_counts, told.withheld) == ((16, 16, 5), (4, 4, 0), True)
+    assert (told.train_counts, told.validation_counts) == ((16, 16, 5), (0, 0, 0))
+    assert (told.test_counts, told.withheld) == ((4, 4, 0), True)
     assert not cohort.enrolments["north"].withheld
     for state in states(make_study(), trainers)[1:]:
         assert {row.outcome for row in state.sites} == {"ok"}
-        assert state.scores["south"].confusion_CC.sum(axis=1).tolist() == [4, 4, 0]
+        assert state.scores["south"].confusion_CC.sum(axis=1).tolist() == [0, 0, 0]
+    assert state.test_scores["south"].confusion_CC.sum(axis=1).tolist() == [4, 4, 0]
 
 
 def test_a_site_that_keeps_its_scores_trains_all_the_same(make_site: MakeSite, make_study: MakeStudy) -> None:
     south = make_site("south", policy=agreed(scores=False))
     trainers = {"north": Trainer(make_site("north")).answer, "south": Trainer(south).answer}
     last = states(make_study(), trainers)[-1]
-    assert {site: score.num_images for site, score in last.scores.items()} == {"north": 6, "south": 0}
+    assert {site: score.num_images for site, score in last.test_scores.items()} == {"north": 6, "south": 0}
+    # 8 of 10 images of a class train: none of them is kept for a score
+    assert {row.site: row.num_examples for row in states(make_study(), trainers)[1].sites} == {
+        "north": 21,
+        "south": 24,
+    }
     assert [row.outcome for row in last.sites] == ["ok", "ok"]
 
 
 def test_a_policy_that_allows_a_study_changes_none_of_its_bits(
     make_site: MakeSite, alone: StudyConfig
 ) -> None:
-    free = make_site("north")
+    free = make_site("north", per_class=20)
     bound = make_site(
         "north",
+        per_class=20,  # two lesions of a class are for validation
         policy=agreed(
             studies=["*"], max_epochs_per_round=1, min_cell=2, hours="00:00-23:59", histogram_bins=500
         ),
@@ -289,6 +298,7 @@ def test_a_policy_that_allows_a_study_changes_none_of_its_bits(
     ruled = states(alone, {"north": Trainer(bound, lambda: clock[0]).answer})
     assert [digest(state.weights) for state in ruled] == [digest(state.weights) for state in unbound]
     assert ruled[-1].scores == unbound[-1].scores
+    assert ruled[-1].test_scores == unbound[-1].test_scores
 
 
 def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
@@ -323,7 +333,7 @@ def test_the_data_manager_says_yes_and_checks_the_log_by_typing(
     assert typed("audit", settings, "--expect", noted)[0] == 1
 
     path = site.state_dir / FILE
-    path.write_bytes(path.read_bytes().replace(b'"train":[8,8,8]', b'"train":[9,8,8]'))
+    path.write_bytes(path.read_bytes().replace(b'"train":[7,7,7]', b'"train":[9,7,7]'))
     code, told = typed("audit", "--verify", settings)
     assert code == 1
     assert "EDITED OR CUT: line 5 of audit.jsonl: it was changed after it was written" in told
@@ -355,9 +365,10 @@ def test_a_whole_study_leaves_a_log_of_exactly_what_came_and_left(
 
     states(study, {name: watched(name) for name in configs})
     for name, messages in crossed.items():
-        assert len(messages) == 4  # enrolment, two rounds, the closing scores
+        # enrolment, two rounds, the closing scores; the unseen site has test images alone, so it is not in a round
+        assert len(messages) == (2 if name == "unseen" else 4)
         lines = audited(configs[name])
-        assert [line["event"] for line in lines] == ["plan", "sent"] * 4
+        assert [line["event"] for line in lines] == ["plan", "sent"] * len(messages)
         for (request, reply), plan, sent in zip(messages, lines[::2], lines[1::2], strict=True):
             for data, line in ((request, plan), (reply, sent)):
                 message = codec.from_bytes(data)
@@ -368,11 +379,12 @@ def test_a_whole_study_leaves_a_log_of_exactly_what_came_and_left(
                 assert line["tensors"] == len(wire.arrays_of(message))
                 assert line["tensor_names"] == hashlib.sha256(names.encode()).hexdigest()
             assert (plan["study"], plan["fingerprint"]) == ("tiny", study.fingerprint)
-    # north: 8 + 8 + 8 images to train, 2 + 2 + 2 to test; batches of 8 make 3 steps
+    # north: 7 + 7 + 7 images to train, 1 + 1 + 1 to choose by, 2 + 2 + 2 to test; batches of 8 make 3 steps
     counts = [line["counts"] for line in audited(configs["north"]) if line["event"] == "sent"]
-    trained = {"examples": 24, "steps": 3, "scored": [2, 2, 2]}
-    closing = {"examples": 0, "steps": 0, "scored": [2, 2, 2]}
-    assert counts == [{"train": [8, 8, 8], "test": [2, 2, 2]}, trained, trained, closing]
+    validation, test = {"validation": [1, 1, 1]}, {"test": [2, 2, 2]}
+    trained = {"examples": 21, "steps": 3, "scored": validation}
+    closing = {"examples": 0, "steps": 0, "scored": validation | test}
+    assert counts == [{"train": [7, 7, 7], **validation, **test}, trained, trained, closing]
 
 
 def test_what_is_sent_twice_is_in_the_log_twice(make_site: MakeSite, alone: StudyConfig) -> None:

@@ -74,8 +74,14 @@ def test_a_study_trains_for_every_round_and_closes_with_the_scores_of_its_final_
     history = states(study, InProcessSites(trainers))
     assert [state.round for state in history] == [0, 1, 2, 3, 4, 5]
     assert digest(history[5].weights) == digest(history[4].weights)
-    # 3 classes: north has 30 images, south 45; a fifth of each is for testing
-    assert {site: score.num_images for site, score in history[5].scores.items()} == {"north": 6, "south": 9}
+    # 3 classes: north has 30 images, south 45; a fifth of each is for testing. Of the other 8 and 12 of a class, one
+    # and two are for validation.
+    assert {site: score.num_images for site, score in history[5].scores.items()} == {"north": 3, "south": 6}
+    assert {site: score.num_images for site, score in history[5].test_scores.items()} == {
+        "north": 6,
+        "south": 9,
+    }
+    assert not any(state.test_scores for state in history[:5])
     first, last = history[1].scores["south"], history[5].scores["south"]
     assert last.loss_sum < first.loss_sum
 
@@ -110,7 +116,7 @@ def test_one_full_batch_step_at_each_site_is_one_step_on_the_union(
     apart = make_study(rounds=1, local=local)
     federated = states(apart, InProcessSites({c.name: Trainer(c).answer for c in (north, south)}))[1]
 
-    # The gradient of the union is the mean over 12 + 24 training images of both sites' gradients,
+    # The gradient of the union is the mean over 9 + 21 training images of both sites' gradients,
     # and a federation of one gives each site's own: w' - w = -lr * gradient.
     alone = {}
     for site in (north, south):
@@ -119,7 +125,7 @@ def test_one_full_batch_step_at_each_site_is_one_step_on_the_union(
         alone[site.name] = subtract(after.weights, start.weights)
         first = start.weights
     union = {
-        name: first[name] + (12 * alone["north"][name] + 24 * alone["south"][name]) / 36 for name in first
+        name: first[name] + (9 * alone["north"][name] + 21 * alone["south"][name]) / 30 for name in first
     }
     assert norm(subtract(federated.weights, union)) < 1e-9
     assert norm(subtract(federated.weights, first)) > 1e-3
@@ -135,20 +141,22 @@ def test_a_site_with_the_role_evaluate_scores_but_never_trains(
             "unseen": Trainer(make_site("unseen", per_class=4, test_only=True)).answer,
         }
     )
-    for state in states(study, sites)[1:]:
-        unseen = next(row for row in state.sites if row.site == "unseen")
-        assert (unseen.outcome, unseen.num_examples, unseen.mib_up) == ("ok", 0, 0.0)
-        assert state.scores["unseen"].num_images == 12  # 3 classes of 4 images, all of them tests
+    *rounds, closing = states(study, sites)[1:]
+    assert not any(
+        row.site == "unseen" for state in rounds for row in state.sites
+    )  # it has test images alone
+    unseen = next(row for row in closing.sites if row.site == "unseen")
+    assert (unseen.outcome, unseen.num_examples, unseen.mib_up) == ("ok", 0, 0.0)
+    assert closing.test_scores["unseen"].num_images == 12  # 3 classes of 4 images, all of them tests
 
 
-def test_a_site_that_only_scores_can_be_asked_less_often_but_always_at_the_end(
-    make_site: MakeSite, make_study: MakeStudy
-) -> None:
+def test_sites_can_score_less_often_but_always_at_the_end(make_site: MakeSite, make_study: MakeStudy) -> None:
     sites = {"train": ("north",), "evaluate": ("unseen",), "evaluate_every": 2}
     trainers = {name: Trainer(make_site(name, per_class=5)).answer for name in ("north", "unseen")}
     history = states(make_study(rounds=3, sites=sites), InProcessSites(trainers))
     # rounds 1 and 3 are the first of two each; the closing one comes fourth
-    assert [state.round for state in history if "unseen" in state.scores] == [1, 3, 4]
+    for site in ("north", "unseen"):
+        assert [state.round for state in history if site in state.scores] == [1, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -560,9 +568,12 @@ def test_a_study_begins_with_a_table_of_what_the_sites_hold(
     # dark is (70, 40, 30), pale (220, 190, 170), red (200, 60, 60), as many of each: red channel 490/3/255 = 0.64
     told = "\n".join(map(ReadableFormatter().format, caplog.records))
     row = next(line.strip() for line in told.splitlines() if line.startswith("    north  "))
-    assert row.split()[:10] == ["north", *["8", "/", "2"] * 3]
+    assert row.split()[:11] == ["north", *["7", "/", "1", "/", "2"] * 2]
     assert "40 x 40  0.64 " in row
-    assert "| north | 8 / 2 | 8 / 2 | 8 / 2 | 24 / 6 | 40 x 40 | 0.64 " in (folder / "report.md").read_text()
+    assert (
+        "| north | 7 / 1 / 2 | 7 / 1 / 2 | 7 / 1 / 2 | 21 / 3 / 6 | 40 x 40 | 0.64 "
+        in (folder / "report.md").read_text()
+    )
 
 
 def test_a_study_with_a_class_that_no_site_has_fails_before_round_1(

@@ -117,7 +117,7 @@ def test_weights_go_both_ways_through_files_and_leave_none_behind(
                 plan = codec.from_bytes(b"".join(codec.with_header(apart.header, pieces, apart.size)))
                 received.append(plan)
                 said = wire.RoundAnswer(
-                    plan_id="p1", site="north", round=1, score=empty(3), num_examples=4, num_steps=1,
+                    plan_id="p1", site="north", round=1, scores={"validation": empty(3)}, num_examples=4, num_steps=1,
                     train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta=delta,
                 )  # fmt: skip
                 data = codec.to_bytes(said)

@@ -77,13 +77,9 @@ class Pool:
             return Features(rows_NF[mine].astype(np.float32), logits, labels_N[mine], groups)
 
         test_site_N = np.arange(len(self.test_labels_N)) % len(NAMES)
-        table = FeatureTable(
-            digest(WEIGHTS),
-            {
-                "train": side(self.train_NF, self.labels_N, self.site_N),
-                "test": side(self.test_NF, self.test_labels_N, test_site_N),
-            },
-        )
+        tested = side(self.test_NF, self.test_labels_N, test_site_N)
+        training = side(self.train_NF, self.labels_N, self.site_N)
+        table = FeatureTable(digest(WEIGHTS), {"train": training, "validation": tested, "test": tested})
         place = Place(state_dir, state_dir / "study", 1, None)
 
         def answer(request: bytes) -> bytes:
@@ -128,7 +124,8 @@ def federated(
     enrolments = {
         name: wire.Enrolment(
             plan_id="e", site=name, layout={}, weights_digest="", frozen_digest="", preprocessing={},
-            train_counts=pool.counts(number), test_counts=pool.counts(number, test=True), device="cpu",
+            train_counts=pool.counts(number), validation_counts=pool.counts(number, test=True),
+            test_counts=pool.counts(number, test=True), device="cpu",
             images=None, weights={},
         )
         for number, name in enumerate(NAMES)

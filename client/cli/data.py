@@ -202,16 +202,27 @@ def _split(
     test: Annotated[
         float, typer.Option("--test", metavar="SHARE", help="Share of the images for testing.")
     ] = 0.2,
+    validation: Annotated[
+        float,
+        typer.Option(
+            "--validation",
+            metavar="SHARE",
+            help="Share of the other images that the study chooses by; 0: none.",
+        ),
+    ] = 0.15,
     seed: Seed = 0,
 ) -> int:
-    """Add a train/test column to a labels.csv.
+    """Add a column to a labels.csv: train, validation or test.
 
-    Draws a stratified test set in which no group is divided. So every study on these images is tested on the
-    same ones.
+    Draws stratified test and validation sets in which no group is divided. So every study on these images is
+    tested on the same ones.
     """
     from client.data.splitting.split import write_split
 
-    write_split(labels, out, label=label, group=group, strata=strata or [], test_share=test, seed=seed)
+    if not 0 <= validation <= 0.5:
+        raise ConfigError(f"--validation is {validation:g}, expected a share from 0 to 0.5")
+    shares = {"test_share": test, "validation": validation}
+    write_split(labels, out, label=label, group=group, strata=strata or [], **shares, seed=seed)
     log.event(f"wrote {out} with a column `split`")
     return 0
 

@@ -1,4 +1,8 @@
-"""Settings of a site's split into training and test images."""
+"""Settings of a site's split into training, validation and test images.
+
+Rounds are scored and choices are made on validation images. Test images are scored once, when the study has chosen
+its weights.
+"""
 
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -7,17 +11,25 @@ from pydantic import Field, model_validator
 from common.settings import Frozen
 
 
-class GroupedSplit(Frozen):
+class _Validation(Frozen):
+    """What every split says of its validation images."""
+
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+    """Share of the images that are not for testing, of each class, that are validation images: the study chooses by
+    them, and nothing trains on them. 0: none."""
+
+
+class GroupedSplit(_Validation):
     """Draws test images by class; all images of a group are on one side."""
 
     kind: Literal["grouped"] = "grouped"
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
     """Share of the images, of each class, that are test images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Another seed draws other test images."""
+    """Another seed draws other test and validation images."""
 
 
-class KFoldSplit(Frozen):
+class KFoldSplit(_Validation):
     """One of several folds is for testing; every image is tested on in one of them."""
 
     kind: Literal["kfold"] = "kfold"
@@ -26,7 +38,7 @@ class KFoldSplit(Frozen):
     fold: Annotated[int, Field(ge=0)]
     """Which one is for testing, from 0."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Another seed draws other test images."""
+    """Another seed draws other test and validation images."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
@@ -35,7 +47,7 @@ class KFoldSplit(Frozen):
         return self
 
 
-class ByImageSplit(Frozen):
+class ByImageSplit(_Validation):
     """Draws test images by class and ignores that some show one lesion: too optimistic.
 
     Only for comparison with work that split so.
@@ -45,21 +57,38 @@ class ByImageSplit(Frozen):
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
     """Share of the images, of each class, that are test images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Another seed draws other test images."""
+    """Another seed draws other test and validation images."""
 
 
-class ColumnSplit(Frozen):
-    """Takes the split that comes with the data: a csv column, or `train` and `test` folders."""
+class ColumnSplit(_Validation):
+    """Takes the split that comes with the data: a csv column, or `train`, `validation` and `test` folders.
+
+    Where it names no validation images, they are drawn from the training images.
+    """
 
     kind: Literal["column"] = "column"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Another seed draws other validation images."""
 
 
-class NoSplit(Frozen):
-    """Every image is on one side."""
+class NoSplit(_Validation):
+    """Every image is on one side, but for validation images that are drawn from training images."""
 
     kind: Literal["none"] = "none"
-    all: Literal["train", "test"]
+    all: Literal["train", "validation", "test"]
     """The side that every image is on."""
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the training images, of each class, that are validation images; 0: none."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Another seed draws other validation images."""
+
+    @model_validator(mode="after")
+    def _only_training_images_are_divided(self) -> Self:
+        if self.all != "train" and self.validation:
+            raise ValueError(
+                f"validation={self.validation:g} is a share of training images, found all: {self.all}; leave it out"
+            )
+        return self
 
 
 SplitConfig: TypeAlias = Annotated[

@@ -12,19 +12,19 @@ from typing import Literal, NoReturn
 from client.data.references import ImageReference
 from common.errors import SiteDataError
 
-Side = Literal["train", "test"]
+Side = Literal["train", "validation", "test"]
 
 SIDES: dict[str, Side] = {
     "train": "train",
     "training": "train",
-    "val": "train",
-    "valid": "train",
-    "validation": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
     "test": "test",
     "testing": "test",
 }
-"""What data sets call the two sides. Validation images train: nothing here is chosen by them,
-and the test images stay those that others have published figures on."""
+"""What data sets call the three sides. Nothing trains on validation images, and everything that is chosen is chosen by
+them; the test images stay those that others have published figures on."""
 
 _SHOWN = 20
 
@@ -38,7 +38,7 @@ class ImageRow:
     group: str | None
     """Images of one group stay on one side of a split, see `grouped`; None: neither patient nor lesion is known."""
     split: str | None
-    """As the data says it until `split` has made it "train" or "test"."""
+    """As the data says it until `split` has made it a `Side`."""
     source: str
     """For a person, e.g. "labels.csv row 12"."""
     patient: str | None = None
@@ -65,7 +65,7 @@ class Manifest:
         return tuple(row for row in self.rows if row.split == side)
 
     def class_counts(self, side: Side | None = None) -> tuple[int, ...]:
-        """Images per class in the study's order, of one side or of both."""
+        """Images per class in the study's order, of one side or of all."""
         labels = [row.label for row in (self.rows if side is None else self.on(side))]
         return tuple(labels.count(name) for name in self.classes)
 

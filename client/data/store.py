@@ -88,7 +88,7 @@ class ImageStore:
         return cls(manifest, preprocessing, pixels_NRRC)
 
     def images(self, side: Side | None, augmentation: Augmentation = "none") -> "StoredImages":
-        """The images of one side of the split, or of both, in the manifest's order."""
+        """The images of one side of the split, or of all, in the manifest's order."""
         rows_N = torch.tensor(
             [i for i, row in enumerate(self.manifest.rows) if side in (row.split, None)], dtype=torch.int64
         )

@@ -223,7 +223,7 @@ class Audit:
         counts = counts if isinstance(counts, dict) else {}
         work = Work(
             rounds=int(bool(counts.get("examples"))),
-            evaluations=int("scored" in counts or fields.get("step") == "score"),
+            evaluations=int(bool(counts.get("scored")) or fields.get("step") == "score"),
             seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
         )
         when, plan_id = datetime.fromisoformat(str(fields["time"])), str(fields["plan_id"])

@@ -64,10 +64,16 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
             reason: Fields = {"reason": answer.reason} if answer.reason else {}
             return {**_message(answer), "decision": answer.decision, **reason, **size}
         case wire.Enrolment():
-            counts: dict[str, JsonValue] = {"train": [*answer.train_counts], "test": [*answer.test_counts]}
+            counts: dict[str, JsonValue] = {
+                "train": [*answer.train_counts],
+                "validation": [*answer.validation_counts],
+                "test": [*answer.test_counts],
+            }
             return {**_message(answer), **size, "counts": counts}
         case wire.RoundAnswer():
-            scored = answer.score.confusion_CC.sum(axis=1).tolist()
+            scored: dict[str, JsonValue] = {
+                side: score.confusion_CC.sum(axis=1).tolist() for side, score in answer.scores.items()
+            }
             counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
             seconds = round(answer.train_s + answer.evaluate_s, 3)
             return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}

@@ -3,6 +3,8 @@
 A hospital agrees to a study, not to a server's questions. So every plan is compared with the study before anything
 is computed. A site that only scores never trains. Rounds go forward, up to the number that the study says. Each
 round has one question: the same weights may be asked about again, since the answer is the same, others may not.
+The test images are scored for one set of weights, which was shown as those after one of the rounds, unless the study
+says that its curves are of test images.
 Heads, their steps and their views follow from `study.heads`. The first question of any kind decides; what was
 answered is kept on the site's disk, so that a restart forgets nothing.
 
@@ -23,6 +25,7 @@ from common.errors import PolicyRefusal
 from common.files import read_json, write_json
 from common.settings import Frozen
 from common.weights import Arrays, digest
+from common.wire import head_steps
 
 FILE = "contract.json"
 CONTRACT = "contract: "
@@ -42,10 +45,12 @@ class Agreed(Frozen):
     """By round: hash of the weights and of what was to be done with them."""
     weights: dict[int, str] = {}  # noqa: RUF012
     """By round: digest of the weights after it, as a question of the next round or a head showed them."""
+    tested: str = ""
+    """Digest of the weights that the test images were scored with at the end; empty before that."""
     heads: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
     """By question about heads: hashes of the forms in which it was asked."""
     ended: int | None = None
-    """Last round of a study that ended before its last round, as heads on the final weights showed it."""
+    """Round of the weights that a study ended with, if it is not its last one, as heads on them showed it."""
 
 
 class Contract:
@@ -96,10 +101,12 @@ class Contract:
                     agreed = agreed.model_copy(update={"run": max(runs, 1), "approval": approval})
             case wire.RoundPlan():
                 shown = {plan.round - 1: arrays_digest}
+                asked = {} if _only_tests(plan) else {plan.round: _question(plan, arrays_digest)}
                 agreed = agreed.model_copy(
                     update={
-                        "questions": {**agreed.questions, plan.round: _question(plan, arrays_digest)},
+                        "questions": {**agreed.questions, **asked},
                         "weights": {**agreed.weights, **shown},
+                        "tested": arrays_digest if _tests(plan) else agreed.tested,
                     }
                 )
             case wire.HeadPlan():
@@ -108,6 +115,7 @@ class Contract:
                         "heads": _with(agreed.heads, _head_questions(plan)),
                         "weights": {**agreed.weights, plan.round: plan.weights_digest},
                         "ended": agreed.ended if head_contract.is_due(plan) else plan.round,
+                        "tested": plan.weights_digest if _tests(plan) else agreed.tested,
                     }
                 )
             case wire.ApprovalPlan() | wire.OverlapPlan():
@@ -155,16 +163,32 @@ class Contract:
             yield "a site that only scores is asked to train"
         last = study.rounds if self._agreed.ended is None else self._agreed.ended
         last = last if plan.train else last + 1
-        if plan.round > last:
-            yield f"round {plan.round} is asked for, of {last if plan.train else last - 1}"
         before = questions.get(plan.round)
+        if plan.round > last and before is None:
+            yield f"round {plan.round} is asked for, of {last if plan.train else last - 1}"
+        yield from self._tested_once(plan, arrays_digest)
+        known = self._agreed.weights.get(plan.round - 1)
+        if _only_tests(plan):  # after the rounds, of the weights that were chosen among them
+            if known is not None and known != arrays_digest:
+                yield f"the weights are not those after round {plan.round - 1}"
+            return
         if before is not None and before != _question(plan, arrays_digest):
             yield f"round {plan.round} was answered before, to another question"
         if before is None and questions and plan.round < max(questions):
             yield f"round {plan.round} is asked for after round {max(questions)}"
-        known = self._agreed.weights.get(plan.round - 1)
+        if plan.train and before is None and self._agreed.tested:
+            yield f"round {plan.round} is to be trained after the test images were scored"
         if before is None and known is not None and known != arrays_digest:
             yield f"the heads after round {plan.round - 1} were fitted on other weights"
+
+    def _tested_once(self, plan: wire.RoundPlan | wire.HeadPlan, weights: str) -> Iterator[str]:
+        """What of a question about test images would look at them before or beside the end of the study."""
+        if not _tests(plan):
+            return
+        if isinstance(plan, wire.RoundPlan) and plan.train:
+            yield "test images are to be scored in a round, and the study chooses by validation images"
+        if self._agreed.tested not in ("", weights):
+            yield "the test images were scored before, with other weights"
 
     def _heads(self, plan: wire.HeadPlan) -> Iterator[str]:
         if plan.study.heads is None:
@@ -177,6 +201,7 @@ class Contract:
         known = self._agreed.weights.get(plan.round)
         if known is not None and known != plan.weights_digest:
             yield f"the weights are not those after round {plan.round}"
+        yield from self._tested_once(plan, plan.weights_digest)
         yield from head_contract.problems(plan, plan.study.heads)
         # A search has as many points as the study says at most; the same point may come again.
         most = dict(head_contract.most_points(plan))
@@ -191,14 +216,30 @@ class Contract:
                 yield f"more than {most[search]} points of {search} are asked for"
 
     def _may_have_ended(self, plan: wire.HeadPlan) -> bool:
-        """Whether the study can have ended after this round, by its patience: that is once, and no round follows."""
-        selection, asked = plan.study.selection, max(self._agreed.questions, default=0)
-        stops_early = selection is not None and selection.patience is not None
-        return stops_early and asked <= plan.round + 1 and self._agreed.ended in (None, plan.round)
+        """Whether the study can have ended with the weights after this round, by its selection: that is once, with the
+        weights that were tested, and no round follows.
+        """
+        agreed = self._agreed
+        is_chosen = agreed.ended in (None, plan.round) and agreed.tested in ("", plan.weights_digest)
+        return plan.study.selection is not None and is_chosen
 
 
 def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:
-    return _hash(plan.train, arrays_digest)
+    return _hash(plan.train, *plan.score, arrays_digest)
+
+
+def _tests(plan: wire.RoundPlan | wire.HeadPlan) -> bool:
+    """Whether the plan has test images scored, in a study that does so once."""
+    if plan.study.curves_on == "test":
+        return False
+    if isinstance(plan, wire.RoundPlan):
+        return "test" in plan.score
+    return isinstance(plan.step, head_steps.ScoreStep) and plan.step.side == "test"
+
+
+def _only_tests(plan: wire.RoundPlan) -> bool:
+    """Whether the plan is the test of weights that were chosen."""
+    return not plan.train and plan.score == ("test",)
 
 
 def _head_questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str]]:

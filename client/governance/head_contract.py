@@ -91,7 +91,7 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
                 yield f"coefficients {name}", "", below(f"view/{name}", plan.arrays)
         case head_steps.ScoreStep(heads=forms):
             arrays = below("head", plan.arrays)
-            yield "scores", " ".join(form.model_dump_json() for form in forms), arrays
+            yield f"scores {plan.step.side}", " ".join(form.model_dump_json() for form in forms), arrays
         case _:
             assert_never(plan.step)
 

@@ -71,7 +71,9 @@ def enforce(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> None:
 
 def scores(plan: wire.Plan) -> bool:
     """Whether the plan asks for scores of weights on this site's images."""
-    return isinstance(plan, wire.RoundPlan) or (isinstance(plan, wire.HeadPlan) and plan.step.kind == "score")
+    if isinstance(plan, wire.RoundPlan):
+        return bool(plan.score)
+    return isinstance(plan, wire.HeadPlan) and plan.step.kind == "score"
 
 
 def enforce_lasting(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> str:
@@ -264,7 +266,7 @@ def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) 
     if most is None or num_epochs is None or num_epochs <= most:
         return
     steps = f"{local.steps} steps of {local.batch_size} images"
-    asked = f"{local.num_epochs} epochs" if local.num_epochs is not None else steps
+    asked = f"{local.num_epochs:g} epochs" if local.num_epochs is not None else steps
     yield RuleViolation(
         "max_epochs_per_round", f"the study asks for {asked} a round", f"{num_epochs:g}, at most {most:g}"
     )
@@ -273,7 +275,7 @@ def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) 
 def epochs(local: LocalConfig, num_images: int | None) -> float | None:
     """Passes over `num_images` training images in a round, None if that is not known yet."""
     if local.num_epochs is not None:
-        return float(local.num_epochs)
+        return local.num_epochs
     if num_images is None or local.steps is None:
         return None
     if local.batch_size == "all" or num_images <= local.batch_size:
@@ -371,9 +373,10 @@ def enforce_slopes(largest_share: float, policy: PolicyConfig) -> None:
 def _class_counts(answer: wire.Answer) -> Sequence[int]:
     match answer:
         case wire.Enrolment():
-            return [*answer.train_counts, *answer.test_counts]
+            return [*answer.train_counts, *answer.validation_counts, *answer.test_counts]
         case wire.RoundAnswer():
-            return [*answer.score.images_C, answer.num_examples]
+            scored = [count for score in _scores(answer) for count in score.images_C]
+            return [*scored, answer.num_examples]
         case wire.HeadAnswer():
             scored = [count for score in _scores(answer) for count in score.images_C]
             return [*answer.train_counts, *scored]
@@ -384,7 +387,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
 def _scores(answer: wire.Answer) -> list[Score]:
     if isinstance(answer, wire.HeadAnswer):
         return [result.score for result in answer.results if result.score is not None]
-    return [answer.score] if isinstance(answer, wire.RoundAnswer) else []
+    return [*answer.scores.values()] if isinstance(answer, wire.RoundAnswer) else []
 
 
 def _cells(score: Score) -> list[int]:

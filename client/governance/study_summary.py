@@ -19,7 +19,8 @@ def lines(study: StudyConfig) -> Iterator[str]:
         f"{sites.quorum} training site(s)"
         + (f", of {sites.per_round} that are drawn for each round" if sites.per_round is not None else "")
     )
-    yield f"scores up to {study.rounds + 1} sets of weights on the test images"
+    tested = "one of them" if study.curves_on == "validation" else "each"
+    yield f"scores up to {study.rounds + 1} sets of weights on validation images, {tested} on test images"
     if study.heads is None:
         yield "fits no classical heads"
     else:
@@ -32,7 +33,7 @@ def lines(study: StudyConfig) -> Iterator[str]:
 
 
 def _work(local: LocalConfig) -> str:
-    return f"{local.num_epochs} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
+    return f"{local.num_epochs:g} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
 
 
 def _steps(local: LocalConfig) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ def of(
     device: torch.device,
     precision: Precision,
 ) -> dict[Side, Features]:
-    """Features of the images on both sides, from the cache if they are there.
+    """Features of the images on each side, from the cache if they are there.
 
     Raises ConsiliumError if one is not finite, ConfigError if the network has no such layer.
     """
@@ -124,7 +125,6 @@ def sides(store: ImageStore, features_NF: Rows, logits_NC: npt.NDArray[np.float6
     """Features of all images, in the manifest's order, by side of the split."""
     rows, labels_N = store.manifest.rows, store.images(None).labels_N.cpu().numpy()
     groups_N = [row.group or f"image {number}" for number, row in enumerate(rows)]
-    both: tuple[Side, Side] = ("train", "test")
     return {
         side: Features(
             features_NF[places],
@@ -132,7 +132,7 @@ def sides(store: ImageStore, features_NF: Rows, logits_NC: npt.NDArray[np.float6
             labels_N[places],
             tuple(groups_N[place] for place in places),
         )
-        for side in both
+        for side in get_args(Side)
         for places in [[place for place, row in enumerate(rows) if row.split == side]]
     }
 

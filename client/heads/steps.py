@@ -1,7 +1,7 @@
 """One step towards the study's heads, carried out on this site's features.
 
 Features stay at the site. The answer holds sums over training images (`client/heads/sums.py`), coefficients of a
-linear head where the study lets the sites vote, and scores on test images (`client/heads/scores.py`).
+linear head where the study lets the sites vote, and scores on validation or test images (`client/heads/scores.py`).
 A head that cannot be fitted here is reported with one of four fixed words, and the others continue. The
 site's own log has the details.
 """
@@ -21,6 +21,7 @@ from client.heads.worker import HeadUnavailable, Job
 from common import log, seeds, wire
 from common.config import StudyConfig
 from common.config.heads import HeadsConfig, LocalHead, Vote
+from common.config.types import ScoredSide
 from common.errors import PolicyRefusal, WireError
 from common.files import write_atomically
 from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
@@ -111,7 +112,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
                     arrays |= under(f"coefficients/{config.title}", coefficients)
         case head_steps.ScoreStep():
             counts = np.zeros_like(counts)
-            results = _scores(plan, heads, table, place)
+            results = _scores(plan, plan.step, heads, table, place)
         case _:
             assert_never(plan.step)
     return wire.HeadAnswer(
@@ -161,8 +162,10 @@ def _votes(heads: HeadsConfig, names: tuple[str, ...]) -> list[Vote]:
 # --- fitting and scoring -----------------------------------------------------------------------
 
 
-def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place: Place) -> list[HeadResult]:
-    test, classes = table.sides["test"], len(plan.study.classes)
+def _scores(
+    plan: wire.HeadPlan, step: head_steps.ScoreStep, heads: HeadsConfig, table: FeatureTable, place: Place
+) -> list[HeadResult]:
+    test, classes = table.sides[step.side], len(plan.study.classes)
     if not len(test.labels_N):
         test = _without_images(test, classes)
     results = [
@@ -172,7 +175,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
         for config in heads.local:
             title = f"local.{config.title}"
             try:
-                fitted = _fit(config, table.sides["train"].features_NF, table, plan, place)
+                fitted = _fit(config, table.sides["train"].features_NF, table, plan, place, step.side)
             except HeadUnavailable as error:
                 results.append(_unavailable(title, error))
                 continue
@@ -187,7 +190,7 @@ def _scores(plan: wire.HeadPlan, heads: HeadsConfig, table: FeatureTable, place:
                     place.min_score_cell,
                 )
             )
-    for form in plan.step.heads if isinstance(plan.step, head_steps.ScoreStep) else ():
+    for form in step.heads:
         head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
         probabilities_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
         results.append(
@@ -210,8 +213,14 @@ def _without_images(test: Features, num_classes: int) -> Features:
 
 
 def _fit(
-    config: LocalHead | Vote, train_ND: Array, table: FeatureTable, plan: wire.HeadPlan, place: Place
+    config: LocalHead | Vote,
+    train_ND: Array,
+    table: FeatureTable,
+    plan: wire.HeadPlan,
+    place: Place,
+    scored: ScoredSide = "validation",
 ) -> Mapping[str, Array]:
+    """The fitted head; of a local one the probabilities of the images on the side that is scored."""
     train, study = table.sides["train"], plan.study
     keep = None if isinstance(config, Vote) else place.folder / HEADS / f"local.{config.title}"
     label = {
@@ -232,7 +241,7 @@ def _fit(
     )
     started = time.monotonic()
     result = worker.run(
-        job, train_ND, train.labels_N, train.groups_N, table.sides["test"].features_NF,
+        job, train_ND, train.labels_N, train.groups_N, table.sides[scored].features_NF,
         state_dir=place.state_dir, keep=keep,
     )  # fmt: skip
     log.event(f"fitted {config.title} on {len(train_ND)} images in {time.monotonic() - started:.1f} s")

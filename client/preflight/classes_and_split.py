@@ -1,4 +1,4 @@
-"""Findings about the data set as a whole: its classes, its groups, and its split into training and test images."""
+"""Findings about the data set as a whole: its classes, its groups, and its split."""
 
 import statistics
 from collections import Counter
@@ -72,6 +72,12 @@ def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Findi
 
 
 def _uneven(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:
+    if manifest.on("train") and not manifest.on("validation"):
+        yield Finding(
+            "look",
+            "no validation images: this site has no part in what a study chooses, nor in the scores over its rounds; "
+            "`split.validation` in the site's YAML says how many there are to be",
+        )
     if isinstance(site.split, NoSplit):
         return
     counts = zip(manifest.classes, manifest.class_counts("train"), manifest.class_counts("test"), strict=True)

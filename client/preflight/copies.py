@@ -1,6 +1,6 @@
 """Findings about copies: the same file more than once, and pictures that are nearly the same.
 
-A copy on the other side of the split makes the test too easy; a copy under another class has one wrong label.
+A copy on another side of the split makes the test too easy; a copy under another class has one wrong label.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,9 @@ def findings(images: Sequence[InspectedImage], manifest: Manifest) -> Iterator[F
         if len({sides.get(readable[place].row.image.key) for place in places}) > 1
     ]
     if on_both_sides:
-        yield finding("stops", "the same file is trained and tested on; remove one of each", on_both_sides)
+        yield finding(
+            "stops", "the same file is on two sides of the split; remove one of each", on_both_sides
+        )
     yield from _near(readable, sides)
 
 
@@ -55,10 +57,11 @@ def _near(readable: Sequence[InspectedImage], sides: dict[str, str | None]) -> I
     yield Finding(
         "look",
         f"{len(pairs)} pair(s) of pictures that are nearly the same belong to different patients or lesions"
-        + (f", {across} of them one in train and one in test" if across else ""),
+        + (f", {across} of them on two sides of the split" if across else ""),
         tuple(
-            f"{left.where} ~ {right.where} ({bits} of 64 bits differ{'' if together else '; train and test'})"
-            for together, bits, left, right, _ in pairs
+            f"{left.where} ~ {right.where} ({bits} of 64 bits differ"
+            f"{'' if together else f'; {on[0]} and {on[1]}'})"
+            for together, bits, left, right, on in pairs
         ),
         tuple(image.row for _, _, left, right, _ in pairs for image in (left, right)),
     )

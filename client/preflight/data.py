@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import get_args
 
 from client.config import SiteConfig
-from client.data.manifest import ImageRow, Manifest
+from client.data.manifest import ImageRow, Manifest, Side
 from client.data.progress import shown
 from client.data.readers import read
 from client.preflight import classes_and_split, copies, decoding_cost, images
@@ -107,7 +108,7 @@ def _summary(manifest: Manifest, inspected: Sequence[InspectedImage]) -> Finding
     return Finding(
         "fine",
         f"{len(manifest.rows)} images of {num_groups} patients or lesions ({counts}); "
-        f"{len(manifest.on('train'))} train, {len(manifest.on('test'))} test; "
+        f"{', '.join(f'{len(manifest.on(side))} {side}' for side in get_args(Side))}; "
         f"{min(w for w, _ in sizes)} x {min(h for _, h in sizes)} to {max(w for w, _ in sizes)} x "
         f"{max(h for _, h in sizes)} pixels",
     )

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -130,7 +131,10 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
         (f"{len(rows):,}", "images"),
         (f"{len({row.group_key for row in rows}):,}", "patients or lesions"),
         (f"{sum(count > 0 for count in report.manifest.class_counts())}", "classes with images"),
-        (f"{len(report.manifest.on('train')):,} / {len(report.manifest.on('test')):,}", "train / test"),
+        (
+            " / ".join(f"{len(report.manifest.on(side)):,}" for side in get_args(Side)),
+            " / ".join(get_args(Side)),
+        ),
         (f"{ranks['stops']} / {ranks['look']}", "stop the study / worth a look"),
     ]
 
@@ -147,7 +151,7 @@ def _card(finding: Finding, pictures: "_Pictures") -> _Card:
 
 
 def _sides(manifest: Manifest) -> tuple[Side | None, ...]:
-    return ("train", "test") if any(row.split for row in manifest.rows) else (None,)
+    return get_args(Side) if any(row.split for row in manifest.rows) else (None,)
 
 
 def _classes(manifest: Manifest, sides: tuple[Side | None, ...]) -> list[_ClassRow]:

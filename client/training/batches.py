@@ -1,5 +1,9 @@
 """Batches of one local training: order, size, class weights."""
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -7,16 +11,57 @@ from common.config import LocalConfig
 from common.seeds import derive
 
 
-def training_batches(labels_N: Tensor, local: LocalConfig, seed: int) -> list[Tensor]:
-    """Indices of every step of this round; each pass over the images has its own order."""
+@dataclass(frozen=True)
+class PassPlace:
+    """Where a round begins in passes that go on from round to round."""
+
+    round: int
+    """From 1."""
+    seed: int
+    """Of the site in this study, the same in every round."""
+
+
+def training_batches(
+    labels_N: Tensor, local: LocalConfig, seed: int, place: PassPlace | None = None
+) -> list[Tensor]:
+    """Indices of every step of this round; each pass over the images has its own order.
+
+    Where a round is not whole passes, a pass goes on in the next round: `place` says where this one begins.
+    """
     size = batch_size(len(labels_N), local)
+
+    def one_pass(order_seed: int) -> list[Tensor]:
+        return split(_pass(labels_N, local, torch.Generator().manual_seed(order_seed)), size)
+
+    epochs = local.num_epochs
+    if epochs is not None and epochs != int(epochs):
+        return _part(one_pass, epochs, place or PassPlace(round=1, seed=seed))
     batches: list[Tensor] = []
     epoch = 0
-    while epoch < local.num_epochs if local.num_epochs else len(batches) < (local.steps or 0):
-        order = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        batches += split(_pass(labels_N, local, order), size)
+    while epoch < epochs if epochs else len(batches) < (local.steps or 0):
+        batches += one_pass(derive(seed, "order", epoch))
         epoch += 1
     return batches[: local.steps]
+
+
+def _part(one_pass: Callable[[int], list[Tensor]], epochs: float, place: PassPlace) -> list[Tensor]:
+    """The steps of round `place.round` on a way through pass after pass; one step at least."""
+    batches = one_pass(derive(place.seed, "pass", 0))
+    num_steps = len(batches)  # of a pass, the same in every one
+    # A third of 3 passes is one, although 3 * 0.33333333 is less.
+    start, end = (
+        math.floor(number * epochs * num_steps + _ROUNDING) for number in (place.round - 1, place.round)
+    )
+    chosen: list[Tensor] = []
+    for step in range(start, max(end, start + 1)):
+        number, within = divmod(step, num_steps)
+        if within == 0 or step == start:
+            batches = one_pass(derive(place.seed, "pass", number))
+        chosen.append(batches[within])
+    return chosen
+
+
+_ROUNDING = 1e-6
 
 
 def _pass(labels_N: Tensor, local: LocalConfig, order: torch.Generator) -> Tensor:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
-from client.training.batches import batch_size, class_weights, spans, split, training_batches
+from client.training.batches import PassPlace, batch_size, class_weights, spans, split, training_batches
 from client.training.losses import Loss, Slopes, by_class
 from client.training.optimizer_state import arrays, load
-from client.training.optimizers import build_optimizer, lr_factor
+from client.training.optimizers import build_optimizer, lr_factor, rise
 from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
@@ -47,6 +47,13 @@ class StudyPosition:
     round: int
     """From 1."""
     rounds: int
+    seed: int = 0
+    """Of the site in this study, the same in every round: the order of passes that are longer than a round."""
+
+    @property
+    def pass_place(self) -> PassPlace:
+        """Where the round begins in such a pass."""
+        return PassPlace(self.round, self.seed)
 
     def share(self, step: int, num_steps: int) -> float:
         """Share of the study's training that lies before the middle of `step`, counted from 0.
@@ -62,7 +69,7 @@ class TrainingResult:
     """Figures of one round of training. The weights are in the model."""
 
     num_examples: int
-    """Distinct images trained on."""
+    """Training images of the site, by which its delta weighs, whatever part of them this round has shown."""
     num_steps: int
     mean_loss: float
     """Mean over all images seen, without penalty; class weights count as in the training loss."""
@@ -116,7 +123,7 @@ def fit(
     if optimizer_state:
         load(optimizer, named, optimizer_state)
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
-    batches = training_batches(images.labels_N, local, seed)
+    batches = training_batches(images.labels_N, local, seed, progress.pass_place)
     rescales = not isinstance(local.optimizer, Sgd) or local.clip_grad_norm is not None
     slopes = Slopes(num_images, device, by_step=rescales)
     most = most_at_once or MostAtOnce()
@@ -149,19 +156,18 @@ def fit(
         )
         losses = _Losses(1 if device.type == "cpu" else _LOOK_EVERY)
         weights_C = stepper.weights_C.cpu()
-        weight_sum, num_seen = 0.0, 0
+        weight_sum = 0.0
         rates = learning_rates(local, progress, len(batches))
         for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
             weight = float(weights_C[images.labels_N[indices_B]].sum())
             losses.append(stepper.step(step, lr, weight, most), lr)
             slopes.count(indices_B, lr / max(rates))
             weight_sum += weight
-            num_seen += len(indices_B)
         losses.look()
     if not bool(torch.stack([torch.isfinite(parameter).all() for parameter in trained]).all()):
         raise _diverged("a weight", len(batches) - 1, lr)
     return TrainingResult(
-        num_examples=min(num_images, num_seen),  # the first pass shows every image once
+        num_examples=num_images,
         num_steps=len(batches),
         mean_loss=sum(losses.values) / weight_sum,
         seconds=time.perf_counter() - start_s,
@@ -174,7 +180,9 @@ def fit(
 def learning_rates(local: LocalConfig, progress: StudyPosition, num_steps: int) -> list[float]:
     """Learning rate of each step of a round."""
     return [
-        local.optimizer.lr * lr_factor(local.schedule, progress.share(step, num_steps))
+        local.optimizer.lr
+        * lr_factor(local.schedule, progress.share(step, num_steps))
+        * rise(local.schedule.round_warmup, (step + 0.5) / num_steps)
         for step in range(num_steps)
     ]
 

@@ -34,11 +34,14 @@ class SiteState:
         earlier = [number for number in self._rounds() if number < before_round]
         return load_file(self._path(max(earlier)))[0] if earlier else None
 
-    def keep_local(self, number: int, arrays: Arrays) -> None:
-        """Keep the local layers after round `number`. Raises StorageError; former ones are then still there."""
+    def keep_local(self, number: int, arrays: Arrays, best: int | None = None) -> None:
+        """Keep the local layers after round `number`, and those after the best round so far: its weights may be the
+        ones that are tested. Raises StorageError; former ones are then still there.
+        """
         save_file(self._path(number), arrays, {})
         for old in sorted(self._rounds())[:-_KEPT]:
-            self._path(old).unlink(missing_ok=True)
+            if old != best:
+                self._path(old).unlink(missing_ok=True)
 
     def optimizer_arrays(self, before_round: int) -> dict[str, Array] | None:
         """State of the optimizer as the round just before left it. None in the first round, and with a warning

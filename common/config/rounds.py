@@ -13,11 +13,12 @@ class SitesConfig(Frozen):
     """Sites that take part, by name."""
 
     train: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_NAMES)]
-    """Sites that train, and score the model on their own test images."""
+    """Sites that train, and score the model on their own validation and test images."""
     evaluate: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] = ()
     """Sites that only score the model: a test set, an unseen domain."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
-    """Rounds between two scorings by the sites in `evaluate`: 3 means rounds 1, 4, 7, and always the last one."""
+    """Rounds between two scorings: 3 means rounds 1, 4, 7, and always the weights of the last round. Sites train in
+    every round."""
     per_round: Annotated[int, Field(ge=1)] | None = None
     """Training sites that are asked in one round, drawn again for each with the study's seed. None: all of them. Every
     site is asked in the closing evaluation."""
@@ -123,14 +124,15 @@ class DeadlinesConfig(Frozen):
 class SelectionConfig(Frozen):
     """Choice of the best round's weights, and early stopping.
 
-    The figure comes from the images that sites score on. Choosing by a figure and reporting the same figure is
-    optimistic: name sites to choose by, and report the others.
+    The figure is of validation images, which nothing trains on. The test images are scored once, with the weights
+    that were chosen.
     """
 
     metric: Literal["balanced_accuracy", "accuracy", "f1_macro", "auroc_macro", "loss"] = "balanced_accuracy"
     """Figure over all images of `sites` together. The largest is best, but the smallest `loss`."""
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Sites whose images decide; None: all that score. A round in which one is missing does not count."""
+    """Sites whose validation images decide; None: the training sites that have some. A round in which one is missing
+    does not count."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many scored rounds without a better one. None: all rounds are run."""
     min_gain: Annotated[float, Field(ge=0)] = 0.0

@@ -32,7 +32,7 @@ from common.config.heads import HeadsConfig
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.training import LocalConfig
-from common.config.types import MOST_NAMES, Line, Name
+from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
 
@@ -65,8 +65,12 @@ class StudyConfig(Frozen):
     deadlines: DeadlinesConfig = DeadlinesConfig()
     """How long the server waits, in seconds, and how often a round is repeated."""
     selection: SelectionConfig | None = None
-    """Choice of the best round's weights, and early stopping. None: the last round's weights are the
-    study's."""
+    """Choice of the best round's weights, and early stopping, by validation images. None: the last round's weights are
+    the study's."""
+    curves_on: ScoredSide = "validation"
+    """Images that the curves over the rounds are of. `validation`: the test images are scored once, with the chosen
+    weights. `test`: they are scored in every round as well, and the report says so. Choices are made by validation
+    images in both cases."""
     untrained_classes: tuple[Name, ...] = ()
     """Classes of which no training site needs an image. The model cannot learn them. Any other class without a
     training image stops the study, because it is probably a spelling mistake."""

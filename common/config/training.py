@@ -87,6 +87,8 @@ class Constant(Frozen):
     kind: Literal["constant"] = "constant"
     warmup: Share = 0.0
     """Share of the whole study over which the learning rate rises linearly from 0."""
+    round_warmup: Share = 0.0
+    """Share of each round over which the learning rate rises linearly from 0, on top of `warmup`."""
 
 
 class Cosine(Frozen):
@@ -95,6 +97,8 @@ class Cosine(Frozen):
     kind: Literal["cosine"] = "cosine"
     warmup: Share = 0.0
     """Share of the whole study over which the learning rate rises linearly from 0."""
+    round_warmup: Share = 0.0
+    """Share of each round over which the learning rate rises linearly from 0, on top of `warmup`."""
     final: Share = 0.0
     """Learning rate at the end of the study, as a share of the optimizer's `lr`."""
 
@@ -105,6 +109,8 @@ class Step(Frozen):
     kind: Literal["step"] = "step"
     warmup: Share = 0.0
     """Share of the whole study over which the learning rate rises linearly from 0."""
+    round_warmup: Share = 0.0
+    """Share of each round over which the learning rate rises linearly from 0, on top of `warmup`."""
     milestones: tuple[Share, ...] = (0.5, 0.75)
     """Shares of the whole study after which the learning rate is multiplied by `gamma`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -122,10 +128,12 @@ Augmentation: TypeAlias = Literal["none", "paper", "dermoscopy", "mri"]
 class LocalConfig(Frozen):
     """What a site does between receiving weights and answering."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over the site's images per round; 1 if neither this nor `steps` is given."""
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Passes over the site's images per round; 1 if neither this nor `steps` is given. A pass may go on from round to
+    round: with 0.25 every image is trained on once in four rounds."""
     steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps per round, instead of `epochs`."""
+    """Optimizer steps per round, instead of `epochs`. Sites of any size then take as many steps; in the mean they
+    weigh by their training images all the same."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
     """Images per optimizer step; `all` takes every image of the site in one step."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -166,7 +174,7 @@ class LocalConfig(Frozen):
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"epochs={self.epochs} and steps={self.steps} contradict each other; keep one")
+            raise ValueError(f"epochs={self.epochs:g} and steps={self.steps} contradict each other; keep one")
         return self
 
     @model_validator(mode="after")
@@ -198,6 +206,6 @@ class LocalConfig(Frozen):
         return not isinstance(self.optimizer, Sgd)
 
     @property
-    def num_epochs(self) -> int | None:
+    def num_epochs(self) -> float | None:
         """Epochs per round, or None if `steps` counts."""
         return self.epochs if self.steps is not None or self.epochs is not None else 1

@@ -1,6 +1,6 @@
 """Types that several parts of a study's settings share."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -10,6 +10,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A name that is safe as a file name: letters, digits, `_`, `.`, `-`."""
+
+ScoredSide: TypeAlias = Literal["validation", "test"]
+"""Sides of a site's split that models are scored on: choices are made on validation images alone."""
 
 LONGEST_LINE = 500
 

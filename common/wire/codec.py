@@ -39,7 +39,7 @@ from common.wire import (
     arrays_of,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the messages. It rises when one changes its meaning; both sides must have the same."""
 
 CHUNK_BYTES = 4 * 2**20

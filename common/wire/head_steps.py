@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from common.config import Name
+from common.config.types import ScoredSide
 from common.heads import Fourier, HeadForm
 from common.settings import Frozen
 
@@ -57,9 +58,10 @@ class CoefficientsStep(Frozen):
 
 
 class ScoreStep(Frozen):
-    """Fit the study's local heads; score them, these heads and the softmax on the test images."""
+    """Fit the study's local heads; score them, these heads and the softmax on the images of one side."""
 
     kind: Literal["score"] = "score"
+    side: ScoredSide = "test"
     heads: tuple[HeadForm, ...]
     """Arrays of each are `head/TITLE/...`."""
 

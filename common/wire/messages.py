@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from common.config import Share, StudyConfig
-from common.config.types import MOST_NAMES, Line, Name
+from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.metrics import Score
 from common.settings import Frozen
@@ -52,6 +52,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{0,64}$")]
 
 MOST_IMAGES = 10**8
 """Most images of one class at one site."""
+ScoredSides = Annotated[tuple[ScoredSide, ...], Field(max_length=2)]
 Count = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
 Counts = Annotated[tuple[Count, ...], Field(max_length=MOST_NAMES)]
 """Images by class."""
@@ -92,7 +93,7 @@ class Sizes(Frozen):
 
 
 class ImageSummary(Frozen):
-    """Sizes and colours of a site's images, training and test images together."""
+    """Sizes and colours of a site's images, those of all sides together."""
 
     sizes: Sizes | None
     """None: too few patients for the site's policy to give the ends of the range."""
@@ -140,13 +141,18 @@ class EnrolPlan(Message):
 
 
 class RoundPlan(Message):
-    """Score the weights of this plan and, if `train`, train from them."""
+    """Score the weights of this plan on the named sides of the split and, if `train`, train from them."""
 
     kind: Literal["round"] = "round"
     ARRAYS: ClassVar[str | None] = "weights"
     study: StudyConfig
     round: Annotated[RoundNumber, Field(ge=1)]
+    """The weights are those after the round before."""
     train: bool
+    score: ScoredSides = ("validation",)
+    """Sides whose images are scored; a site without images on a side answers with a score of none."""
+    best: RoundNumber | None = None
+    """Round after which the best weights so far stood: the site keeps its own layers of that round."""
     notice: Annotated[str, Field(max_length=LONGEST_NOTICE), AfterValidator(require_line)] | None = None
     """Why the server refused this site's last answer, for the site's own log: one line of it."""
     weights: Annotated[Any, Field(exclude=True)]
@@ -211,6 +217,8 @@ class Enrolment(Message):
     """Input size, mean, standard deviation, interpolation."""
     train_counts: Counts
     """Training images per class, in the study's order."""
+    validation_counts: Counts
+    """The same of the images that the study chooses by."""
     test_counts: Counts
     device: DeviceName
     """Device that the site computes on, e.g. "cpu" or "NVIDIA H200"."""
@@ -224,14 +232,15 @@ class Enrolment(Message):
 
 
 class RoundAnswer(Message):
-    """The score of the received weights and, from a training site, the change by training."""
+    """The scores of the received weights and, from a training site, the change by training."""
 
     kind: Literal["answer"] = "answer"
     ARRAYS: ClassVar[str | None] = "delta"
     round: RoundNumber
-    score: Score
+    scores: dict[ScoredSide, Score]
+    """By side that the plan asked for."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
-    """Images trained on in this round; the weight of the delta. 0 from a site that only scores."""
+    """Training images of the site, the weight of the delta. 0 from a site that only scores."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]
     train_loss: float | None
     """Mean over the images of this round, None without training."""
@@ -242,7 +251,7 @@ class RoundAnswer(Message):
 
 
 class HeadAnswer(Message):
-    """Sums over a site's training images, or scores on its test images; nothing has a row per image."""
+    """Sums over a site's training images, or scores on its validation or test images; nothing has a row per image."""
 
     kind: Literal["head_answer"] = "head_answer"
     ARRAYS: ClassVar[str | None] = "arrays"

@@ -44,9 +44,11 @@ _BY_NAME = {
     "tau": PURE,
     "temperature": PURE,
     "test_share": "share of the images",
+    "validation": "share of the images that are not for testing",
     "tolerance": "share of the first gradient",
     "trim": "share of the sites",
     "warmup": "share of the study",
+    "round_warmup": "share of the round",
     "milestones": "shares of the study",
     "weight_decay": PURE,
     # counts

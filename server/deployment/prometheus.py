@@ -253,7 +253,8 @@ def _scores(study: str, last: RoundRecord) -> Iterator[Family]:
             "consilium_auroc_macro", "Macro AUROC of the last scored weights", labels=labels
         ),
     }
-    scored = dict(last.scored) | ({} if last.pooled is None else {ALL: last.pooled})
+    model = last.test if last.test is not None and last.closing else last.validation or last.test
+    scored = {} if model is None else {**model.sites, ALL: model.pooled}
     for site, score in scored.items():
         for name, family in families.items():
             value = float(getattr(score.figures, name))

@@ -25,6 +25,8 @@ class SiteCensus(Frozen):
     """Counts and image summary of one site's enrolment."""
 
     train_counts: tuple[int, ...]
+    validation_counts: tuple[int, ...] = ()
+    """Empty: on record by a version without validation images."""
     test_counts: tuple[int, ...]
     withheld: bool
     """Its policy leaves small classes, or all scores, out: a 0 may stand for a few images."""
@@ -46,6 +48,7 @@ def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
         sites={
             site: SiteCensus(
                 train_counts=enrolment.train_counts,
+                validation_counts=enrolment.validation_counts,
                 test_counts=enrolment.test_counts,
                 withheld=enrolment.withheld,
                 images=enrolment.images,
@@ -60,7 +63,9 @@ def require_classes(study: StudyConfig, census: Census) -> None:
     """Raises ConfigError that names every class that no site has, or no site trains on."""
     trainers = [site for name, site in census.sites.items() if name in study.sites.train]
     untrained = _without(study, [site.train_counts for site in trainers])
-    nowhere = _without(study, [(*s.train_counts, *s.test_counts) for s in census.sites.values()])
+    nowhere = _without(
+        study, [(*s.train_counts, *s.validation_counts, *s.test_counts) for s in census.sites.values()]
+    )
     sentences = []
     if nowhere:
         sentences.append(
@@ -81,7 +86,7 @@ def require_classes(study: StudyConfig, census: Census) -> None:
 
 
 def _without(study: StudyConfig, counts: Sequence[Sequence[int]]) -> list[str]:
-    """Classes that none of these has and that are needed; counts may be those of both sides, one after the other."""
+    """Classes that none of these has and that are needed; counts may be those of several sides, one after the other."""
     num = len(study.classes)
     return [
         name

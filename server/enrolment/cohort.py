@@ -220,10 +220,12 @@ def _ask(
                 refused.pop(reply.site, None)
                 heard.undecided.pop(reply.site, None)
                 log.event(
-                    f"{reply.site} enrolled: {sum(enrolment.train_counts)} training and "
-                    f"{sum(enrolment.test_counts)} test images, computes on {enrolment.device}",
+                    f"{reply.site} enrolled: {sum(enrolment.train_counts)} training, "
+                    f"{sum(enrolment.validation_counts)} validation and {sum(enrolment.test_counts)} test images, "
+                    f"computes on {enrolment.device}",
                     site=reply.site,
                     train_counts=list(map(str, enrolment.train_counts)),
+                    validation_counts=list(map(str, enrolment.validation_counts)),
                     test_counts=list(map(str, enrolment.test_counts)),
                 )
             case _ if reply.site in enrolled:
@@ -306,15 +308,13 @@ def _disagreements(
     for site, enrolment in enrolled.items():
         if (difference := mismatch(enrolment.layout, weights)) is not None:
             refused[site] = f"its model differs from the first weights: {difference}"
-        elif len(enrolment.train_counts) != len(study.classes) or len(enrolment.test_counts) != len(
-            study.classes
-        ):
+        elif any(len(counts) != len(study.classes) for counts in _counts(enrolment)):
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
         elif site in study.sites.train and sum(enrolment.train_counts) == 0:
             refused[site] = "it has no training images of the study's classes"
-        elif site in study.sites.evaluate and sum(enrolment.test_counts) == 0:
+        elif site in study.sites.evaluate and not sum(map(sum, _counts(enrolment)[1:])):
             held_back = "that its policy lets be counted" if enrolment.withheld else "of the study's classes"
-            refused[site] = f"it has no test images {held_back}"
+            refused[site] = f"it has no test or validation images {held_back}"
     agreed = {site: enrolment for site, enrolment in sorted(enrolled.items()) if site not in refused}
     usual = _usual(study, agreed)
     for site, enrolment in enrolled.items():
@@ -338,3 +338,8 @@ def _not_connected(study: StudyConfig) -> str:
 
 def _names(sites: set[str]) -> str:
     return ", ".join(sorted(sites))
+
+
+def _counts(enrolment: wire.Enrolment) -> tuple[tuple[int, ...], ...]:
+    """Images by class: for training, validation and test."""
+    return enrolment.train_counts, enrolment.validation_counts, enrolment.test_counts

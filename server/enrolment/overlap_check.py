@@ -55,9 +55,10 @@ def _advice(study: StudyConfig, result: overlap.Overlap, problems: list[str]) ->
 
 
 def _num_images(study: StudyConfig, cohort: Cohort) -> dict[str, int]:
-    """Images that each site compares: all it trains and tests on; at an `evaluate` site, its test images."""
+    """Images that each site compares: all it has; at an `evaluate` site, those that it scores."""
     return {
-        site: sum(enrolment.test_counts) + (sum(enrolment.train_counts) if site in study.sites.train else 0)
+        site: cohort.num_scored(site, ("validation", "test"))
+        + (sum(enrolment.train_counts) if site in study.sites.train else 0)
         for site, enrolment in cohort.enrolments.items()
     }
 

@@ -78,7 +78,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     log.event(f"heads on the weights after round {calls.round}: {', '.join(study.heads.titles)}")
     fitting = _Fitting(study, study.heads, calls, trainers)
     heads = tuple(fitting.run()) if study.heads.federated else ()
-    results = scored(study, calls, names, heads)
+    results = scored(study, calls, names, heads, "test" if state.closing else "validation")
     num_scored = len(results.keys() & set(study.sites.train))
     if num_scored < study.sites.quorum:
         reasons = [

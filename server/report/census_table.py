@@ -2,19 +2,22 @@
 
 from common.config import StudyConfig
 from common.wire import ImageSummary
-from server.enrolment.census import Census
+from server.enrolment.census import Census, SiteCensus
 from server.report.terminal import aligned
 
 NOTES = (
-    "training / test images; `-`: none, or fewer than the site's policy lets be counted (sites marked ~, whose "
-    "pixels are those that enough patients share); *: only scores; means and deviations of red, green, blue in 0-1"
+    "training / validation / test images; `-`: none, or fewer than the site's policy lets be counted (sites marked ~, "
+    "whose pixels are those that enough patients share); *: only scores; means and "
+    "deviations of red, green, blue in 0-1"
 )
 
 
 def table(study: StudyConfig, census: Census) -> str:
     """For the terminal: a row a site, a column a class."""
     head, body, foot = cells(study, census)
-    return f"what the sites hold\n{aligned(head, body, foot)}\n{NOTES}"
+    lacking = without_validation(study, census)
+    without = f"\nno validation images: {', '.join(lacking)}" if lacking else ""
+    return f"what the sites hold\n{aligned(head, body, foot)}\n{NOTES}{without}"
 
 
 def cells(study: StudyConfig, census: Census) -> tuple[list[str], list[list[str]], list[list[str]]]:
@@ -23,20 +26,35 @@ def cells(study: StudyConfig, census: Census) -> tuple[list[str], list[list[str]
     body = [
         [
             name + "~" * site.withheld + " *" * (name in study.sites.evaluate),
-            *map(_pair, site.train_counts, site.test_counts),
-            _pair(sum(site.train_counts), sum(site.test_counts)),
+            *map(_cell, *_sides(site)),
+            _cell(*map(sum, _sides(site))),
             *_looks(site.images),
         ]
         for name, site in census.sites.items()
     ]
-    train = [sum(counts) for counts in zip(*(s.train_counts for s in census.sites.values()), strict=True)]
-    test = [sum(counts) for counts in zip(*(s.test_counts for s in census.sites.values()), strict=True)]
-    foot = ["all", *map(_pair, train, test), _pair(sum(train), sum(test)), "", "", ""]
+    totals = [
+        [sum(counts) for counts in zip(*by_site, strict=True)]
+        for by_site in zip(*map(_sides, census.sites.values()), strict=True)
+    ]
+    foot = ["all", *map(_cell, *totals), _cell(*map(sum, totals)), "", "", ""]
     return head, body, [foot]
 
 
-def _pair(train: int, test: int) -> str:
-    return f"{train or '-'} / {test or '-'}"
+def without_validation(study: StudyConfig, census: Census) -> list[str]:
+    """Training sites without validation images: they have no part in the curves, nor in what the study chooses."""
+    return [
+        site for site in study.sites.train if site in census.sites and not sum(_sides(census.sites[site])[1])
+    ]
+
+
+def _sides(site: SiteCensus) -> tuple[tuple[int, ...], ...]:
+    """Images by class: for training, validation and test."""
+    none = (0,) * len(site.train_counts)
+    return site.train_counts, site.validation_counts or none, site.test_counts
+
+
+def _cell(*counts: int) -> str:
+    return " / ".join(str(count or "-") for count in counts)
 
 
 def _looks(images: ImageSummary | None) -> list[str]:

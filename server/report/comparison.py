@@ -9,7 +9,7 @@ from common.files import write_atomically
 from server.config import SimulatedSites
 from server.report import plots
 from server.report.text import escaped, markdown_table
-from server.storage.history import RoundRecord
+from server.storage.history import RoundRecord, curves
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,26 @@ def write_comparison(folder: Path, rows: list[Row], federation: SimulatedSites) 
     writer.writerows(table)
     write_atomically(folder / "comparison.md", ("\n".join(lines) + "\n").encode())
     write_atomically(folder / "comparison.csv", text.getvalue().encode())
-    curves = {
+    lines_by_run = {
         f"{row.variant}, seed {row.seed}": [
-            (record.model_after_round, record.pooled.figures.balanced_accuracy)
-            for record in row.rounds
+            (model.after_round, model.pooled.figures.balanced_accuracy)
+            for model in models
             # only rounds in which every site scored: a mean over fewer images is another figure
-            if record.pooled is not None and record.scored.keys() == row.rounds[-1].scored.keys()
+            if model.sites.keys() == models[-1].sites.keys()
         ]
         for row in rows
+        for models in [curves(row.rounds, "validation")]
     }
     same = _are_scored_alike(rows)
-    picture = plots.comparison(curves, folder, synthetic=federation.synthetic, same_images=same)
+    picture = plots.comparison(lines_by_run, folder, synthetic=federation.synthetic, same_images=same)
     write_atomically(folder / "comparison.png", picture)
 
 
 def _scored(row: Row) -> dict[str, tuple[int, ...]]:
-    """Test images by class of every site that scored the final model of a run that did not fail."""
-    if row.failure is not None or not row.rounds:
+    """Test images by class of every site that scored the chosen model of a run that did not fail."""
+    if row.failure is not None or not row.rounds or (tested := row.rounds[-1].test) is None:
         return {}
-    last = row.rounds[-1]
-    return {site: tuple(map(sum, scored.confusion_CC)) for site, scored in last.scored.items()}
+    return {site: tuple(map(sum, scored.confusion_CC)) for site, scored in tested.sites.items()}
 
 
 def _are_scored_alike(rows: list[Row]) -> bool:
@@ -87,17 +87,17 @@ def _scored_by(rows: list[Row]) -> str:
 
 
 def figures_of(row: Row) -> dict[str, str]:
-    """One line of the table: the final weights, pooled and balanced accuracy by site."""
+    """One line of the table: the chosen weights on test images, pooled and balanced accuracy by site."""
     line = {"variant": row.variant, "seed": str(row.seed)}
-    if row.failure is not None or not row.rounds or row.rounds[-1].pooled is None:
+    last = row.rounds[-1].test if row.rounds else None
+    if row.failure is not None or last is None:
         return line | {"outcome": f"failed: {row.failure or 'no scores'}"}
-    last = row.rounds[-1]
-    pooled = row.rounds[-1].pooled.figures
+    pooled = last.pooled.figures
     return (
         line
         | {
             "outcome": f"finished, incomplete: {row.lacking}" if row.lacking else "finished",
-            "rounds": str(last.model_after_round),
+            "rounds": str(last.after_round),
             "balanced accuracy": f"{pooled.balanced_accuracy:.3f}",
             "weighted F1": f"{pooled.f1_weighted:.3f}",
             "accuracy": f"{pooled.accuracy:.3f}",
@@ -107,8 +107,7 @@ def figures_of(row: Row) -> dict[str, str]:
         }
         | {
             f"balanced accuracy {site}": f"{scored.figures.balanced_accuracy:.3f}"
-            for site, scored in last.scored.items()
-            if scored.figures.num_images
+            for site, scored in last.sites.items()
         }
         | {"minutes": f"{sum(record.seconds for record in row.rounds) / 60:.1f}"}
     )

@@ -18,16 +18,16 @@ from server.report.outcome import Outcome
 from server.report.text import counted, decimal, escaped, listed, markdown_table, percent
 from server.report.troubles import troubles
 from server.rounds.scores import why_silent
-from server.storage.history import RoundRecord, Scored
+from server.storage.history import Scored, ScoredModel
 
 _LEGEND = (
-    "Percent, except images and loss (cross-entropy, nats per image). *Pooled* counts every test image of "
+    "Percent, except images and loss (cross-entropy, nats per image). *Pooled* counts every image of "
     "the sites in the table once; it is not the mean of the rows above. *Balanced accuracy* is the mean recall over "
     "the classes present. *Weighted* means by the number of images of a class; weighted recall equals accuracy. "
     "*AUROC* is one-vs-rest, mean over classes, from score histograms. *ECE* is the expected calibration "
     "error over 15 bins. *AVG* is what the paper calls so; it can be read in two ways, hence two columns. "
     "The interval takes images as independent, so it is too narrow where a patient has several. `-`: there is no "
-    "such figure, because there are no test images for it, or because the loss is not a finite number."
+    "such figure, because there are no images for it, or because the loss is not a finite number."
 )
 
 
@@ -57,6 +57,12 @@ def _data(outcome: Outcome) -> list[str]:
         return ["\n\n".join(["## The sites' images", *unseen])] if unseen else []
     if away := [site for site in outcome.never_there if site not in outcome.census.sites]:
         unseen = [f"Not in the table, because they took no part: {listed(away)}.", *unseen]
+    if lacking := census_table.without_validation(outcome.study, outcome.census):
+        number = counted(len(lacking), "training site")
+        unseen = [
+            f"{number} without validation images: {listed(lacking)}. The study chooses by others.",
+            *unseen,
+        ]
     head, body, foot = census_table.cells(outcome.study, outcome.census)
     rows = markdown_table(head, [*body, *foot])
     return [
@@ -73,17 +79,17 @@ def _data(outcome: Outcome) -> list[str]:
 
 def _figures(outcome: Outcome) -> str:
     final = outcome.final
-    if final is None or final.pooled is None:
+    if final is None:
         return "## The final model\n\nNo site scored the model: there are no figures to report."
     evaluate = outcome.study.sites.evaluate
     rows = [
         [f"{site} (only scores)" if site in evaluate else site, *_row(scored)]
-        for site, scored in final.scored.items()
+        for site, scored in final.sites.items()
     ]
     rows.append(["**pooled**", *_row(final.pooled)])
     if final.pooled_training is not None:
         rows.append(["**pooled, training sites**", *_row(final.pooled_training)])
-    planned, after = outcome.study.rounds, final.model_after_round
+    planned, after = outcome.study.rounds, final.after_round
     early = "" if after >= planned else f", of {planned} planned"
     head = [
         "site", "images", "accuracy (95 % interval)", "balanced accuracy", "precision, weighted",
@@ -94,6 +100,7 @@ def _figures(outcome: Outcome) -> str:
         [
             f"## The model after round {after}{early}" if after else "## The model before training",
             *_selected(outcome, final),
+            _which_images(outcome, final),
             markdown_table(head, rows),
             *_not_in_the_table(outcome, final),
             *_coarse(final.pooled),
@@ -103,18 +110,34 @@ def _figures(outcome: Outcome) -> str:
     )
 
 
-def _not_in_the_table(outcome: Outcome, final: RoundRecord) -> list[str]:
+def _which_images(outcome: Outcome, final: ScoredModel) -> str:
+    """What the figures are of, and what else was done with those images, as a paragraph."""
+    if final.side == "validation":
+        return (
+            "**The figures are of validation images, by which the study chooses: no test images were scored.** They "
+            "look better than the model is."
+        )
+    if any(record.test is not None for record in outcome.rounds if not record.closing):
+        return (
+            "The figures are of test images. **They were scored in the rounds as well, for the curves.** Nothing was "
+            "chosen by them in this study."
+        )
+    return "The figures are of test images, which were scored once, with these weights."
+
+
+def _not_in_the_table(outcome: Outcome, final: ScoredModel) -> list[str]:
     """Sites without a row, each with the reason, and rounds that nothing scored, as paragraphs."""
     paragraphs, never = [], outcome.never_there
-    rows = {row.site: row for row in final.sites}
-    lacking = [site for site in outcome.study.sites.all if site not in final.scored]
+    record = outcome.final_record
+    rows = {row.site: row for row in record.sites} if record is not None else {}
+    lacking = [site for site in outcome.study.sites.all if site not in final.sites]
     if lacking:
         each = "; ".join(
             f"{site} ({escaped(never[site] if site in never else why_silent(rows.get(site)))})"
             for site in lacking
         )
         paragraphs.append(f"Not in the table: {each}.")
-    if outcome.num_rounds > final.model_after_round:
+    if outcome.num_rounds > final.after_round and not outcome.is_closed:
         paragraphs.append(
             f"These are the last scores on record. The model after round {outcome.num_rounds} was not scored."
         )
@@ -131,12 +154,10 @@ def _coarse(pooled: Scored) -> list[str]:
     ]
 
 
-def _left_out(outcome: Outcome, final: RoundRecord) -> list[str]:
-    """Test images that are not counted because too few patients had such a result, as a paragraph."""
-    by_site = {
-        site: sum(scored.left_out_C) for site, scored in final.scored.items() if any(scored.left_out_C)
-    }
-    if final.pooled is None or not by_site:
+def _left_out(outcome: Outcome, final: ScoredModel) -> list[str]:
+    """Images that are not counted because too few patients had such a result, as a paragraph."""
+    by_site = {site: sum(scored.left_out_C) for site, scored in final.sites.items() if any(scored.left_out_C)}
+    if not by_site:
         return []
     each = ", ".join(f"{site} {number}" for site, number in by_site.items())
     classes = ", ".join(
@@ -147,39 +168,51 @@ def _left_out(outcome: Outcome, final: RoundRecord) -> list[str]:
     left_out, f = sum(by_site.values()), final.pooled.figures
     right, images = round(f.accuracy * f.num_images) if f.num_images else 0, f.num_images + left_out
     return [
-        f"{left_out} of {images} test images are in no figure ({each}; {classes}): the policy of their site leaves out "
-        "what fewer patients than it says share, a true class and a predicted one, and as much more that no sum shows "
-        "it. These are mostly errors, so the figures look better than the model is. With these images the pooled "
-        f"accuracy lies between {percent(right / images)} and {percent((right + left_out) / images)} percent. "
+        f"{left_out} of {images} {final.side} images are in no figure ({each}; {classes}): the policy of their site "
+        "leaves out what fewer patients than it says share, a true class and a predicted one, and as much more that "
+        "no sum shows it. These are mostly errors, so the figures look better than the model is. With these images the "
+        f"pooled accuracy lies between {percent(right / images)} and {percent((right + left_out) / images)} percent. "
         "Probabilities are medians of small groups of patients there."
     ]
 
 
-def _selected(outcome: Outcome, final: RoundRecord) -> list[str]:
+def _selected(outcome: Outcome, final: ScoredModel) -> list[str]:
     """What the study's selection came to, as paragraphs."""
-    study, best = outcome.study, final.best
+    study, record = outcome.study, outcome.final_record
+    best = None if record is None else record.best
     if study.selection is None:
         return []
-    metric, deciding = study.selection.metric, study.selection.sites or study.sites.all
+    metric, deciding = study.selection.metric, _deciding(outcome)
     if best is None:
         return [
             f"No round was chosen by {metric}: that takes the scores of {listed(deciding)} in one round, and no round "
             "has all of them. The weights are those of the last round."
         ]
     model = f"of the model after round {best.round}" if best.round else "of the model before training"
-    sentences = [f"The best {metric} on the images of {listed(deciding)} was {best.value:.4f}, {model}."]
+    sentences = [
+        f"The best {metric} on the validation images of {listed(deciding)} was {best.value:.4f}, {model}."
+    ]
     if not best.round:
-        sentences.append("No round made a better one, so there is no `best.safetensors`.")
+        sentences.append(
+            "No round made a better one, so there is no `best.safetensors`; the weights are those of the last round."
+        )
     elif outcome.is_closed:
         sentences.append("Its weights are in `best.safetensors`.")
     else:
         sentences.append("Its weights are in `checkpoints/best.safetensors`.")
-    if best.round != final.model_after_round:
-        sentences.append(
-            f"The figures below are of another model, that after round {final.model_after_round}."
-        )
+    if best.round not in (0, final.after_round):
+        sentences.append(f"The figures below are of another model, that after round {final.after_round}.")
     sentences.append("The best of several looks better than it is on the images that chose it.")
     return [" ".join(sentences)]
+
+
+def _deciding(outcome: Outcome) -> list[str]:
+    """Sites by whose validation images the study chooses."""
+    study = outcome.study
+    if study.selection is not None and study.selection.sites is not None:
+        return list(study.selection.sites)
+    without = [] if outcome.census is None else census_table.without_validation(study, outcome.census)
+    return [site for site in study.sites.train if site not in without]
 
 
 def _row(scored: Scored) -> list[str]:
@@ -203,7 +236,7 @@ def _row(scored: Scored) -> list[str]:
 
 def _confusion(outcome: Outcome) -> str:
     final = outcome.final
-    if final is None or final.pooled is None:
+    if final is None:
         return "## Confusion matrix\n\nNone: no scores are available."
     rows = [
         [f"**{name}**", *map(str, counts)]
@@ -212,7 +245,7 @@ def _confusion(outcome: Outcome) -> str:
     return "\n\n".join(
         [
             "## Confusion matrix, pooled",
-            "Test images by true class (row) and by what the model said (column).",
+            f"{final.side.capitalize()} images by true class (row) and by what the model said (column).",
             markdown_table(["true \\ predicted", *outcome.study.classes], rows),
             "![Confusion matrix](confusion.png)",
         ]
@@ -221,7 +254,7 @@ def _confusion(outcome: Outcome) -> str:
 
 def _classes(outcome: Outcome) -> str:
     final = outcome.final
-    if final is None or final.pooled is None:
+    if final is None:
         return "## Per class\n\nNone: no scores are available."
     f = final.pooled.figures
     rows = [
@@ -298,10 +331,11 @@ def _head_cell(cell: Cell | None) -> str:
 
 
 def _rounds(outcome: Outcome) -> str:
-    scored = {record.model_after_round: record for record in outcome.rounds}
+    scored = {model.after_round: model for model in outcome.curves}
+    side = outcome.curves[-1].side if outcome.curves else outcome.study.curves_on
     first = scored.get(0)
     rows = []
-    if first is not None and first.pooled is not None:  # of a CLIP, what its authors call zero-shot
+    if first is not None:  # of a CLIP, what its authors call zero-shot
         rows.append(["0, before training", "-", "-", "-", *_scored_as(first), "-"])
     for record in outcome.rounds:
         if record.closing:
@@ -320,11 +354,11 @@ def _rounds(outcome: Outcome) -> str:
             ]
         )
     head = [
-        "round", "sites that trained", "images", "training loss", "test loss after it, pooled", "accuracy",
+        "round", "sites that trained", "images", "training loss", f"{side} loss after it, pooled", "accuracy",
         "balanced accuracy", "seconds",
     ]  # fmt: skip
     parts = ["## Rounds", markdown_table(head, rows)]
-    pools = {frozenset(record.scored) for record in outcome.rounds if record.pooled is not None}
+    pools = {frozenset(model.sites) for model in outcome.curves}
     if len(pools) > 1:
         parts.append(
             "*Pooled* is over the sites that scored the model of the row. They are not the same in all rows, so the "
@@ -333,11 +367,11 @@ def _rounds(outcome: Outcome) -> str:
     return "\n\n".join([*parts, "![Curves over the rounds](curves.png)"])
 
 
-def _scored_as(record: RoundRecord | None) -> list[str]:
-    """Loss, accuracy and balanced accuracy of the pooled test in one round's scores."""
-    if record is None or record.pooled is None:
+def _scored_as(model: ScoredModel | None) -> list[str]:
+    """Loss, accuracy and balanced accuracy over all sites that scored one model."""
+    if model is None:
         return ["-", "-", "-"]
-    figures = record.pooled.figures
+    figures = model.pooled.figures
     return [decimal(figures.loss), percent(figures.accuracy), percent(figures.balanced_accuracy)]
 
 

@@ -42,7 +42,7 @@ def _rounds(outcome: Outcome) -> str:
     study = outcome.study
     local = study.local
     amount = (
-        counted(local.num_epochs, "epoch")
+        f"{local.num_epochs:g} epoch{'' if local.num_epochs == 1 else 's'}"
         if local.num_epochs is not None
         else counted(local.steps or 0, "step")
     )
@@ -103,10 +103,12 @@ def _evaluators(outcome: Outcome) -> str:
     """The sites that only score: those that did, those that did for a while, those that never did."""
     evaluate, unscored = outcome.study.sites.evaluate, outcome.unscored
     last = {
-        site: record.model_after_round
+        site: model.after_round
         for record in outcome.rounds
-        for site, scored in record.scored.items()
-        if site in evaluate and scored.figures.num_images
+        for model in (record.validation, record.test)
+        if model is not None
+        for site in model.sites
+        if site in evaluate
     }
     sentences = []
     if whole := [site for site in evaluate if site in last and site not in unscored]:
@@ -119,6 +121,9 @@ def _evaluators(outcome: Outcome) -> str:
             )
     never = outcome.never_there
     for site in (site for site in evaluate if site not in last and outcome.rounds):
+        if not outcome.is_closed and site not in never:
+            sentences.append(f"{site} never trains and scores the model at the end.")
+            continue
         reason = unscored.get(site) or never.get(site) or "no score is on record"
         sentences.append(f"{site} was to score the model and never did: {escaped(reason)}.")
     return " ".join(sentences)

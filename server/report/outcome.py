@@ -3,6 +3,7 @@
 Every sentence of a report takes its facts from here, not from what the study had planned.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,8 @@ from server.enrolment.overlap import Overlap
 from server.heads.record import HeadTable
 from server.rounds import scores
 from server.state import SiteRound
-from server.storage.history import RoundRecord
+from server.storage import history
+from server.storage.history import RoundRecord, ScoredModel
 from server.storage.status import Stage
 
 NOT_ON_RECORD = "the reason is not on record"
@@ -50,9 +52,30 @@ class Outcome:
     """Name of the operator's file with the first weights; None: a site built them."""
 
     @property
-    def final(self) -> RoundRecord | None:
-        """The record with the scores of the last model that was scored."""
-        return next((record for record in reversed(self.rounds) if record.pooled is not None), None)
+    def final(self) -> ScoredModel | None:
+        """The test of the chosen model; before it, or without test images, the last scores on record."""
+        models = [
+            model for record in self.rounds for model in (record.validation, record.test) if model is not None
+        ]
+        tested = [model for model in models if model.side == "test"]
+        return (
+            tested[-1]
+            if tested and (self.is_closed or tested[-1] is models[-1])
+            else next(reversed(models), None)
+        )
+
+    @property
+    def final_record(self) -> RoundRecord | None:
+        """The record that has `final`."""
+        final = self.final
+        return next(
+            (r for r in reversed(self.rounds) if final is not None and final in (r.validation, r.test)), None
+        )
+
+    @property
+    def curves(self) -> tuple[ScoredModel, ...]:
+        """Scores of the models over the rounds, on the images that the study's curves are of."""
+        return history.curves(self.rounds, self.study.curves_on)
 
     @property
     def is_closed(self) -> bool:
@@ -86,6 +109,8 @@ class Outcome:
             if any(row.outcome != "absent" for row in rows):
                 continue
             known = rows[-1].reason if rows else self.absent.get(site)
+            if known is None and site in self.study.sites.evaluate and not self.is_closed:
+                continue  # it may have test images alone, which are scored at the end
             if known is not None or self.rounds:
                 found[site] = known or NOT_ON_RECORD
         return found
@@ -96,7 +121,9 @@ class Outcome:
         closing = next((record for record in self.rounds if record.closing), None)
         if closing is None:
             return {}
-        num_images = {site: scored.figures.num_images for site, scored in closing.scored.items()}
+        num_images = Counter[str]()
+        for model in filter(None, (closing.validation, closing.test)):
+            num_images.update({site: scored.figures.num_images for site, scored in model.sites.items()})
         lacking = scores.unscored(self.study, closing.sites, num_images)
         never = self.never_there
         return {site: never.get(site, reason) for site, reason in lacking.items()}

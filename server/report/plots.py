@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.metrics import Figures
 from common.plotting import matplotlib_in, png
-from server.storage.history import RoundRecord, Scored
+from server.storage.history import ScoredModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ _MAX_ANNOTATED = 20
 
 
 def curves(
-    rounds: Sequence[RoundRecord], evaluate: Sequence[str], scratch: Path, *, synthetic: bool
+    models: Sequence[ScoredModel], evaluate: Sequence[str], scratch: Path, *, synthetic: bool
 ) -> bytes:
     """Balanced accuracy and loss over the rounds, per site and pooled, as PNG.
 
@@ -40,25 +40,24 @@ def curves(
 
         picture = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
         left, right = picture.subplots(1, 2)
-        _curve(left, rounds, evaluate, lambda f: f.balanced_accuracy, "balanced accuracy")
+        _curve(left, models, evaluate, lambda f: f.balanced_accuracy, "balanced accuracy")
         left.set_ylim(0, 1.02)  # a little air, or markers at 1 are cut
-        _curve(right, rounds, evaluate, lambda f: f.loss, "loss (cross-entropy, nats per image)")
+        _curve(right, models, evaluate, lambda f: f.loss, "loss (cross-entropy, nats per image)")
         right.set_ylim(bottom=0)
         handles, labels = left.get_legend_handles_labels()
         if handles:
             picture.legend(handles, labels, loc="outside right upper", frameon=False)
-        _banner(picture, "The global model on each site's test images", synthetic=synthetic)
+        side = models[-1].side if models else "validation"
+        _banner(picture, f"The global model on each site's {side} images", synthetic=synthetic)
         return png(picture)
 
 
-def confusion(
-    scored: Scored, classes: Sequence[str], scratch: Path, *, after_round: int, synthetic: bool
-) -> bytes:
+def confusion(model: ScoredModel, classes: Sequence[str], scratch: Path, *, synthetic: bool) -> bytes:
     """The confusion matrix as PNG: colour is the share of the true class, numbers are images."""
     with matplotlib_in(scratch):
         from matplotlib.figure import Figure
 
-        num_classes = len(classes)
+        num_classes, scored = len(classes), model.pooled
         side = min(16.0, max(5.2, 2.6 + 0.62 * num_classes))
         picture = Figure(figsize=(side + 0.9, side), dpi=120, layout="constrained")
         axes = picture.subplots()
@@ -77,7 +76,7 @@ def confusion(
         num_images = scored.figures.num_images
         _banner(
             picture,
-            f"The model after round {after_round} on {num_images} test images, pooled",
+            f"The model after round {model.after_round} on {num_images} {model.side} images, pooled",
             synthetic=synthetic,
         )
         return png(picture)
@@ -92,7 +91,7 @@ def comparison(
 ) -> bytes:
     """Pooled balanced accuracy over the rounds, a line per run, as PNG.
 
-    `same_images`: every run was scored on the same test images, as the title then says.
+    `same_images`: every run was tested on the same images, as the title then says.
     """
     with matplotlib_in(scratch):
         from matplotlib.figure import Figure
@@ -117,27 +116,27 @@ def comparison(
         axes.spines[["top", "right"]].set_visible(False)
         if any(curves_by_run.values()):  # none where every run failed before its first score
             picture.legend(loc="outside right upper", frameon=False)
-        title = "Runs compared on the same test images"
+        title = "Runs compared on validation images; tested on the same images"
         if not same_images:
-            title = "Runs compared; NOT all on the same test images, see the table"
+            title = "Runs compared; NOT all tested on the same images, see the table"
         _banner(picture, title, synthetic=synthetic)
         return png(picture)
 
 
 def _curve(
     axes: "Axes",
-    rounds: Sequence[RoundRecord],
+    models: Sequence[ScoredModel],
     evaluate: Sequence[str],
     read: Callable[[Figures], float],
     title: str,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    sites = sorted({site for record in rounds for site in record.scored})
+    sites = sorted({site for model in models for site in model.sites})
     for place, site in enumerate(sites):
         _line(
             axes,
-            [(r.model_after_round, read(r.scored[site].figures)) for r in rounds if site in r.scored],
+            [(m.after_round, read(m.sites[site].figures)) for m in models if site in m.sites],
             label=f"{site} (only scores)" if site in evaluate else site,
             colour=_COLOURS[place % len(_COLOURS)],
             marker=_MARKERS[place % len(_MARKERS)],
@@ -145,8 +144,8 @@ def _curve(
         )
     if len(sites) > 1:
         # Only rounds in which every site scored: a mean over fewer images is another figure.
-        whole = [r for r in rounds if r.pooled is not None and r.scored.keys() == rounds[-1].scored.keys()]
-        points = [(r.model_after_round, read(r.pooled.figures)) for r in whole if r.pooled is not None]
+        whole = [model for model in models if model.sites.keys() == models[-1].sites.keys()]
+        points = [(model.after_round, read(model.pooled.figures)) for model in whole]
         _line(axes, points, label="pooled", colour="black", marker="", dashed=False)
     axes.set_xlabel("model after round")
     axes.set_ylabel(title)

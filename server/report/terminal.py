@@ -26,29 +26,39 @@ def round_table(study: StudyConfig, state: RoundState, *, synthetic: bool = Fals
     closing = state.closing
     title = "closing evaluation" if closing else f"round {state.round} of {study.rounds}"
     title += f" of {study.name} took {state.seconds:.1f} s"
+    after = state.round - 1 if state.chosen is None else state.chosen.round
+    scores, side = (state.test_scores, "test") if closing else (state.scores, "validation")
+    if closing and not _has_images(scores):
+        scores, side, after = state.scores, "validation", state.round - 1
     title += (
-        f"; scores are of the model after round {state.round - 1}" if state.scores else "; no site scored"
+        f"; scores are of the model after round {after} on {side} images"
+        if _has_images(scores)
+        else "; no site scored"
     )
     title += "; SYNTHETIC images" if synthetic else ""
-    if closing and state.scores:
+    if closing and scores:
         silent = [
             f"{_mark(row.site, evaluate)} did not score: {row.outcome.replace('_', ' ')}, {row.reason}"
             for row in state.sites
-            if row.site not in state.scores
+            if row.site not in scores and row.outcome != "ok"
         ]
-        return "\n".join([title, table(state.scores, evaluate), *silent])
+        return "\n".join([title, table(scores, evaluate), *silent])
     head = ["site", "outcome", "trained on", "train loss", "images", "loss", "accuracy", "balanced"]
     head += ["seconds", "MiB down", "MiB up"]
-    sites = per_site(state.scores)
+    sites = per_site(scores)
     body = []
     for row in state.sites:
         figures = _figures(sites[row.site])[:4] if row.site in sites else ["-"] * 4
         trained = [str(row.num_examples or "-"), _cell(row.train_loss)]
         costs = [f"{row.answered_after_s:.1f}", f"{row.mib_down:.1f}", f"{row.mib_up:.1f}"]
         body.append([_mark(row.site, evaluate), row.outcome, *trained, *figures, *costs])
-    pools = _pools(state.scores, evaluate) if state.scores else {}
+    pools = _pools(scores, evaluate) if scores else {}
     foot = [[name, "", "", "", *_figures(f)[:4], "", "", ""] for name, f in pools.items()]
     return f"{title}\n{aligned(head, body, foot)}"
+
+
+def _has_images(scores: Mapping[str, Score]) -> bool:
+    return any(score.num_images for score in scores.values())
 
 
 def _pools(scores: Mapping[str, Score], evaluate: Collection[str]) -> dict[str, Figures]:

@@ -56,12 +56,10 @@ def write_report(
         start_from=None if start_from is None else start_from.name,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    curves = plots.curves(rounds, study.sites.evaluate, run_dir, synthetic=synthetic)
+    curves = plots.curves(outcome.curves, study.sites.evaluate, run_dir, synthetic=synthetic)
     write_atomically(run_dir / "curves.png", curves)
-    if (final := outcome.final) is not None and final.pooled is not None:
-        matrix = plots.confusion(
-            final.pooled, study.classes, run_dir, after_round=final.model_after_round, synthetic=synthetic
-        )
+    if (final := outcome.final) is not None:
+        matrix = plots.confusion(final, study.classes, run_dir, synthetic=synthetic)
         write_atomically(run_dir / "confusion.png", matrix)
     path = run_dir / "report.md"
     write_atomically(path, markdown(outcome).encode())

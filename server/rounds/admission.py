@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from common.config import AdmissionConfig
+from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.metrics import Score
 from common.weights import Arrays, Layout, mismatch
@@ -97,23 +98,32 @@ def too_long(
     return reasons
 
 
-def admit_score(
+def admit_scores(
     answer: RoundAnswer,
     *,
     site: str,
     plan_id: str,
     round: int,  # noqa: A002
-    test_counts: Sequence[int],
-) -> Score:
-    """The score in `answer`. Raises UpdateRejected.
+    counts: Mapping[ScoredSide, Sequence[int]],
+) -> Mapping[ScoredSide, Score]:
+    """The scores in `answer`. Raises UpdateRejected.
 
-    `test_counts` are the test images per class that the site enrolled with. A loss that is not
-    finite passes: it shows that the model diverged, and the site must be able to report this.
+    `counts` are the images per class that the site enrolled with, on each side that the plan asked for. A loss that is
+    not finite passes: it shows that the model diverged, and the site must be able to report this.
     """
-    reason = _wrong_plan(answer, site, plan_id, round) or _wrong_score(answer.score, test_counts)
+    reason = _wrong_plan(answer, site, plan_id, round) or _wrong_sides(answer, counts)
+    for side, expected in counts.items():
+        reason = reason or _wrong_score(answer.scores[side], expected, side)
     if reason is not None:
         raise UpdateRejected(reason)
-    return answer.score
+    return answer.scores
+
+
+def _wrong_sides(answer: RoundAnswer, counts: Mapping[ScoredSide, Sequence[int]]) -> str | None:
+    found, expected = sorted(answer.scores), sorted(counts)
+    if found != expected:
+        return f"it scored {' and '.join(found) or 'no'} images, expected {' and '.join(expected) or 'none'}"
+    return None
 
 
 def _wrong_plan(answer: RoundAnswer, site: str, plan_id: str, number: int) -> str | None:
@@ -145,12 +155,12 @@ def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
     return None
 
 
-def _wrong_score(score: Score, test_counts: Sequence[int]) -> str | None:
+def _wrong_score(score: Score, expected: Sequence[int], side: ScoredSide) -> str | None:
     counts = list(score.images_C)
-    if len(counts) != len(test_counts):
-        return f"its score is over {len(counts)} classes, expected the study's {len(test_counts)}"
-    if counts != list(test_counts):
-        return f"its score is over {counts} images by class, expected {list(test_counts)} as enrolled"
+    if len(counts) != len(expected):
+        return f"its score is over {len(counts)} classes, expected the study's {len(expected)}"
+    if counts != list(expected):
+        return f"its score is over {counts} {side} images by class, expected {list(expected)} as enrolled"
     return None
 
 

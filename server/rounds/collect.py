@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from common import log, wire
 from common.config import StudyConfig
+from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.metrics import Score
 from common.weights import digest, num_bytes
@@ -50,6 +51,7 @@ class RoundCollector:
         state: RoundState,
         *,
         train: bool,
+        score: tuple[ScoredSide, ...] = ("validation",),
         on_progress: ProgressCallback = lambda _: None,
     ) -> None:
         self._study, self._cohort, self._before, self._train = study, cohort, state, train
@@ -66,10 +68,10 @@ class RoundCollector:
         self._started = time.monotonic()
         self._mib_down = num_bytes(state.weights) / 2**20
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
-        self._plans = _plans(study, cohort, state, self._aside, train=train)
+        self._plans = _plans(study, cohort, state, self._aside, train=train, score=score)
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._updates: dict[str, _Measured] = {}
-        self._scores: dict[str, Score] = {}
+        self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -91,7 +93,7 @@ class RoundCollector:
         log.event(
             f"round {self.number} of {self._study.rounds}: {self._mib_down:.1f} MiB of weights to {', '.join(plans)}"
             if self._train
-            else f"closing: the final weights go to {', '.join(plans)} to be scored",
+            else f"closing: the weights after round {self._before.round} go to {', '.join(plans)} to be scored",
             round=self.number,
         )
         self._since, self._deadline_s = datetime.now(UTC), full_s
@@ -131,21 +133,22 @@ class RoundCollector:
             mib_up=num_bytes(wire.arrays_of(reply.answer)) / 2**20,
         )  # fmt: skip
         try:
-            update, score, row = _read(self._study, self._cohort, self._before, self._plans[site], reply, row)
+            update, scores, row = _read(
+                self._study, self._cohort, self._before, self._plans[site], reply, row
+            )
         except UpdateRejected as rejection:
             row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
             if update is not None:
                 self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
                 self.tally.add(update)
-            if score is not None:
-                self._scores[site] = score
+            self._scores[site] = scores
         self._enter(row)
 
     def _enter(self, row: SiteRound) -> None:
         self._rows[row.site] = row
         self._report_progress()
-        _log_row(self.number, row, self._scores.get(row.site))
+        _log_row(self.number, row, self._scores.get(row.site, {}))
 
     def _report_progress(self) -> None:
         sites = {site: Asked(outcome="awaited") for site in self._plans}
@@ -225,6 +228,10 @@ class RoundCollector:
         silent = {"failed", "missing"}
         return [site for site in self._plans if site not in self._rows or self._rows[site].outcome in silent]
 
+    def _on(self, side: ScoredSide) -> dict[str, Score]:
+        """Scores on one side by site, in the order of names."""
+        return {site: scores[side] for site, scores in sorted(self._scores.items()) if side in scores}
+
     @property
     def after(self) -> RoundState:
         """The next state, without its weights and optimizer."""
@@ -234,7 +241,8 @@ class RoundCollector:
             before,
             round=self.number,
             sites=self.rows,
-            scores={site: self._scores[site] for site in sorted(self._scores)},
+            scores=self._on("validation"),
+            test_scores=self._on("test"),
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
             absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),
@@ -244,14 +252,19 @@ class RoundCollector:
 
 
 def _plans(
-    study: StudyConfig, cohort: Cohort, state: RoundState, aside: frozenset[str], *, train: bool
+    study: StudyConfig,
+    cohort: Cohort,
+    state: RoundState,
+    aside: frozenset[str],
+    *,
+    train: bool,
+    score: tuple[ScoredSide, ...],
 ) -> Mapping[str, wire.RoundPlan]:
-    scores_now = not train or state.round % study.sites.evaluate_every == 0
     # The same work has the same id: a server that was killed and asks again gets the answer that the site
     # keeps, or is about to have.
     trainers = [site for site in cohort.enrolments if site in study.sites.train and site not in aside]
     asked = drawing.drawn(study, trainers, state.round + 1) if train else set(trainers)
-    work = f"{study.fingerprint} {state.round + 1} {train} {digest(state.weights)}"
+    work = f"{study.fingerprint} {state.round + 1} {train} {' '.join(score)} {digest(state.weights)}"
     return {
         site: wire.RoundPlan(
             plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
@@ -259,11 +272,14 @@ def _plans(
             study=study,
             round=state.round + 1,
             train=train and site in study.sites.train,
+            score=score,
+            best=None if state.best is None else state.best.round,
             notice=participation.notice(state.refusals.get(site), study.admission.set_aside_after),
             weights=state.weights,
         )
         for site in cohort.enrolments
-        if site not in aside and (site in asked or (site not in study.sites.train and scores_now))
+        if site not in aside
+        and (site in asked or (site not in study.sites.train and cohort.num_scored(site, score)))
     }
 
 
@@ -274,11 +290,11 @@ def _read(
     plan: wire.RoundPlan,
     reply: Reply,
     row: SiteRound,
-) -> tuple[AdmittedUpdate | None, Score | None, SiteRound]:
-    """The update and the score in one reply, if any, and the site's row. Raises UpdateRejected."""
+) -> tuple[AdmittedUpdate | None, Mapping[ScoredSide, Score], SiteRound]:
+    """The update, if any, and the scores in one reply, and the site's row. Raises UpdateRejected."""
     match reply.answer:
         case wire.Failure() as failure:
-            return None, None, replace(row, outcome="failed", reason=failure_sentence(failure))
+            return None, {}, replace(row, outcome="failed", reason=failure_sentence(failure))
         case wire.ApprovalAnswer() | wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
             raise UpdateRejected(f"its answer is of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
@@ -290,15 +306,15 @@ def _read(
                 train_s=answer.train_s,
                 evaluate_s=answer.evaluate_s,
             )
-            score = admission.admit_score(
+            scores = admission.admit_scores(
                 answer,
                 site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,
-                test_counts=cohort.enrolments[reply.site].test_counts,
+                counts={side: cohort.counts(reply.site, side) for side in plan.score},
             )
             if not plan.train:
-                return None, score, row
+                return None, scores, row
             update = admission.admit(
                 answer,
                 site=plan.site,
@@ -309,10 +325,10 @@ def _read(
                 max_norm=study.admission.max_norm,
                 received=state.weights,
             )
-            return update, score, replace(row, delta_norm=update.norm)
+            return update, scores, replace(row, delta_norm=update.norm)
 
 
-def _log_row(number: int, row: SiteRound, score: Score | None) -> None:
+def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> None:
     """Log one line for a site and round, as soon as its outcome is known."""
     after = f"after {row.answered_after_s:.1f} s"
     if row.outcome != "ok":
@@ -327,8 +343,9 @@ def _log_row(number: int, row: SiteRound, score: Score | None) -> None:
             f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
             f"{row.mib_up:.1f} MiB back"
         )
-    if score is not None and score.num_images:
-        parts.append(f"scored {score.num_images}")
+    scored = [f"{score.num_images} {side}" for side, score in scores.items() if score.num_images]
+    if scored:
+        parts.append(f"scored {' and '.join(scored)} images")
     log.event(
         f"round {number}  {row.site}: {'; '.join(parts) or 'answered'} {after}",
         round=number, site=row.site, outcome=row.outcome,

@@ -2,25 +2,28 @@
 
 Rounds are an iterator of states. Checkpoints, reports and early stopping consume it, and resuming starts it
 from another state. A round is one message per site: the site scores the weights it received, trains, and
-answers with a delta and counts. So the scores of a state belong to the weights its round *started* from. A
-last round only evaluates, and closes the study with the scores of the final weights.
+answers with a delta and counts. So the scores of a state belong to the weights its round *started* from, on
+validation images. The closing evaluation follows: the final weights are scored on validation images, then the study
+has chosen its weights, and those are scored on test images, once.
 
 Nothing here depends on the order in which sites answer, so the same study gives the same bits.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from common import log
 from common.config import StudyConfig
+from common.config.types import ScoredSide
 from common.errors import QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
+from common.weights import Array
 from server.aggregation import server_optimizer
 from server.rounds import participation, selection
 from server.rounds.collect import ProgressCallback, RoundCollector
 from server.rounds.sites import Sites
-from server.state import Cohort, RoundState
+from server.state import ChosenWeights, Cohort, RoundState, SiteRound
 
 
 def no_sites() -> Collection[str]:
@@ -35,17 +38,20 @@ def run_rounds(
     start: RoundState,
     *,
     readmit: Callable[[], Collection[str]] = no_sites,
+    best_weights: Callable[[], Mapping[str, Array]] | None = None,
     on_progress: ProgressCallback = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[RoundState]:
     """States after round start.round+1, ..., study.rounds, then the closing evaluation.
 
-    Ends earlier if the study's selection stops it. The closing state has the weights of the last round, their
-    scores, and a round number of one more. `readmit` is called before every round and returns the sites that
-    the operator readmits. `on_progress` is called with the progress of the round. Raises QuorumNotMet; every
+    Ends earlier if the study's selection stops it. The closing state has the weights of the last round and their
+    validation scores, the chosen weights and their test scores, and a round number of one more. `readmit` is called
+    before every round and returns the sites that the operator readmits. `best_weights` reads the weights of an earlier
+    round that the study has chosen. `on_progress` is called with the progress of the round. Raises QuorumNotMet; every
     state yielded before is complete.
     """
     state = start
+    sites_that_decide = selection.deciding(study, cohort)
     while state.round < study.rounds and not stops_early(study, state):
         after, collector = _collect(
             study,
@@ -53,6 +59,7 @@ def run_rounds(
             cohort,
             _readmitted(state, readmit()),
             train=True,
+            score=_sides(study, state),
             on_progress=on_progress,
             pause=pause,
         )
@@ -61,10 +68,68 @@ def run_rounds(
         weights, slots = server_optimizer.step(
             study.algorithm, state.weights, delta, state.layout, state.optimizer
         )
-        state = replace(selection.judged(study, after), weights=weights, optimizer=slots)
+        state = replace(selection.judged(study, after, sites_that_decide), weights=weights, optimizer=slots)
         yield state
-    after, _ = _collect(study, sites, cohort, state, train=False, on_progress=on_progress, pause=pause)
-    yield selection.judged(study, replace(after, closing=True))
+
+    def closing(before: RoundState, score: tuple[ScoredSide, ...]) -> RoundState:
+        after, _ = _collect(
+            study, sites, cohort, before, train=False, score=score, on_progress=on_progress, pause=pause
+        )
+        return after
+
+    if study.selection is None:  # nothing to choose: one message asks for all
+        after = closing(state, ("validation", "test"))
+        yield replace(after, closing=True, chosen=ChosenWeights(state.round, state.weights))
+        return
+    after = selection.judged(study, closing(state, ("validation",)), sites_that_decide)
+    chosen = _chosen(state, after, best_weights)
+    tested = closing(replace(after, round=chosen.round, weights=chosen.weights), ("test",))
+    yield replace(
+        after,
+        closing=True,
+        chosen=chosen,
+        test_scores=tested.test_scores,
+        sites=_both_messages(after.sites, tested.sites),
+        seconds=after.seconds + tested.seconds,
+        attempts=max(after.attempts, tested.attempts),
+    )
+
+
+def _sides(study: StudyConfig, state: RoundState) -> tuple[ScoredSide, ...]:
+    """Sides that the round after `state` scores."""
+    if state.round % study.sites.evaluate_every:
+        return ()
+    return ("validation",) if study.curves_on == "validation" else ("validation", "test")
+
+
+def _chosen(
+    last: RoundState, judged: RoundState, best_weights: Callable[[], Mapping[str, Array]] | None
+) -> ChosenWeights:
+    """The weights that the selection has chosen; those of the last round if no round made better ones."""
+    best = judged.best
+    if best is None or best.round in (0, last.round):
+        return ChosenWeights(last.round, last.weights)
+    assert best_weights is not None, "a study with a selection keeps its best weights"
+    return ChosenWeights(best.round, best_weights())
+
+
+def _both_messages(first: Sequence[SiteRound], second: Sequence[SiteRound]) -> tuple[SiteRound, ...]:
+    """Rows of the closing evaluation, in the order of sites: the second message decides, the costs are of both."""
+    rows = {row.site: row for row in first}
+    for row in second:
+        before = rows.get(row.site)
+        rows[row.site] = (
+            row
+            if before is None
+            else replace(
+                row,
+                evaluate_s=before.evaluate_s + row.evaluate_s,
+                answered_after_s=before.answered_after_s + row.answered_after_s,
+                mib_down=before.mib_down + row.mib_down,
+                mib_up=before.mib_up + row.mib_up,
+            )
+        )
+    return tuple(rows[site] for site in sorted(rows))
 
 
 def stops_early(study: StudyConfig, state: RoundState) -> bool:
@@ -85,6 +150,7 @@ def _collect(
     state: RoundState,
     *,
     train: bool,
+    score: tuple[ScoredSide, ...],
     on_progress: ProgressCallback,
     pause: Callable[[float], None],
 ) -> tuple[RoundState, RoundCollector]:
@@ -92,7 +158,7 @@ def _collect(
 
     Without a quorum the round is repeated as often as the study allows. Raises QuorumNotMet.
     """
-    collector = RoundCollector(study, cohort, state, train=train, on_progress=on_progress)
+    collector = RoundCollector(study, cohort, state, train=train, score=score, on_progress=on_progress)
     while True:
         collector.ask(sites)
         after = collector.after

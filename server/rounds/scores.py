@@ -4,6 +4,7 @@ A study can train well without them, so the quorum of a round does not wait for 
 unseen source and never hears of it has not done what it was for. `sites.evaluate_missing` decides what that means.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from common.config import StudyConfig
@@ -17,19 +18,24 @@ NOT_ASKED = "it was not asked"
 def unscored(study: StudyConfig, rows: Iterable[SiteRound], num_images: Mapping[str, int]) -> dict[str, str]:
     """`evaluate` sites without a score of one model, each with the reason.
 
-    `rows` are those of the round that scored it, `num_images` the images scored in it, by site.
+    `rows` are those of the round that scored it, `num_images` the images scored in it, by site. A site that has only
+    validation images scores those.
     """
-    row_by_site = {row.site: row for row in rows}
+    row_by_site: dict[str, SiteRound | None] = {row.site: row for row in rows}
+    by_site = {site: row_by_site.get(site) for site in study.sites.evaluate}
     return {
-        site: why_silent(row_by_site.get(site))
-        for site in study.sites.evaluate
-        if not num_images.get(site, 0)
+        site: why_silent(row)
+        for site, row in by_site.items()
+        if not num_images.get(site, 0) or (row is not None and row.outcome != "ok")
     }
 
 
 def unscored_in(study: StudyConfig, state: RoundState) -> dict[str, str]:
     """`evaluate` sites without a score in this state, each with the reason."""
-    return unscored(study, state.sites, {site: score.num_images for site, score in state.scores.items()})
+    num_images = Counter[str]()
+    for scores in (state.scores, state.test_scores):
+        num_images.update({site: score.num_images for site, score in scores.items()})
+    return unscored(study, state.sites, num_images)
 
 
 def why_silent(row: SiteRound | None) -> str:

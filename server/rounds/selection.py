@@ -1,4 +1,4 @@
-"""Selection of the best round, and early stopping.
+"""Selection of the best round, and early stopping, by validation images.
 
 The scores of a round belong to the weights that it started from, so a round is judged one round later. Values
 are compared over the same sites only: a round without the score of a deciding site is not judged. The best
@@ -6,19 +6,53 @@ round follows from the state, so a resumed study stops where the uninterrupted o
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 from common.config import SelectionConfig, StudyConfig
+from common.errors import ConfigError
 from common.metrics import figures
 from common.metrics.pooling import total
-from server.state import Best, RoundState
+from server.state import Best, Cohort, RoundState
 
 
-def judged(study: StudyConfig, state: RoundState) -> RoundState:
-    """`state` with `best` updated from its scores."""
+def deciding(study: StudyConfig, cohort: Cohort) -> tuple[str, ...]:
+    """Sites by whose validation images the study chooses; empty if it does not choose.
+
+    A training site that did not enrol counts: what it holds is not known, and it may come back.
+    """
+    if study.selection is None:
+        return ()
+    if study.selection.sites is not None:
+        return study.selection.sites
+    return tuple(
+        site
+        for site in study.sites.train
+        if site not in cohort.enrolments or cohort.num_scored(site, ("validation",))
+    )
+
+
+def require_validation(study: StudyConfig, cohort: Cohort) -> None:
+    """Raise ConfigError if the study chooses by images that the sites do not have."""
+    if study.selection is None:
+        return
+    named = [site for site in deciding(study, cohort) if site in cohort.enrolments]
+    lacking = [site for site in named if not cohort.num_scored(site, ("validation",))]
+    if named and not lacking:
+        return
+    who = f"{', '.join(lacking)} of selection.sites" if lacking else "no training site"
+    has = "have none" if len(lacking) > 1 else "has none" if lacking else "has any"
+    raise ConfigError(
+        f"study {study.name} chooses by validation images, and {who} {has}: set `split.validation` in the site's YAML, "
+        "name other sites in selection.sites, or leave selection out"
+    )
+
+
+def judged(study: StudyConfig, state: RoundState, sites: Collection[str]) -> RoundState:
+    """`state` with `best` updated from its scores at these sites, the deciding ones."""
     if study.selection is None:
         return state
-    value = _value(study, study.selection, state)
+    value = _value(study.selection, state, sites)
     if value is None:
         return state
     best, number = state.best, state.round - 1
@@ -45,11 +79,10 @@ def enough(study: StudyConfig, best: Best | None) -> str | None:
     )
 
 
-def _value(study: StudyConfig, selection: SelectionConfig, state: RoundState) -> float | None:
-    deciding = selection.sites or study.sites.all
-    if not set(deciding) <= state.scores.keys():
+def _value(selection: SelectionConfig, state: RoundState, sites: Collection[str]) -> float | None:
+    if not sites or not set(sites) <= state.scores.keys():
         return None
-    value = float(getattr(figures(total({site: state.scores[site] for site in deciding})), selection.metric))
+    value = float(getattr(figures(total({site: state.scores[site] for site in sites})), selection.metric))
     return value if math.isfinite(value) else None
 
 

@@ -27,7 +27,7 @@ from common.settings import Frozen
 from common.weights import Array, Arrays, TensorSpec, digest, load_file, save_file
 from server.state import Absence, Best, OptimizerState, RefusalStreak, RoundState, SiteRound
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 """Raised when a checkpoint changes its meaning."""
 
 _FOLDER, _BEST = "checkpoints", "best.safetensors"
@@ -42,7 +42,7 @@ class _Fields(Frozen):
     # A diverged study has losses that are not finite, and is still worth keeping.
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=True)
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     versions: dict[str, str]
     fingerprint: str
     study: dict[str, Any]
@@ -53,6 +53,7 @@ class _Fields(Frozen):
     optimizer_slots: tuple[str, ...]
     sites: tuple[SiteRound, ...]
     scores: dict[str, Score]
+    test_scores: dict[str, Score]
     seconds: float
     refusals: dict[str, RefusalStreak]
     absences: dict[str, Absence]
@@ -147,6 +148,7 @@ def load(path: Path, study: StudyConfig) -> RoundState:
         ),
         sites=fields.sites,
         scores=fields.scores,
+        test_scores=fields.test_scores,
         seconds=fields.seconds,
         refusals=fields.refusals,
         absences=fields.absences,
@@ -203,6 +205,7 @@ def _describe(state: RoundState, study: StudyConfig) -> _Fields:
         optimizer_slots=tuple(state.optimizer.slots),
         sites=state.sites,
         scores=dict(state.scores),
+        test_scores=dict(state.test_scores),
         seconds=state.seconds,
         refusals=dict(state.refusals),
         absences=dict(state.absences),

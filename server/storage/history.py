@@ -1,8 +1,10 @@
 """History of the rounds, one JSON line per round: `rounds.jsonl`.
 
 The line of round r holds the rows of its sites and the scores of the weights it started from, which are those
-after round r - 1. Figures that the counts do not give are null, because NaN is not JSON. Confusion matrices are
-in the file, score histograms are not (they are in the checkpoints).
+after round r - 1, on validation images. The line of the closing evaluation also holds the scores of the chosen weights
+on test images. Lines of versions without validation images have scores on test images alone. Figures that the counts
+do not give are null, because NaN is not JSON. Confusion matrices are in the file, score histograms are not (they are in
+the checkpoints).
 
 A resumed study repeats its last rounds. So a round's line replaces an older line of the same round and all
 later ones, and the file is the same as without the interruption.
@@ -10,13 +12,14 @@ later ones, and the file is the same as without the interruption.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.config.types import ScoredSide
 from common.errors import StorageError
 from common.files import write_atomically
 from common.metrics import NUM_BINS, Figures, Score, figures
@@ -41,6 +44,20 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class ScoredModel:
+    """Scores of one model on one side of the sites' splits."""
+
+    side: ScoredSide
+    after_round: int
+    """The round after which the scored model stood."""
+    pooled: Scored
+    """Every site that scored."""
+    pooled_training: Scored | None
+    """Without the sites that only score; None if that leaves all of them, or none."""
+    sites: Mapping[str, Scored]
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """One line of the file."""
 
@@ -49,17 +66,18 @@ class RoundRecord:
     attempts: int
     """Number of times the round's plans were sent."""
     closing: bool
-    """Only scores the weights of the round before."""
+    """Only scores: the weights of the round before, and those that were chosen."""
     best: Best | None
     """So far; None if the study does not select."""
     sites: tuple[SiteRound, ...]
-    model_after_round: int
-    """The round after which the scored model stood."""
-    pooled: Scored | None
-    """Every site that scored; None if none did."""
-    pooled_training: Scored | None
-    """Without the sites that only score; None if that leaves all of them, or none."""
-    scored: Mapping[str, Scored]
+    validation: ScoredModel | None
+    """None: no site scored validation images."""
+    test: ScoredModel | None
+    """None: no site scored test images."""
+
+    def on(self, side: ScoredSide) -> ScoredModel | None:
+        """The scores on one side."""
+        return self.validation if side == "validation" else self.test
 
 
 def append_round(run_dir: Path, state: RoundState, evaluate: Collection[str] = ()) -> None:
@@ -83,6 +101,17 @@ def read_rounds(run_dir: Path) -> tuple[RoundRecord, ...]:
         ) from error
 
 
+def curves(rounds: Sequence[RoundRecord], side: ScoredSide) -> tuple[ScoredModel, ...]:
+    """The models over the rounds, scored on one side; of earlier versions, which had one side, on test images."""
+    on_side = [model for record in rounds if (model := record.on(side)) is not None]
+    others = [record.test for record in rounds if record.test is not None and not record.closing]
+    models = (
+        on_side if on_side or not others else [record.test for record in rounds if record.test is not None]
+    )
+    by_round = {model.after_round: model for model in models}  # the closing test may be of an earlier round
+    return tuple(by_round[number] for number in sorted(by_round))
+
+
 def _lines(run_dir: Path) -> list[tuple[int, str]]:
     path = run_dir / FILE
     try:
@@ -96,8 +125,8 @@ def _lines(run_dir: Path) -> list[tuple[int, str]]:
 
 
 def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
-    scores = {site: state.scores[site] for site in sorted(state.scores)}
-    training = {site: score for site, score in scores.items() if site not in evaluate}
+    after = state.round - 1
+    tested_after = after if state.chosen is None else state.chosen.round
     return {
         "round": state.round,
         "seconds": state.seconds,
@@ -105,12 +134,24 @@ def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
         "closing": state.closing,
         "best": None if state.best is None else asdict(state.best),
         "sites": [asdict(site) for site in state.sites],
-        "scored": {
-            "model_after_round": state.round - 1,
-            "pooled": _describe_score(total(scores)) if scores else None,
-            "pooled_training": _describe_score(total(training)) if 0 < len(training) < len(scores) else None,
-            "sites": {site: _describe_score(score) for site, score in scores.items()},
-        },
+        "validation": _describe_model(state.scores, after, evaluate),
+        "test": _describe_model(state.test_scores, tested_after, evaluate),
+    }
+
+
+def _describe_model(
+    scores_by_site: Mapping[str, Score], after_round: int, evaluate: Collection[str]
+) -> dict[str, Any] | None:
+    # A site without images on this side has no row.
+    scores = {site: score for site, score in sorted(scores_by_site.items()) if any(score.images_C)}
+    if not scores:
+        return None
+    training = {site: score for site, score in scores.items() if site not in evaluate}
+    return {
+        "model_after_round": after_round,
+        "pooled": _describe_score(total(scores)),
+        "pooled_training": _describe_score(total(training)) if 0 < len(training) < len(scores) else None,
+        "sites": {site: _describe_score(score) for site, score in scores.items()},
     }
 
 
@@ -138,7 +179,7 @@ def _finite(value: Any) -> Any:
 
 
 def _record(line: Mapping[str, Any]) -> RoundRecord:
-    scored = line["scored"]
+    earlier = line.get("scored")  # of a version that scored test images in every round
     return RoundRecord(
         round=line["round"],
         seconds=line["seconds"],
@@ -146,10 +187,21 @@ def _record(line: Mapping[str, Any]) -> RoundRecord:
         closing=line["closing"],
         best=None if line["best"] is None else Best(**line["best"]),
         sites=tuple(SiteRound(**site) for site in line["sites"]),
-        model_after_round=scored["model_after_round"],
-        pooled=None if scored["pooled"] is None else _scored(scored["pooled"]),
-        pooled_training=None if scored["pooled_training"] is None else _scored(scored["pooled_training"]),
-        scored={site: _scored(figures_there) for site, figures_there in scored["sites"].items()},
+        validation=None if earlier is not None else _model("validation", line["validation"]),
+        test=_model("test", earlier if earlier is not None else line["test"]),
+    )
+
+
+def _model(side: ScoredSide, there: Mapping[str, Any] | None) -> ScoredModel | None:
+    if there is None or there["pooled"] is None:
+        return None
+    training = there["pooled_training"]
+    return ScoredModel(
+        side=side,
+        after_round=there["model_after_round"],
+        pooled=_scored(there["pooled"]),
+        pooled_training=None if training is None else _scored(training),
+        sites={site: _scored(figures_there) for site, figures_there in there["sites"].items()},
     )
 
 

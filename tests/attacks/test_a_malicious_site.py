@@ -65,7 +65,7 @@ def enrolling(**changes):
         honest = wire.Enrolment(
             plan_id=plan.plan_id, site=plan.site, layout=LAYOUT, weights_digest=digest(WEIGHTS),
             frozen_digest="b", preprocessing={"mean": (0.5, 0.5, 0.5), "interpolation": "bicubic"},
-            train_counts=(100, 100), test_counts=(1, 1), device="cpu",
+            train_counts=(100, 100), validation_counts=(1, 1), test_counts=(1, 1), device="cpu",
             weights=WEIGHTS if plan.want_weights else {},
         )  # fmt: skip
         return forged(honest, **changes)
@@ -102,7 +102,7 @@ def cohort(**evil) -> Cohort:
 def update(site: str, num_examples: int, x: float):
     score = count(np.eye(2), np.array([0, 1]), 0.0)
     return wire.RoundAnswer(
-        plan_id="r", site=site, round=1, score=score, num_examples=num_examples, num_steps=1,
+        plan_id="r", site=site, round=1, scores={"validation": score}, num_examples=num_examples, num_steps=1,
         train_loss=0.5, train_s=0, evaluate_s=0, delta={"w": np.array([x, -x])},
     )  # fmt: skip
 

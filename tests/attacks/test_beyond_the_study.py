@@ -235,9 +235,10 @@ def test_scores_are_asked_for_in_two_forms_at_most(hospital: Hospital) -> None:
 
 def test_scores_tell_no_probability_closer_than_a_bin(hospital: Hospital) -> None:
     trainer, chosen = hospital(), study()
-    answer = ask(trainer, round_plan(chosen, enrolled(trainer, chosen)))
+    plan = round_plan(chosen, enrolled(trainer, chosen), train=False)
+    answer = ask(trainer, plan.model_copy(update={"score": ("test",)}))
     assert isinstance(answer, wire.RoundAnswer)
-    score = answer.score
+    score = answer.scores["test"]
     assert score.num_bins == 20
     places = np.flatnonzero(score.histogram_C2B.sum(axis=(0, 1)))
     assert set(places.tolist()) <= {25 * number + 12 for number in range(20)}
@@ -253,8 +254,29 @@ def test_with_min_score_cell_no_figure_is_of_fewer_patients(hospital: Hospital) 
     answers = []
     for rules in ({}, {"min_score_cell": 3}):
         trainer, chosen = hospital(per_class=48, **rules), study(name=f"s{len(rules)}")
-        answer = ask(trainer, round_plan(chosen, enrolled(trainer, chosen)))
+        plan = round_plan(chosen, enrolled(trainer, chosen), train=False)
+        answer = ask(trainer, plan.model_copy(update={"score": ("test",)}))
         assert isinstance(answer, wire.RoundAnswer), answer
-        tables = (answer.score.confusion_CC, answer.score.histogram_C2B, answer.score.calibration_2K)
+        score = answer.scores["test"]
+        tables = (score.confusion_CC, score.histogram_C2B, score.calibration_2K)
         answers.append({int(cell) for table in tables for cell in table.ravel()} - {0})
     assert min(answers[0]) < 3 <= min(answers[1])
+
+
+def test_test_images_are_opened_once_and_never_in_a_round(hospital: Hospital) -> None:
+    trainer, chosen = hospital(), study()
+    weights = enrolled(trainer, chosen)
+    both = round_plan(chosen, weights).model_copy(update={"score": ("validation", "test")})
+    assert "test images are to be scored in a round" in refusal(ask(trainer, both))
+    assert isinstance(ask(trainer, round_plan(chosen, weights, plan_id="r1")), wire.RoundAnswer)
+    others = {name: array * np.float32(1.001) for name, array in weights.items()}
+    for tried, plan_id in ((weights, "t1"), (weights, "t2"), (others, "t3")):
+        plan = round_plan(chosen, tried, train=False, plan_id=plan_id)
+        answer = ask(trainer, plan.model_copy(update={"score": ("test",)}))
+        if tried is weights:
+            assert isinstance(answer, wire.RoundAnswer)
+        else:
+            assert "the test images were scored before, with other weights" in refusal(answer)
+    assert "is to be trained after the test images were scored" in refusal(
+        ask(trainer, round_plan(chosen, others, number=2, plan_id="r2"))
+    )

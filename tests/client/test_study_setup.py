@@ -52,14 +52,15 @@ def test_a_study_in_float64_is_set_up_in_float64(make_site: MakeSite, make_study
 def test_images_that_the_policy_leaves_out_are_not_in_the_store(
     make_site: MakeSite, make_study: MakeStudy
 ) -> None:
-    # Ten images of each class: eight for training, two for testing, which are fewer than five.
+    # Ten images of each class: seven for training, one for validation, which trains where it cannot be scored, and two
+    # for testing, which are fewer than five.
     everything = set_up(make_study(), make_site("north"), CPU)
     allowed = set_up(make_study(), make_site("south", policy=PolicyConfig(min_cell=5)), CPU)
     counts = [
         (setup.store.class_counts("train"), setup.store.class_counts("test"))
         for setup in (everything, allowed)
     ]
-    assert counts == [((8, 8, 8), (2, 2, 2)), ((8, 8, 8), (0, 0, 0))]
+    assert counts == [((7, 7, 7), (2, 2, 2)), ((8, 8, 8), (0, 0, 0))]
 
 
 def test_a_site_that_only_scores_reads_that_it_takes_no_split(

@@ -60,7 +60,8 @@ def test_an_enrolment_lists_the_tensors_the_counts_and_hashes(
 ) -> None:
     answer = enrolled(Trainer(make_site("north", per_class=10)), make_study())
     # 10 images of each of 3 classes, a fifth of them for testing
-    assert (answer.train_counts, answer.test_counts) == ((8, 8, 8), (2, 2, 2))
+    assert (answer.train_counts, answer.test_counts) == ((7, 7, 7), (2, 2, 2))
+    assert answer.validation_counts == (1, 1, 1)  # 0.15 of eight, to the nearest
     assert answer.weights.keys() == answer.layout.keys()
     assert {name: list(array.shape) for name, array in answer.weights.items()} == {
         name: list(spec.shape) for name, spec in answer.layout.items()
@@ -207,7 +208,7 @@ def test_a_site_without_images_of_one_class_takes_part_and_one_without_any_does_
     site = make_site("north")
     for path in (tmp_path / "north-images" / "red").iterdir():
         path.unlink()
-    assert enrolled(Trainer(site), make_study()).train_counts == (8, 8, 0)
+    assert enrolled(Trainer(site), make_study()).train_counts == (7, 7, 0)
     for label in ("dark", "pale"):
         for path in (tmp_path / "north-images" / label).iterdir():
             path.unlink()

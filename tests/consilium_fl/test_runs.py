@@ -66,11 +66,13 @@ def test_what_is_no_run_is_refused(tmp_path: Path, kind: str) -> None:
 def test_rounds_have_a_record_per_site(run_dir: Path) -> None:
     records = Run.open(run_dir).rounds()
     assert [(r.round, r.closing, r.site, r.outcome) for r in records] == [
-        (1, False, "north", "ok"), (1, False, "south", "ok"),
+        (1, False, "north", "ok"),
         (2, True, "north", "ok"), (2, True, "south", "ok"),
     ]  # fmt: skip
-    north, south = records[:2]
-    assert north.num_examples == 24  # 3 classes of 10 images, a fifth of them for testing
+    north, _, south = records
+    assert (
+        north.num_examples == 21
+    )  # 3 classes of 10 images: two for testing, one of the others for validation
     assert north.num_steps == 3  # batches of 8
     assert north.train_loss > 0
     assert north.attempts == 1
@@ -81,9 +83,11 @@ def test_rounds_have_a_record_per_site(run_dir: Path) -> None:
 
 def test_scores_have_a_record_per_site_and_the_pooled_one_last(run_dir: Path) -> None:
     records = Run.open(run_dir).scores()
-    assert [(r.after_round, r.scope, r.site, r.num_images) for r in records] == [
-        (0, "site", "north", 6), (0, "site", "south", 12), (0, "training sites", "", 6), (0, "pooled", "", 18),
-        (1, "site", "north", 6), (1, "site", "south", 12), (1, "training sites", "", 6), (1, "pooled", "", 18),
+    assert [(r.after_round, r.side, r.scope, r.site, r.num_images) for r in records] == [
+        (0, "validation", "site", "north", 3), (0, "validation", "pooled", "", 3),
+        (1, "validation", "site", "north", 3), (1, "validation", "pooled", "", 3),
+        (1, "test", "site", "north", 6), (1, "test", "site", "south", 12),
+        (1, "test", "training sites", "", 6), (1, "test", "pooled", "", 18),
     ]  # fmt: skip
     north, south, _, pooled = records[4:]
     assert pooled.accuracy == pytest.approx((6 * north.accuracy + 12 * south.accuracy) / 18)
@@ -92,7 +96,7 @@ def test_scores_have_a_record_per_site_and_the_pooled_one_last(run_dir: Path) ->
 
 def test_classes_have_a_record_each(run_dir: Path) -> None:
     run = Run.open(run_dir)
-    records = [r for r in run.class_scores() if r.after_round == 1 and r.scope == "pooled"]
+    records = [r for r in run.class_scores() if r.side == "test" and r.scope == "pooled"]
     assert [(r.class_name, r.num_images) for r in records] == [("dark", 6), ("pale", 6), ("red", 6)]
     # The balanced accuracy is the mean recall.
     assert np.mean([r.recall for r in records]) == pytest.approx(run.scores()[-1].balanced_accuracy)
@@ -131,8 +135,8 @@ def test_a_report_is_written_again(run_dir: Path) -> None:
 def test_records_become_a_dataframe(run_dir: Path) -> None:
     run = Run.open(run_dir)
     rounds, scores = run.rounds().to_dataframe(), run.scores().to_dataframe()
-    assert len(rounds) == 4
-    assert rounds.loc[rounds.site == "north", "num_examples"].tolist() == [24, 0]
+    assert len(rounds) == 3
+    assert rounds.loc[rounds.site == "north", "num_examples"].tolist() == [21, 0]
     assert list(scores.columns) == [field.name for field in fields(ScoreRecord)]
     assert len(scores) == 8
     assert scores.accuracy.iloc[-1] == run.scores()[-1].accuracy

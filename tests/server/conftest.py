@@ -6,7 +6,7 @@ import pytest
 from common.config import ClassifierConfig, SitesConfig, StudyConfig
 from common.metrics import Score, count
 from common.weights import TensorSpec
-from server.state import OptimizerState, RoundState, SiteRound
+from server.state import ChosenWeights, OptimizerState, RoundState, SiteRound
 
 CLASSES = ("bkl", "mel", "nv")
 
@@ -61,7 +61,7 @@ def random_score():
 
 @pytest.fixture
 def random_state(layout, random_arrays, random_score, study):
-    """The study after some round, the closing one included."""
+    """The study after some round, the closing one included: its scores are the same on both sides."""
 
     def draw(number: int, seed: int = 0) -> RoundState:
         trains = number <= study.rounds
@@ -81,6 +81,10 @@ def random_state(layout, random_arrays, random_score, study):
             )
             for place, site in enumerate(sorted(study.sites.all))
         ]
+        scores = {
+            row.site: random_score(seed + 10 * number + place, skill=0.5 * number)
+            for place, row in enumerate(rows)
+        }
         return RoundState(
             round=number,
             weights=random_arrays(seed + number),
@@ -90,10 +94,9 @@ def random_state(layout, random_arrays, random_score, study):
                 step=number, slots={"momentum": random_arrays(100 + number), "second_moment": {}}
             ),
             sites=tuple(rows),
-            scores={
-                row.site: random_score(seed + 10 * number + place, skill=0.5 * number)
-                for place, row in enumerate(rows)
-            },
+            scores=scores,
+            test_scores={} if trains else scores,
+            chosen=None if trains else ChosenWeights(study.rounds, random_arrays(seed + number)),
             seconds=4.25,
             closing=not trains,
         )

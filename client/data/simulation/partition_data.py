@@ -2,7 +2,7 @@
 
 A site is the whole data set with a list of its own images (`readers/image_list.py`), so every kind of data is
 read as before. The list also has the sides, so that studies of single sites, of all
-together and of all images pooled (`--pooled`) test on the same images.
+together and of all images pooled (`--pooled`) choose by and test on the same images.
 """
 
 from collections import Counter
@@ -17,7 +17,6 @@ from client.config import (
     DataConfig,
     DicomData,
     GroupedSplit,
-    NoSplit,
     SplitConfig,
     load_site,
 )
@@ -123,15 +122,15 @@ def partition(whole: Source, how: Partition, seed: int, classes: Sequence[str] |
 def write(
     sites: dict[str, Manifest], whole: Source, out: Path, title: str
 ) -> tuple[FoundFederation, FoundSite]:
-    """Lists and picture in OUT; the federation, and the site that holds all training images.
+    """Lists and picture in OUT; the federation, and the site that holds all training and validation images.
 
     Raises StorageError.
     """
     found_sites = [
         _site(name, manifest.rows, whole.data, out, ColumnSplit()) for name, manifest in sites.items()
     ]  # fmt: skip
-    training = [row for manifest in sites.values() for row in manifest.on("train")]
-    pooled = _site(POOLED, training, whole.data, out, NoSplit(all="train"))
+    not_tested = [row for manifest in sites.values() for row in manifest.rows if row.split != "test"]
+    pooled = _site(POOLED, not_tested, whole.data, out, ColumnSplit())
     write_atomically(out / PICTURE, site_counts.picture(sites, title, out))
     classes = next(iter(sites.values())).classes
     has_groups = all(row.group is not None for manifest in sites.values() for row in manifest.rows)

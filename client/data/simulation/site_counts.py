@@ -14,11 +14,12 @@ _MOST_NUMBERED = 40
 
 
 def table(sites: Mapping[str, Manifest]) -> str:
-    """A line per site: images of each class, of all, those that test, and patients or lesions."""
+    """A line per site: images of each class, of all, those on each side but training, and patients or lesions."""
     classes = _classes(sites)
-    heading = ["site", *classes, "images", "test", "groups"]
+    heading = ["site", *classes, "images", "validation", "test", "groups"]
     counts = {
-        name: (*m.class_counts(), len(m.rows), len(m.on("test")), _num_groups(m)) for name, m in sites.items()
+        name: (*m.class_counts(), len(m.rows), len(m.on("validation")), len(m.on("test")), _num_groups(m))
+        for name, m in sites.items()
     }
     counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
     lines = [heading, *([name, *map(str, line)] for name, line in counts.items())]

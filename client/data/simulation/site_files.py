@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, PolicyConfig, RowFilter, SiteConfig
+from client.data.manifest import SIDES
+from client.data.readers.table import read_table
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
 from common.config import StudyConfig
@@ -142,7 +144,7 @@ def _write_overlap_secret(path: Path) -> None:
 
 
 def pooled_site(federation: FoundFederation) -> FoundSite:
-    """All training images in one place; its test images are the sites' own, so it scores none.
+    """All training and validation images in one place; its test images are the sites' own, so it tests on none.
 
     Raises SiteDataError if the split is not known yet.
     """
@@ -152,13 +154,14 @@ def pooled_site(federation: FoundFederation) -> FoundSite:
             "a pooled site needs a labels.csv with a column `split`, or it would train on the sites' test "
             "images; make one with `consilium-site split`"
         )
-    columns = first.data.columns
+    column = first.data.columns.split
+    values = sorted({cells[column] for _, cells in read_table(first.data.labels).rows})
     data = first.data.model_copy(
         update={
-            "row_filter": RowFilter(column=columns.split, values=("train",)),
-            "columns": columns.model_copy(update={"split": None}),
+            "row_filter": RowFilter(
+                column=column,
+                values=tuple(value for value in values if SIDES.get(value.lower()) != "test"),
+            )
         }
     )
-    return FoundSite(
-        POOLED, data, NoSplit(all="train"), num_images=sum(s.num_images for s in federation.sites)
-    )
+    return FoundSite(POOLED, data, ColumnSplit(), num_images=sum(s.num_images for s in federation.sites))

@@ -1,8 +1,11 @@
-"""Split of a site's images into training and test images, with whole groups on one side.
+"""Split of a site's images into training, validation and test images, with whole groups on one side.
 
 Images of one lesion (or patient) look alike: with one on each side, a test measures memory.
 So whole groups move, the classes keep their shares as far as groups allow (`client/data/splitting/stratify.py`),
-and a split that comes with the data is refused if it puts one group on both sides.
+and a split that comes with the data is refused if it puts one group on two sides.
+
+The test images are drawn first, and the validation images from the rest. So the share of validation images does not
+change the test images.
 """
 
 import csv
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import assert_never
+from typing import assert_never, get_args
 
 from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.manifest import SIDES, ImageRow, Manifest, Side, places, refuse
@@ -24,6 +27,13 @@ from common.log import event, warn
 
 def split(manifest: Manifest, config: SplitConfig) -> Manifest:
     """The same rows, each on a side. Raises SiteDataError if no split keeps groups together."""
+    return with_validation(tested(manifest, config), config)
+
+
+def tested(manifest: Manifest, config: SplitConfig) -> Manifest:
+    """The same rows, each on a side: the test images are settled, validation images are only those that came with
+    the data. Raises SiteDataError if no split keeps groups together.
+    """
     match config:
         case GroupedSplit(test_share=share, seed=seed):
             sides = _drawn(manifest, (1 - share, share), 1, seed)
@@ -38,8 +48,41 @@ def split(manifest: Manifest, config: SplitConfig) -> Manifest:
         case _:
             assert_never(config)
     rows = tuple(replace(row, split=side) for row, side in zip(manifest.rows, sides, strict=True))
-    _no_group_on_both_sides(rows)
+    _no_group_on_two_sides(rows)
     return replace(manifest, rows=rows)
+
+
+def with_validation(manifest: Manifest, config: SplitConfig) -> Manifest:
+    """`manifest`, on sides already, with validation images drawn from its training images.
+
+    A site with too few patients or lesions for it has no validation images, and is warned.
+    """
+    if config.validation == 0 or manifest.on("validation") or not manifest.on("train"):
+        return manifest
+    training = [number for number, row in enumerate(manifest.rows) if row.split == "train"]
+    rows = [manifest.rows[number] for number in training]
+    is_by_image = config.kind == "by_image"
+    owners = [
+        _owner(None if is_by_image else row.group, key) for row, key in zip(rows, places(rows), strict=True)
+    ]
+    labels = [row.label for row in rows]
+    shares = (1 - config.validation, config.validation)
+    bins = deal(labels, owners, dict.fromkeys(labels, shares), config.seed)
+    drawn = {number for number, place in zip(training, bins, strict=True) if place == 1}
+    if not drawn or len(drawn) == len(training):
+        warn(
+            f"no validation images: {len(rows)} training image(s) of {len(set(owners))} group(s) are too few for a "
+            f"share of {config.validation:g}; the study chooses by other sites' images"
+        )
+        return manifest
+    sides: list[Side] = ["validation" if number in drawn else "train" for number in training]
+    placed = dict(zip(training, sides, strict=True))
+    return replace(
+        manifest,
+        rows=tuple(
+            replace(row, split=placed.get(number, row.split)) for number, row in enumerate(manifest.rows)
+        ),
+    )
 
 
 def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: int) -> list[Side]:
@@ -85,11 +128,13 @@ def write_split(
     group: str | None = None,
     strata: Sequence[str] = (),
     test_share: float = 0.2,
+    validation: float = 0.15,
     seed: int = 0,
 ) -> None:
     """Copy a csv with a `split` column added: by label and `strata` (e.g. site), whole groups.
 
-    One split for all sites lets local, pooled and federated studies test on the same images.
+    One split for all sites lets local, pooled and federated studies choose and test on the same images.
+    `validation` is a share of the images that are not for testing; 0: none.
     Image files in `out_csv` stay as they are, relative to where `labels_csv` lies.
     """
     table = read_table(labels_csv)
@@ -108,6 +153,13 @@ def write_split(
     keys = ["/".join(row.get(name, "") for name in (label, *strata)) for row in cells]
     owners = [_owner(row.get(group, "") if group else None, str(i)) for i, row in enumerate(cells)]
     sides = draw(keys, owners, test_share, seed)
+    if validation:
+        training = [number for number, side in enumerate(sides) if side == "train"]
+        strata_of = [keys[number] for number in training]
+        shares = dict.fromkeys(strata_of, (1 - validation, validation))
+        bins = deal(strata_of, [owners[number] for number in training], shares, seed)
+        for number, place in zip(training, bins, strict=True):
+            sides[number] = "validation" if place == 1 else "train"
     text = StringIO(newline="")
     writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
     writer.writerow([*table.header, "split"])
@@ -138,7 +190,7 @@ def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
 def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) -> list[Side]:
     rows = manifest.rows
     if any(row.split for row in rows):
-        event("the train and test folders of the data are not used: the split is drawn")
+        event("the sides that the data names are not used: the split is drawn")
     alone = sum(row.group is None for row in rows)
     if alone:
         warn(
@@ -165,7 +217,7 @@ def _given(manifest: Manifest) -> list[Side]:
         refuse(
             "the split that comes with the data cannot be used",
             [f"{value!r} in {count} row(s)" for value, count in wrong.most_common()],
-            f"Expected train or test, first missing in {first.source}. "
+            f"Expected train, validation or test, first missing in {first.source}. "
             "Correct these, or let `split: {kind: grouped}` draw one.",
         )
     return [SIDES[(row.split or "").lower()] for row in manifest.rows]
@@ -180,14 +232,19 @@ def groups_on_both_sides(rows: Sequence[ImageRow]) -> list[str]:
     return [group for group, on in sides.items() if len(on) > 1]
 
 
-def _no_group_on_both_sides(rows: Sequence[ImageRow]) -> None:
+def _no_group_on_two_sides(rows: Sequence[ImageRow]) -> None:
     if on_both := groups_on_both_sides(rows):
         refuse(
-            "the split puts images of one group on both sides, so a test would measure memory",
-            [f"group {group} is in train and in test" for group in on_both],
-            f"{len(on_both)} of {len({row.group for row in rows} - {None})} groups are on both sides. "
+            "the split puts images of one group on two sides, so a test would measure memory",
+            [f"group {group} is in {' and in '.join(_sides_of(rows, group))}" for group in on_both],
+            f"{len(on_both)} of {len({row.group for row in rows} - {None})} groups are on two sides. "
             "Correct the split, or let `split: {kind: grouped}` draw one.",
         )
+
+
+def _sides_of(rows: Sequence[ImageRow], group: str) -> list[Side]:
+    on = {row.split for row in rows if row.group == group}
+    return [side for side in get_args(Side) if side in on]
 
 
 def _owner(group: str | None, image: str) -> str:

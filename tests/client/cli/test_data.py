@@ -75,7 +75,10 @@ def test_simulate_takes_the_roles_of_a_study(
         settings = tmp_path / "sites" / f"{name}.yaml"
         main(["check", str(settings), "--study", str(tmp_path / "study.yaml")])
         told[name] = capsys.readouterr().out
-    assert "study demo asks this site to train: on 32 images, and to score the model on 8" in told["north"]
+    assert (
+        "study demo asks this site to train: on 28 images, to choose by 4, and to test the model on 8"
+        in told["north"]
+    )
     assert "study demo asks this site only to score the model: all 40 images are test images" in told["south"]
 
 

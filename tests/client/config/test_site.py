@@ -91,7 +91,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
     path = written(
         tmp_path,
         "name: north side\ndata: {kind: folders, rot: images}\nstate_dir: s\ndevice: gpu\n"
-        "split: {kind: none, all: validation}\ncache: {memory_gb: 3}\n",
+        "split: {kind: none, all: both}\ncache: {memory_gb: 3}\n",
     )
     with pytest.raises(ConfigError) as caught:
         load_site(path)

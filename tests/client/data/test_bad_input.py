@@ -41,7 +41,8 @@ def prepared(folder: Path) -> Manifest:
 
 def test_unusual_images_are_usable(files, tmp_path):
     store = ImageStore.build(prepared(tmp_path), PREPROCESSING, CacheConfig(), tmp_path / "state")
-    assert sum(store.class_counts("train")) + sum(store.class_counts("test")) == 26
+    sides = ("train", "validation", "test")
+    assert sum(sum(store.class_counts(side)) for side in sides) == 26
 
 
 def test_wrong_lines_are_all_named_before_any_image_is_decoded(files, tmp_path):

@@ -89,7 +89,7 @@ def test_a_plan_reaches_the_trainer_and_its_answer_the_server_both_unchanged(
     plan: wire.RoundPlan, tmp_path: Path
 ) -> None:
     said = wire.RoundAnswer(
-        plan_id="p1", site="north", round=1, score=empty(3), num_examples=5, num_steps=2,
+        plan_id="p1", site="north", round=1, scores={"validation": empty(3)}, num_examples=5, num_steps=2,
         train_loss=float("nan"), train_s=1.0, evaluate_s=0.5,
         delta={"head.weight": np.full((2, 3), np.inf, np.float32), "scale": np.float32(-1)},
     )  # fmt: skip
@@ -294,13 +294,13 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.ApprovalAnswer: {"kind", "plan_id", "site", "decision", "reason"},
     wire.Enrolment: {
         "kind", "plan_id", "site", "layout", "weights_digest", "frozen_digest", "preprocessing",
-        "train_counts", "test_counts", "withheld", "device", "images", "weights",
+        "train_counts", "validation_counts", "test_counts", "withheld", "device", "images", "weights",
     },
     ImageSummary: {"sizes", "mean", "std"},
     Sizes: {"width", "height"},
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
-        "kind", "plan_id", "site", "round", "score", "num_examples", "num_steps", "train_loss",
+        "kind", "plan_id", "site", "round", "scores", "num_examples", "num_steps", "train_loss",
         "train_s", "evaluate_s", "delta",
     },
     wire.HeadAnswer: {

@@ -369,7 +369,8 @@ def test_a_plan_is_noted_with_its_study_size_and_hashes(make_study: Any) -> None
     assert received(data, plan, digest(ARRAYS)) == {
         "plan_id": "p", "kind": "round", "tensors": 2, "tensor_names": NAMES, "study": "tiny",
         "fingerprint": study.fingerprint, "round": 4, "train": True, "arrays": digest(ARRAYS), "bytes": len(data),
-        "sha256": sha256(data), "asked": {"round": 4, "train": True, "notice": None},
+        "sha256": sha256(data),
+        "asked": {"round": 4, "train": True, "score": ["validation"], "best": None, "notice": None},
     }  # fmt: skip
     enrol = wire.EnrolPlan(plan_id="e", site="north", study=study, want_weights=True)
     assert received(b"12345", enrol) == {
@@ -415,20 +416,21 @@ def test_an_answer_is_noted_with_the_counts_that_leave() -> None:
     # three images: two of class 0, one of them taken for 1; one of class 1
     score = count(np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), np.array([0, 0, 1]), loss_sum=1.0)
     answer = wire.RoundAnswer(
-        plan_id="p", site="north", round=4, score=score, num_examples=7, num_steps=2, train_loss=0.5,
+        plan_id="p", site="north", round=4, scores={"test": score}, num_examples=7, num_steps=2, train_loss=0.5,
         train_s=1.0, evaluate_s=1.0, delta=ARRAYS,
     )  # fmt: skip
     assert sent(b"123", answer) == {
         "plan_id": "p", "kind": "answer", "tensors": 2, "tensor_names": NAMES, "round": 4, "bytes": 3,
-        "sha256": sha256(b"123"), "counts": {"examples": 7, "steps": 2, "scored": [2, 1]}, "seconds": 2.0,
+        "sha256": sha256(b"123"), "counts": {"examples": 7, "steps": 2, "scored": {"test": [2, 1]}}, "seconds": 2.0,
     }  # fmt: skip
     enrolment = wire.Enrolment(
         plan_id="e", site="north", layout={"a": TensorSpec(shape=(1, 2), dtype="float32")}, weights_digest="w",
-        frozen_digest="f", preprocessing={}, train_counts=(5, 6), test_counts=(2, 1), device="cpu", weights={},
+        frozen_digest="f", preprocessing={}, train_counts=(5, 6), validation_counts=(2, 2), test_counts=(2, 1),
+        device="cpu", weights={},
     )  # fmt: skip
     assert sent(b"1", enrolment) == {
         "plan_id": "e", "kind": "enrolment", "tensors": 0, "tensor_names": sha256(b""), "bytes": 1,
-        "sha256": sha256(b"1"), "counts": {"train": [5, 6], "test": [2, 1]},
+        "sha256": sha256(b"1"), "counts": {"train": [5, 6], "validation": [2, 2], "test": [2, 1]},
     }  # fmt: skip
 
 

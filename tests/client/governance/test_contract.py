@@ -70,6 +70,54 @@ def test_after_the_closing_scores_no_round_trains(make_study: MakeStudy, tmp_pat
     assert "round 2 was answered before" in refused(contract, train(study, 2))
 
 
+# --- test images ---------------------------------------------------------------------------
+
+
+def closing(study: StudyConfig, number: int, weights: Any, *sides: str) -> wire.RoundPlan:
+    return score(study, number, weights).model_copy(update={"score": sides})
+
+
+def test_the_test_images_are_scored_for_one_set_of_weights(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(rounds=2), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS))
+    taken(contract, closing(study, 3, WEIGHTS, "validation"))
+    # Round 1 was the best: its weights were shown at the beginning of round 2.
+    taken(contract, closing(study, 2, OTHERS, "test"), closing(study, 2, OTHERS, "test"))
+    assert refused(contract, closing(study, 3, WEIGHTS, "test")) == (
+        "contract: the test images were scored before, with other weights"
+    )
+    assert "the weights are not those after round 0" in refused(contract, closing(study, 1, OTHERS, "test"))
+
+
+def test_no_round_trains_after_the_test(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(rounds=3), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), closing(study, 1, WEIGHTS, "test"))
+    assert refused(contract, train(study, 2, OTHERS)) == (
+        "contract: round 2 is to be trained after the test images were scored"
+    )
+
+
+def test_heads_are_tested_on_the_weights_that_were_tested(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(heads=HEADS, rounds=1), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), closing(study, 2, OTHERS, "validation", "test"))
+    plan = step(study, head_steps.ScoreStep(heads=()), weights=WEIGHTS)
+    assert "the test images were scored before, with other weights" in refused(contract, plan)
+    taken(contract, step(study, head_steps.ScoreStep(heads=()), weights=OTHERS))
+
+
+def test_a_round_scores_test_images_only_if_the_study_says_so(make_study: MakeStudy, tmp_path: Path) -> None:
+    both = {"score": ("validation", "test")}
+    study, contract = make_study(), Contract(tmp_path)
+    taken(contract, enrol(study))
+    assert "test images are to be scored in a round" in refused(
+        contract, train(study, 1).model_copy(update=both)
+    )
+    curves = make_study(curves_on="test")
+    taken(
+        contract, train(curves, 1).model_copy(update=both), train(curves, 2, OTHERS).model_copy(update=both)
+    )
+
+
 def test_a_new_run_forgets_the_answers_and_is_counted(make_study: MakeStudy, tmp_path: Path) -> None:
     study, contract = make_study(), Contract(tmp_path)
     taken(contract, enrol(study), enrol(study), train(study, 1), approval="Monday")
@@ -135,7 +183,7 @@ def test_scores_of_heads_are_asked_for_in_two_forms_and_for_each_weights_again(
     make_study: MakeStudy, tmp_path: Path
 ) -> None:
     study, contract = make_study(heads={**HEADS, "every": 1}, rounds=2), Contract(tmp_path)
-    forms = head_steps.ScoreStep(heads=(HeadForm(title="federated.lda", form="linear"),))
+    forms = head_steps.ScoreStep(side="validation", heads=(HeadForm(title="federated.lda", form="linear"),))
 
     def scores(value: float, number: int, weights: Any) -> wire.HeadPlan:
         plan = step(study, forms, under("head/federated.lda", {"bias": np.array([value])}), weights)

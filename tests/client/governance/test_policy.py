@@ -373,6 +373,24 @@ def test_classes_with_too_few_patients_are_left_out_on_their_side_only() -> None
     assert usable(found, PolicyConfig()) is found
 
 
+def test_validation_images_that_may_not_be_scored_train() -> None:
+    # a: 9 patients train, 2 are for validation; b: 9 and 4. Each has 2 images.
+    found = manifest(
+        ("a", "train", 9, 2), ("a", "validation", 2, 2), ("b", "train", 9, 2), ("b", "validation", 4, 2)
+    )
+    sides = [(policy(min_cell=2), (4, 8)), (policy(min_cell=3), (0, 8)), (policy(min_cell=5), (0, 0))]
+    for rules_, (a, b) in [*sides, (policy(scores=False), (0, 0))]:
+        left = usable(found, rules_)
+        assert left.class_counts("validation") == (a, b, 0)
+        assert left.class_counts("train") == (22 - a, 26 - b, 0)
+    # One patient has images of both classes: they go together, and class b is then too small as well.
+    both = replace(found.rows[-1], label="b", group="avalidation0")
+    mixed = replace(found, rows=(*found.rows, both))
+    left = usable(mixed, policy(min_cell=5))
+    assert left.class_counts("validation") == (0, 0, 0)
+    assert len(left.rows) == len(mixed.rows)
+
+
 def test_a_hospital_can_refuse_to_have_its_images_compared(make_study: MakeStudy) -> None:
     compares = make_study(overlap={})
     assert rules(compares, policy(overlap=False)) == ["overlap"]
@@ -396,7 +414,8 @@ def test_images_are_compared_only_for_a_study_that_says_so(make_study: MakeStudy
 
 def answer(**changes: Any) -> wire.RoundAnswer:
     known: dict[str, Any] = {
-        "plan_id": "r", "site": "north", "round": 1, "score": empty(3), "num_examples": 48, "num_steps": 6,
+        "plan_id": "r", "site": "north", "round": 1, "scores": {"validation": empty(3)},
+        "num_examples": 48, "num_steps": 6,
         "train_loss": 1.0, "train_s": 1.0, "evaluate_s": 1.0, "delta": {"head.weight": np.zeros(3, np.float32)},
     }  # fmt: skip
     return wire.RoundAnswer.model_validate(known | changes)
@@ -408,12 +427,12 @@ def test_what_slips_through_is_stopped_at_the_door() -> None:
         np.eye(3)[[0, 0, 0, 0]], np.array([1, 1, 1, 1]), 1.0
     )  # four images of class 1, all taken for 0
     with pytest.raises(PolicyRefusal, match="min_cell"):
-        enforce_answer(answer(score=four), 1000, policy(min_cell=5))
+        enforce_answer(answer(scores={"test": four}), 1000, policy(min_cell=5))
     few = four.model_copy(update={"left_out_C": (0, 2, 0)})
-    enforce_answer(answer(score=few), 1000, policy(min_cell=5))  # of six images two are left out
+    enforce_answer(answer(scores={"test": few}), 1000, policy(min_cell=5))  # of six images two are left out
     for wrong in (few, four):
         with pytest.raises(PolicyRefusal, match="min_score_cell"):
-            enforce_answer(answer(score=wrong), 1000, policy(min_score_cell=5))
+            enforce_answer(answer(scores={"validation": wrong}), 1000, policy(min_score_cell=5))
     with pytest.raises(PolicyRefusal, match=r"tensors.*head\.weight"):
         enforce_answer(answer(), 1000, policy(tensors=["stem.*"]))
     with pytest.raises(PolicyRefusal, match="max_mib_up"):

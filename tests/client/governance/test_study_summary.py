@@ -30,7 +30,7 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
         "50 rounds of 2 epoch(s), fedavg",
         "steps on 16 images, adamw with learning rate 0.0003, constant schedule, precision auto, augmentation paper",
         "trains: north, south; scores only: east; goes on with 1 training site(s)",
-        "scores up to 51 sets of weights on the test images",
+        "scores up to 51 sets of weights on validation images, one of them on test images",
         "fits no classical heads",
         "compares no images between sites",
     ]

@@ -47,7 +47,7 @@ def answer(
         plan_id="h", site=site, study=study, round=1, weights_digest="w", step=step,
         arrays={name.replace("__", "/"): value for name, value in arrays.items()},
     )  # fmt: skip
-    table = steps.FeatureTable("w", {"train": TRAIN, "test": TEST})
+    table = steps.FeatureTable("w", {"train": TRAIN, "validation": TEST, "test": TEST})
     return steps.carry_out(plan, table, place)
 
 

@@ -88,7 +88,8 @@ def test_a_sound_site_may_take_part_and_its_contents_are_listed(site: Site) -> N
     # 20 images of 256 x 256 x 3 bytes are 3.75 MiB
     assert space == "decoded images will take 4 MiB of memory, for an encoder that keeps 256 x 256 pixels"
     assert contents == (
-        "20 images of 20 patients or lesions (mel 10, nv 10); 16 train, 4 test; 120 x 90 to 120 x 90 pixels"
+        "20 images of 20 patients or lesions (mel 10, nv 10); 14 train, 2 validation, 4 test; "
+        "120 x 90 to 120 x 90 pixels"
     )
     assert re.fullmatch(
         r"decoding all images once, to 256 x 256 pixels, takes about \d s with 1 thread.*", speed
@@ -231,7 +232,7 @@ STOP: list[tuple[Plant, str]] = [
     (unlabelled, r"row \d+: no label"),
     (unknown, r"class 'melanoma' is not in the study \(1 image"),
     (contradicted, r"under two classes.*\n.*3.png\) = .*other.png"),
-    (leaked, "the same file is trained and tested on"),
+    (leaked, "the same file is on two sides of the split"),
 ]
 LOOK: list[tuple[Plant, str]] = [
     (blank, r"1 image\(s\) show one flat colour.*\n.*blank.png"),
@@ -307,9 +308,9 @@ def test_a_near_pair_on_both_sides_of_the_split_is_named_first(site: Site) -> No
         small = Image.open(site.folder / f"{number}.png").resize((100, 75))
         small.save(site.add(f"near{number}.png", "mel", f"Z{number}"))
     (finding,) = matching(site.report(), "look", "10 pair")
-    across = [item.endswith("train and test)") for item in finding.items]
+    across = [" and " in item.rpartition(";")[2] for item in finding.items]
     assert across == sorted(across, reverse=True)
-    assert f"{sum(across)} of them one in train and one in test" in finding.what
+    assert f"{sum(across)} of them on two sides of the split" in finding.what
 
 
 # --- mistakes of the settings ----------------------------------------------------------------
@@ -324,8 +325,8 @@ def test_a_split_of_the_data_that_tears_a_lesion_apart_stops_the_study(site: Sit
     lines = [f"{','.join(row[:2])},L{n // 2},{('train', 'test')[n % 2]}" for n, row in enumerate(site.rows)]
     (site.folder / "labels.csv").write_text("\n".join(["file,label,lesion,side", *lines]) + "\n")
     report = check(load_site(path), CLASSES[1:])
-    (finding,) = matching(report, "stops", "puts images of one group on both sides")
-    assert "10 of 10 groups are on both sides" in finding.what
+    (finding,) = matching(report, "stops", "puts images of one group on two sides")
+    assert "10 of 10 groups are on two sides" in finding.what
     assert len(report.images) == 20
 
 

@@ -67,8 +67,11 @@ def test_bars_are_shares_of_the_largest_class_on_their_sides(tmp_path: Path) -> 
     ]
     html = page(Report("north", (), Manifest(tuple(rows), ("mel", "nv"))), NOW)
     # Four melanomas are the most: 3/4 and 1/4; one naevus is 1/4.
-    assert '<i class="train" style="width:75.00%"></i><i class="test" style="width:25.00%"></i>' in html
-    assert '<i class="train" style="width:0.00%"></i><i class="test" style="width:25.00%"></i>' in html
+    none = '<i class="validation" style="width:0.00%"></i>'
+    assert (
+        f'<i class="train" style="width:75.00%"></i>{none}<i class="test" style="width:25.00%"></i>' in html
+    )
+    assert f'<i class="train" style="width:0.00%"></i>{none}<i class="test" style="width:25.00%"></i>' in html
 
 
 def test_without_a_split_images_are_counted_in_one_column(tmp_path: Path) -> None:

@@ -83,13 +83,16 @@ def test_a_site_that_trains_needs_a_training_image(study: StudyConfig) -> None:
 def test_a_site_that_trains_without_a_test_image_scores_nothing(study: StudyConfig) -> None:
     finding = only(study, site("north", ALL_TRAIN), images(24, 0))
     assert finding.rank == "look"
-    assert "It has no test image, so it scores nothing" in finding.what
+    assert "It has no test image, so it tests nothing" in finding.what
 
 
 def test_a_site_that_trains_and_scores_is_fine(study: StudyConfig) -> None:
     finding = only(study, site("north", GROUPED), images(19, 5))
     assert finding.rank == "fine"
-    assert finding.what == "study tiny asks this site to train: on 19 images, and to score the model on 5"
+    assert (
+        finding.what
+        == "study tiny asks this site to train: on 19 images, to choose by none, and to test the model on 5"
+    )
 
 
 def test_a_site_that_the_study_does_not_name_is_never_asked(study: StudyConfig) -> None:

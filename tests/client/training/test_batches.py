@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from client.training.batches import batch_size, class_weights, split, training_batches
+from client.training.batches import PassPlace, batch_size, class_weights, split, training_batches
 from common.config import LocalConfig
 
 
@@ -27,6 +27,40 @@ def test_one_image_left_over_joins_the_piece_before_it() -> None:
 def test_steps_end_a_round_in_the_middle_of_an_epoch() -> None:
     assert sizes(10, epochs=2, batch_size=4) == [4, 4, 2, 4, 4, 2]
     assert sizes(10, steps=4, batch_size=4) == [4, 4, 2, 4]
+
+
+def rounds_of(epochs: float, num_rounds: int, num_images: int = 10, batch: int = 4) -> list[list[list[int]]]:
+    """Images of each step of each round."""
+    local, labels_N = LocalConfig(epochs=epochs, batch_size=batch), torch.zeros(num_images, dtype=torch.long)
+    return [
+        [batch_B.tolist() for batch_B in training_batches(labels_N, local, number, PassPlace(number, seed=7))]
+        for number in range(1, num_rounds + 1)
+    ]
+
+
+def test_three_rounds_of_a_third_of_a_pass_are_one_pass() -> None:
+    # ten images are batches of 4, 4 and 2: one of them a round
+    rounds = rounds_of(1 / 3, 6)
+    assert [[len(step) for step in steps] for steps in rounds] == [[4], [4], [2], [4], [4], [2]]
+    for first in (0, 3):
+        seen = sorted(image for steps in rounds[first : first + 3] for step in steps for image in step)
+        assert seen == list(range(10))
+    assert rounds[:3] != rounds[3:]  # another order in the next pass
+
+
+def test_rounds_of_one_and_a_half_passes_take_turns_in_their_steps() -> None:
+    # 3 batches a pass, 4.5 a round: 4, then 5. Nine steps are three whole passes.
+    rounds = rounds_of(1.5, 2)
+    assert [len(steps) for steps in rounds] == [4, 5]
+    steps = [step for one in rounds for step in one]
+    for number in range(3):
+        assert sorted(image for step in steps[3 * number : 3 * number + 3] for image in step) == list(
+            range(10)
+        )
+
+
+def test_a_round_takes_one_step_at_least() -> None:
+    assert [[len(step) for step in steps] for steps in rounds_of(0.1, 3)] == [[4], [4], [4]]
 
 
 def test_balanced_weights_give_every_class_that_is_present_the_same_sum() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from client.model.build import build
 from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
-from client.training.fit import StudyPosition, _Losses, fit
+from client.training.fit import StudyPosition, _Losses, fit, learning_rates
 from client.training.out_of_memory import MostAtOnce, TooLittleMemory
 from client.training.penalty import build_penalty
 from common.config import (
@@ -226,15 +226,13 @@ def test_a_batch_size_of_one_is_kept(generate_images):
     assert list(map(len, images.asked)) == [1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("steps", "sizes", "num_examples"), [(1, [4], 4), (2, [4, 4], 8), (5, [4, 4, 2, 4, 4], 10)]
-)
-def test_steps_go_through_as_many_epochs_as_they_need(generate_images, steps, sizes, num_examples):
+@pytest.mark.parametrize(("steps", "sizes"), [(1, [4]), (2, [4, 4]), (5, [4, 4, 2, 4, 4])])
+def test_steps_go_through_as_many_epochs_as_they_need(generate_images, steps, sizes):
     images = generate_images(10)
     model, parts = biases_only()
     fitted = train(model, parts, images, LocalConfig(steps=steps, batch_size=4))
     assert list(map(len, images.asked)) == sizes
-    assert fitted.num_examples == num_examples  # distinct images
+    assert fitted.num_examples == 10  # the site weighs by its images, whatever a round has shown of them
 
 
 def test_batch_norm_trains_on_a_remainder_of_one(generate_images):
@@ -517,3 +515,13 @@ def test_a_step_is_as_long_as_the_schedule_says(generate_images, schedule, progr
     local = FULL_BATCH.model_copy(update={"schedule": schedule})
     scheduled, _ = step_of(generate_images(4), local, progress=progress)
     assert furthest(scheduled, {name: factor * array for name, array in constant.items()}) < 1e-15
+
+
+def test_a_warm_up_of_each_round_starts_in_every_round():
+    """Four steps, half of them rising: at 1/8 and 3/8 of the round the rate is 1/4 and 3/4."""
+    local = LocalConfig(optimizer=Sgd(lr=1.0), schedule=Constant(round_warmup=0.5))
+    for number in (1, 2):
+        assert learning_rates(local, StudyPosition(number, 2), 4) == [0.25, 0.75, 1.0, 1.0]
+    both = LocalConfig(optimizer=Sgd(lr=1.0), schedule=Constant(warmup=0.5, round_warmup=0.5))
+    # the study's own warm-up is over after round 1, in which it stands at 1/8, 3/8, 5/8, 7/8
+    assert learning_rates(both, StudyPosition(1, 2), 4) == [0.25 / 8, 0.75 * 3 / 8, 5 / 8, 7 / 8]

@@ -62,6 +62,7 @@ MESSAGES = {
         frozen_digest="cd",
         preprocessing={"image_size": 64, "mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
         train_counts=(3, 4),
+        validation_counts=(1, 0),
         test_counts=(1, 0),
         device="cpu",
         weights=ARRAYS,
@@ -74,6 +75,7 @@ MESSAGES = {
         frozen_digest="cd",
         preprocessing={},
         train_counts=(3, 4),
+        validation_counts=(1, 0),
         test_counts=(1, 0),
         device="cpu",
         weights={},
@@ -86,6 +88,7 @@ MESSAGES = {
         frozen_digest="cd",
         preprocessing={},
         train_counts=(3, 4),
+        validation_counts=(1, 0),
         test_counts=(1, 0),
         device="cpu",
         images=ImageSummary(
@@ -135,7 +138,7 @@ MESSAGES = {
         plan_id="p2",
         site="north",
         round=2,
-        score=SCORE,
+        scores={"validation": SCORE, "test": SCORE},
         num_examples=7,
         num_steps=1,
         train_loss=1 / 3,
@@ -147,7 +150,7 @@ MESSAGES = {
         plan_id="p2",
         site="north",
         round=2,
-        score=SCORE,
+        scores={"validation": SCORE, "test": SCORE},
         num_examples=7,
         num_steps=1,
         train_loss=math.inf,
@@ -243,7 +246,7 @@ def test_a_missing_field_is_refused(message, field):
     [
         ("answer", {"num_examples": SECRET}),
         ("answer", {"num_examples": -1}),
-        ("answer", {"score": {SECRET: SECRET}}),
+        ("answer", {"scores": {"test": {SECRET: SECRET}}}),
         ("answer", {"schema": SECRET}),
         ("answer", {"schema": [SECRET]}),
         ("answer", {"kind": SECRET}),
@@ -262,8 +265,8 @@ def test_a_missing_field_is_refused(message, field):
     ],
 )
 def test_a_refusal_repeats_no_value_of_the_message(name, changes):
-    if name == "answer" and "score" in changes:
-        changes = {"score": header_of(MESSAGES[name])["score"] | {"loss_sum": SECRET}}
+    if name == "answer" and "test" in changes.get("scores", ()):
+        changes = {"scores": {"test": header_of(MESSAGES[name])["scores"]["test"] | {"loss_sum": SECRET}}}
     with pytest.raises(WireError) as caught:
         codec.from_bytes(altered(MESSAGES[name], **changes))
     assert SECRET not in str(caught.value)

@@ -88,8 +88,8 @@ class People:
             case "yes" if isinstance(plan, wire.EnrolPlan):
                 return wire.Enrolment(
                     plan_id=plan.plan_id, site=plan.site, layout=LAYOUT, weights_digest=digest(WEIGHTS),
-                    frozen_digest="b", preprocessing={}, train_counts=(2, 1, 1), test_counts=(1, 1, 1),
-                    device="cpu", weights=WEIGHTS if plan.want_weights else {},
+                    frozen_digest="b", preprocessing={}, train_counts=(2, 1, 1), validation_counts=(1, 1, 1),
+                    test_counts=(1, 1, 1), device="cpu", weights=WEIGHTS if plan.want_weights else {},
                 )  # fmt: skip
         return approval(plan, state, self.reason if state in ("no", "closed") else "")
 

@@ -18,10 +18,12 @@ LOOKS = ImageSummary(
 )
 
 
-def enrolment(site: str, train: tuple[int, ...], test: tuple[int, ...], **more) -> wire.Enrolment:
+def enrolment(
+    site: str, train: tuple[int, ...], test: tuple[int, ...], validation: tuple[int, ...] = (0, 0, 0), **more
+) -> wire.Enrolment:
     return wire.Enrolment(
         plan_id="e", site=site, layout={}, weights_digest="a", frozen_digest="b", preprocessing={},
-        train_counts=train, test_counts=test, device="cpu", weights={}, **more,
+        train_counts=train, validation_counts=validation, test_counts=test, device="cpu", weights={}, **more,
     )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def held(study) -> census.Census:
         sites(
             enrolment("unseen", (0, 0, 0), (2, 3, 4), images=LOOKS.model_copy(update={"sizes": None})),
             enrolment("south", (0, 20, 30), (0, 5, 0), images=same, withheld=True),
-            enrolment("north", (8, 10, 12), (2, 2, 3), images=LOOKS),
+            enrolment("north", (8, 10, 12), (2, 2, 3), (1, 1, 1), images=LOOKS),
         ),
     )
 
@@ -48,17 +50,19 @@ def test_the_table_has_a_row_a_site_a_column_a_class_and_the_sums(study, held):
     assert head == ["site", "bkl", "mel", "nv", "all", "pixels", "mean", "deviation"]
     looks = ["0.76 0.50 0.25", "0.10 0.20 0.30"]
     assert body == [
-        ["north", "8 / 2", "10 / 2", "12 / 3", "30 / 7", "600 x 450 to 1024 x 768", *looks],
-        ["south~", "- / -", "20 / 5", "30 / -", "50 / 5", "600 x 450", *looks],
-        ["unseen *", "- / 2", "- / 3", "- / 4", "- / 9", "-", *looks],
+        ["north", "8 / 1 / 2", "10 / 1 / 2", "12 / 1 / 3", "30 / 3 / 7", "600 x 450 to 1024 x 768", *looks],
+        ["south~", "- / - / -", "20 / - / 5", "30 / - / -", "50 / - / 5", "600 x 450", *looks],
+        ["unseen *", "- / - / 2", "- / - / 3", "- / - / 4", "- / - / 9", "-", *looks],
     ]
     # bkl: 8 train; 2 + 2 test. mel: 10 + 20; 2 + 5 + 3. nv: 12 + 30; 3 + 4. All: 80; 7 + 5 + 9.
-    assert foot == [["all", "8 / 4", "30 / 10", "42 / 7", "80 / 21", "", "", ""]]
+    assert foot == [["all", "8 / 1 / 4", "30 / 1 / 10", "42 / 1 / 7", "80 / 3 / 21", "", "", ""]]
+    assert census_table.without_validation(study, held) == ["south"]
 
 
 def test_every_row_of_the_terminals_table_is_of_one_width(study, held):
-    title, *lines, notes = census_table.table(study, held).splitlines()
+    title, *lines, notes, without = census_table.table(study, held).splitlines()
     assert (title, notes) == ("what the sites hold", census_table.NOTES)
+    assert without == "no validation images: south"
     assert len({line.index("/") for line in lines if "/" in line}) == 1
 
 
@@ -67,7 +71,7 @@ def test_the_report_has_the_table_and_can_be_written_again(tmp_path, study, held
     census.save(tmp_path, held)
     assert json.loads((tmp_path / "census.json").read_text())["sites"]["north"]["train_counts"] == [8, 10, 12]
     text = write.write_report(tmp_path, study).read_text()
-    assert "| south~ | - / - | 20 / 5 | 30 / - | 50 / 5 | 600 x 450 |" in text
+    assert "| south~ | - / - / - | 20 / - / 5 | 30 / - / - | 50 / - / 5 | 600 x 450 |" in text
     assert "It was not checked whether images of unseen are at a training site, too." in text
 
 

@@ -49,7 +49,7 @@ class Scripted:
 def enrolment(plan: wire.EnrolPlan) -> wire.Enrolment:
     return wire.Enrolment(
         plan_id=plan.plan_id, site=plan.site, layout=LAYOUT, weights_digest=digest(WEIGHTS), frozen_digest="b",
-        preprocessing={}, train_counts=(2, 1, 1), test_counts=(1, 1, 1), device="cpu",
+        preprocessing={}, train_counts=(2, 1, 1), validation_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu",
         weights=WEIGHTS if plan.want_weights else {},
     )  # fmt: skip
 
@@ -142,14 +142,14 @@ def test_every_absent_site_is_in_the_cohort_with_its_reason(make_with_unseen):
 
 def test_a_site_without_a_test_image_cannot_be_one_that_only_scores(make_with_unseen):
     def untested(plan: wire.EnrolPlan) -> wire.Enrolment:
-        return enrolment(plan).model_copy(update={"test_counts": (0, 0, 0)})
+        return enrolment(plan).model_copy(update={"validation_counts": (0, 0, 0), "test_counts": (0, 0, 0)})
 
     def hidden(plan: wire.EnrolPlan) -> wire.Enrolment:
         return untested(plan).model_copy(update={"withheld": True})
 
     for answer, reason in (
-        (untested, "it has no test images of the study's classes"),
-        (hidden, "it has no test images that its policy lets be counted"),
+        (untested, "it has no test or validation images of the study's classes"),
+        (hidden, "it has no test or validation images that its policy lets be counted"),
     ):
         script: dict[str, list[list[Answer]]] = {
             "north": [[enrolment]],

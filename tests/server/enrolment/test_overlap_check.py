@@ -68,7 +68,7 @@ COHORT = Cohort(
             plan_id="e", site=name, layout={"w": TensorSpec(shape=(1,), dtype="float32")}, weights_digest="a",
             frozen_digest="b", preprocessing={}, device="cpu", weights={},
             train_counts=(0, 0, 0) if name == "unseen" else (1, 0, 0),
-            test_counts=(1, 1, 0) if name == "unseen" else (1, 0, 0),
+            validation_counts=(0, 0, 0), test_counts=(1, 1, 0) if name == "unseen" else (1, 0, 0),
         )
         for name in ("north", "unseen")
     },

@@ -82,7 +82,7 @@ def calls_to(study: StudyConfig, sites: Scripted) -> HeadCalls:
     enrolments = {
         name: wire.Enrolment(
             plan_id="e", site=name, layout=layout, weights_digest="a", frozen_digest="b", preprocessing={},
-            train_counts=(2, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
+            train_counts=(2, 1, 1), validation_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
         )
         for name in ("north", "south")
     }  # fmt: skip

@@ -70,7 +70,7 @@ def fitted(study, north, south, state: RoundState = STATE) -> fit.Fitted:
     enrolments = {
         name: wire.Enrolment(
             plan_id="e", site=name, layout=LAYOUT, weights_digest="a", frozen_digest="b", preprocessing={},
-            train_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
+            train_counts=(1, 1, 1), validation_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
         )
         for name in NAMES
     }  # fmt: skip
@@ -178,7 +178,7 @@ def test_scores_of_other_images_than_enrolled_are_refused(make_heads):
     done = fitted(make_heads(), site(0, 2, 4), site(2, 4, 6, confusion=two_images))
     assert set(done.record.results) == {"north"}
     assert done.record.problems["south"] == (
-        "score: its score of softmax is over other test images than it enrolled with"
+        "score: its score of softmax is over other validation images than it enrolled with"
     )
 
 

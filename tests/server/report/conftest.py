@@ -1,6 +1,6 @@
 """Outcomes of studies that went as planned, but for what a test changes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from common.config import StudyConfig
+from common.metrics import Score
 from server.report.outcome import Outcome
 from server.report.write import append_round
 from server.state import RoundState, SiteRound
@@ -15,6 +16,15 @@ from server.storage import history
 
 Change = Callable[[RoundState], RoundState]
 MakeOutcome = Callable[..., Outcome]
+
+
+def rescored(state: RoundState, change: Callable[[str, Score], Score | None]) -> RoundState:
+    """The state with every score changed, on both sides; None takes one out."""
+
+    def changed(scores: Mapping[str, Score]) -> dict[str, Score]:
+        return {site: new for site, score in scores.items() if (new := change(site, score)) is not None}
+
+    return replace(state, scores=changed(state.scores), test_scores=changed(state.test_scores))
 
 
 def without(site: str, outcome: str, reason: str, rounds: Sequence[int]) -> Change:
@@ -25,8 +35,7 @@ def without(site: str, outcome: str, reason: str, rounds: Sequence[int]) -> Chan
             return state
         row = SiteRound(site, outcome, reason)  # type: ignore[arg-type]
         rows = tuple(row if old.site == site else old for old in state.sites)
-        scores = {name: score for name, score in state.scores.items() if name != site}
-        return replace(state, sites=rows, scores=scores)
+        return rescored(replace(state, sites=rows), lambda name, score: None if name == site else score)
 
     return change
 

@@ -26,11 +26,11 @@ def finished(tmp_path: Path, study: StudyConfig, random_state: Callable[[int], R
 
 def test_a_finished_run_stands_with_its_last_weights_and_its_minutes(finished: Row) -> None:
     line = figures_of(finished)
-    last = finished.rounds[-1]
-    assert last.pooled is not None
+    last = finished.rounds[-1].test
+    assert last is not None
     assert (line["outcome"], line["rounds"]) == ("finished", "3")
     assert line["balanced accuracy"] == f"{last.pooled.figures.balanced_accuracy:.3f}"
-    assert line["balanced accuracy unseen"] == f"{last.scored['unseen'].figures.balanced_accuracy:.3f}"
+    assert line["balanced accuracy unseen"] == f"{last.sites['unseen'].figures.balanced_accuracy:.3f}"
     assert line["minutes"] == "0.3"  # 4 x 4.25 s = 17 s
 
 
@@ -85,8 +85,10 @@ def test_runs_that_were_scored_by_other_sites_are_not_said_to_share_their_images
     write_comparison(tmp_path, [finished, replace(finished, seed=1)], federation)
     assert "not all scored" not in (tmp_path / "comparison.md").read_text()
     last = finished.rounds[-1]
-    scored = {site: score for site, score in last.scored.items() if site != "unseen"}
-    fewer = replace(finished, seed=1, rounds=(*finished.rounds[:-1], replace(last, scored=scored)))
+    assert last.test is not None
+    sites = {site: score for site, score in last.test.sites.items() if site != "unseen"}
+    rest = replace(last, test=replace(last.test, sites=sites))
+    fewer = replace(finished, seed=1, rounds=(*finished.rounds[:-1], rest))
     write_comparison(tmp_path, [finished, fewer], federation)
     text = (tmp_path / "comparison.md").read_text()
     assert "**The runs were not all scored on the same test images.**" in text

@@ -11,7 +11,7 @@ from server.heads.record import Cell, HeadTable
 from server.report.markdown import markdown
 from server.report.outcome import Outcome
 from server.state import Best, RoundState
-from tests.server.report.conftest import Change, MakeOutcome, without
+from tests.server.report.conftest import Change, MakeOutcome, rescored, without
 
 
 def section(outcome: Outcome, title: str) -> str:
@@ -22,7 +22,7 @@ def section(outcome: Outcome, title: str) -> str:
 
 
 def test_a_study_that_no_site_scored_has_no_figures(make_outcome: MakeOutcome) -> None:
-    text = markdown(make_outcome(lambda state: replace(state, scores={})))
+    text = markdown(make_outcome(lambda state: rescored(state, lambda _, score: None)))
     assert "No site scored the model: there are no figures to report." in text
     assert text.count("None: no scores are available.") == 2
     whole = markdown(make_outcome())
@@ -40,7 +40,7 @@ def test_a_table_without_a_site_names_it_with_the_reason(make_outcome: MakeOutco
 def test_a_site_that_was_not_due_is_not_said_to_have_failed(make_outcome: MakeOutcome) -> None:
     def not_due(state: RoundState) -> RoundState:
         rows = tuple(row for row in state.sites if row.site != "unseen")
-        return replace(state, sites=rows, scores={k: v for k, v in state.scores.items() if k != "unseen"})
+        return rescored(replace(state, sites=rows), lambda site, score: None if site == "unseen" else score)
 
     def second(state: RoundState) -> RoundState:
         return not_due(state) if state.round == 2 else state
@@ -62,10 +62,7 @@ def test_the_model_before_training_is_called_so(make_outcome: MakeOutcome) -> No
 
 def test_a_figure_that_is_no_number_is_a_dash_and_the_legend_says_when(make_outcome: MakeOutcome) -> None:
     def diverged(state: RoundState) -> RoundState:
-        scores = {
-            site: score.model_copy(update={"loss_sum": math.inf}) for site, score in state.scores.items()
-        }
-        return replace(state, scores=scores)
+        return rescored(state, lambda _, score: score.model_copy(update={"loss_sum": math.inf}))
 
     text = section(make_outcome(diverged), "The model after round 3")
     row = next(line for line in text.splitlines() if line.startswith("| north"))
@@ -79,8 +76,7 @@ def test_a_row_of_sites_that_round_their_probabilities_says_how_coarse_its_figur
     make_outcome: MakeOutcome,
 ) -> None:
     def rounded(state: RoundState) -> RoundState:
-        scores = {site: score.model_copy(update={"num_bins": 20}) for site, score in state.scores.items()}
-        return replace(state, scores=scores)
+        return rescored(state, lambda _, score: score.model_copy(update={"num_bins": 20}))
 
     sentence = "AUROC, ECE and loss are as coarse as a bin, 0.05 wide."
     assert sentence in section(make_outcome(rounded), "The model after round 3")
@@ -93,15 +89,12 @@ def test_images_that_a_policy_leaves_out_of_scores_are_counted_and_bound_the_acc
     """Every site leaves out two images of the first class."""
 
     def fewer(state: RoundState) -> RoundState:
-        scores = {
-            site: score.model_copy(update={"left_out_C": (2, 0, 0)}) for site, score in state.scores.items()
-        }
-        return replace(state, scores=scores)
+        return rescored(state, lambda _, score: score.model_copy(update={"left_out_C": (2, 0, 0)}))
 
     text = section(make_outcome(fewer), "The model after round 3")
-    last = make_outcome(fewer).rounds[-1]
-    assert last.pooled is not None
-    f, left_out = last.pooled.figures, 2 * len(last.scored)
+    last = make_outcome(fewer).rounds[-1].test
+    assert last is not None
+    f, left_out = last.pooled.figures, 2 * len(last.sites)
     right, images = round(f.accuracy * f.num_images), f.num_images + left_out
     assert f"{left_out} of {images} test images are in no figure (" in text
     low, high = 100 * right / images, 100 * (right + left_out) / images
@@ -122,7 +115,8 @@ BY = {"selection": {"metric": "accuracy", "sites": ("north", "south")}}
 def test_the_best_round_is_named_with_the_images_that_chose_it(make_outcome: MakeOutcome) -> None:
     text = section(make_outcome(chosen(2), settings=BY), "The model after round 3")
     assert (
-        "The best accuracy on the images of north and south was 0.5000, of the model after round 2." in text
+        "The best accuracy on the validation images of north and south was 0.5000, of the model after round 2."
+        in text
     )
     assert "Its weights are in `best.safetensors`." in text
     assert "The figures below are of another model, that after round 3." in text

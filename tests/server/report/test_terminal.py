@@ -61,7 +61,7 @@ def test_a_round_has_a_row_for_each_site(random_state, study):
     text = round_table(study, random_state(2))
     title, head, _, *rows = text.splitlines()
     assert (
-        title == "round 2 of 3 of demo took 4.2 s; scores are of the model after round 1"
+        title == "round 2 of 3 of demo took 4.2 s; scores are of the model after round 1 on validation images"
     )  # 4.25 rounds to even
     assert "train loss" in head
     assert "MiB down" in head
@@ -112,8 +112,8 @@ def test_the_closing_table_names_the_sites_that_did_not_score(random_state, stud
         SiteRound("unseen", "missing", "no answer within 9 s") if row.site == "unseen" else row
         for row in closing.sites
     )
-    scores = {site: score for site, score in closing.scores.items() if site != "unseen"}
-    text = round_table(study, replace(closing, sites=rows, scores=scores))
+    scores = {site: score for site, score in closing.test_scores.items() if site != "unseen"}
+    text = round_table(study, replace(closing, sites=rows, test_scores=scores))
     assert text.endswith("unseen * did not score: missing, no answer within 9 s")
 
 

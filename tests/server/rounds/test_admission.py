@@ -13,7 +13,7 @@ from common.metrics import count, empty
 from common.weights import TensorSpec
 from common.wire import RoundAnswer
 from server.aggregation.tally import AdmittedUpdate, build_rule
-from server.rounds.admission import admit, admit_score, too_long
+from server.rounds.admission import admit, admit_scores, too_long
 
 LAYOUT = {
     "stem.weight": TensorSpec(shape=(2, 3), dtype="float32"),
@@ -22,7 +22,7 @@ LAYOUT = {
 }
 SCORE = count(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), loss_sum=1.0)
 EXPECTED = {"site": "north", "plan_id": "p7", "round": 3, "layout": LAYOUT, "train_count": 40}
-SCORED = {"site": "north", "plan_id": "p7", "round": 3, "test_counts": (2, 0)}
+SCORED = {"site": "north", "plan_id": "p7", "round": 3, "counts": {"test": (2, 0)}}
 
 
 def good(**changes) -> RoundAnswer:
@@ -30,7 +30,7 @@ def good(**changes) -> RoundAnswer:
         "plan_id": "p7",
         "site": "north",
         "round": 3,
-        "score": SCORE,
+        "scores": {"test": SCORE},
         "num_examples": 40,
         "num_steps": 2,
         "train_loss": 0.5,
@@ -293,21 +293,23 @@ def test_who_is_too_long_does_not_depend_on_who_answered_first(norms):
 
 
 def test_a_good_score_is_admitted_as_it_is():
-    assert admit_score(good(), **SCORED) is SCORE
+    assert admit_scores(good(), **SCORED)["test"] is SCORE
 
 
 def test_a_score_that_leaves_images_out_is_of_as_many_as_were_enrolled():
     """Two images of the first class are counted, three are left out."""
     some = SCORE.model_copy(update={"left_out_C": (3, 0)})
-    assert admit_score(good(score=some), **(SCORED | {"test_counts": (5, 0)})) is some
+    answer = good(scores={"test": some})
+    assert admit_scores(answer, **(SCORED | {"counts": {"test": (5, 0)}}))["test"] is some
     with pytest.raises(
-        UpdateRejected, match=r"its score is over \[5, 0\] images by class, expected \[2, 0\]"
+        UpdateRejected, match=r"its score is over \[5, 0\] test images by class, expected \[2, 0\]"
     ):
-        admit_score(good(score=some), **SCORED)
+        admit_scores(answer, **SCORED)
 
 
 def test_a_score_of_no_images_fits_a_site_without_test_images():
-    assert admit_score(good(score=empty(2)), **(SCORED | {"test_counts": (0, 0)})).num_images == 0
+    answer = good(scores={"test": empty(2)})
+    assert admit_scores(answer, **(SCORED | {"counts": {"test": (0, 0)}}))["test"].num_images == 0
 
 
 @pytest.mark.parametrize(
@@ -316,12 +318,20 @@ def test_a_score_of_no_images_fits_a_site_without_test_images():
         ({"plan_id": "p8"}, "it answers plan p7, expected p8"),
         ({"round": 4}, "it is of round 3, expected round 4"),
         ({"site": "south"}, "it answers as 'north', expected 'south'"),
-        ({"test_counts": (2, 0, 0)}, "its score is over 2 classes, expected the study's 3"),
-        ({"test_counts": (9, 0)}, "its score is over [2, 0] images by class, expected [9, 0] as enrolled"),
-        ({"test_counts": (1, 1)}, "its score is over [2, 0] images by class, expected [1, 1] as enrolled"),
+        ({"counts": {"test": (2, 0, 0)}}, "its score is over 2 classes, expected the study's 3"),
+        (
+            {"counts": {"test": (9, 0)}},
+            "its score is over [2, 0] test images by class, expected [9, 0] as enrolled",
+        ),
+        (
+            {"counts": {"test": (1, 1)}},
+            "its score is over [2, 0] test images by class, expected [1, 1] as enrolled",
+        ),
+        ({"counts": {"validation": (2, 0)}}, "it scored test images, expected validation"),
+        ({"counts": {}}, "it scored test images, expected none"),
     ],
 )
 def test_a_score_of_other_images_or_classes_is_refused(expected, sentence):
     with pytest.raises(UpdateRejected) as caught:
-        admit_score(good(), **(SCORED | expected))
+        admit_scores(good(), **(SCORED | expected))
     assert str(caught.value) == sentence

@@ -25,7 +25,7 @@ COHORT = Cohort(
     {
         name: wire.Enrolment(
             plan_id="e", site=name, layout=LAYOUT, weights_digest="a", frozen_digest="b", preprocessing={},
-            train_counts=(2, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
+            train_counts=(2, 1, 1), validation_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
         )
         for name in NAMES
     },
@@ -48,7 +48,7 @@ def study(make_study) -> StudyConfig:
 def update(length: float, num_examples: int = 4) -> Answer:
     """An answer with the delta (length, 0)."""
     return lambda plan: wire.RoundAnswer(
-        plan_id=plan.plan_id, site=plan.site, round=plan.round, score=SCORE,
+        plan_id=plan.plan_id, site=plan.site, round=plan.round, scores=dict.fromkeys(plan.score, SCORE),
         num_examples=num_examples if plan.train else 0, num_steps=1, train_loss=0.5 if plan.train else None,
         train_s=2.0, evaluate_s=1.0, delta={"w": np.array([length, 0.0])} if plan.train else {},
     )  # fmt: skip

@@ -115,7 +115,7 @@ def answers_as(**changes: Any) -> Callable[[Message], Message]:
         plan = flower_codec.from_records(message.content)
         assert isinstance(plan, wire.RoundPlan)
         answer = wire.RoundAnswer(
-            plan_id=plan.plan_id, site=plan.site, round=1, score=empty(3), num_examples=4, num_steps=1,
+            plan_id=plan.plan_id, site=plan.site, round=1, scores={"validation": empty(3)}, num_examples=4, num_steps=1,
             train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta={"w": np.ones(4, np.float32)},
         )  # fmt: skip
         return Message(flower_codec.to_records(answer.model_copy(update=changes)), reply_to=message)
@@ -498,7 +498,7 @@ def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_
 ) -> None:
     plan = large["south"]
     said = wire.RoundAnswer(
-        plan_id=plan.plan_id, site="south", round=1, score=empty(3), num_examples=4, num_steps=1,
+        plan_id=plan.plan_id, site="south", round=1, scores={"validation": empty(3)}, num_examples=4, num_steps=1,
         train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta={"w": np.ones(4, np.float32)},
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ class Site:
 
     def answer(self, plan: wire.RoundPlan) -> wire.RoundAnswer:
         return wire.RoundAnswer(
-            plan_id=plan.plan_id, site=plan.site, round=plan.round, score=SCORE,
+            plan_id=plan.plan_id, site=plan.site, round=plan.round, scores=dict.fromkeys(plan.score, SCORE),
             num_examples=self.num_examples if plan.train else 0, num_steps=1, train_loss=0.5 if plan.train else None,
             train_s=0.0, evaluate_s=0.0, delta={"w": np.array([self.entry, 0.0])} if plan.train else {},
         )  # fmt: skip
@@ -74,7 +74,7 @@ def cohort(sites: Mapping[str, Site]) -> Cohort:
         {
             name: wire.Enrolment(
                 plan_id="e", site=name, layout=LAYOUT, weights_digest="a", frozen_digest="b", preprocessing={},
-                train_counts=(2, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
+                train_counts=(2, 1, 1), validation_counts=(1, 1, 1), test_counts=(1, 1, 1), device="cpu", weights={},
             )
             for name in sorted(sites)
         },
@@ -490,15 +490,76 @@ class Scoring(Site):
         says_N = labels_N.copy()
         says_N[3 * self.num_right[plan.round - 1] :] = (says_N[3 * self.num_right[plan.round - 1] :] + 1) % 3
         score = count(np.eye(3)[says_N], labels_N, loss_sum=0.0)
-        return super().answer(plan).model_copy(update={"score": score})
+        return super().answer(plan).model_copy(update={"scores": dict.fromkeys(plan.score, score)})
 
 
-def chosen(make_study, *num_right: int, start: RoundState = START, **selection) -> list[RoundState]:
+def chosen(
+    make_study, *num_right: int, start: RoundState = START, site: Scoring | None = None, **selection
+) -> list[RoundState]:
     """Rounds of a study whose model gets so many of 10 images of each class right in round 1, 2, ..."""
     study = make_study(sites={"train": ("north",)}, selection=selection, rounds=len(num_right) - 1)
-    site = {"north": Scoring(*num_right)}
-    one = cohort(site).enrolments["north"].model_copy(update={"test_counts": (10, 10, 10)})
-    return list(run_rounds(study, InProcessSites(site), Cohort({"north": one}, {"w": np.zeros(2)}), start))
+    sites = {"north": site or Scoring(*num_right)}
+    ten = {"validation_counts": (10, 10, 10), "test_counts": (10, 10, 10)}
+    one = cohort(sites).enrolments["north"].model_copy(update=ten)
+    after: list[RoundState] = []
+
+    def best_weights() -> Mapping[str, np.ndarray]:
+        # The closing round judges the last weights, so the best of those before is meant.
+        return next(state.weights for state in after if state.round == after[-1].best.round)
+
+    enrolled = Cohort({"north": one}, {"w": np.zeros(2)})
+    for state in run_rounds(study, InProcessSites(sites), enrolled, start, best_weights=best_weights):
+        after.append(state)
+    return after
+
+
+def test_the_test_images_are_scored_once_with_the_weights_that_were_chosen(make_study):
+    site = Scoring(1, 4, 8, 6, 7)
+    last = chosen(make_study, 1, 4, 8, 6, 7, site=site)[-1]
+    assert [(plan.round, plan.train, plan.score) for plan in site.plans] == [
+        (1, True, ("validation",)), (2, True, ("validation",)), (3, True, ("validation",)),
+        (4, True, ("validation",)), (5, False, ("validation",)), (3, False, ("test",)),
+    ]  # fmt: skip
+    # The weights after round 2 are 2, and get 8 of 10 right; those of the last round are 4.
+    assert site.plans[-1].weights["w"].tolist() == [2.0, 0.0]
+    assert (last.chosen.round, last.weights["w"].tolist()) == (2, [4.0, 0.0])
+    assert last.test_scores["north"].confusion_CC.trace() == 24
+    assert last.scores["north"].confusion_CC.trace() == 21
+
+
+def test_a_study_that_chooses_nothing_closes_with_one_message(make_study):
+    sites = {"north": Site(1.0)}
+    study = make_study(sites={"train": ("north",)}, rounds=1)
+    last = states(study, sites)[-1]
+    assert [(plan.train, plan.score) for plan in sites["north"].plans] == [
+        (True, ("validation",)), (False, ("validation", "test")),
+    ]  # fmt: skip
+    assert (last.chosen.round, list(last.test_scores)) == (1, ["north"])
+
+
+def test_a_site_that_only_scores_is_asked_where_it_has_images(make_study):
+    sites = {"north": Site(1.0), "unseen": Site(1.0)}
+    study = make_study(sites={"train": ("north",), "evaluate": ("unseen",)}, rounds=2)
+    enrolled = cohort(sites)
+    only_test = enrolled.enrolments["unseen"].model_copy(update={"validation_counts": (0, 0, 0)})
+    enrolled = replace(enrolled, enrolments={**enrolled.enrolments, "unseen": only_test})
+    list(run_rounds(study, InProcessSites(sites), enrolled, START))
+    assert [plan.round for plan in sites["unseen"].plans] == [3]
+
+
+def test_training_sites_score_as_often_as_the_study_says_and_train_in_every_round(make_study):
+    sites = {"north": Site(1.0)}
+    states(make_study(sites={"train": ("north",), "evaluate_every": 2}, rounds=4), sites)
+    assert [(plan.train, plan.score) for plan in sites["north"].plans] == [
+        (True, ("validation",)), (True, ()), (True, ("validation",)), (True, ()),
+        (False, ("validation", "test")),
+    ]  # fmt: skip
+
+
+def test_curves_on_test_images_are_asked_for_only_by_a_study_that_says_so(make_study):
+    sites = {"north": Site(1.0)}
+    states(make_study(sites={"train": ("north",)}, rounds=1, curves_on="test"), sites)
+    assert [plan.score for plan in sites["north"].plans] == [("validation", "test")] * 2
 
 
 def test_the_best_round_is_the_one_whose_weights_scored_best(make_study):

@@ -90,9 +90,11 @@ def leave_a_run(run_dir: Path, study: StudyConfig, last_round: int) -> None:
     run_dir.mkdir(parents=True)
     (run_dir / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
     for number in range(1, last_round + 1):
+        scores = {"north": score([0, 0, 1, 2], [0, 1, 1, 2]), "south": score([2, 2], [2, 0])}
+        closing = number > study.rounds
         state = RoundState(
-            round=number, weights={}, layout={}, preprocessing={}, seconds=30.0, closing=number > study.rounds,
-            scores={"north": score([0, 0, 1, 2], [0, 1, 1, 2]), "south": score([2, 2], [2, 0])},
+            round=number, weights={}, layout={}, preprocessing={}, seconds=30.0, closing=closing, scores=scores,
+            test_scores=scores if closing else {},
         )  # fmt: skip
         write.append_round(run_dir, state, study)
 

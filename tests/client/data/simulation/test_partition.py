@@ -194,11 +194,13 @@ def test_every_image_is_at_one_site_on_the_side_that_the_list_says(whole: Path, 
             assert row.image.key not in seen
             seen[row.image.key] = row.split or ""
     # 12 or 14 images of each class at each site: a fifth, to the nearest lesion, is one lesion of two images.
-    assert Counter(seen.values()) == {"train": 102, "test": 18}
+    # Of the other five or six lesions of a class one is for validation.
+    assert Counter(seen.values()) == {"train": 84, "validation": 18, "test": 18}
     pooled = load_site(out / "pooled.yaml")
     taken = split(read.read(pooled.data, about["classes"]), pooled.split).rows
-    assert {row.image.key for row in taken} == {key for key, side in seen.items() if side == "train"}
-    assert {row.split for row in taken} == {"train"}
+    assert {row.image.key: row.split for row in taken} == {
+        key: side for key, side in seen.items() if side != "test"
+    }
     assert (out / "classes.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -209,10 +211,10 @@ def test_sites_by_a_column_with_a_lesion_of_two_clinics_at_one(
     assert {path.stem for path in out.glob("*.yaml")} == {"north", "south-clinic", "federation"}
     # Images 60 and 61 show one lesion, one from each clinic: both go north, first in the alphabet.
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["site", "bkl", "mel", "nv", "images", "test", "groups"],
-        ["north", "22", "20", "20", "62", "12", "31"],
-        ["south-clinic", "18", "20", "20", "58", "12", "29"],
-        ["all", "40", "40", "40", "120", "24", "60"],
+        ["site", "bkl", "mel", "nv", "images", "validation", "test", "groups"],
+        ["north", "22", "20", "20", "62", "6", "12", "31"],
+        ["south-clinic", "18", "20", "20", "58", "6", "12", "29"],
+        ["all", "40", "40", "40", "120", "12", "24", "60"],
     ]
     with (out / "lists" / "north.csv").open(newline="") as file:
         line = next(csv.DictReader(file))
@@ -255,7 +257,9 @@ def test_folders_and_archives_are_shared_out_like_tables(tmp_path: Path) -> None
         sides.update(f"{row.split} {row.label}" for row in rows)
         assert len(rows) == 60
         assert all((row.split == "test") == ("test_images" in row.image.key) for row in rows)
-    assert sides == {"train no": 30, "train yes": 30, "test no": 30, "test yes": 30}
+    # 0.15 of 30 images of a class are 4.5
+    validation = {"validation no": 4, "validation yes": 5}
+    assert sides == {"train no": 26, "train yes": 25, "test no": 30, "test yes": 30, **validation}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
