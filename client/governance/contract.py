@@ -217,11 +217,13 @@ class Contract:
 
     def _may_have_ended(self, plan: wire.HeadPlan) -> bool:
         """Whether the study can have ended with the weights after this round, by its selection: that is once, with the
-        weights that were tested, and no round follows.
+        weights that were tested or with the last ones, and no round follows.
         """
-        agreed = self._agreed
-        is_chosen = agreed.ended in (None, plan.round) and agreed.tested in ("", plan.weights_digest)
-        return plan.study.selection is not None and is_chosen
+        agreed, selection = self._agreed, plan.study.selection
+        if selection is None or agreed.ended not in (None, plan.round):
+            return False
+        are_last = max(agreed.questions, default=0) <= plan.round + 1
+        return agreed.tested == plan.weights_digest or (selection.patience is not None and are_last)
 
 
 def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:

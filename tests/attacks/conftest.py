@@ -50,7 +50,7 @@ def hospital(tmp_path: Path) -> Hospital:
             "name": "north",
             "data": {"kind": "folders", "root": str(tmp_path / "images")},
             "state_dir": str(tmp_path / "state"),
-            "split": split or {"kind": "grouped", "test_share": 0.5},
+            "split": split or {"kind": "grouped", "test_share": 0.5, "validation": 0},
             "device": "cpu",
             "threads": 1,
             "policy": kit_rules() | policy,

@@ -228,6 +228,19 @@ def test_heads_of_a_study_that_ended_by_its_patience_end_it(make_study: MakeStud
     assert "round 5 is asked for, of 3" in refused(contract, train(study, 5))
 
 
+def test_heads_of_the_weights_that_were_chosen_may_be_of_an_earlier_round(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, contract = make_study(heads=HEADS, rounds=3, selection={}), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS), train(study, 3))
+    taken(contract, closing(study, 4, WEIGHTS, "validation"), closing(study, 2, OTHERS, "test"))
+    of_best = step(study, sums(study, 1).step, weights=OTHERS).model_copy(update={"round": 1})
+    taken(contract, of_best)
+    assert "none are due then" in refused(contract, sums(study, 2))
+    # a resumed server repeats its closing evaluation
+    taken(contract, closing(study, 4, WEIGHTS, "validation"), closing(study, 2, OTHERS, "test"), of_best)
+
+
 def test_a_search_after_every_round_is_no_way_to_more_points(make_study: MakeStudy, tmp_path: Path) -> None:
     study, contract = make_study(heads=HEADS, rounds=9), Contract(tmp_path)
     taken(contract, enrol(study), train(study, 1))
