@@ -33,7 +33,7 @@ from client.heads import features, steps
 from client.model import parameters
 from client.permission import Permission, Received
 from client.study_setup import StudySetup, first_weights, set_up
-from client.training import determinism, evaluate, exposure, fit, losses, penalty, update
+from client.training import control_variates, determinism, evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
 from common import log, seeds, wire
 from common.config import StudyConfig
@@ -122,7 +122,9 @@ class Trainer:
         plan, arrays_digest = None, ""
         try:
             plan = codec.from_bytes(request)
-            if arrays := wire.arrays_of(plan):
+            # A control variate is no part of the weights, whose digest a head names, too.
+            arrays = plan.network if isinstance(plan, wire.RoundPlan) else wire.arrays_of(plan)
+            if arrays:
                 arrays_digest = digest(arrays)
         finally:
             if self._undecided is None or self._undecided.request != _sha256(request):
@@ -217,6 +219,7 @@ class Trainer:
             len(plan.study.classes),
             plan.study.algorithm,
             parameters.statistics_momentum(setup.model, setup.parts),
+            plan.class_counts,
         )
         return replace(
             built,
@@ -241,7 +244,12 @@ class Trainer:
         else:
             before = first_weights(setup, self._site)
         parameters_only = {name for name, _ in setup.model.named_parameters()}
-        return update.relative_change(before, weights, parameters_only) / max(1, num_answered)
+        change = update.relative_change(before, weights, parameters_only) / max(1, num_answered)
+        if isinstance(plan, wire.RoundPlan):
+            return max(
+                change, control_variates.shift(plan, setup.store.images("train").labels_N, _position(plan))
+            )
+        return change
 
     def _enrol(self, plan: wire.EnrolPlan, setup: StudySetup) -> wire.Enrolment:
         if plan.first_round == 1:
@@ -292,7 +300,8 @@ class Trainer:
         study = plan.study
         if plan.notice is not None:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
-        parameters.load_shared(setup.model, setup.parts, plan.weights)
+        received = plan.network
+        parameters.load_shared(setup.model, setup.parts, received)
         parameters.load_local(
             setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
         )
@@ -305,17 +314,21 @@ class Trainer:
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
             return _answer(plan, scores, evaluate_s=evaluate_s)
 
+        control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
         fitted = fit.fit(
             setup.model,
             setup.store.images("train", augmentation=study.local.augmentation),
             study.local,
             parts=setup.parts,
             progress=_position(plan),
-            penalty=penalty.build_penalty(study.algorithm, setup.model),
+            penalty=penalty.build_penalty(study.algorithm, setup.model, control.correction),
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
-            loss=losses.of_study(study.model, study.local, setup.store.class_counts("train")),
+            loss=losses.of_study(
+                study.model, study.local, setup.store.class_counts("train"), plan.class_counts
+            ),
+            class_counts=plan.class_counts,
             optimizer_state=setup.state.optimizer_arrays(plan.round)
             if study.local.keeps_optimizer_state
             else None,
@@ -328,7 +341,8 @@ class Trainer:
             setup.state.keep_local(
                 plan.round, parameters.local_arrays(setup.model, setup.parts), best=plan.best
             )
-        delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), plan.weights)
+        delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), received)
+        control.keep(delta, fitted.rate_sum)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"

@@ -97,6 +97,8 @@ class RoundState:
     layout: Layout
     preprocessing: Mapping[str, Any]
     optimizer: OptimizerState = OptimizerState()
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """SCAFFOLD: last round of each site whose update counted, by site."""
     sites: tuple[SiteRound, ...] = ()
     """In the order of site names; empty in round 0."""
     scores: Mapping[str, Score] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from pydantic import Field, JsonValue
 
 from client.governance import head_contract
 from common import wire
+from common.config import Scaffold
 from common.errors import PolicyRefusal
 from common.files import read_json, write_json
 from common.settings import Frozen
@@ -166,6 +167,15 @@ class Contract:
         before = questions.get(plan.round)
         if plan.round > last and before is None:
             yield f"round {plan.round} is asked for, of {last if plan.train else last - 1}"
+        if (plan.class_counts is not None) != (plan.train and study.local.needs_class_counts):
+            yield "counts of all sites' classes come along or are missing, against the study"
+        elif plan.class_counts is not None and len(plan.class_counts) != len(study.classes):
+            yield f"counts of {len(plan.class_counts)} classes come along, of {len(study.classes)}"
+        if plan.control >= plan.round:
+            yield f"round {plan.round} is to go on from round {plan.control}"
+        corrects = isinstance(study.algorithm, Scaffold) and plan.train and plan.round > 1
+        if (plan.control or plan.control_variate) and not corrects:
+            yield "a control variate comes along, and the study has none in this round"
         yield from self._tested_once(plan, arrays_digest)
         known = self._agreed.weights.get(plan.round - 1)
         if _only_tests(plan):  # after the rounds, of the weights that were chosen among them
@@ -227,7 +237,9 @@ class Contract:
 
 
 def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:
-    return _hash(plan.train, *plan.score, arrays_digest)
+    control = (plan.control, digest(plan.control_variate)) if plan.control_variate else ()
+    counts = plan.class_counts or ()
+    return _hash(plan.train, *plan.score, arrays_digest, *control, *counts)
 
 
 def _tests(plan: wire.RoundPlan | wire.HeadPlan) -> bool:

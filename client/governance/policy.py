@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from client.config import Hours, PolicyConfig
 from client.governance.facts import BuiltStudy, Facts, RuleViolation
 from common import wire
-from common.config import HubWeights, LocalConfig, StudyConfig
+from common.config import HubWeights, LocalConfig, Scaffold, StudyConfig
 from common.errors import PolicyRefusal
 from common.metrics import Score
 from common.weights import num_bytes
@@ -39,7 +39,10 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
         *_approval(study, policy, facts),
         *_overlap(plan, policy),
         *_size(
-            "max_mib_down", "a plan", max(facts.num_bytes, _tensor_bytes(plan, facts)), policy.max_mib_down
+            "max_mib_down",
+            "a plan",
+            max(facts.num_bytes, _tensor_bytes(plan, facts) * _sets_of_tensors(plan.study)),
+            policy.max_mib_down,
         ),
     ]
     violations += [
@@ -321,6 +324,11 @@ def _size(rule: str, what: str, size: int, most: float | None) -> Iterator[RuleV
 
 def _names_of_tensors(plan: wire.Plan, facts: Facts) -> list[str]:
     return sorted(facts.built.layout if facts.built is not None else wire.arrays_of(plan))
+
+
+def _sets_of_tensors(study: StudyConfig) -> int:
+    """Weights alone, or weights and a control variate."""
+    return 2 if isinstance(study.algorithm, Scaffold) and study.rounds > 1 else 1
 
 
 def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:

@@ -1,7 +1,7 @@
 """Batches of one local training: order, size, class weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,17 +93,23 @@ def spans(num_items: int, size: int) -> list[tuple[int, int]]:
     return [(int(piece[0]), int(piece[-1]) + 1) for piece in split(torch.arange(num_items), size)]
 
 
-def class_weights(labels_N: Tensor, num_classes: int, local: LocalConfig) -> Tensor:
-    """Weight per class. `balanced`: n / (classes present * images of the class).
+def class_weights(
+    labels_N: Tensor, num_classes: int, local: LocalConfig, study_counts: Sequence[int] | None = None
+) -> Tensor:
+    """Weight per class. `site`: n / (classes present * images of the class).
 
-    Every class that is present weighs the same in sum, and an image weighs 1 in the mean. A
-    class without images gets 0; no label asks for it.
+    Every class that is present weighs the same in sum, and an image weighs 1 in the mean. `study` counts the images of
+    all sites, `study_counts`. A class without images here gets 0; no label asks for it.
     """
-    match local.class_weights:
-        case "none":
-            return torch.ones(num_classes)
-        case "balanced":
-            counts_C = torch.bincount(labels_N.cpu(), minlength=num_classes).double()
-            present_C = counts_C > 0
-            weights_C = counts_C.sum() / (present_C.sum() * counts_C.clamp(min=1))
-            return torch.where(present_C, weights_C, 0)
+    if local.class_weights == "none":
+        return torch.ones(num_classes)
+    here_C = torch.bincount(labels_N.cpu(), minlength=num_classes).double()
+    counts_C = here_C
+    if local.class_weights == "study":
+        assert study_counts is not None, "the server sends the counts that a study weighs by"
+        counts_C = torch.tensor(study_counts, dtype=torch.float64)
+    present_C = here_C > 0
+    weights_C = counts_C.sum() / ((counts_C > 0).sum() * counts_C.clamp(min=1))
+    if local.class_weights == "capped":
+        weights_C = weights_C.clamp(max=float(weights_C[present_C].min()) * local.class_weight_cap)
+    return torch.where(present_C, weights_C, 0)

@@ -47,13 +47,14 @@ def exposure(
     num_classes: int,
     algorithm: Algorithm | None = None,
     momentum: float | None = None,
+    class_counts: Sequence[int] | None = None,
 ) -> Exposure:
     """Exposure by a round on these images. `groups_N` are patients or lesions, `momentum` the largest share of one
     forward pass in running statistics that travel, None without any. P patients.
     """
     batches = training_batches(labels_N, local, seed, progress.pass_place)
     influence = influences(local, algorithm or FedAvg(), learning_rates(local, progress, len(batches)))
-    weights_N = class_weights(labels_N, num_classes, local)[labels_N].double()
+    weights_N = class_weights(labels_N, num_classes, local, class_counts)[labels_N].double()
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups_N))}
     patients_N = torch.tensor([numbers[group] for group in groups_N])
     shares_P = torch.zeros(len(numbers), dtype=torch.float64)

@@ -9,7 +9,7 @@ micro-batch at a time, so smaller ones change what it computes.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,12 @@ from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import PassPlace, batch_size, class_weights, spans, split, training_batches
 from client.training.losses import Loss, Slopes, by_class
 from client.training.optimizer_state import arrays, load
-from client.training.optimizers import build_optimizer, lr_factor, rise
+from client.training.optimizers import build_optimizer
 from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.penalty import Penalty
 from client.training.precision import autocast, compute_dtype, weights_dtype
 from client.training.prefetch import Prefetcher, Prepared, on_host
-from common.config import LocalConfig
+from common.config import LocalConfig, learning_rate
 from common.config.training import Sgd
 from common.errors import ConsiliumError, SiteDataError
 from common.seeds import derive
@@ -55,14 +55,6 @@ class StudyPosition:
         """Where the round begins in such a pass."""
         return PassPlace(self.round, self.seed)
 
-    def share(self, step: int, num_steps: int) -> float:
-        """Share of the study's training that lies before the middle of `step`, counted from 0.
-
-        The middle, because at its ends a warm-up or a cosine is 0, and a round of one step
-        would train nothing.
-        """
-        return (self.round - 1 + (step + 0.5) / num_steps) / self.rounds
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -71,6 +63,8 @@ class TrainingResult:
     num_examples: int
     """Training images of the site, by which its delta weighs, whatever part of them this round has shown."""
     num_steps: int
+    rate_sum: float
+    """Sum of the steps' learning rates."""
     mean_loss: float
     """Mean over all images seen, without penalty; class weights count as in the training loss."""
     seconds: float
@@ -95,11 +89,13 @@ def fit(
     num_classes: int,
     loss: Loss | None = None,
     optimizer_state: Arrays | None = None,
+    class_counts: Sequence[int] | None = None,
     most_at_once: MostAtOnce | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
-    starts fresh. `most_at_once` remembers from round to round how many images the device takes.
+    starts fresh. `class_counts` are training images of all sites, if the study weighs by them. `most_at_once`
+    remembers from round to round how many images the device takes.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
@@ -147,7 +143,7 @@ def fit(
             device=device,
             seed=seed,
             num_steps=len(batches),
-            weights_C=class_weights(images.labels_N, num_classes, local).to(device, dtype),
+            weights_C=class_weights(images.labels_N, num_classes, local, class_counts).to(device, dtype),
             micro_batch_size=min(
                 most.training or MOST_IMAGES,
                 local.micro_batch_size or MOST_IMAGES,
@@ -169,6 +165,7 @@ def fit(
     return TrainingResult(
         num_examples=num_images,
         num_steps=len(batches),
+        rate_sum=math.fsum(rates),
         mean_loss=sum(losses.values) / weight_sum,
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
@@ -179,12 +176,7 @@ def fit(
 
 def learning_rates(local: LocalConfig, progress: StudyPosition, num_steps: int) -> list[float]:
     """Learning rate of each step of a round."""
-    return [
-        local.optimizer.lr
-        * lr_factor(local.schedule, progress.share(step, num_steps))
-        * rise(local.schedule.round_warmup, (step + 0.5) / num_steps)
-        for step in range(num_steps)
-    ]
+    return learning_rate.learning_rates(local, progress.round, progress.rounds, num_steps)
 
 
 class _Losses:

@@ -14,8 +14,8 @@ from common.config import StudyConfig
 from common.log import warn
 from common.weights import Array, Arrays, digest, load_file, save_file
 
-Kind: TypeAlias = Literal["local", "optimizer"]
-_KINDS: tuple[Kind, ...] = ("local", "optimizer")
+Kind: TypeAlias = Literal["local", "optimizer", "control"]
+_KINDS: tuple[Kind, ...] = ("local", "optimizer", "control")
 
 _KEPT = 3
 """Rounds whose layers are kept; a server resumes from its last checkpoint, at most one back."""
@@ -62,6 +62,34 @@ class SiteState:
         save_file(self._path(number, "optimizer"), arrays, {"sha256": digest(arrays)})
         for old in sorted(self._rounds("optimizer"))[:-_KEPT_OPTIMIZERS]:
             self._path(old, "optimizer").unlink(missing_ok=True)
+
+    def control_variate(self, after_round: int) -> dict[str, Array]:
+        """SCAFFOLD's control variate of this site as round `after_round` left it; empty for round 0, and with a
+        warning if it is no longer on the disk.
+        """
+        if after_round == 0:
+            return {}
+        if after_round in self._rounds("control"):
+            return load_file(self._path(after_round, "control"))[0]
+        warn(
+            f"SCAFFOLD's control variate of round {after_round} is no longer in {self.folder}: this site starts from "
+            "none, and the study may end beside its optimum",
+            round=after_round,
+        )
+        return {}
+
+    def keep_control_variate(self, number: int, arrays: Arrays, before: int) -> None:
+        """Keep the control variate after round `number`, which began with that of round `before`. Raises StorageError.
+
+        That one stays until a later round counts, and those of the two before it, which a server that lost a
+        round may name again.
+        """
+        save_file(self._path(number, "control"), arrays, {"sha256": digest(arrays)})
+        rounds = sorted(self._rounds("control"))
+        counted = [kept for kept in rounds if kept <= before][-_KEPT:]
+        for old in rounds:
+            if old < number and old not in counted:
+                self._path(old, "control").unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Start over: a study that begins again must not find the layers of its former run."""

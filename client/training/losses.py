@@ -15,20 +15,24 @@ from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 from common.config import ClassifierConfig, LocalConfig, ModelConfig
 
-_NEVER = -1e4
-"""Added to a logit, it leaves no probability, in any number format."""
-
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(logits_BC, labels_B, weights_C)`: the sum over the images, each times its class's weight."""
 
 
-def of_study(model: ModelConfig, local: LocalConfig, class_counts: Sequence[int]) -> Loss:
-    """The loss that the study chose; `class_counts` are the site's training images by class."""
+def of_study(
+    model: ModelConfig,
+    local: LocalConfig,
+    class_counts: Sequence[int],
+    study_counts: Sequence[int] | None = None,
+) -> Loss:
+    """The loss that the study chose; `class_counts` are the site's training images by class, `study_counts` those of
+    all sites, if the study weighs by them.
+    """
     if isinstance(model, ClassifierConfig):
-        return _over_classes(local, class_counts)
+        return _over_classes(local, class_counts, study_counts)
     match model.loss:
         case "class":
-            return _over_classes(local, class_counts)
+            return _over_classes(local, class_counts, study_counts)
         case "contrastive":
             return contrastive
         case "supervised_contrastive":
@@ -37,12 +41,24 @@ def of_study(model: ModelConfig, local: LocalConfig, class_counts: Sequence[int]
             assert_never(model.loss)
 
 
-def _over_classes(local: LocalConfig, class_counts: Sequence[int]) -> Loss:
+def _over_classes(
+    local: LocalConfig, class_counts: Sequence[int], study_counts: Sequence[int] | None
+) -> Loss:
+    loss = _plain(local, class_counts, study_counts)
+    return among(class_counts, loss) if local.absent_classes == "mask" else loss
+
+
+def _plain(local: LocalConfig, class_counts: Sequence[int], study_counts: Sequence[int] | None) -> Loss:
     match local.loss:
         case "cross_entropy":
             return by_class(local.label_smoothing)
         case "balanced_softmax":
-            return balanced_softmax(class_counts, local.label_smoothing)
+            # A mask comes first, so the prior is that of the classes that it leaves.
+            seen = [place for place, count in enumerate(class_counts) if count]
+            counts = class_counts if local.prior == "site" or study_counts is None else study_counts
+            if local.absent_classes == "mask":
+                counts = [counts[place] for place in seen]
+            return balanced_softmax(counts, local.label_smoothing)
         case "focal":
             return focal()
         case _:
@@ -50,20 +66,35 @@ def _over_classes(local: LocalConfig, class_counts: Sequence[int]) -> Loss:
 
 
 def balanced_softmax(class_counts: Sequence[int], label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy with each class's logit raised by the logarithm of its images at this site.
+    """Cross-entropy with each class's logit raised by the logarithm of its images, `class_counts`.
 
-    The network then learns what tells classes apart, not how frequent they are here (Ren et al. 2020,
-    arXiv:2007.10740, eq. 4; logit adjustment, Menon et al. 2021, arXiv:2007.07314). A class without images here is
+    The network then learns what tells classes apart, not how frequent they are (Ren et al. 2020,
+    arXiv:2007.10740, eq. 4; logit adjustment, Menon et al. 2021, arXiv:2007.07314). A class without images is
     left out of the softmax, so a site does not teach the network that it never occurs.
     """
-    counts_C = torch.tensor(class_counts, dtype=torch.float64)
-    prior_C = counts_C.clamp(min=1).log().masked_fill(counts_C == 0, _NEVER)
+    prior_C = torch.tensor(class_counts, dtype=torch.float64).clamp(min=1).log()
     plain = by_class(label_smoothing)
 
-    def loss(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
-        return plain(logits_BC + prior_C.to(logits_BC), labels_B, weights_C)
+    def adjusted(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+        return plain(logits_BC + shares_C.to(logits_BC), labels_B, weights_C)
 
-    return loss
+    shares_C = prior_C[torch.tensor(class_counts) > 0]
+    return among(class_counts, adjusted)
+
+
+def among(class_counts: Sequence[int], loss: Loss) -> Loss:
+    """`loss` over the classes that have images alone: the others are no possible answer, and their logits stay."""
+    is_present_C = torch.tensor(class_counts) > 0
+    if bool(is_present_C.all()):
+        return loss
+    present_P, places_C = is_present_C.nonzero().squeeze(1), is_present_C.cumsum(0) - 1
+
+    def masked(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+        present = present_P.to(logits_BC.device)
+        places_B = places_C.to(labels_B.device)[labels_B]
+        return loss(logits_BC[:, present], places_B, weights_C[present])
+
+    return masked
 
 
 def focal(gamma: float = 2.0) -> Loss:

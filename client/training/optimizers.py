@@ -1,6 +1,5 @@
-"""Local optimizers and learning-rate schedules."""
+"""Local optimizers."""
 
-import math
 from collections.abc import Iterable
 from typing import assert_never
 
@@ -31,23 +30,3 @@ def build_optimizer(
             return torch.optim.RMSprop(parameters, lr=lr, momentum=momentum, weight_decay=decay)
         case _:
             assert_never(optimizer)
-
-
-def rise(warmup: float, share: float) -> float:
-    """Factor on the learning rate after `share` of a warm-up's whole, over `warmup` of which it rises from 0."""
-    return min(1.0, share / warmup) if warmup > 0 else 1.0
-
-
-def lr_factor(schedule: training.Schedule, share: float) -> float:
-    """Factor on the optimizer's `lr` after `share` of the whole study."""
-    risen = rise(schedule.warmup, share)
-    match schedule:
-        case training.Constant():
-            return risen
-        case training.Cosine(warmup=warmup, final=final):
-            fallen = max(0.0, share - warmup) / (1 - warmup) if warmup < 1 else 0.0
-            return risen * (final + (1 - final) * (1 + math.cos(math.pi * fallen)) / 2)
-        case training.Step(milestones=milestones, gamma=gamma):
-            return risen * gamma ** sum(share >= milestone for milestone in milestones)
-        case _:
-            assert_never(schedule)

@@ -24,6 +24,30 @@ class FedProx(Frozen):
     """True: `mu/2 * ||w - w_t||**2`, the paper's term. False: `mu/2 * ||w - w_t||`."""
 
 
+class Scaffold(Frozen):
+    """SCAFFOLD, option II (Karimireddy et al. 2020, arXiv:1910.06378): control variates take out of a site's steps what
+    makes them differ from those of all sites.
+
+    Each site keeps its own, the server's travels with the weights, and answers stay as they are. Sites that hold
+    other classes then no longer pull the mean away from the optimum of all. It needs plain SGD: a control variate
+    stands for the mean gradient of a round.
+    """
+
+    kind: Literal["scaffold"] = "scaffold"
+    server_lr: Positive = 1.0
+    """Learning rate of the server's step along the mean delta."""
+
+
+class FedNova(Frozen):
+    """FedAvg for sites that do not work equally much (Wang et al. 2020, arXiv:2007.07481): each delta is divided by the
+    length of its site's way, and the mean is multiplied by the mean length.
+
+    A site with many images takes more steps. In FedAvg it counts twice, by its images and by the length of its delta.
+    """
+
+    kind: Literal["fednova"] = "fednova"
+
+
 class FedAvgM(Frozen):
     """FedAvg with server momentum (Hsu et al. 2019, arXiv:1909.06335)."""
 
@@ -32,6 +56,9 @@ class FedAvgM(Frozen):
     """Learning rate of the server's step."""
     momentum: Decay = 0.9
     """Share of the server's previous step that is kept."""
+    damped: bool = False
+    """True: the step is a mean of the deltas so far, `(1 - momentum) * delta + momentum * before`, corrected for its
+    start at 0. False: deltas add up, so a steady one is followed `1 / (1 - momentum)` times as far."""
 
 
 class FedAdam(Frozen):
@@ -46,6 +73,9 @@ class FedAdam(Frozen):
     """Decay of the running mean of their squares."""
     tau: Positive = 1e-3
     """Added to the denominator: a larger value means less adaptive steps."""
+    max_step: Positive | None = 1.0
+    """Longest step, as a multiple of the norm of the round's mean delta; a longer one is shrunk. None: no limit, as
+    published, where the first steps can be several times as long as the deltas."""
 
 
 class FedYogi(Frozen):
@@ -60,6 +90,9 @@ class FedYogi(Frozen):
     """Decay of the running mean of their squares."""
     tau: Positive = 1e-3
     """Added to the denominator: a larger value means less adaptive steps."""
+    max_step: Positive | None = 1.0
+    """Longest step, as a multiple of the norm of the round's mean delta; a longer one is shrunk. None: no limit, as
+    published, where the first steps can be several times as long as the deltas."""
 
 
 class FedAdagrad(Frozen):
@@ -72,11 +105,34 @@ class FedAdagrad(Frozen):
     """Decay of the running mean of the deltas."""
     tau: Positive = 1e-3
     """Added to the denominator: a larger value means less adaptive steps."""
+    max_step: Positive | None = 1.0
+    """Longest step, as a multiple of the norm of the round's mean delta; a longer one is shrunk. None: no limit, as
+    published, where the first steps can be several times as long as the deltas."""
 
 
 Algorithm: TypeAlias = Annotated[
-    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | FedAdagrad, Field(discriminator="kind")
+    FedAvg | FedProx | Scaffold | FedNova | FedAvgM | FedAdam | FedYogi | FedAdagrad,
+    Field(discriminator="kind"),
 ]
+
+
+class ExponentialAverage(Frozen):
+    """The exponential mean of the weights of all rounds."""
+
+    kind: Literal["exponential"] = "exponential"
+    decay: Decay = 0.7
+    """Share of the mean before that is kept in each round."""
+
+
+class LastRounds(Frozen):
+    """The plain mean of the weights of the last rounds (SWA, Izmailov et al. 2018, arXiv:1803.05407)."""
+
+    kind: Literal["last_rounds"] = "last_rounds"
+    rounds: Annotated[int, Field(ge=2)] = 5
+    """Rounds whose weights are in the mean. A study that ends early before them keeps its last weights."""
+
+
+Averaging: TypeAlias = Annotated[ExponentialAverage | LastRounds, Field(discriminator="kind")]
 
 
 LEAST_TO_LIMIT = 3
@@ -94,6 +150,9 @@ class Clipped(Frozen):
 class Weighted(Clipped):
     """Settings of the rules that weight a site by its examples. Their number is the site's own word."""
 
+    weigh_sites_by: Literal["images", "classes", "equal"] = "images"
+    """Weight of a site: `images`, its training images; `classes`, its share of each class's images, so that rare
+    classes count as much as common ones; `equal`, the same for every site."""
     max_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Largest share of the weight that one site can have; the rest is shared by the others in proportion to their
     examples. None: a half for the mean and a third for the geometric median in a study of three training sites or

@@ -23,15 +23,17 @@ from common.config.aggregation import (
     AdmissionConfig,
     Aggregation,
     Algorithm,
+    Averaging,
     FedAvg,
     Mean,
+    Scaffold,
     share_limit,
     wrong_rule,
 )
 from common.config.heads import HeadsConfig
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
-from common.config.training import LocalConfig
+from common.config.training import LocalConfig, Sgd
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
@@ -60,6 +62,8 @@ class StudyConfig(Frozen):
     """The federated algorithm: a step on the server, or a penalty at the sites."""
     aggregation: Aggregation = Mean()
     """Rule that combines the admitted updates of a round into one delta."""
+    averaging: Averaging | None = None
+    """Mean of the weights of several rounds, which is the last round's weights at the end. None: no mean."""
     admission: AdmissionConfig = AdmissionConfig()
     """Limits on an update, beyond the checks that every update has to pass."""
     deadlines: DeadlinesConfig = DeadlinesConfig()
@@ -107,6 +111,23 @@ class StudyConfig(Frozen):
             raise ValueError(
                 f"aggregation.{problem}. A round may go on with {self.sites.quorum} site(s): raise "
                 "sites.required, name more sites or choose another rule"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> Self:
+        name, optimizer = self.algorithm.kind, self.local.optimizer
+        if self.algorithm.kind in ("scaffold", "fednova") and self.aggregation.kind != "mean":
+            raise ValueError(
+                f"algorithm={name} is about the weighted mean, found aggregation.kind={self.aggregation.kind}; set "
+                "it to mean, or take another algorithm"
+            )
+        if isinstance(self.algorithm, Scaffold) and not (
+            isinstance(optimizer, Sgd) and optimizer.momentum == 0 and self.local.clip_grad_norm is None
+        ):
+            raise ValueError(
+                "algorithm=scaffold needs plain steps along the gradient: set local.optimizer to {kind: sgd, "
+                "momentum: 0}, with the learning rate that suits it, and leave local.clip_grad_norm out"
             )
         return self
 

@@ -153,8 +153,18 @@ class LocalConfig(Frozen):
     """Loss over the classes. `balanced_softmax` takes the site's own class frequencies out of it, and classes that the
     site does not have (Ren et al. 2020, arXiv:2007.10740). `focal` looks at hard images (Lin et al. 2017,
     arXiv:1708.02002)."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: inverse class frequency, from the site's own counts."""
+    prior: Literal["site", "study"] = "site"
+    """Class frequencies that `balanced_softmax` takes out: those of the site's own training images, or those of the
+    training images of all sites, which the server then sends along."""
+    absent_classes: Literal["keep", "mask"] = "keep"
+    """`mask`: classes of which the site has no training image are left out of its loss, so that a site does not teach
+    the network that they never occur. `balanced_softmax` with the site's own prior always does."""
+    class_weights: Literal["none", "site", "study", "capped"] = "none"
+    """Weight of an image by its class. `site`: inverse class frequency, from the site's own counts. `study`: the same
+    from the counts of all training sites together, which the server sends along. `capped`: as `site`, and no class
+    weighs more than `class_weight_cap` times another."""
+    class_weight_cap: Annotated[float, Field(ge=1)] = 10.0
+    """Largest class weight under `capped`, as a multiple of the smallest."""
     sampling: Literal["shuffled", "weighted"] = "shuffled"
     """`shuffled`: each image once an epoch. `weighted`: as many draws an epoch, each class equally likely,
     so that images of rare classes come several times and some of common ones not at all."""
@@ -179,16 +189,18 @@ class LocalConfig(Frozen):
 
     @model_validator(mode="after")
     def _rare_classes_count_once(self) -> Self:
-        if self.sampling == "weighted" and self.class_weights == "balanced":
+        if self.sampling == "weighted" and self.class_weights != "none":
             raise ValueError(
-                "sampling=weighted and class_weights=balanced both make up for rare classes; keep one"
+                f"sampling=weighted and class_weights={self.class_weights} both make up for rare classes; keep one"
             )
-        if self.loss == "balanced_softmax" and (
-            self.class_weights == "balanced" or self.sampling == "weighted"
-        ):
+        if self.loss == "balanced_softmax" and (self.class_weights != "none" or self.sampling == "weighted"):
             raise ValueError(
-                "loss=balanced_softmax makes up for rare classes, as class_weights=balanced and sampling=weighted do; "
+                "loss=balanced_softmax makes up for rare classes, as class_weights and sampling=weighted do; "
                 "keep one"
+            )
+        if self.prior == "study" and self.loss != "balanced_softmax":
+            raise ValueError(
+                f"prior=study is for loss=balanced_softmax, found loss={self.loss}; leave one out"
             )
         if self.loss == "focal" and self.label_smoothing > 0:
             raise ValueError("loss=focal has no label_smoothing; set it to 0, or take another loss")
@@ -204,6 +216,11 @@ class LocalConfig(Frozen):
         if self.optimizer_state is not None:
             return self.optimizer_state == "keep"
         return not isinstance(self.optimizer, Sgd)
+
+    @property
+    def needs_class_counts(self) -> bool:
+        """Whether a site has to know how many training images of each class all sites have together."""
+        return self.class_weights == "study" or self.prior == "study"
 
     @property
     def num_epochs(self) -> float | None:

@@ -11,6 +11,7 @@ from common.wire.head_steps import (
 )
 from common.wire.messages import (
     CHECK_HEADER,
+    CONTROL,
     LONGEST_HOLD_S,
     LONGEST_NO,
     LONGEST_NOTICE,
@@ -46,6 +47,7 @@ from common.wire.messages import (
 )
 
 __all__ = [
+    "CONTROL",
     "Answer",
     "ApprovalAnswer",
     "ApprovalPlan",

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 from common.config import Share, StudyConfig
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.heads.result import HeadResult
+from common.heads.view import below
 from common.metrics import Score
 from common.settings import Frozen
 from common.text import require_line
@@ -153,10 +154,24 @@ class RoundPlan(Message):
     """Sides whose images are scored; a site without images on a side answers with a score of none."""
     best: RoundNumber | None = None
     """Round after which the best weights so far stood: the site keeps its own layers of that round."""
+    class_counts: Counts | None = None
+    """Training images by class of all training sites together, if `local` weighs by them; else None."""
+    control: RoundNumber = 0
+    """SCAFFOLD: the last round of this site that counted, whose control variate it goes on from. 0: none."""
     notice: Annotated[str, Field(max_length=LONGEST_NOTICE), AfterValidator(require_line)] | None = None
     """Why the server refused this site's last answer, for the site's own log: one line of it."""
     weights: Annotated[Any, Field(exclude=True)]
-    """Arrays: every tensor of the study's layout."""
+    """Arrays: every tensor of the study's layout and, as `control/...`, SCAFFOLD's control variate of the server."""
+
+    @property
+    def network(self) -> Arrays:
+        """The tensors of the study's layout."""
+        return {name: array for name, array in self.weights.items() if not name.startswith(f"{CONTROL}/")}
+
+    @property
+    def control_variate(self) -> Arrays:
+        """The server's control variate, by tensor; empty without one."""
+        return below(CONTROL, self.weights)
 
 
 class OverlapPlan(Message):
@@ -182,6 +197,9 @@ class HeadPlan(Message):
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `weights/...` in the first step a site gets, and what the step names."""
 
+
+CONTROL = "control"
+"""Folder, within the arrays of a round, of the server's control variate."""
 
 Plan: TypeAlias = ApprovalPlan | EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
 
@@ -321,6 +339,8 @@ def arrays_of(message: Plan | Answer) -> Arrays:
 
 def weights_of(plan: Plan) -> Arrays:
     """The weights that a plan brings along, empty without any."""
+    if isinstance(plan, RoundPlan):
+        return plan.network
     arrays = arrays_of(plan)
     if isinstance(plan, HeadPlan):
         return {name.removeprefix(_WEIGHTS): arrays[name] for name in arrays if name.startswith(_WEIGHTS)}

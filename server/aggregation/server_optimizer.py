@@ -19,8 +19,18 @@ from typing import TypeAlias, assert_never
 
 import numpy as np
 
-from common.config import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-from common.weights import Array, Arrays, Layout
+from common.config import (
+    Algorithm,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedNova,
+    FedProx,
+    FedYogi,
+    Scaffold,
+)
+from common.weights import Array, Arrays, Layout, norm
 from server.state import OptimizerState
 
 Slots: TypeAlias = dict[str, dict[str, Array]]
@@ -39,16 +49,21 @@ def step(
     number = state.step + 1
     stepped = {name: delta[name] for name in delta if layout[name].role == "parameter"}
     match algorithm:
-        case FedAvg() | FedProx():
+        case FedAvg() | FedProx() | FedNova():
             moves, slots = stepped, Slots()
+        case Scaffold(server_lr=lr):  # its slot is made in `control_variates.py`
+            moves, slots = {name: np.asarray(lr * array) for name, array in stepped.items()}, Slots()
         case FedAvgM():
-            moves, slots = _momentum(algorithm, stepped, state)
+            moves, slots = _momentum(algorithm, stepped, state, number)
         case FedAdam():
             moves, slots = _adam(algorithm, stepped, state, number)
+            moves = _bounded(algorithm.max_step, moves, stepped)
         case FedYogi():
             moves, slots = _yogi(algorithm, stepped, state)
+            moves = _bounded(algorithm.max_step, moves, stepped)
         case FedAdagrad():
             moves, slots = _adagrad(algorithm, stepped, state)
+            moves = _bounded(algorithm.max_step, moves, stepped)
         case _:
             assert_never(algorithm)
     moved = {
@@ -57,14 +72,19 @@ def step(
     return moved, OptimizerState(step=number, slots=slots)
 
 
-def _momentum(config: FedAvgM, delta: Arrays, state: OptimizerState) -> tuple[dict[str, Array], Slots]:
+def _momentum(
+    config: FedAvgM, delta: Arrays, state: OptimizerState, number: int
+) -> tuple[dict[str, Array], Slots]:
     """Hsu et al. 2019 (arXiv:1909.06335): m_t = momentum * m_{t-1} + delta_t; w += server_lr * m_t.
 
     Not damped: delta_t counts in full, so a steady delta is followed 1 / (1 - momentum) times
-    as far.
+    as far. Damped: m_t = momentum * m_{t-1} + (1 - momentum) * delta_t and w += server_lr * m_t / (1 - momentum^t), so
+    the first step is along the first delta, and a steady one is followed once.
     """
-    m = _moved(_slot(state, MOMENTUM, delta), config.momentum, delta, 1.0)
-    return {name: config.server_lr * m[name] for name in delta}, {MOMENTUM: m}
+    gain = 1 - config.momentum if config.damped else 1.0
+    lr = config.server_lr / (1 - config.momentum**number) if config.damped else config.server_lr
+    m = _moved(_slot(state, MOMENTUM, delta), config.momentum, delta, gain)
+    return {name: lr * m[name] for name in delta}, {MOMENTUM: m}
 
 
 def _adam(
@@ -106,6 +126,15 @@ def _adagrad(config: FedAdagrad, delta: Arrays, state: OptimizerState) -> tuple[
     squares = {name: delta[name] ** 2 for name in delta}
     v = _moved(_slot(state, SECOND_MOMENT, delta), 1.0, squares, 1.0)
     return _adaptive(config.server_lr, config.tau, m, v), {MOMENTUM: m, SECOND_MOMENT: v}
+
+
+def _bounded(most: float | None, moves: Arrays, delta: Arrays) -> dict[str, Array]:
+    """`moves` with a norm of `most` times that of `delta` at most."""
+    length = 0.0 if most is None else norm(moves)
+    bound = 0.0 if most is None else most * norm(delta)
+    if length <= bound or most is None:
+        return dict(moves)
+    return {name: np.asarray(array * (bound / length), array.dtype) for name, array in moves.items()}
 
 
 def _first_moment(beta1: float, delta: Arrays, state: OptimizerState) -> dict[str, Array]:

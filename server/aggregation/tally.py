@@ -10,7 +10,7 @@ memory does not grow with the number of sites. Every other rule needs them side 
 that is a multiple of the round's median, and so does a limit on a site's share, which is known when all are there.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol, assert_never
 
@@ -21,6 +21,7 @@ from server.aggregation.distance_based import geometric_median, multi_krum
 from server.aggregation.mean import LARGEST as LARGEST_SUMMAND
 from server.aggregation.mean import RunningMean, weighted_mean
 from server.aggregation.norm_clipping import clipped, clipping
+from server.aggregation.normalised import normalised_mean
 from server.aggregation.update import AdmittedUpdate, Rule
 
 __all__ = [
@@ -44,11 +45,21 @@ class Tally(Protocol):
         """The delta of all sites but these. Raises QuorumNotMet if none is left."""
 
 
-def build_tally(config: Aggregation, *, side_by_side: bool, max_share: float = 1.0) -> Tally:
+def build_tally(
+    config: Aggregation,
+    *,
+    side_by_side: bool,
+    max_share: float = 1.0,
+    way: Callable[[int], float] | None = None,
+) -> Tally:
     """A running mean where it suffices; `side_by_side` if sites may be left out after they were added.
 
-    `max_share` is the largest share of the weight of one site.
+    `max_share` is the largest share of the weight of one site. `way` is the length of so many steps, by which FedNova
+    divides.
     """
+    if way is not None:
+        rule = partial(normalised_mean, way=way, most=max_share)
+        return _Holding(rule if config.norm_clip is None else clipping(rule, config.norm_clip))
     if isinstance(config, Mean) and not side_by_side and max_share == 1:
         return _Folding(config.norm_clip)
     return _Holding(build_rule(config, max_share))

@@ -27,6 +27,8 @@ class AdmittedUpdate:
     """Trained minus received. All updates of a round have the same names, shapes and dtypes."""
     statistics: frozenset[str] = frozenset()
     """Names of the running means and variances in `delta`."""
+    num_steps: int = 1
+    """Optimizer steps behind `delta`."""
 
     @cached_property
     def norm(self) -> float:
@@ -91,10 +93,14 @@ def exceed(counts: Sequence[int], most: float) -> bool:
     return max(counts) > most * sum(counts)
 
 
-def combine(ordered: Sequence[AdmittedUpdate], shares: Sequence[float]) -> dict[str, Array]:
+def combine(
+    ordered: Sequence[AdmittedUpdate], shares: Sequence[float], *, parameters_only: bool = False
+) -> dict[str, Array]:
     """The sum of `share * delta`, added in float64, in the dtype of the deltas."""
     combined: dict[str, Array] = {}
     for name, first in ordered[0].delta.items():
+        if parameters_only and name in ordered[0].statistics:
+            continue
         total = np.zeros(first.shape, np.float64)
         # Shares, not counts: a share never carries a finite entry past the largest float.
         for update, share in zip(ordered, shares, strict=True):

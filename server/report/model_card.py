@@ -13,6 +13,7 @@ from common.config import (
     FedAdam,
     FedAvg,
     FedAvgM,
+    FedNova,
     FedProx,
     FedYogi,
     HuggingFaceText,
@@ -20,6 +21,7 @@ from common.config import (
     Lora,
     OpenClipText,
     RandomText,
+    Scaffold,
     SeedWeights,
     StudyConfig,
 )
@@ -178,8 +180,14 @@ def algorithm_name(algorithm: Algorithm) -> str:
             return "FedAvg (their mean, weighted by images)"
         case FedProx(mu=mu, squared=squared):
             return f"FedProx (mu {mu:g}{'' if squared else ', norm not squared'})"
-        case FedAvgM(server_lr=lr, momentum=momentum):
-            return f"FedAvgM (server learning rate {lr:g}, momentum {momentum:g})"
+        case Scaffold(server_lr=lr):
+            return f"SCAFFOLD (server learning rate {lr:g})"
+        case FedNova():
+            return "FedNova (their mean, weighted by images, each divided by the length of its way)"
+        case FedAvgM(server_lr=lr, momentum=momentum, damped=damped):
+            return (
+                f"FedAvgM (server learning rate {lr:g}, momentum {momentum:g}{', damped' if damped else ''})"
+            )
         case FedAdam(server_lr=lr):
             return f"FedAdam (server learning rate {lr:g})"
         case FedYogi(server_lr=lr):

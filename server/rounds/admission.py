@@ -43,23 +43,30 @@ def admit(
     train_count: int,
     max_norm: float | None = None,
     received: Arrays | None = None,
+    possible_steps: range | None = None,
+    weight: int | None = None,
 ) -> AdmittedUpdate:
     """The update in `answer`. Raises UpdateRejected.
 
     `site`, `plan_id` and `round` are those of the plan that was sent; `train_count` is the
-    number of training images the site enrolled with, and `received` are the weights of the plan.
+    number of training images the site enrolled with, and `received` are the weights of the plan. `weight` counts in
+    place of the images, `possible_steps` are those that so many images can be trained in.
     """
     reason = (
         _wrong_plan(answer, site, plan_id, round)
         or _wrong_tensors(answer.delta, layout)
-        or _wrong_counts(answer, train_count)
+        or _wrong_counts(answer, train_count, possible_steps)
         or _wrong_variances(answer.delta, layout, received or {})
     )
     if reason is not None:
         raise UpdateRejected(reason)
     running = frozenset(name for name, spec in layout.items() if spec.role == "statistic")
     update = AdmittedUpdate(
-        site=site, num_examples=answer.num_examples, delta=answer.delta, statistics=running
+        site=site,
+        num_examples=answer.num_examples if weight is None else weight,
+        delta=answer.delta,
+        statistics=running,
+        num_steps=answer.num_steps,
     )
     most = LARGEST_NORM if max_norm is None else min(max_norm, LARGEST_NORM)
     if not update.norm <= most:
@@ -164,11 +171,16 @@ def _wrong_score(score: Score, expected: Sequence[int], side: ScoredSide) -> str
     return None
 
 
-def _wrong_counts(answer: RoundAnswer, train_count: int) -> str | None:
+def _wrong_counts(answer: RoundAnswer, train_count: int, possible_steps: range | None) -> str | None:
     if not 1 <= answer.num_examples <= train_count:
         return f"it claims {answer.num_examples} examples, expected 1 to {train_count} as enrolled"
     if answer.num_steps < 1:
         return f"it claims {answer.num_steps} steps, expected at least 1"
+    if possible_steps is not None and answer.num_steps not in possible_steps:
+        return (
+            f"it claims {answer.num_steps} steps, expected {possible_steps.start} to {possible_steps.stop - 1} on the "
+            "images it enrolled with"
+        )
     if answer.train_loss is None or not math.isfinite(answer.train_loss):
         return f"its training loss is {answer.train_loss}, expected a finite number"
     return None

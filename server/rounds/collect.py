@@ -10,15 +10,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 
 from common import log, wire
-from common.config import StudyConfig
+from common.config import FedNova, Scaffold, StudyConfig
+from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
+from common.heads import under
 from common.metrics import Score
 from common.weights import digest, num_bytes
-from server.aggregation import tally
+from server.aggregation import local_work, tally
+from server.aggregation.control_variates import CONTROL
+from server.aggregation.site_weights import site_weights
 from server.aggregation.tally import AdmittedUpdate
 from server.rounds import admission, drawing, participation, stragglers
 from server.rounds.failures import failure_sentence, printable
@@ -61,14 +66,17 @@ class RoundCollector:
             study.aggregation,
             side_by_side=study.admission.max_norm_ratio is not None,
             max_share=study.largest_share,
+            way=partial(local_work.way, study, self.number) if isinstance(study.algorithm, FedNova) else None,
         )
         """The admitted updates; its result must leave out `left_out`."""
         self.left_out: set[str] = set()
         """Sites whose update was admitted first, and then refused for its norm beside the others."""
         self._started = time.monotonic()
-        self._mib_down = num_bytes(state.weights) / 2**20
+        self.corrected: list[AdmittedUpdate] = []
+        """SCAFFOLD: the admitted updates, `left_out` included."""
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
         self._plans = _plans(study, cohort, state, self._aside, train=train, score=score)
+        self._mib_down = max((num_bytes(plan.weights) for plan in self._plans.values()), default=0) / 2**20
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._updates: dict[str, _Measured] = {}
         self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
@@ -142,6 +150,8 @@ class RoundCollector:
             if update is not None:
                 self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
                 self.tally.add(update)
+                if isinstance(self._study.algorithm, Scaffold):
+                    self.corrected.append(update)
             self._scores[site] = scores
         self._enter(row)
 
@@ -204,8 +214,10 @@ class RoundCollector:
         for site, count in sorted(counts.items()):
             share = count / sum(counts.values())
             if most < 1 and share > most and len(counts) > 1:
+                images = _weight(self._study, self._cohort, site) is None
+                claim = f"claims {count} examples" if images else "has the weight of its classes or of a site"
                 log.warn(
-                    f"round {self.number}  {site}: claims {count} examples, {100 * share:.0f} % of this round's; its "
+                    f"round {self.number}  {site}: {claim}, {100 * share:.0f} % of this round's; its "
                     f"weight is cut to {100 * max(most, 1 / len(counts)):.0f} % (aggregation.max_share)",
                     round=self.number, site=site,
                 )  # fmt: skip
@@ -216,6 +228,11 @@ class RoundCollector:
     def rows(self) -> tuple[SiteRound, ...]:
         """One row a site, in the order of names."""
         return tuple(self._rows[site] for site in sorted(self._rows))
+
+    @property
+    def counted_updates(self) -> list[AdmittedUpdate]:
+        """SCAFFOLD: the updates that count. Other algorithms keep none."""
+        return [update for update in self.corrected if update.site not in self.left_out]
 
     @property
     def num_answered(self) -> int:
@@ -241,6 +258,7 @@ class RoundCollector:
             before,
             round=self.number,
             sites=self.rows,
+            counted={**before.counted, **{update.site: self.number for update in self.counted_updates}},
             scores=self._on("validation"),
             test_scores=self._on("test"),
             seconds=time.monotonic() - self._started,
@@ -264,7 +282,11 @@ def _plans(
     # keeps, or is about to have.
     trainers = [site for site in cohort.enrolments if site in study.sites.train and site not in aside]
     asked = drawing.drawn(study, trainers, state.round + 1) if train else set(trainers)
+    control = state.optimizer.slots.get(CONTROL, {}) if train else {}
+    corrected = {**state.weights, **under(wire.CONTROL, control)}
+    totals = _class_totals(study, cohort) if train and study.local.needs_class_counts else None
     work = f"{study.fingerprint} {state.round + 1} {train} {' '.join(score)} {digest(state.weights)}"
+    work += f" {totals}" if totals else ""
     return {
         site: wire.RoundPlan(
             plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
@@ -274,8 +296,10 @@ def _plans(
             train=train and site in study.sites.train,
             score=score,
             best=None if state.best is None else state.best.round,
+            class_counts=totals if site in study.sites.train else None,
+            control=state.counted.get(site, 0) if train else 0,
             notice=participation.notice(state.refusals.get(site), study.admission.set_aside_after),
-            weights=state.weights,
+            weights=corrected if site in study.sites.train and control else state.weights,
         )
         for site in cohort.enrolments
         if site not in aside
@@ -324,8 +348,37 @@ def _read(
                 train_count=cohort.train_count(reply.site),
                 max_norm=study.admission.max_norm,
                 received=state.weights,
+                possible_steps=local_work.possible_steps(study.local, cohort.train_count(reply.site))
+                if isinstance(study.algorithm, FedNova | Scaffold)
+                else None,
+                weight=_weight(study, cohort, reply.site),
             )
             return update, scores, replace(row, delta_norm=update.norm)
+
+
+def _class_totals(study: StudyConfig, cohort: Cohort) -> tuple[int, ...]:
+    """Training images by class of all training sites that take part."""
+    counts = (
+        enrolment.train_counts for site, enrolment in cohort.enrolments.items() if site in study.sites.train
+    )
+    return tuple(map(sum, zip(*counts, strict=True)))
+
+
+def _weight(study: StudyConfig, cohort: Cohort, site: str) -> int | None:
+    """Weight of a site in the mean; None: the images that it says it trained on."""
+    rule = study.aggregation
+    if not isinstance(rule, Weighted) or rule.weigh_sites_by == "images":
+        return None
+    return trainer_weights(study, cohort).get(site)
+
+
+def trainer_weights(study: StudyConfig, cohort: Cohort) -> dict[str, int]:
+    """Weights of the training sites that take part, from the images that they enrolled with."""
+    rule = study.aggregation
+    counts = {
+        site: cohort.enrolments[site].train_counts for site in study.sites.train if site in cohort.enrolments
+    }
+    return site_weights(rule.weigh_sites_by if isinstance(rule, Weighted) else "images", counts)
 
 
 def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> None:

@@ -12,18 +12,22 @@ Nothing here depends on the order in which sites answer, so the same study gives
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from common import log
-from common.config import StudyConfig
+from common.config import Scaffold, StudyConfig
 from common.config.types import ScoredSide
 from common.errors import QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
 from common.weights import Array
-from server.aggregation import server_optimizer
+from server.aggregation import local_work, server_optimizer
+from server.aggregation.averaging import AVERAGE, next_average
+from server.aggregation.control_variates import CONTROL, next_control
+from server.aggregation.update import limited
 from server.rounds import participation, selection
-from server.rounds.collect import ProgressCallback, RoundCollector
+from server.rounds.collect import ProgressCallback, RoundCollector, trainer_weights
 from server.rounds.sites import Sites
-from server.state import ChosenWeights, Cohort, RoundState, SiteRound
+from server.state import ChosenWeights, Cohort, OptimizerState, RoundState, SiteRound
 
 
 def no_sites() -> Collection[str]:
@@ -68,7 +72,10 @@ def run_rounds(
         weights, slots = server_optimizer.step(
             study.algorithm, state.weights, delta, state.layout, state.optimizer
         )
-        state = replace(selection.judged(study, after, sites_that_decide), weights=weights, optimizer=slots)
+        if isinstance(study.algorithm, Scaffold):
+            slots = _with_control(study, cohort, slots, state, collector)
+        judged = selection.judged(study, after, sites_that_decide)
+        state = _averaged(study, state, replace(judged, weights=weights, optimizer=slots))
         yield state
 
     def closing(before: RoundState, score: tuple[ScoredSide, ...]) -> RoundState:
@@ -92,6 +99,43 @@ def run_rounds(
         sites=_both_messages(after.sites, tested.sites),
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),
+    )
+
+
+def _with_control(
+    study: StudyConfig, cohort: Cohort, after: OptimizerState, before: RoundState, collector: RoundCollector
+) -> OptimizerState:
+    """The optimizer's state with the control variate after this round."""
+    counts = trainer_weights(study, cohort)
+    shares = limited(list(counts.values()), study.largest_share)
+    control = next_control(
+        before.optimizer.slots.get(CONTROL, {}),
+        collector.counted_updates,
+        dict(zip(counts, shares, strict=True)),
+        partial(local_work.rate_sum, study, before.round + 1),
+    )
+    return replace(after, slots={**after.slots, CONTROL: control})
+
+
+def _averaged(study: StudyConfig, before: RoundState, after: RoundState) -> RoundState:
+    """The state with the average of the rounds so far, which is its weights if no round follows."""
+    if study.averaging is None:
+        return after
+    average = next_average(
+        study.averaging,
+        before.optimizer.slots.get(AVERAGE, {}),
+        after.weights,
+        after.round,
+        study.rounds,
+    )
+    if not average:
+        return after
+    is_last = after.round >= study.rounds or stops_early(study, after)
+    slots = {**after.optimizer.slots, AVERAGE: average}
+    return replace(
+        after,
+        weights=average if is_last else after.weights,
+        optimizer=replace(after.optimizer, slots=slots),
     )
 
 

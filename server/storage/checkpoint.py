@@ -51,6 +51,7 @@ class _Fields(Frozen):
     preprocessing: dict[str, Any]
     optimizer_step: int
     optimizer_slots: tuple[str, ...]
+    counted: dict[str, int] = {}  # noqa: RUF012  (pydantic copies it)
     sites: tuple[SiteRound, ...]
     scores: dict[str, Score]
     test_scores: dict[str, Score]
@@ -146,6 +147,7 @@ def load(path: Path, study: StudyConfig) -> RoundState:
             step=fields.optimizer_step,
             slots={slot: _below(f"{_OPTIMIZER}/{slot}/", arrays) for slot in fields.optimizer_slots},
         ),
+        counted=fields.counted,
         sites=fields.sites,
         scores=fields.scores,
         test_scores=fields.test_scores,
@@ -203,6 +205,7 @@ def _describe(state: RoundState, study: StudyConfig) -> _Fields:
         preprocessing=dict(state.preprocessing),
         optimizer_step=state.optimizer.step,
         optimizer_slots=tuple(state.optimizer.slots),
+        counted=dict(state.counted),
         sites=state.sites,
         scores=dict(state.scores),
         test_scores=dict(state.test_scores),

@@ -370,7 +370,8 @@ def test_a_plan_is_noted_with_its_study_size_and_hashes(make_study: Any) -> None
         "plan_id": "p", "kind": "round", "tensors": 2, "tensor_names": NAMES, "study": "tiny",
         "fingerprint": study.fingerprint, "round": 4, "train": True, "arrays": digest(ARRAYS), "bytes": len(data),
         "sha256": sha256(data),
-        "asked": {"round": 4, "train": True, "score": ["validation"], "best": None, "notice": None},
+        "asked": {"round": 4, "train": True, "score": ["validation"], "best": None, "class_counts": None,
+                      "control": 0, "notice": None},
     }  # fmt: skip
     enrol = wire.EnrolPlan(plan_id="e", site="north", study=study, want_weights=True)
     assert received(b"12345", enrol) == {

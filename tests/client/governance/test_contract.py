@@ -246,3 +246,52 @@ def test_a_search_after_every_round_is_no_way_to_more_points(make_study: MakeStu
     taken(contract, enrol(study), train(study, 1))
     early = gradients(study, 1).model_copy(update={"round": 1})
     assert "heads after round 1 are asked for, and none are due then" in refused(contract, early)
+
+
+# --- control variates --------------------------------------------------------------------------
+
+
+def corrected(study: StudyConfig, number: int, after: int, entry: float = 1.0) -> wire.RoundPlan:
+    weights = {**WEIGHTS, "control/w": np.array([entry, 0.0])}
+    return train(study, number, weights).model_copy(update={"control": after})
+
+
+def test_control_variates_come_with_rounds_of_scaffold_alone(make_study: MakeStudy, tmp_path: Path) -> None:
+    plain = {"optimizer": {"kind": "sgd", "momentum": 0}}
+    fedavg, contract = make_study(rounds=3), Contract(tmp_path / "fedavg")
+    taken(contract, enrol(fedavg), train(fedavg, 1))
+    assert "the study has none in this round" in refused(contract, corrected(fedavg, 2, 1))
+    assert "the study has none in this round" in refused(
+        contract, train(fedavg, 2).model_copy(update={"control": 1})
+    )
+
+    scaffold = make_study(rounds=3, local=plain, algorithm={"kind": "scaffold"})
+    contract = Contract(tmp_path / "scaffold")
+    contract.check(enrol(scaffold), "")
+    contract.keep(enrol(scaffold), "")
+    assert "the study has none in this round" in refused(contract, corrected(scaffold, 1, 0))
+    taken(contract, train(scaffold, 1), corrected(scaffold, 2, 1), corrected(scaffold, 2, 1))
+    assert "to another question" in refused(contract, corrected(scaffold, 2, 1, entry=9.0))
+    assert "to another question" in refused(contract, corrected(scaffold, 2, 0))
+    assert "is to go on from round 3" in refused(contract, corrected(scaffold, 3, 3))
+
+
+def test_counts_of_all_sites_come_where_the_study_weighs_by_them(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    plain, contract = make_study(), Contract(tmp_path / "plain")
+    taken(contract, enrol(plain))
+    counts = {"class_counts": (5, 5, 5)}
+    assert "against the study" in refused(contract, train(plain, 1).model_copy(update=counts))
+
+    weighs = make_study(local={"class_weights": "study"})
+    contract = Contract(tmp_path / "weighs")
+    taken(contract, enrol(weighs))
+    assert "against the study" in refused(contract, train(weighs, 1))
+    wrong = {"class_counts": (5, 5)}
+    assert "counts of 2 classes come along, of 3" in refused(
+        contract, train(weighs, 1).model_copy(update=wrong)
+    )
+    taken(contract, train(weighs, 1).model_copy(update=counts))
+    others = {"class_counts": (5, 5, 500)}
+    assert "to another question" in refused(contract, train(weighs, 1).model_copy(update=others))

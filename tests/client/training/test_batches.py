@@ -65,7 +65,7 @@ def test_a_round_takes_one_step_at_least() -> None:
 
 def test_balanced_weights_give_every_class_that_is_present_the_same_sum() -> None:
     labels_N = torch.tensor([0, 0, 0, 1])
-    weights_C = class_weights(labels_N, 3, LocalConfig(class_weights="balanced"))
+    weights_C = class_weights(labels_N, 3, LocalConfig(class_weights="site"))
     # 4 images, 2 classes present: 4/(2*3) = 2/3 and 4/(2*1) = 2; the absent class gets 0.
     assert weights_C.tolist() == pytest.approx([2 / 3, 2, 0])
     assert class_weights(labels_N, 3, LocalConfig()).tolist() == [1, 1, 1]
@@ -84,7 +84,23 @@ def test_weighted_sampling_draws_rare_classes_as_often_as_common_ones():
     assert sorted(shuffled.tolist()) == list(range(1000))
 
 
-@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"batch_size": "all"}])
+def test_weights_of_the_study_count_the_images_of_all_sites():
+    labels_N = torch.tensor([0, 0, 0, 1])  # class 2 is elsewhere
+    study = LocalConfig(class_weights="study")
+    # 20 images of 3 classes, 5, 5 and 10: 20 / (3 * 5).
+    assert class_weights(labels_N, 3, study, (5, 5, 10)).tolist() == pytest.approx([4 / 3, 4 / 3, 0])
+
+
+def test_a_capped_weight_is_a_multiple_of_the_smallest():
+    labels_N = torch.tensor([0] * 96 + [1] * 2 + [2] * 48)
+    weights_C = class_weights(labels_N, 3, LocalConfig(class_weights="capped", class_weight_cap=10))
+    # Of the site: 146 / (3 * 96), 48 times that, twice that.
+    assert (weights_C / weights_C[0]).tolist() == pytest.approx([1, 10, 2])
+    same = class_weights(labels_N, 3, LocalConfig(class_weights="capped", class_weight_cap=48))
+    assert same.tolist() == class_weights(labels_N, 3, LocalConfig(class_weights="site")).tolist()
+
+
+@pytest.mark.parametrize("other", [{"class_weights": "site"}, {"batch_size": "all"}])
 def test_rare_classes_are_made_up_for_once(other):
     with pytest.raises(ValueError, match="sampling=weighted"):
         LocalConfig(sampling="weighted", **other)

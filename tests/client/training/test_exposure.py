@@ -53,7 +53,7 @@ def test_an_image_of_a_rare_class_weighs_as_its_loss_does() -> None:
     """Balanced over one image of a class and seven of the other, that one is half of the loss."""
     labels = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1])
     local = LocalConfig.model_validate(
-        {"epochs": 1, "batch_size": "all", "class_weights": "balanced", "augmentation": "none"}
+        {"epochs": 1, "batch_size": "all", "class_weights": "site", "augmentation": "none"}
     )
     assert exposure(labels, "abcdefgh", local, 0, StudyPosition(1, 1), 2).largest_share == pytest.approx(
         1 / 2

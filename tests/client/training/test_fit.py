@@ -24,6 +24,7 @@ from common.config import (
     Sgd,
     Step,
 )
+from common.config.learning_rate import share_done
 from common.errors import ConfigError, ConsiliumError, SiteDataError
 from common.weights import norm, subtract
 
@@ -250,7 +251,7 @@ def test_no_images_are_an_error(generate_images):
 # --- accumulation and memory -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+@pytest.mark.parametrize("class_weights", ["none", "site"])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
 def test_micro_batches_add_up_to_the_whole_batch(generate_images, class_weights, micro_batch_size):
     whole = LocalConfig(
@@ -344,7 +345,7 @@ def test_balanced_classes_weigh_the_same_and_absent_ones_nothing(generate_images
     images.labels_N = torch.tensor([0, 0, 0, 1])
     # Weights 4/(2*3) = 2/3 and 4/(2*1) = 2, so 3 * 2/3 = 2 and 2: half and half.
     # -gradient: 1/2 - 1/3, 1/2 - 1/3, 0 - 1/3
-    biases, loss = biases_after(images, class_weights="balanced")
+    biases, loss = biases_after(images, class_weights="site")
     assert biases == pytest.approx([1 / 6, 1 / 6, -1 / 3])
     assert loss == pytest.approx(math.log(3))
 
@@ -499,7 +500,7 @@ def test_local_batch_norm_is_trained_where_it_stays(generate_images):
 
 def test_a_step_stands_in_its_middle():
     # Round 3 of 4, first of two steps: two rounds and a quarter of one, of four.
-    assert StudyPosition(round=3, rounds=4).share(0, 2) == (2 + 0.25) / 4
+    assert share_done(3, 4, 0, 2) == (2 + 0.25) / 4
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,35 @@ def test_a_focal_loss_by_hand():
     """A probability of 1/2: (1 - 1/2)^2 ln 2."""
     loss = focal()(torch.zeros(1, 2), torch.tensor([0]), torch.ones(2))
     assert float(loss) == pytest.approx(math.log(2) / 4)
+
+
+def test_a_masked_class_is_no_possible_answer_and_its_logit_stays():
+    logits_BC = torch.tensor([[1.0, 5.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    local = LocalConfig(absent_classes="mask", label_smoothing=0.0)
+    model = ClassifierConfig(encoder="test_vit", image_size=32)
+    loss = of_study(model, local, (3, 0, 4))(logits_BC, torch.tensor([2]), torch.ones(3, dtype=torch.float64))
+    assert loss.item() == pytest.approx(softplus(1.0 - 2.0))  # class 1 has no image here
+    loss.backward()
+    assert logits_BC.grad[0, 1] == 0
+    kept = of_study(model, LocalConfig(), (3, 0, 4))(logits_BC, torch.tensor([2]), torch.ones(3).double())
+    assert kept.item() > 3  # of three classes, the second seems likely
+
+
+def test_the_studys_prior_is_that_of_all_sites():
+    model = ClassifierConfig(encoder="test_vit", image_size=32)
+    local = LocalConfig(loss="balanced_softmax", prior="study")
+    logits_BC = torch.zeros(1, 3, dtype=torch.float64)
+    ones_C = torch.ones(3, dtype=torch.float64)
+    loss = of_study(model, local, (3, 0, 4), (10, 20, 10))(logits_BC, torch.tensor([2]), ones_C)
+    assert loss.item() == pytest.approx(-math.log(10 / 40))
+    masked = local.model_copy(update={"absent_classes": "mask"})
+    loss = of_study(model, masked, (3, 0, 4), (10, 20, 10))(logits_BC, torch.tensor([2]), ones_C)
+    assert loss.item() == pytest.approx(-math.log(10 / 20))
+
+
+def test_smoothed_labels_of_a_balanced_softmax_leave_absent_classes_alone():
+    """A class that is left out of the softmax has no share of the smoothed label: its loss would be a huge constant."""
+    loss = balanced_softmax((2, 2, 0), label_smoothing=0.1)(
+        torch.zeros(1, 3, dtype=torch.float64), torch.tensor([0]), torch.ones(3, dtype=torch.float64)
+    )
+    assert loss.item() == pytest.approx(math.log(2))

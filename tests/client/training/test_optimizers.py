@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.training.optimizers import build_optimizer, lr_factor
+from client.training.optimizers import build_optimizer
 from common.config import (
     Adadelta,
     Adagrad,
@@ -16,6 +16,7 @@ from common.config import (
     Sgd,
     Step,
 )
+from common.config.learning_rate import lr_factor
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
-from common.config import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-from common.weights import TensorSpec, add, subtract
+from common.config import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedNova, FedProx, FedYogi, Scaffold
+from common.weights import TensorSpec, add, norm, subtract
 from server.aggregation.server_optimizer import step
 from server.aggregation.tally import AdmittedUpdate, weighted_mean
 from server.state import OptimizerState
 
 ONE = {"w": TensorSpec(shape=(1,), dtype="float64")}
-ALL = [FedAvg(), FedProx(), FedAvgM(), FedAdam(), FedYogi(), FedAdagrad()]
+ALL = [FedAvg(), FedProx(), Scaffold(), FedNova(), FedAvgM(), FedAdam(), FedYogi(), FedAdagrad()]
 by_kind = pytest.mark.parametrize("algorithm", ALL, ids=lambda algorithm: algorithm.kind)
 
 PAIRS = {
@@ -33,17 +33,17 @@ PAIRS = {
         FedAvgM(server_lr=1.0, momentum=0.0),
         lambda: flower.FedAvgM(server_learning_rate=1.0, server_momentum=0.0),
     ),
-    "fedadam": (FedAdam(), lambda: flower.FedAdam()),
+    "fedadam": (FedAdam(max_step=None), lambda: flower.FedAdam()),
     "fedadam with other settings": (
-        FedAdam(server_lr=0.03, beta1=0.5, beta2=0.9, tau=0.1),
+        FedAdam(server_lr=0.03, beta1=0.5, beta2=0.9, tau=0.1, max_step=None),
         lambda: flower.FedAdam(eta=0.03, beta_1=0.5, beta_2=0.9, tau=0.1),
     ),
-    "fedyogi": (FedYogi(), lambda: flower.FedYogi()),
+    "fedyogi": (FedYogi(max_step=None), lambda: flower.FedYogi()),
     "fedyogi with other settings": (
-        FedYogi(server_lr=0.2, beta1=0.5, beta2=0.7, tau=0.01),
+        FedYogi(server_lr=0.2, beta1=0.5, beta2=0.7, tau=0.01, max_step=None),
         lambda: flower.FedYogi(eta=0.2, beta_1=0.5, beta_2=0.7, tau=0.01),
     ),
-    "fedadagrad": (FedAdagrad(), lambda: flower.FedAdagrad()),
+    "fedadagrad": (FedAdagrad(max_step=None), lambda: flower.FedAdagrad()),
 }
 
 
@@ -119,6 +119,39 @@ def test_momentum_remembers():
     moved, state = one_step(FedAvgM(server_lr=0.5, momentum=0.9), state)
     assert moved == pytest.approx(1.475)  # m = 0.9 * 0.5 + 0.5 = 0.95; 1 + 0.5 * 0.95
     assert state.slots["momentum"]["w"][0] == pytest.approx(0.95)
+
+
+def test_damped_momentum_follows_a_steady_delta_once():
+    damped = FedAvgM(server_lr=1.0, momentum=0.9, damped=True)
+    moved, state = one_step(damped)
+    assert moved == pytest.approx(1.5)  # m = 0.05, over 1 - 0.9
+    moved, state = one_step(damped, state)
+    assert moved == pytest.approx(1.5)  # m = 0.095, over 1 - 0.81
+    moved, _ = one_step(damped, state, delta=0.0)
+    assert moved == pytest.approx(1 + 0.9 * 0.095 / (1 - 0.9**3))
+
+
+@pytest.mark.parametrize("kind", [FedAdam, FedYogi, FedAdagrad])
+def test_a_default_step_is_never_longer_than_the_mean_delta(kind, random_arrays, layout):
+    """With a delta of 0.001 in each entry FedAdam's first step, as published, is 6.7 times as long."""
+    weights = random_arrays(1)
+    delta = {name: np.full_like(array, 0.001) for name, array in weights.items()}
+    state, after = OptimizerState(), weights
+    for _ in range(3):
+        before = after
+        after, state = step(kind(server_lr=0.1), before, delta, layout, state)
+        moved = {name: array for name, array in subtract(after, before).items() if "running" not in name}
+        assert norm(moved) <= 1.0001 * norm({name: delta[name] for name in moved})
+    free, _ = step(FedAdam(server_lr=0.1, max_step=None), weights, delta, layout, OptimizerState())
+    ratio = (free["head.bias"] - weights["head.bias"])[0] / 0.001
+    # m = 1e-4, sqrt(v) = 1e-4: 0.1 * sqrt(0.0199) / 0.19 * 1e-4 / 1.1e-3
+    assert ratio == pytest.approx(0.1 * math.sqrt(0.0199) / 0.19 * 0.1 / 1.1 / 0.001, rel=1e-6)
+
+
+def test_a_step_that_is_short_enough_keeps_its_bits(random_arrays, layout):
+    arguments = random_arrays(1), random_arrays(2), layout, OptimizerState()
+    bounded, free = (step(FedAdam(server_lr=0.01, max_step=most), *arguments)[0] for most in (1.0, None))
+    assert all(bounded[name].tobytes() == free[name].tobytes() for name in layout)
 
 
 def test_adam_worked_by_hand():
