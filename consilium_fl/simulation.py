@@ -32,13 +32,16 @@ def simulate(
     leave_out: Collection[str] = (),
     port: int | None = None,
     engine: EngineName = "processes",
+    workers: int | None = None,
+    gpu_share: float | None = None,
 ) -> Run:
     """Run a study to its end with the sites in the folder `sites`; returns the run, finished or failed.
 
     `study` is a YAML file or its settings. The run is in `runs`/NAME; an earlier run of that name is moved aside.
     `adopt` takes sites and classes from the folder instead of from the study, so that every site trains.
     Sites in `leave_out` are enrolled but never start. `port` is the server's; None takes 9092, or a free one.
-    `engine` is `processes` or `inline`; weights and scores have the same bits.
+    `engine` is `processes`, `inline` or `ray`; weights and scores have the same bits. `ray` has `workers`, each with
+    `gpu_share` of a GPU.
 
     Every process that was started has ended on return, on an error and on KeyboardInterrupt. Raises ConfigError
     or LaunchError if the study cannot start.
@@ -52,7 +55,7 @@ def simulate(
         given,
         Path(sites),
         Path(runs),
-        engine=engines.engine(engine, _open_trainer, port),
+        engine=engines.engine(engine, _open_trainer, port, workers, gpu_share),
         adopt=adopt,
         leave_out=leave_out,
     )

@@ -29,10 +29,10 @@ Port: TypeAlias = Annotated[
     ),
 ]
 Engine: TypeAlias = Annotated[
-    Literal["processes", "inline"],
+    Literal["processes", "inline", "ray"],
     typer.Option(
         "--engine",
         help="`processes`: server, gateways and trainers as between hospitals. `inline`: all in this process, without "
-        "a network; quicker, and the same bits.",
+        "a network; quicker, and the same bits. `ray`: trainers on Ray's workers, for many sites.",
     ),
 ]

@@ -68,6 +68,18 @@ def _simulate(
         ),
     ] = None,
     engine: Engine = "processes",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, help="With `--engine ray`: sites that work at the same time."
+        ),
+    ] = None,
+    gpu_share: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-share", metavar="X", min=0.0, help="With `--engine ray`: GPUs for each of them, as 0.25."
+        ),
+    ] = None,
 ) -> int:
     """Run a study with all its sites on this machine.
 
@@ -79,7 +91,15 @@ def _simulate(
     from consilium_fl import simulation
 
     run = simulation.simulate(
-        study, sites, runs=runs, port=port, adopt=adopt, leave_out=leave_out or [], engine=engine
+        study,
+        sites,
+        runs=runs,
+        port=port,
+        adopt=adopt,
+        leave_out=leave_out or [],
+        engine=engine,
+        workers=workers,
+        gpu_share=gpu_share,
     )
     print(run.describe())
     return _exit_code(run)

@@ -19,7 +19,7 @@ from common.settings import load_settings
 from server.conduct import conduct
 from server.config import ServerConfig
 from server.deployment.study_runner import Outcome, run_folder, write_server_settings
-from server.rounds.sites import InProcessSites
+from server.rounds.sites import InProcessSites, Sites
 from server.simulation.engines import HostedTrainer, Inline
 from server.simulation.launch import LocalSite, require_known
 from server.storage import status
@@ -74,6 +74,14 @@ def run_inline(
     }
     trainers = Trainers(hosted, WARM_SITES)
     reachable = InProcessSites({name: partial(trainers.answer, name) for name in hosted})
+    try:
+        return conducted(study, reachable, run_dir, synthetic=synthetic, resume=resume)
+    finally:
+        trainers.rest()
+
+
+def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: bool, resume: bool) -> Outcome:
+    """Run `study` from this process, with the server's part in it. Raises LaunchError if the folder is in use."""
     with (
         held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
         run_folder(run_dir, resume=resume),
@@ -81,11 +89,8 @@ def run_inline(
     ):
         numbers = {name: number for number, name in enumerate(study.sites.all, start=1)}
         settings = write_server_settings(study, run_dir, numbers, synthetic=synthetic)
-        try:
-            with suppress(ConsiliumError):  # its reason is in the status
-                conduct(load_settings(settings, ServerConfig, "server"), reachable, pause=_no_wait)
-        finally:
-            trainers.rest()
+        with suppress(ConsiliumError):  # its reason is in the status
+            conduct(load_settings(settings, ServerConfig, "server"), sites, pause=_no_wait)
         now = status.read_status(run_dir)
         assert now is not None, "a study that was conducted has a status"
         return Outcome.of(now)

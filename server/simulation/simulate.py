@@ -9,9 +9,10 @@ from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
 from server.config import SimulatedSites
 from server.deployment.study_runner import Outcome
-from server.simulation.engines import Engine, Inline, Processes
+from server.simulation.engines import Engine, Inline, Processes, Ray
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite, run_local
+from server.simulation.ray_workers import run_ray
 from server.storage import checkpoint
 
 PROCESSES = Processes()
@@ -83,6 +84,10 @@ def run_study(
             )
         case Inline():
             return run_inline(
+                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume
+            )
+        case Ray():
+            return run_ray(
                 study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume
             )
         case _:

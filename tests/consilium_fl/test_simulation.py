@@ -1,5 +1,6 @@
 """Simulations from Python: what is passed on, what comes back, and a real one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from client.cli.main import main as site_main
 from common.config import StudyConfig
 from common.errors import ConfigError
+from common.weights import digest, load_file
 from consilium_fl import Run, compare, read_study, resume, simulate
 from server.simulation import grid as experiments
 from server.simulation import simulate as simulation
@@ -103,3 +105,22 @@ def test_a_real_federation_is_simulated_and_read(tmp_path: Path) -> None:
     assert run.finished, run.reason
     assert {record.outcome for record in run.rounds()} == {"ok"}
     assert [record.after_round for record in run.scores() if record.scope == "pooled"] == [0, 1]
+    one_process = simulate(study, tmp_path / "sites", runs=tmp_path / "inline", adopt=True, engine="inline")
+    assert weights_of(one_process) == weights_of(run)
+    assert without_seconds(one_process) == without_seconds(run)
+
+
+def weights_of(run: Run) -> str:
+    return digest(load_file(run.folder / "weights.safetensors")[0])
+
+
+def without_seconds(run: Run) -> Any:
+    """rounds.jsonl without what a clock says."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            clock = ("seconds", "train_s", "evaluate_s", "answered_after_s")
+            return {key: without(one) for key, one in value.items() if key not in clock}
+        return [without(one) for one in value] if isinstance(value, list) else value
+
+    return [without(json.loads(line)) for line in (run.folder / "rounds.jsonl").read_text().splitlines()]
