@@ -17,6 +17,7 @@ from typing import assert_never
 
 import torch
 
+from client import own_models
 from client.config import SiteConfig
 from client.governance import (
     audit,
@@ -36,7 +37,7 @@ from client.study_setup import StudySetup, first_weights, set_up
 from client.training import control_variates, determinism, evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
 from common import log, seeds, wire
-from common.config import StudyConfig
+from common.config import OwnModel, StudyConfig
 from common.config.types import ScoredSide
 from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
 from common.heads import below
@@ -308,11 +309,15 @@ class Trainer:
 
         started = time.monotonic()
         scores = {side: self._score(setup, side) for side in dict.fromkeys(plan.score)}
+        own: dict[OwnModel, Score] = {}
+        first = partial(first_weights, setup, self._site)
+        if "test" in plan.score and not plan.train:
+            own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test"))
         evaluate_s = time.monotonic() - started
         if not plan.train:
             scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
-            return _answer(plan, scores, evaluate_s=evaluate_s)
+            return _answer(plan, scores, own=own, evaluate_s=evaluate_s)
 
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
         fitted = fit.fit(
@@ -347,7 +352,8 @@ class Trainer:
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
         )
-        return _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta)
+        own_s = own_models.train(plan, setup, first, self._device)
+        return _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta, own_s=own_s)
 
     def _require_many(self, setup: StudySetup, fitted: fit.TrainingResult) -> None:
         """Raise PolicyRefusal if what was trained is mostly one patient's."""
@@ -465,18 +471,21 @@ def _answer(
     scores: Mapping[ScoredSide, Score],
     *,
     evaluate_s: float,
+    own: Mapping[OwnModel, Score] | None = None,
     fitted: fit.TrainingResult | None = None,
     delta: Arrays | None = None,
+    own_s: float = 0.0,
 ) -> wire.RoundAnswer:
     return wire.RoundAnswer(
         plan_id=plan.plan_id,
         site=plan.site,
         round=plan.round,
         scores=dict(scores),
+        own=dict(own or {}),
         num_examples=fitted.num_examples if fitted else 0,
         num_steps=fitted.num_steps if fitted else 0,
         train_loss=fitted.mean_loss if fitted else None,
-        train_s=fitted.seconds if fitted else 0.0,
+        train_s=fitted.seconds + own_s if fitted else 0.0,
         evaluate_s=evaluate_s,
         delta=delta or {},
     )

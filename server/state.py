@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from common import wire
+from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.metrics import Score
 from common.settings import Frozen
@@ -106,6 +107,8 @@ class RoundState:
     test_scores: Mapping[str, Score] = field(default_factory=dict)
     """The same on test images: empty before the closing evaluation, unless the study's curves are of test images. In
     the closing evaluation they are of the chosen weights, see `chosen`."""
+    own_scores: Mapping[OwnModel, Mapping[str, Score]] = field(default_factory=dict)
+    """In the closing evaluation: by model of a site's own and by site, its score on the site's test images."""
     chosen: ChosenWeights | None = None
     """The chosen weights. None before the closing evaluation."""
     seconds: float = 0.0

@@ -395,7 +395,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
 def _scores(answer: wire.Answer) -> list[Score]:
     if isinstance(answer, wire.HeadAnswer):
         return [result.score for result in answer.results if result.score is not None]
-    return [*answer.scores.values()] if isinstance(answer, wire.RoundAnswer) else []
+    return [*answer.scores.values(), *answer.own.values()] if isinstance(answer, wire.RoundAnswer) else []
 
 
 def _cells(score: Score) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from common.config import FileWeights, HubWeights, LocalConfig, SeedWeights, StudyConfig
+from common.config import FileWeights, HubWeights, LocalConfig, SeedWeights, StudyConfig, own_models
 
 
 def lines(study: StudyConfig) -> Iterator[str]:
@@ -21,6 +21,8 @@ def lines(study: StudyConfig) -> Iterator[str]:
     )
     tested = "one of them" if study.curves_on == "validation" else "each"
     yield f"scores up to {study.rounds + 1} sets of weights on validation images, {tested} on test images"
+    if own := own_models(study.personalisation):
+        yield f"trains models that stay at the site: {', '.join(own)}; their scores on test images leave at the end"
     if study.heads is None:
         yield "fits no classical heads"
     else:

@@ -8,14 +8,15 @@ the layers it had then. Files are replaced whole, never edited.
 
 import re
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-from common.config import StudyConfig
+from common.config import OwnModel, StudyConfig
 from common.log import warn
 from common.weights import Array, Arrays, digest, load_file, save_file
 
-Kind: TypeAlias = Literal["local", "optimizer", "control"]
-_KINDS: tuple[Kind, ...] = ("local", "optimizer", "control")
+Kind: TypeAlias = Literal[
+    "local", "optimizer", "control", "personal", "personal-optimizer", "alone", "alone-optimizer"
+]
 
 _KEPT = 3
 """Rounds whose layers are kept; a server resumes from its last checkpoint, at most one back."""
@@ -38,18 +39,31 @@ class SiteState:
         """Keep the local layers after round `number`, and those after the best round so far: its weights may be the
         ones that are tested. Raises StorageError; former ones are then still there.
         """
-        save_file(self._path(number), arrays, {})
-        for old in sorted(self._rounds())[:-_KEPT]:
-            if old != best:
-                self._path(old).unlink(missing_ok=True)
+        self._keep("local", number, arrays, best)
 
-    def optimizer_arrays(self, before_round: int) -> dict[str, Array] | None:
+    def own_arrays(self, name: OwnModel, before_round: int) -> dict[str, Array] | None:
+        """A model of the site's own, as the last round before `before_round` left it, None without one."""
+        earlier = [number for number in self._rounds(name) if number < before_round]
+        return load_file(self._path(max(earlier), name))[0] if earlier else None
+
+    def keep_own(self, name: OwnModel, number: int, arrays: Arrays, best: int | None = None) -> None:
+        """Keep a model of the site's own after round `number`, as `keep_local` does."""
+        self._keep(name, number, arrays, best)
+
+    def _keep(self, kind: Kind, number: int, arrays: Arrays, best: int | None) -> None:
+        save_file(self._path(number, kind), arrays, {})
+        for old in sorted(self._rounds(kind))[:-_KEPT]:
+            if old != best:
+                self._path(old, kind).unlink(missing_ok=True)
+
+    def optimizer_arrays(self, before_round: int, of: OwnModel | None = None) -> dict[str, Array] | None:
         """State of the optimizer as the round just before left it. None in the first round, and with a warning
-        after rounds that this site missed.
+        after rounds that this site missed. `of`: that of a model of the site's own.
         """
-        rounds = self._rounds("optimizer")
+        kind = _optimizer(of)
+        rounds = self._rounds(kind)
         if before_round - 1 in rounds:
-            return load_file(self._path(before_round - 1, "optimizer"))[0]
+            return load_file(self._path(before_round - 1, kind))[0]
         if earlier := [number for number in rounds if number < before_round]:
             warn(
                 f"round {before_round}: the optimizer starts fresh, because this site's last round was {max(earlier)}",
@@ -57,11 +71,12 @@ class SiteState:
             )
         return None
 
-    def keep_optimizer(self, number: int, arrays: Arrays) -> None:
+    def keep_optimizer(self, number: int, arrays: Arrays, of: OwnModel | None = None) -> None:
         """Keep the optimizer's state after round `number`. Raises StorageError; former ones are then still there."""
-        save_file(self._path(number, "optimizer"), arrays, {"sha256": digest(arrays)})
-        for old in sorted(self._rounds("optimizer"))[:-_KEPT_OPTIMIZERS]:
-            self._path(old, "optimizer").unlink(missing_ok=True)
+        kind = _optimizer(of)
+        save_file(self._path(number, kind), arrays, {"sha256": digest(arrays)})
+        for old in sorted(self._rounds(kind))[:-_KEPT_OPTIMIZERS]:
+            self._path(old, kind).unlink(missing_ok=True)
 
     def control_variate(self, after_round: int) -> dict[str, Array]:
         """SCAFFOLD's control variate of this site as round `after_round` left it; empty for round 0, and with a
@@ -93,7 +108,7 @@ class SiteState:
 
     def forget(self) -> None:
         """Start over: a study that begins again must not find the layers of its former run."""
-        for kind in _KINDS:
+        for kind in get_args(Kind):
             for number in self._rounds(kind):
                 self._path(number, kind).unlink(missing_ok=True)
 
@@ -105,3 +120,13 @@ class SiteState:
         return [
             int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)\.safetensors", name))
         ]
+
+
+def _optimizer(of: OwnModel | None) -> Kind:
+    match of:
+        case None:
+            return "optimizer"
+        case "personal":
+            return "personal-optimizer"
+        case "alone":
+            return "alone-optimizer"

@@ -47,6 +47,7 @@ from common.config.model import (
     TextSide,
     Tuning,
 )
+from common.config.personalisation import Ditto, LocalHead, NoPersonal, OwnModel, Personalisation, own_models
 from common.config.rounds import (
     CutOff,
     DeadlinesConfig,
@@ -83,6 +84,12 @@ from common.config.types import (
 )
 
 __all__ = [
+    "Ditto",
+    "LocalHead",
+    "NoPersonal",
+    "OwnModel",
+    "Personalisation",
+    "own_models",
     "Adadelta",
     "Adagrad",
     "Adam",

@@ -32,6 +32,7 @@ from common.config.aggregation import (
 )
 from common.config.heads import HeadsConfig
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
+from common.config.personalisation import NoPersonal, Personalisation
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.training import LocalConfig, Sgd
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
@@ -68,6 +69,8 @@ class StudyConfig(Frozen):
     """Limits on an update, beyond the checks that every update has to pass."""
     deadlines: DeadlinesConfig = DeadlinesConfig()
     """How long the server waits, in seconds, and how often a round is repeated."""
+    personalisation: Personalisation = NoPersonal()
+    """Models that each training site has for itself, scored on its test images beside the global one."""
     selection: SelectionConfig | None = None
     """Choice of the best round's weights, and early stopping, by validation images. None: the last round's weights are
     the study's."""

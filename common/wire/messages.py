@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from common.config import Share, StudyConfig
+from common.config import OwnModel, Share, StudyConfig
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.heads.view import below
@@ -257,6 +257,8 @@ class RoundAnswer(Message):
     round: RoundNumber
     scores: dict[ScoredSide, Score]
     """By side that the plan asked for."""
+    own: dict[OwnModel, Score] = Field(default_factory=dict)
+    """Scores of the site's own models on its test images, from a training site at the end of a study that has them."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
     """Training images of the site, the weight of the delta. 0 from a site that only scores."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]

@@ -11,7 +11,7 @@ import math
 from common.config.heads import SOFTMAX
 from common.metrics import NUM_BINS
 from server.heads.record import Cell, HeadTable, titles
-from server.report import census_table, overlap_text
+from server.report import census_table, overlap_text, own_models
 from server.report.model_card import model_card
 from server.report.opening import opening
 from server.report.outcome import Outcome
@@ -39,6 +39,7 @@ def markdown(outcome: Outcome) -> str:
         _figures(outcome),
         _confusion(outcome),
         _classes(outcome),
+        *own_models.section(outcome),
         *_heads(outcome),
         _rounds(outcome),
         _costs(outcome),

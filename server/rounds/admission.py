@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.config import AdmissionConfig
+from common.config import AdmissionConfig, OwnModel
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.metrics import Score
@@ -112,15 +112,21 @@ def admit_scores(
     plan_id: str,
     round: int,  # noqa: A002
     counts: Mapping[ScoredSide, Sequence[int]],
+    own: Sequence[OwnModel] = (),
 ) -> Mapping[ScoredSide, Score]:
     """The scores in `answer`. Raises UpdateRejected.
 
-    `counts` are the images per class that the site enrolled with, on each side that the plan asked for. A loss that is
-    not finite passes: it shows that the model diverged, and the site must be able to report this.
+    `counts` are the images per class that the site enrolled with, on each side that the plan asked for, `own` the
+    models of the site's own that are scored with the test. A loss that is not finite passes: it shows that the model
+    diverged, and the site must be able to report this.
     """
     reason = _wrong_plan(answer, site, plan_id, round) or _wrong_sides(answer, counts)
     for side, expected in counts.items():
         reason = reason or _wrong_score(answer.scores[side], expected, side)
+    if sorted(answer.own) != sorted(own):
+        reason = reason or f"it scored {len(answer.own)} model(s) of its own, expected {len(own)}"
+    for score in answer.own.values():
+        reason = reason or _wrong_score(score, counts["test"], "test")
     if reason is not None:
         raise UpdateRejected(reason)
     return answer.scores

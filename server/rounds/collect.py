@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 from common import log, wire
-from common.config import FedNova, Scaffold, StudyConfig
+from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
@@ -80,6 +80,7 @@ class RoundCollector:
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._updates: dict[str, _Measured] = {}
         self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
+        self._own: dict[str, Mapping[OwnModel, Score]] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -153,6 +154,8 @@ class RoundCollector:
                 if isinstance(self._study.algorithm, Scaffold):
                     self.corrected.append(update)
             self._scores[site] = scores
+            if isinstance(reply.answer, wire.RoundAnswer):
+                self._own[site] = reply.answer.own
         self._enter(row)
 
     def _enter(self, row: SiteRound) -> None:
@@ -261,6 +264,12 @@ class RoundCollector:
             counted={**before.counted, **{update.site: self.number for update in self.counted_updates}},
             scores=self._on("validation"),
             test_scores=self._on("test"),
+            own_scores={
+                name: {site: own[name] for site, own in sorted(self._own.items()) if name in own}
+                for name in own_models(self._study.personalisation)
+            }
+            if not self._train
+            else {},
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
             absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),
@@ -336,6 +345,7 @@ def _read(
                 plan_id=plan.plan_id,
                 round=plan.round,
                 counts={side: cohort.counts(reply.site, side) for side in plan.score},
+                own=_own(study, plan),
             )
             if not plan.train:
                 return None, scores, row
@@ -379,6 +389,12 @@ def trainer_weights(study: StudyConfig, cohort: Cohort) -> dict[str, int]:
         site: cohort.enrolments[site].train_counts for site in study.sites.train if site in cohort.enrolments
     }
     return site_weights(rule.weigh_sites_by if isinstance(rule, Weighted) else "images", counts)
+
+
+def _own(study: StudyConfig, plan: wire.RoundPlan) -> tuple[OwnModel, ...]:
+    """Models of the site's own that it scores with the test, if it trains."""
+    tests = "test" in plan.score and not plan.train and plan.site in study.sites.train
+    return own_models(study.personalisation) if tests else ()
 
 
 def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> None:

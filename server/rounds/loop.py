@@ -96,6 +96,7 @@ def run_rounds(
         closing=True,
         chosen=chosen,
         test_scores=tested.test_scores,
+        own_scores=tested.own_scores,
         sites=_both_messages(after.sites, tested.sites),
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),

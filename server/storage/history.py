@@ -13,12 +13,13 @@ later ones, and the file is the same as without the interruption.
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.errors import StorageError
 from common.files import write_atomically
@@ -74,6 +75,8 @@ class RoundRecord:
     """None: no site scored validation images."""
     test: ScoredModel | None
     """None: no site scored test images."""
+    own: Mapping[OwnModel, ScoredModel] = field(default_factory=dict)
+    """Models of the sites' own on test images, in the closing evaluation of a study that has some."""
 
     def on(self, side: ScoredSide) -> ScoredModel | None:
         """The scores on one side."""
@@ -136,7 +139,14 @@ def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
         "sites": [asdict(site) for site in state.sites],
         "validation": _describe_model(state.scores, after, evaluate),
         "test": _describe_model(state.test_scores, tested_after, evaluate),
+        **({"own": own} if (own := _describe_own(state, tested_after)) else {}),
     }
+
+
+def _describe_own(state: RoundState, after_round: int) -> dict[str, Any]:
+    """By model of a site's own: its scores on test images."""
+    described = {name: _describe_model(scores, after_round, ()) for name, scores in state.own_scores.items()}
+    return {name: model for name, model in described.items() if model is not None}
 
 
 def _describe_model(
@@ -189,6 +199,11 @@ def _record(line: Mapping[str, Any]) -> RoundRecord:
         sites=tuple(SiteRound(**site) for site in line["sites"]),
         validation=None if earlier is not None else _model("validation", line["validation"]),
         test=_model("test", earlier if earlier is not None else line["test"]),
+        own={
+            name: model
+            for name, there in line.get("own", {}).items()
+            if (model := _model("test", there)) is not None
+        },
     )
 
 
@@ -208,7 +223,7 @@ def _model(side: ScoredSide, there: Mapping[str, Any] | None) -> ScoredModel | N
 def _scored(there: Mapping[str, Any]) -> Scored:
     low, high = (_nan(end) for end in there["accuracy_interval"])
     return Scored(
-        figures=Figures(**{field.name: _nan(there[field.name]) for field in fields(Figures)}),
+        figures=Figures(**{one.name: _nan(there[one.name]) for one in fields(Figures)}),
         accuracy_interval=(low, high),
         confusion_CC=tuple(map(tuple, there["confusion_CC"])),
         num_bins=there.get("num_bins", NUM_BINS),

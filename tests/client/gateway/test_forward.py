@@ -300,7 +300,7 @@ LEAVES: dict[type[Any], set[str]] = {
     Sizes: {"width", "height"},
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
-        "kind", "plan_id", "site", "round", "scores", "num_examples", "num_steps", "train_loss",
+        "kind", "plan_id", "site", "round", "scores", "own", "num_examples", "num_steps", "train_loss",
         "train_s", "evaluate_s", "delta",
     },
     wire.HeadAnswer: {
