@@ -16,7 +16,8 @@ def section(outcome: Outcome) -> list[str]:
     record = outcome.final_record
     if record is None or record.test is None or not record.own:
         return []
-    models = {"global": record.test, **record.own}
+    models: dict[str, ScoredModel] = {"global": record.test}
+    models.update({str(name): model for name, model in record.own.items()})
     sites = [
         site for site in outcome.study.sites.train if any(site in model.sites for model in models.values())
     ]
