@@ -66,7 +66,10 @@ def train(
             device=device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
-            loss=losses.of_study(study.model, study.local, setup.store.class_counts("train")),
+            loss=losses.of_study(
+                study.model, study.local, setup.store.class_counts("train"), plan.class_counts
+            ),
+            class_counts=plan.class_counts,
             optimizer_state=setup.state.optimizer_arrays(plan.round, name)
             if study.local.keeps_optimizer_state
             else None,
@@ -107,7 +110,7 @@ def _load(name: OwnModel, plan: wire.RoundPlan, setup: StudySetup, first: Callab
 
 
 def _load_global(plan: wire.RoundPlan, setup: StudySetup) -> None:
-    parameters.load_shared(setup.model, setup.parts, plan.weights)
+    parameters.load_shared(setup.model, setup.parts, plan.network)
     parameters.load_local(
         setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
     )
