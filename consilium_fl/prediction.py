@@ -12,7 +12,6 @@ from PIL.Image import Image
 from client import predict
 from client.predict import Unreadable
 from client.training.device import choose_device
-from common.config.heads import SOFTMAX
 from common.errors import SiteDataError
 from consilium_fl.records import Prediction, Records
 
@@ -89,7 +88,8 @@ def load_predictor(
     weights_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Predictor:
-    """The network of a finished run, with the head called `head` or with its own softmax.
+    """The network of a finished run, with the head called `head`. None: with the one that the study ends with, which is
+    its own softmax unless `final_head` names another.
 
     `run` is a run, the operator's folder of it, or a site's own folder under `state_dir`, which holds the site's
     local heads. `weights_dir` is where the study's start weights lie, if they come from a file. `device` is
@@ -104,4 +104,4 @@ def load_predictor(
     """
     folder = Path(run) if isinstance(run, str | PathLike) else run.folder
     weights = None if weights_dir is None else Path(weights_dir)
-    return Predictor(predict.load(folder, head or SOFTMAX, weights, choose_device(device)))
+    return Predictor(predict.load(folder, head, weights, choose_device(device)))

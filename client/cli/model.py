@@ -46,14 +46,14 @@ def _predict(
         ),
     ],
     head: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--head",
             metavar="NAME",
             help="A head under DIR/heads, for example federated.lda or local.svm_rbf. `softmax` is the network's "
-            "own.",
+            "own. Without it: the study's `final_head`.",
         ),
-    ] = "softmax",
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(

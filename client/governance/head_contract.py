@@ -18,6 +18,7 @@ from common.config.heads import (
     NaiveBayes,
     RffSvm,
     Vote,
+    candidates,
 )
 from common.heads import Fourier, HeadForm, below
 from common.heads.needs import moments_of
@@ -51,6 +52,9 @@ def problems(plan: wire.HeadPlan, heads: HeadsConfig) -> Iterator[str]:
                     yield f"coefficients of {name!r}, which is no vote of the study"
         case head_steps.ScoreStep(heads=forms):
             yield from _twice([form.title for form in forms])
+            if plan.step.choosing:
+                yield from _choice(plan, plan.step, federated)
+                return
             for form in forms:
                 yield from _score(plan, form, federated.get(form.title.removeprefix("federated.")))
         case _:
@@ -91,7 +95,8 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
                 yield f"coefficients {name}", "", below(f"view/{name}", plan.arrays)
         case head_steps.ScoreStep(heads=forms):
             arrays = below("head", plan.arrays)
-            yield f"scores {plan.step.side}", " ".join(form.model_dump_json() for form in forms), arrays
+            what = "choice" if plan.step.choosing else f"scores {plan.step.side}"
+            yield what, " ".join(form.model_dump_json() for form in forms), arrays
         case _:
             assert_never(plan.step)
 
@@ -148,6 +153,20 @@ def _score(plan: wire.HeadPlan, form: HeadForm, head: FederatedHead | None) -> I
     if form.form != expected:
         yield f"scores of {form.title!r} in another form"
     yield from _fourier(plan, form.title, form.fourier, head)
+
+
+def _choice(
+    plan: wire.HeadPlan, step: head_steps.ScoreStep, federated: dict[str, FederatedHead]
+) -> Iterator[str]:
+    """Forms of heads that the study chooses among, on validation images of the sites that train."""
+    if step.side != "validation":
+        yield f"a choice by {step.side} images"
+    if plan.site not in plan.study.sites.train:
+        yield "a choice by a site that only scores"
+    known = {title for head in federated.values() for title in candidates(head)}
+    for form in step.heads:
+        if form.title not in known or form.form != "linear" or form.fourier is not None:
+            yield f"scores of {form.title!r}, which the study does not choose among"
 
 
 def _fourier(plan: wire.HeadPlan, name: str, fourier: Fourier | None, head: FederatedHead) -> Iterator[str]:

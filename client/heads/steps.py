@@ -171,7 +171,7 @@ def _scores(
     results = [
         scores.of_softmax(test.logits_NC, test.labels_N, test.groups_N, place.num_bins, place.min_score_cell)
     ]
-    if plan.site in plan.study.sites.train:
+    if plan.site in plan.study.sites.train and not step.choosing:
         for config in heads.local:
             title = f"local.{config.title}"
             try:

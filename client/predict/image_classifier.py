@@ -86,8 +86,8 @@ class Squares:
         return middles_BSSC.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
 
 
-def load(folder: Path, title: str, weights_dir: Path | None, device: torch.device) -> ImageClassifier:
-    """The network of a study's folder with the head called `title`, or with its softmax.
+def load(folder: Path, title: str | None, weights_dir: Path | None, device: torch.device) -> ImageClassifier:
+    """The network of a study's folder with the head called `title`, or with its softmax; None: as the study says.
 
     Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
     """
@@ -110,6 +110,7 @@ def load(folder: Path, title: str, weights_dir: Path | None, device: torch.devic
         )
     parameters.load_shared(built.model, chosen, shared)
     parameters.load_local(built.model, chosen, local)
+    title = title or study.final_head_title
     head = None if title == SOFTMAX else _head(folder / "heads", title, study, weights_digest)
     model = built.model.to(device, weights_dtype(study.local.precision)).eval()
     if study.local.channels_last:

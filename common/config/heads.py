@@ -28,6 +28,12 @@ _Wholes = Annotated[tuple[Whole, ...], Field(min_length=1, max_length=8)]
 OneOrMore = Annotated[_Numbers, BeforeValidator(_as_list, json_schema_input_type=Positive | _Numbers)]
 """Values to choose from by grouped cross-validation on the site's training images; a single one is used as is."""
 OneOrMoreWhole = Annotated[_Wholes, BeforeValidator(_as_list, json_schema_input_type=Whole | _Wholes)]
+_Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=8)]
+OneOrMoreShares = Annotated[
+    _Shares,
+    BeforeValidator(_as_list, json_schema_input_type=Annotated[float, Field(ge=0, le=1)] | _Shares),
+]
+"""Values to choose from by the sites' validation images; a single one is used as is."""
 ClassWeights: TypeAlias = Literal["none", "balanced"]
 
 HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
@@ -192,8 +198,9 @@ class Lda(Head):
     """Linear discriminant analysis; exact, from sums and second moments."""
 
     kind: Literal["lda"] = "lda"
-    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the covariance that is replaced by its mean variance."""
+    shrinkage: OneOrMoreShares = (0.1,)
+    """Share of the covariance that is replaced by its mean variance. Of several values the one is taken with which the
+    validation images of all training sites together are classified best (balanced accuracy)."""
     priors: Literal["counted", "equal"] = "equal"
     """Class probabilities before an image is seen: as counted in the training images, or equal. `equal`
     also weighs every class the same in the common covariance, as scikit-learn does."""
@@ -261,6 +268,13 @@ class Vote(Head):
     """Inverse of the L2 penalty of `logistic` and `svm_linear`; other kinds ignore it."""
     time_limit_s: Positive = 300
     """Longest fit at a site, in seconds. A longer one is stopped, and the report names it."""
+
+
+def candidates(head: Head) -> tuple[str, ...]:
+    """Titles under which the forms of a head are scored before one is chosen; empty if there is nothing to choose."""
+    if not isinstance(head, Lda) or len(head.shrinkage) == 1:
+        return ()
+    return tuple(f"federated.{head.title}.{place}" for place in range(len(head.shrinkage)))
 
 
 FederatedHead: TypeAlias = Annotated[

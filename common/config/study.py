@@ -9,7 +9,8 @@ Defaults of the optimizers are the settings of the paper's public script (arXiv:
 
 import hashlib
 from collections import Counter
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -30,7 +31,7 @@ from common.config.aggregation import (
     share_limit,
     wrong_rule,
 )
-from common.config.heads import HeadsConfig
+from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logistic, Ridge
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.personalisation import NoPersonal, Personalisation
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
@@ -38,6 +39,13 @@ from common.config.training import LocalConfig, Sgd
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
+
+_FINAL_HEADS: Mapping[str, FederatedHead] = {
+    "federated_lda": Lda(shrinkage=(0.02, 0.1, 0.3, 0.5, 0.8)),
+    "federated_ridge": Ridge(),
+    "federated_logistic": Logistic(),
+}
+"""Heads that a study gets for its `final_head`, if it does not list one of the kind."""
 
 
 class StudyConfig(Frozen):
@@ -85,6 +93,10 @@ class StudyConfig(Frozen):
     """Comparison of images between sites. None: no comparison. Every site needs `overlap_secret` for it."""
     heads: HeadsConfig | None = None
     """Classical heads on the network's features; None: the network alone."""
+    final_head: Literal["softmax", "federated_lda", "federated_ridge", "federated_logistic"] = "softmax"
+    """Head that the study's model predicts with. `softmax`: the network's own. The others are fitted on the final
+    network from sums over the training sites, as one of `heads`; a study that does not list one gets it with its
+    defaults. The report shows both. Sites allow it as any head, by `policy.heads`."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -162,6 +174,30 @@ class StudyConfig(Frozen):
                 f"class_names has {', '.join(strange)}, expected classes of the study: {', '.join(self.classes)}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _final_head_is_listed(self) -> Self:
+        """A head like any other, so that contract, policy, report and prediction know it."""
+        kind = self.final_head.removeprefix("federated_")
+        heads = self.heads or HeadsConfig.model_construct()
+        if self.final_head == "softmax" or any(head.kind == kind for head in heads.federated):
+            return self
+        if taken := [head.title for head in heads.federated if head.title == kind]:
+            raise ValueError(
+                f"final_head={self.final_head} would be called federated.{taken[0]}, and heads.federated calls another "
+                "head so; give that one another name"
+            )
+        listed = (*heads.federated, _FINAL_HEADS[self.final_head])
+        # The settings are frozen once they are checked, and this is a part of the checking.
+        object.__setattr__(self, "heads", heads.model_copy(update={"federated": listed}))
+        return self
+
+    @property
+    def final_head_title(self) -> str:
+        """Title of the head that the model predicts with, e.g. `federated.lda`."""
+        kind = self.final_head.removeprefix("federated_")
+        federated = () if self.heads is None else self.heads.federated
+        return next((f"federated.{head.title}" for head in federated if head.kind == kind), SOFTMAX)
 
     @model_validator(mode="after")
     def _vectors_answer_the_prompts(self) -> Self:

@@ -64,6 +64,8 @@ class ScoreStep(Frozen):
     side: ScoredSide = "test"
     heads: tuple[HeadForm, ...]
     """Arrays of each are `head/TITLE/...`."""
+    choosing: bool = False
+    """True: these are forms of a head, of which the server takes the best. Local heads are not fitted for that."""
 
 
 HeadStep: TypeAlias = Annotated[

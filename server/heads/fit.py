@@ -30,6 +30,7 @@ from common.config.heads import (
     RffSvm,
     Ridge,
     Vote,
+    candidates,
 )
 from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
@@ -40,7 +41,7 @@ from server.aggregation.update import limited_weights
 from server.heads import bounds, solvers
 from server.heads.calls import HeadCalls
 from server.heads.record import HeadsRecord
-from server.heads.scoring import scored
+from server.heads.scoring import choose, scored
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
 from server.heads.sums import added, usual_width, weighed, width_of
@@ -78,6 +79,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     log.event(f"heads on the weights after round {calls.round}: {', '.join(study.heads.titles)}")
     fitting = _Fitting(study, study.heads, calls, trainers)
     heads = tuple(fitting.run()) if study.heads.federated else ()
+    heads = _chosen(study.heads, calls, fitting, heads)
     results = scored(study, calls, names, heads, "test" if state.closing else "validation")
     num_scored = len(results.keys() & set(study.sites.train))
     if num_scored < study.sites.quorum:
@@ -101,6 +103,21 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     return Fitted(record, heads)
 
 
+def _chosen(
+    config: HeadsConfig, calls: HeadCalls, fitting: "_Fitting", heads: tuple[FittedHead, ...]
+) -> tuple[FittedHead, ...]:
+    """The heads, each in its best form."""
+    forms = {
+        f"federated.{head.title}": [fitting.forms[name] for name in candidates(head)]
+        for head in config.federated
+        if candidates(head) and candidates(head)[0] in fitting.forms
+    }
+    if not forms:
+        return heads
+    best = choose(calls, fitting.sites, forms)
+    return tuple(best.get(head.form.title, head) for head in heads)
+
+
 # --- federated heads ---------------------------------------------------------------------------
 
 
@@ -120,6 +137,8 @@ class _Fitting:
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
+        self.forms: dict[str, FittedHead] = {}
+        """Forms of heads of which the best is chosen, by the title of each form."""
         self._spreads: dict[str, dict[str, Floats]] = {}
         """By view and site: its sums of squares, as its second moments have them."""
         self.num_classes = len(self.study.classes)
@@ -312,8 +331,13 @@ class _Fitting:
                     parameters = solvers.nearest_mean(sums)
                 case NaiveBayes(priors=priors, smoothing=smoothing):
                     form, parameters = "gaussian", solvers.naive_bayes(sums, priors, smoothing)
-                case Lda(priors=priors, shrinkage=shrinkage):
-                    parameters = solvers.lda(sums, priors, shrinkage)
+                case Lda(priors=priors, shrinkage=shares):
+                    forms = [solvers.lda(sums, priors, share) for share in shares]
+                    self.forms |= {
+                        name: FittedHead(HeadForm(title=name, form="linear"), view, form)
+                        for name, form in zip(candidates(head), forms, strict=False)
+                    }
+                    parameters = forms[0]
                 case Ridge(alpha=alpha):
                     parameters = solvers.ridge(sums, alpha)
                 case LinearSvm() | Logistic() | RffSvm():

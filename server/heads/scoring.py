@@ -3,17 +3,70 @@
 Heads of earlier rounds are scored on validation images, those of the chosen weights on test images.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
 
-from common import wire
+from common import log, wire
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.heads import FittedHead, under
 from common.heads.result import HeadResult
+from common.metrics import Score, figures
+from common.weights import Array
 from common.wire import head_steps
 from server.heads.calls import HeadCalls
+
+
+def choose(
+    calls: HeadCalls, trainers: Sequence[str], forms: Mapping[str, Sequence[FittedHead]]
+) -> dict[str, FittedHead]:
+    """The best form of each head by the validation images of all training sites together, by title.
+
+    The first of equal ones, and of all where no site has validation images.
+    """
+
+    def admit(site: str, answer: wire.HeadAnswer) -> None:
+        expected = list(calls.cohort.counts(site, "validation"))
+        titles = [SOFTMAX, *(form.form.title for listed in forms.values() for form in listed)]
+        if sorted(result.title for result in answer.results) != sorted(titles):
+            raise UpdateRejected("it scored other heads than it was asked for")
+        for result in answer.results:
+            if result.score is not None and list(result.score.images_C) != expected:
+                raise UpdateRejected(
+                    f"its score of {result.title} is over other validation images than it enrolled with"
+                )
+
+    every = [form for listed in forms.values() for form in listed]
+    step = head_steps.ScoreStep(side="validation", heads=tuple(form.form for form in every), choosing=True)
+    answers = calls.ask(trainers, step, _arrays(every), admit)
+    scores: dict[str, list[Score]] = {}
+    for answer in answers.values():
+        for result in answer.results:
+            if result.score is not None:
+                scores.setdefault(result.title, []).append(result.score)
+    # A form that a site could not score is no choice: the others are compared on the same images.
+    totals = {title: reduce(add, each) for title, each in scores.items() if len(each) == len(answers)}
+    chosen = {}
+    for title, listed in forms.items():
+        values = [_balanced(totals.get(form.form.title)) for form in listed]
+        best = values.index(max(values))
+        log.event(f"heads  {title}: form {best + 1} of {len(listed)} is best on validation images")
+        chosen[title] = replace(listed[best], form=listed[best].form.model_copy(update={"title": title}))
+    return chosen
+
+
+def _balanced(score: Score | None) -> float:
+    value = math.nan if score is None else figures(score).balanced_accuracy
+    return -1.0 if math.isnan(value) else value
+
+
+def _arrays(heads: Sequence[FittedHead]) -> dict[str, Array]:
+    return {name: a for head in heads for name, a in under(f"head/{head.form.title}", head.arrays()).items()}
 
 
 def scored(
@@ -38,8 +91,5 @@ def scored(
             raise UpdateRejected("it did not score the softmax once")
 
     step = head_steps.ScoreStep(side=side, heads=tuple(head.form for head in heads))
-    arrays = {
-        name: a for head in heads for name, a in under(f"head/{head.form.title}", head.arrays()).items()
-    }
-    answers = calls.ask(names, step, arrays, admit)
+    answers = calls.ask(names, step, _arrays(heads), admit)
     return {site: answer.results for site, answer in answers.items()}

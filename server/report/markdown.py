@@ -8,6 +8,7 @@ because the paper (arXiv:2505.23040) does not say which one it prints.
 
 import math
 
+from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.metrics import NUM_BINS
 from server.heads.record import Cell, HeadTable, titles
@@ -290,14 +291,22 @@ def _heads(outcome: Outcome) -> list[str]:
             [
                 f"## Classical heads on the features of the model after round {table.round}",
                 markdown_table(head, rows),
-                _head_legend(table),
+                _head_legend(outcome.study, table),
                 *(["\n".join(lines)] if lines else []),
             ]
         )
     ]
 
 
-def _head_legend(table: HeadTable) -> str:
+def _final(study: StudyConfig, table: HeadTable) -> str:
+    """Which row the model predicts with."""
+    title = study.final_head_title
+    if title in table.lacking:
+        return f"The study's final head, {title}, could not be fitted: its model predicts with the softmax."
+    return f"**The study's model predicts with {title}** (`final_head`); the first row is the network's own softmax."
+
+
+def _head_legend(study: StudyConfig, table: HeadTable) -> str:
     shown = [title for title in titles(table) if title not in table.lacking and title != SOFTMAX]
     sentences = [
         "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same images, in "
@@ -310,6 +319,7 @@ def _head_legend(table: HeadTable) -> str:
         sentences.append(
             "*federated*: one head for all, from sums, gradients or votes of the training sites."
         )
+    sentences += [_final(study, table)] if study.final_head != "softmax" else []
     sentences.append(f"Fitting and scoring took at most {counted(table.num_messages, 'message')} a site.")
     if len(shown) > 1:
         sentences.append("A table of many heads has some that look better by chance.")

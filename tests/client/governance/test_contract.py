@@ -295,3 +295,20 @@ def test_counts_of_all_sites_come_where_the_study_weighs_by_them(
     taken(contract, train(weighs, 1).model_copy(update=counts))
     others = {"class_counts": (5, 5, 500)}
     assert "to another question" in refused(contract, train(weighs, 1).model_copy(update=others))
+
+
+def test_a_choice_is_among_the_forms_of_the_studys_heads_on_validation_images(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, contract = make_study(final_head="federated_lda", rounds=1), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1))
+
+    def choice(*titles: str, side: str = "validation") -> wire.HeadPlan:
+        forms = tuple(HeadForm(title=title, form="linear") for title in titles)
+        chosen = head_steps.ScoreStep.model_validate({"heads": forms, "side": side, "choosing": True})
+        return step(study, chosen).model_copy(update={"round": 1})
+
+    assert "a choice by test images" in refused(contract, choice("federated.lda.0", side="test"))
+    assert "which the study does not choose among" in refused(contract, choice("federated.lda.9"))
+    assert "which the study does not choose among" in refused(contract, choice("federated.lda"))
+    taken(contract, choice("federated.lda.0", "federated.lda.4"))
