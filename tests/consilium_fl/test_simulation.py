@@ -104,7 +104,8 @@ def test_a_real_federation_is_simulated_and_read(tmp_path: Path) -> None:
     run = simulate(study, tmp_path / "sites", runs=tmp_path / "runs", adopt=True)
     assert run.finished, run.reason
     assert {record.outcome for record in run.rounds()} == {"ok"}
-    assert [record.after_round for record in run.scores() if record.scope == "pooled"] == [0, 1]
+    pooled = [(record.after_round, record.side) for record in run.scores() if record.scope == "pooled"]
+    assert pooled == [(0, "validation"), (1, "validation"), (1, "test")]
     one_process = simulate(study, tmp_path / "sites", runs=tmp_path / "inline", adopt=True, engine="inline")
     assert weights_of(one_process) == weights_of(run)
     assert without_seconds(one_process) == without_seconds(run)
