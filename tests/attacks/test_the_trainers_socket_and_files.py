@@ -1,6 +1,7 @@
 """Other users of a hospital's machine, and the gateway's own, at the trainer's socket and files."""
 
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -13,8 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common import wire
 from common.network import unix_sockets
 from common.network.peer_door import PeerDoor
+from common.polling import wait_until
+from common.wire import codec
+from tests.attacks.conftest import study
 
 TRAINER, GATEWAY, OTHER, GROUP = 64001, 64002, 64003, 64010
 """Users and a group that no machine has."""
@@ -194,7 +199,10 @@ def test_the_kits_gateway_has_no_way_out_but_one_that_leads_to_the_server() -> N
     compose = yaml.safe_load((KIT / "docker-compose.yml").read_text())
     gateway, way_out, trainer = (compose["services"][name] for name in ("gateway", "way-out", "trainer"))
     assert gateway["networks"] == ["inside"]
-    assert compose["networks"]["inside"]["internal"] is True
+    inside = compose["networks"]["inside"]
+    assert inside["internal"] is True
+    assert inside["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}  # nor to this machine
+    assert gateway["dns"] == ["127.0.0.1"]
     assert trainer["network_mode"] == "none"
     assert gateway["command"].endswith("--through http://way-out:3128")
     held = [volume["source"] for volume in way_out["volumes"]]
@@ -208,3 +216,84 @@ def test_every_container_has_limits_of_memory_and_processes(folder: Path) -> Non
         name for name, service in services.items() if not {"mem_limit", "pids_limit"} <= service.keys()
     ]
     assert not lacking
+
+
+# --- the programs themselves ------------------------------------------------------------------------
+
+TRAINER_PROGRAM = """
+import os, pathlib, sys
+# Before the change of user: the interpreter's files may not be readable for every user.
+import encodings.ascii, encodings.idna, encodings.latin_1
+import client.cli.main, client.cli.run, client.config, client.gateway.link, client.trainer
+import common.network.peer_door, common.polling
+client.config.load_site(pathlib.Path({settings!r}))
+os.umask(0o077); os.setgroups([{group}]); os.setgid({user}); os.setuid({user})
+sys.exit(client.cli.main.main(["trainer", {settings!r}, "--gateway-user", {gateway!r}]))
+"""
+GATEWAY_PROGRAM = """
+import os, pathlib, sys
+from client.gateway.link import SocketLink
+from common.errors import SiteFailure
+from common.wire import codec
+request = pathlib.Path({request!r}).read_bytes()
+os.setgroups([{group}]); os.setgid({user}); os.setuid({user})
+try:
+    print(codec.from_bytes(SocketLink(pathlib.Path({path!r}), connect_s=3.0).ask(request, 30)).kind)
+except SiteFailure:
+    print("no answer")
+"""
+
+
+def program(text: str, **words: object) -> list[str]:
+    return [sys.executable, "-c", text.format(**words)]
+
+
+@root
+@pytest.mark.slow
+def test_a_trainer_answers_its_gateways_user_alone(link: Path) -> None:
+    """The program as the unit starts it, and plans from three users who are all in the socket's group."""
+    gateway = pwd.getpwnam("daemon")
+    outer = link.parent
+    (outer / "images" / "a").mkdir(parents=True)
+    state = outer / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, TRAINER, GROUP)
+    settings = outer / "site.yaml"
+    socket_path = link / "trainer.sock"
+    settings.write_text(
+        yaml.safe_dump(
+            {
+                "name": "north", "data": {"kind": "folders", "root": str(outer / "images")}, "device": "cpu",
+                "state_dir": str(state), "socket": str(socket_path), "policy": {"ask": True},
+            }
+        )
+    )  # fmt: skip
+    settings.chmod(0o644)
+    request = outer / "plan"
+    request.write_bytes(codec.to_bytes(wire.ApprovalPlan(plan_id="q", site="north", study=study())))
+    env = {**os.environ, "PYTHONPATH": str(KIT.parents[2])}
+    command = program(
+        TRAINER_PROGRAM, group=GROUP, user=TRAINER, settings=str(settings), gateway=gateway.pw_name
+    )
+    with (outer / "said").open("wb") as said:
+        trainer = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+
+    def answer_to(user: int, group: int = GROUP) -> str:
+        call = program(GATEWAY_PROGRAM, request=str(request), group=group, user=user, path=str(socket_path))
+        return subprocess.run(call, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        assert wait_until(lambda: socket_path.exists() or trainer.poll() is not None, 120)
+        assert trainer.poll() is None, (outer / "said").read_text()
+        mode = socket_path.stat()
+        assert (stat.S_IMODE(mode.st_mode), mode.st_uid, mode.st_gid) == (0o660, TRAINER, GROUP)
+        assert answer_to(gateway.pw_uid) == "approval_answer"
+        assert answer_to(OTHER) == "no answer"  # in the group, and another user
+        assert answer_to(OTHER, group=OTHER) == "no answer"
+        assert f"a program of user {OTHER} tried to reach the trainer" in (outer / "said").read_text()
+        log = state / "audit.jsonl"
+        assert as_user(gateway.pw_uid, f"print(os.access({str(log)!r}, os.R_OK))") == "False"
+        assert log.stat().st_uid == TRAINER
+    finally:
+        trainer.terminate()
+        trainer.wait(60)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import tarfile
 import time
@@ -146,6 +147,8 @@ class Federation:
     """By service: what the engine says of the container, while it ran."""
     reached: dict[str, bool] = field(default_factory=dict)
     """By address: what the gateway of site 1 could connect to."""
+    bridge: str = ""
+    """Where this machine itself listens."""
     addresses: dict[str, str] = field(default_factory=dict)
     """Of the other sites' gateways, by service."""
     restarts: dict[str, int] = field(default_factory=dict)
@@ -270,10 +273,27 @@ def look_around(made: Federation) -> None:
         made.seen = dict(zip(there, seen, strict=True))
     listen_in_the_other_gateways(made)
     (network,) = made.attrs["gateway-1"]["NetworkSettings"]["Networks"]
+    made.bridge = f"{bridge_address()}:{held_open()}"
     server = made.attrs["server"]["NetworkSettings"]["Networks"][network]["IPAddress"]
     ports = [f"{server}:{port}" for port in made.seen["server"]["listening"]]
     others = list(made.addresses.values())
-    made.reached = ask(made.container("gateway-1"), REACH, "server:9092", *ports, *others)
+    made.reached = ask(made.container("gateway-1"), REACH, "server:9092", *ports, *others, made.bridge)
+
+
+def bridge_address() -> str:
+    """This machine's address for containers."""
+    bridge = ENGINE.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    return str(bridge.get("Gateway") or bridge["Subnet"].rpartition(".")[0] + ".1")
+
+
+def held_open() -> int:
+    """A port on which this machine listens for a while."""
+    listening = socket.create_server(("0.0.0.0", 0))
+    LISTENING.append(listening)
+    return int(listening.getsockname()[1])
+
+
+LISTENING: list[socket.socket] = []
 
 
 def listen_in_the_other_gateways(made: Federation) -> None:
@@ -348,7 +368,7 @@ def test_nothing_runs_with_privileges(federation: Federation) -> None:
 
 
 def test_a_site_reaches_the_servers_port_for_sites_and_no_other(federation: Federation) -> None:
-    reached = federation.reached
+    reached = {place: is_open for place, is_open in federation.reached.items() if place != federation.bridge}
     assert reached.pop("server:9092")
     ports = {
         port: reached[f"{host}:{port}"] for host, port in (a.split(":") for a in reached) if port != "5000"
@@ -368,6 +388,12 @@ def test_sites_neither_reach_nor_know_each_other(federation: Federation) -> None
 def test_no_container_has_a_way_out(federation: Federation) -> None:
     for network in ENGINE.networks.list(filters={"label": f"com.docker.compose.project={PROJECT}"}):
         assert network.attrs["Internal"], network.name
+        assert network.attrs["Options"]["com.docker.network.bridge.inhibit_ipv4"] == "true", network.name
+
+
+def test_a_gateway_does_not_reach_the_machine_that_it_runs_on(federation: Federation) -> None:
+    assert federation.bridge
+    assert not federation.reached[federation.bridge]
 
 
 # --- what an operator relies on --------------------------------------------------------------

@@ -183,7 +183,8 @@ def test_a_further_site_gets_the_same_message_with_its_own_number() -> None:
     assert "--containers 4 " in added["services"]["prepare"]["command"]
     assert added["services"]["keys"] == {"volumes": ["key-4:/keys/4"]}
     assert added["services"]["server"] == {"networks": ["site-4"]}
-    assert added["networks"] == {"site-4": {"internal": True}}
+    assert added["networks"] == {"site-4": yaml.safe_load(COMPOSE)["networks"]["site-3"]}
+    assert added["networks"]["site-4"]["internal"] is True
     assert added["volumes"] == {"key-4": None, "link-4": None}
     base = yaml.safe_load(COMPOSE)["services"]
     for role in ("gateway", "trainer"):
