@@ -188,9 +188,10 @@ def _load(model: nn.Module, path: Path, encoder: str) -> LoadReport:
     except (SafetensorError, OSError) as error:
         raise SiteDataError(f"{path} is not a safetensors file ({error}); ask the study operator.") from error
     # Integer buffers only count batches, and timm's files leave them out.
-    target = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    known = model.state_dict()  # once: it walks through every module
+    target = {name: tensor for name, tensor in known.items() if tensor.is_floating_point()}
     missing = tuple(name for name in target if name not in source)
-    unexpected = tuple(name for name in source if name not in model.state_dict())
+    unexpected = tuple(name for name in source if name not in known)
     if 2 * len(missing) > len(target):
         raise _other_model(path, encoder, [f"{name} is missing" for name in missing], len(target))
 
