@@ -33,7 +33,7 @@ from common.processes.ports import free_ports
 from server.deployment import certificates
 from server.deployment.access_log import RefusalRecorder
 from server.transport import flower_state, hub
-from server.transport.gateway_calls import Entry, GatewayCalls
+from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -128,7 +128,7 @@ def fleet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
             RefusalRecorder(folder / "refused.jsonl"),
             GatewayCalls(presence, files, states),
             NodeAuthServerInterceptor(states),
-            Entry(presence, states),
+            GatewayInterceptor(presence, states),
         ],
     )
     socket = unix_sockets.short_folder("s") / "s"
