@@ -5,7 +5,17 @@ It tells what the rounds on record hold, so a study that lost a site or ended ea
 
 from typing import assert_never
 
-from common.config import GeometricMedian, Krum, Mean, Median, MultiKrum, StudyConfig, TrimmedMean
+from common.config import (
+    ExponentialAverage,
+    GeometricMedian,
+    Krum,
+    LastRounds,
+    Mean,
+    Median,
+    MultiKrum,
+    StudyConfig,
+    TrimmedMean,
+)
 from server.report.model_card import algorithm_name, model_kind
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
@@ -92,10 +102,26 @@ def joining(study: StudyConfig) -> str:
             assert_never(rule)
     if how:
         name = f"{name.removesuffix(' (their mean, weighted by images)')}, with {how} in place of the mean"
+    if isinstance(rule, Mean | GeometricMedian) and rule.weigh_sites_by != "images":
+        by = (
+            "by its share of each class's images"
+            if rule.weigh_sites_by == "classes"
+            else "as much as any other"
+        )
+        name = f"{name.replace(', weighted by images', '')}; a site weighs {by}"
     if isinstance(rule, Mean | GeometricMedian) and study.largest_share < 1:
         name += f"; one site has at most {100 * study.largest_share:.0f} % of the weight"
     if rule.norm_clip is not None:
         name += f"; an update longer than {rule.norm_clip:g} is shrunk to it first"
+    match study.averaging:
+        case None:
+            pass
+        case ExponentialAverage(decay=decay):
+            name += f"; the last weights are the exponential mean of all rounds' (decay {decay:g})"
+        case LastRounds(rounds=rounds):
+            name += f"; the last weights are the mean of the last {counted(rounds, 'round')}'"
+        case _:
+            assert_never(study.averaging)
     return name
 
 

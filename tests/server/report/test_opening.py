@@ -195,3 +195,17 @@ def test_a_study_that_its_selection_stopped_says_why(make_outcome: MakeOutcome, 
     )
     whole = opening(make_outcome(best(1, 0.5, 2), settings={"selection": selection}))
     assert "stopped it early" not in whole  # all its rounds are done
+
+
+def test_the_report_says_what_a_site_weighs_by_and_what_the_last_weights_are(make_study):
+    assert joining(make_study()) == "FedAvg (their mean, weighted by images)"
+    text = joining(make_study(aggregation={"kind": "mean", "weigh_sites_by": "classes"}))
+    assert text == "FedAvg (their mean); a site weighs by its share of each class's images"
+    text = joining(
+        make_study(algorithm={"kind": "fedadam"}, aggregation={"kind": "mean", "weigh_sites_by": "equal"})
+    )
+    assert text.endswith("a site weighs as much as any other")
+    text = joining(make_study(averaging={"kind": "last_rounds", "rounds": 4}))
+    assert text.endswith("the last weights are the mean of the last 4 rounds'")
+    text = joining(make_study(averaging={"kind": "exponential", "decay": 0.5}))
+    assert text.endswith("the last weights are the exponential mean of all rounds' (decay 0.5)")
