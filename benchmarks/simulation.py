@@ -103,7 +103,7 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
         memory.append((time.monotonic() - started, tree_mib(simulation.pid)))
         time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (run_dir,) = (folder / "runs").iterdir()
+    (run_dir,) = (path for path in (folder / "runs").iterdir() if path.is_dir())  # beside it: its lock
     rounds = [json.loads(line) for line in (run_dir / "rounds.jsonl").read_text().splitlines()]
     return {
         "kind": kind,
