@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import stat
@@ -186,6 +187,31 @@ def test_the_units_run_gateway_and_trainer_as_two_users_who_do_not_see_each_othe
     assert trainer["ExecStart"][0].endswith(f"--gateway-user {gateway['User'][0]}")
     assert trainer["PrivateNetwork"] == ["yes"]
     assert gateway["IPAddressDeny"] == ["any"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
+@pytest.mark.parametrize(("unit", "most"), [("trainer", 5.0), ("gateway", 4.5)])
+def test_systemd_understands_the_units_and_rates_them_as_restricted(
+    tmp_path: Path, unit: str, most: float
+) -> None:
+    """Its own rating of exposure, from 0 to 10; a service without any restriction has 9.6."""
+    text = (KIT / f"consilium-{unit}.service").read_text().replace("@SITE@", "north")
+    text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text)  # which has to be there
+    file = tmp_path / f"consilium-{unit}.service"
+    file.write_text(text)
+
+    def analyzed(*arguments: str) -> str:
+        done = subprocess.run(
+            ["systemd-analyze", *arguments, str(file)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "Unknown" not in analyzed("verify", "--man=no")
+    (rating,) = re.findall(
+        r"exposure level for \S+: ([\d.]+)", analyzed("security", "--offline=true", "--no-pager")
+    )
+    assert float(rating) <= most
 
 
 def test_plain_says_in_one_line_what_it_gives_up() -> None:
