@@ -6,7 +6,6 @@ on the device and the decoded images in memory from round to round, so a round c
 training and nothing else. Plans are data; there is no way to hand this process code.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -29,21 +28,22 @@ from client.governance import (
     small_cells,
 )
 from client.governance.facts import BuiltStudy
-from client.governance.hash_chain import Fields
+from client.governance.hash_chain import Fields, sha256
 from client.heads import features, steps
 from client.model import parameters
 from client.permission import Permission, Received
 from client.study_setup import StudySetup, first_weights, set_up
 from client.training import control_variates, determinism, evaluate, exposure, fit, losses, penalty, update
 from client.training.device import choose_device, device_name
+from client.training.local_state import SiteState
 from common import log, seeds, wire
 from common.config import OwnModel, StudyConfig
 from common.config.types import ScoredSide
-from common.errors import PolicyRefusal, SiteDataError, StorageError, WireError
+from common.errors import PolicyRefusal, SiteDataError, StorageError, WeightsMissing, WireError
 from common.heads import below
 from common.metrics import Score
-from common.weights import Array, Arrays, digest
-from common.wire import codec
+from common.weights import Arrays, digest
+from common.wire import codec, compact
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,21 @@ class Trainer:
         plan, arrays_digest = None, ""
         try:
             plan = codec.from_bytes(request)
+            if isinstance(plan, wire.RoundPlan):
+                plan = update.whole_plan(plan, SiteState(self._site.state_dir, plan.study))
             # A control variate is no part of the weights, whose digest a head names, too.
             arrays = plan.network if isinstance(plan, wire.RoundPlan) else wire.arrays_of(plan)
             if arrays:
                 arrays_digest = digest(arrays)
+            if isinstance(plan, wire.RoundPlan) and plan.result not in (None, arrays_digest):
+                raise WeightsMissing("the change does not lead to the weights that the plan names")
         finally:
-            if self._undecided is None or self._undecided.request != _sha256(request):
+            if self._undecided is None or self._undecided.request != sha256(request):
                 self._audit.append("plan", audit_fields.received(request, plan, arrays_digest))
         return plan, Received(len(request), arrays_digest)
 
     def _note_approval(self, request: bytes, answer: wire.ApprovalAnswer, reply: bytes) -> None:
-        undecided = Undecided(_sha256(request), _sha256(reply))
+        undecided = Undecided(sha256(request), sha256(reply))
         if undecided != self._undecided:
             self._audit.append("sent", audit_fields.sent(reply, answer))
         self._undecided = undecided
@@ -167,7 +171,7 @@ class Trainer:
                     return approval_now
                 return self._enrol(plan, self._ready(plan, received))
             case wire.RoundPlan():
-                return self._round(plan, self._ready(plan, received))
+                return self._round(plan, self._ready(plan, received), received.arrays_digest)
             case wire.HeadPlan():
                 return self._heads(plan, self._ready(plan, received))
             case wire.OverlapPlan():
@@ -297,8 +301,10 @@ class Trainer:
             log.event(f"{len(images)} images are compared with other sites', as keyed hashes")
         return image_hashes.answer(plan, key, images)
 
-    def _round(self, plan: wire.RoundPlan, setup: StudySetup) -> wire.RoundAnswer:
-        study = plan.study
+    def _round(self, plan: wire.RoundPlan, setup: StudySetup, arrays_digest: str) -> wire.RoundAnswer:
+        study, layout = plan.study, parameters.layout(setup.model, setup.parts)
+        if compact.down(study.transport).is_compact:
+            setup.state.keep_received(plan.round, plan.network, layout, arrays_digest)
         if plan.notice is not None:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
         received = plan.network
@@ -348,6 +354,9 @@ class Trainer:
             )
         delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), received)
         control.keep(delta, fitted.rate_sum)
+        if (form := compact.up(study.transport)).is_compact:
+            seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
+            delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
@@ -397,7 +406,12 @@ class Trainer:
             self._table = None
             self._table = self._features(plan, setup, weights, layer)
         if weights:
-            steps.keep_network(setup.state.folder, plan.study, self._all_arrays(setup), plan.weights_digest)
+            steps.keep_network(
+                setup.state.folder,
+                plan.study,
+                parameters.all_arrays(setup.model, setup.parts),
+                plan.weights_digest,
+            )
         rules = self._site.policy
         place = steps.Place(
             self._site.state_dir,
@@ -438,13 +452,6 @@ class Trainer:
             )
         return steps.FeatureTable(plan.weights_digest, features.sides(setup.store, *rows))
 
-    def _all_arrays(self, setup: StudySetup) -> dict[str, Array]:
-        """Shared and local tensors of the network, by name."""
-        return {
-            **parameters.shared_arrays(setup.model, setup.parts),
-            **parameters.local_arrays(setup.model, setup.parts),
-        }
-
     def _set_up(self, study: StudyConfig) -> StudySetup:
         """The setup of this study; the one in use is kept if it is of the same study."""
         if self._setup is not None and self._setup.study == study:
@@ -460,10 +467,6 @@ def _position(plan: wire.RoundPlan) -> fit.StudyPosition:
     return fit.StudyPosition(
         plan.round, plan.study.rounds, seeds.derive(plan.study.seed, plan.site, "passes")
     )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _answer(

@@ -44,6 +44,10 @@ class WireError(ConsiliumError):
     """A message does not follow its schema."""
 
 
+class WeightsMissing(ConsiliumError):
+    """A site does not hold the weights that a change is of."""
+
+
 class UpdateRejected(ConsiliumError):
     """One site's update may not touch the model."""
 

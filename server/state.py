@@ -90,6 +90,18 @@ class ChosenWeights:
 
 
 @dataclass(frozen=True)
+class Change:
+    """The change of the weights by the last round, as sites get it that hold the weights before it."""
+
+    arrays: Mapping[str, Array]
+    """In compact form."""
+    base: str
+    """Digest of the weights before it."""
+    result: str
+    """Digest of the weights after it."""
+
+
+@dataclass(frozen=True)
 class RoundState:
     """The study after `round` rounds; round 0 is the first weights."""
 
@@ -120,6 +132,8 @@ class RoundState:
     """Seconds in which sites answered in the last rounds, oldest first."""
     best: Best | None = None
     """None if the study does not select, or nothing was scored yet."""
+    change: Change | None = None
+    """None without any: the study sends whole weights, or the last round was in another process."""
     attempts: int = 1
     """Number of times this round's plans were sent until it had a quorum."""
     closing: bool = False

@@ -15,6 +15,7 @@ from common.errors import (
     PolicyRefusal,
     SiteDataError,
     StorageError,
+    WeightsMissing,
     WireError,
 )
 from common.text import one_line
@@ -29,6 +30,7 @@ _ADVICE: dict[wire.ErrorKind, str] = {
     "message": "the site could not understand the plan; install the same version on both sides",
     "unreachable": "the site's trainer did not answer",
     "internal": "an unexpected error at the site",
+    "no_base": "the site does not hold the weights of the round before, and needs whole ones",
 }
 
 
@@ -63,6 +65,8 @@ def _kind(error: BaseException) -> wire.ErrorKind:
             return "storage"
         case WireError():
             return "message"
+        case WeightsMissing():
+            return "no_base"
         case MemoryError():
             return "memory"
         case ConsiliumError():

@@ -22,6 +22,7 @@ from common.config import HubWeights, LocalConfig, Scaffold, StudyConfig
 from common.errors import PolicyRefusal
 from common.metrics import Score
 from common.weights import num_bytes
+from common.wire import compact
 
 _MIB = 2**20
 _LONGEST_NAME, _LONGEST_REASON = 80, 2000
@@ -347,7 +348,7 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None
     A second barrier: it refuses nothing as long as the rest of the trainer is correct.
     """
     violations = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
-    violations += _tensors(sorted(wire.arrays_of(answer)), policy)
+    violations += _tensors(sorted(set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}), policy)
     if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
     cells = [cell for score in _scores(answer) for cell in _cells(score)]

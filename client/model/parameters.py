@@ -197,6 +197,11 @@ def local_arrays(model: nn.Module, names: TensorNames) -> dict[str, Array]:
     return _arrays(model, names.local)
 
 
+def all_arrays(model: nn.Module, names: TensorNames) -> dict[str, Array]:
+    """Copies of the tensors that travel and of those that this site keeps."""
+    return {**shared_arrays(model, names), **local_arrays(model, names)}
+
+
 def load_local(model: nn.Module, names: TensorNames, arrays: Arrays) -> None:
     """Put back what this site kept. Raises WireError."""
     _load(model, names.local, arrays)

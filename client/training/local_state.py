@@ -10,13 +10,18 @@ import re
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from pydantic import TypeAdapter
+
 from common.config import OwnModel, StudyConfig
+from common.errors import StorageError, WeightsMissing
 from common.log import warn
-from common.weights import Array, Arrays, digest, load_file, save_file
+from common.weights import Array, Arrays, Layout, TensorSpec, digest, load_file, save_file
 
 Kind: TypeAlias = Literal[
-    "local", "optimizer", "control", "personal", "personal-optimizer", "alone", "alone-optimizer"
+    "local", "optimizer", "control", "personal", "personal-optimizer", "alone", "alone-optimizer", "rest", "received"
 ]
+
+_LAYOUT: TypeAdapter[dict[str, TensorSpec]] = TypeAdapter(dict[str, TensorSpec])
 
 _KEPT = 3
 """Rounds whose layers are kept; a server resumes from its last checkpoint, at most one back."""
@@ -75,6 +80,47 @@ class SiteState:
         """Keep the optimizer's state after round `number`. Raises StorageError; former ones are then still there."""
         kind = _optimizer(of)
         save_file(self._path(number, kind), arrays, {"sha256": digest(arrays)})
+        for old in sorted(self._rounds(kind))[:-_KEPT_OPTIMIZERS]:
+            self._path(old, kind).unlink(missing_ok=True)
+
+    def rest(self, before_round: int) -> dict[str, Array] | None:
+        """What the round just before left out of its answer by rounding. None in the first round, and with a warning
+        after rounds that this site missed.
+        """
+        rounds = self._rounds("rest")
+        if before_round - 1 in rounds:
+            return load_file(self._path(before_round - 1, "rest"))[0]
+        if earlier := [number for number in rounds if number < before_round]:
+            warn(
+                f"round {before_round}: what rounding left out earlier is dropped, because this site's last round was "
+                f"{max(earlier)}",
+                round=before_round,
+            )
+        return None
+
+    def keep_rest(self, number: int, arrays: Arrays) -> None:
+        """Keep what round `number` left out. Raises StorageError; former ones are then still there."""
+        self._keep_two("rest", number, arrays, {"sha256": digest(arrays)})
+
+    def received(self, number: int, expected: str) -> tuple[dict[str, Array], Layout]:
+        """The weights that came for round `number`, and their layout. Raises WeightsMissing if those of this digest
+        are not here.
+        """
+        try:
+            arrays, metadata = load_file(self._path(number, "received"))
+        except StorageError as error:
+            raise WeightsMissing(f"the weights of round {number} are not kept at this site") from error
+        if metadata.get("sha256") != expected:
+            raise WeightsMissing(f"the weights of round {number} that are kept at this site are others")
+        return arrays, _LAYOUT.validate_json(metadata["layout"])
+
+    def keep_received(self, number: int, arrays: Arrays, layout: Layout, arrays_digest: str) -> None:
+        """Keep the weights that came for round `number`. Raises StorageError."""
+        metadata = {"sha256": arrays_digest, "layout": _LAYOUT.dump_json(dict(layout)).decode()}
+        self._keep_two("received", number, arrays, metadata)
+
+    def _keep_two(self, kind: Kind, number: int, arrays: Arrays, metadata: dict[str, str]) -> None:
+        save_file(self._path(number, kind), arrays, metadata)
         for old in sorted(self._rounds(kind))[:-_KEPT_OPTIMIZERS]:
             self._path(old, kind).unlink(missing_ok=True)
 

@@ -7,7 +7,13 @@ noise, compress) follow in the order of the list, each a function from arrays to
 from collections.abc import Callable, Container, Sequence
 from typing import TypeAlias
 
-from common.weights import Array, Arrays, norm, subtract
+import numpy as np
+
+from client.training.local_state import SiteState
+from common import wire
+from common.errors import WireError
+from common.weights import Array, Arrays, Layout, norm, subtract
+from common.wire import compact
 
 Step: TypeAlias = Callable[[Arrays], Arrays]
 
@@ -18,6 +24,34 @@ def delta(trained: Arrays, received: Arrays, steps: Sequence[Step] = ()) -> dict
     for step in steps:
         update = step(update)
     return dict(update)
+
+
+def compressed(
+    update: Arrays, layout: Layout, form: compact.Form, state: SiteState, number: int, seed: int
+) -> dict[str, Array]:
+    """The compact form of the update of round `number`. What it leaves out is kept for the next round.
+
+    Raises StorageError.
+    """
+    wanted = compact.with_left_over(update, state.rest(before_round=number))
+    packed = compact.pack(wanted, layout, form, np.random.default_rng(seed))
+    state.keep_rest(number, compact.left_over(wanted, packed, layout, form))
+    return packed
+
+
+def whole_plan(plan: wire.RoundPlan, state: SiteState) -> wire.RoundPlan:
+    """`plan` with whole weights: the change that it brings is added to the weights of the round before.
+
+    Raises WireError for a change that is not one of the study, WeightsMissing if its base is not here.
+    """
+    if plan.base is None:
+        return plan
+    form = compact.down(plan.study.transport)
+    if not form.is_compact:
+        raise WireError("found a change of weights, expected whole ones: the study sends no changes")
+    before, layout = state.received(plan.round - 1, plan.base)
+    change = compact.unpack(plan.weights, layout, form)
+    return plan.model_copy(update={"weights": compact.applied(before, change, layout)})
 
 
 def relative_change(before: Arrays, now: Arrays, names: Container[str]) -> float:

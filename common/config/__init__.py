@@ -76,6 +76,7 @@ from common.config.training import (
     Sgd,
     Step,
 )
+from common.config.transport import TransportConfig
 from common.config.types import (
     Decay,
     Name,
@@ -155,6 +156,7 @@ __all__ = [
     "Template",
     "Text",
     "TextSide",
+    "TransportConfig",
     "TrimmedMean",
     "Tuning",
     "WaitForAll",

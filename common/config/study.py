@@ -36,6 +36,7 @@ from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenCl
 from common.config.personalisation import NoPersonal, Personalisation
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.training import LocalConfig, Sgd
+from common.config.transport import TransportConfig
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
@@ -97,6 +98,8 @@ class StudyConfig(Frozen):
     """Head that the study's model predicts with. `softmax`: the network's own. The others are fitted on the final
     network from sums over the training sites, as one of `heads`; a study that does not list one gets it with its
     defaults. The report shows both. Sites allow it as any head, by `policy.heads`."""
+    transport: TransportConfig | None = Field(default=None, exclude_if=lambda transport: transport is None)
+    """Fewer bytes for a round. None: weights and changes travel whole."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -225,6 +228,14 @@ class StudyConfig(Frozen):
         if local.label_smoothing > 0:
             raise ValueError(
                 f"local.label_smoothing={local.label_smoothing:g} is for model.loss=class, found {loss}; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_variates_travel_whole(self) -> Self:
+        if self.transport is not None and isinstance(self.algorithm, Scaffold):
+            raise ValueError(
+                "transport is not for algorithm scaffold, whose control variates travel whole; leave it out"
             )
         return self
 

@@ -160,8 +160,13 @@ class RoundPlan(Message):
     """SCAFFOLD: the last round of this site that counted, whose control variate it goes on from. 0: none."""
     notice: Annotated[str, Field(max_length=LONGEST_NOTICE), AfterValidator(require_line)] | None = None
     """Why the server refused this site's last answer, for the site's own log: one line of it."""
+    base: Digest | None = Field(default=None, exclude_if=lambda base: base is None)
+    """Digest of the weights of the round before, if `weights` are the change since then; None: they are whole."""
+    result: Digest | None = Field(default=None, exclude_if=lambda result: result is None)
+    """Digest of the weights after that change."""
     weights: Annotated[Any, Field(exclude=True)]
-    """Arrays: every tensor of the study's layout and, as `control/...`, SCAFFOLD's control variate of the server."""
+    """Arrays: every tensor of the study's layout and, as `control/...`, SCAFFOLD's control variate of the server;
+    or the compact form of a change (`common/wire/compact.py`)."""
 
     @property
     def network(self) -> Arrays:
@@ -267,7 +272,7 @@ class RoundAnswer(Message):
     train_s: Seconds
     evaluate_s: Seconds
     delta: Annotated[Any, Field(exclude=True)]
-    """Arrays: trained minus received, empty from a site that only scores."""
+    """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`."""
 
 
 class HeadAnswer(Message):
@@ -287,8 +292,9 @@ class HeadAnswer(Message):
 
 
 ErrorKind: TypeAlias = Literal[
-    "data", "study", "weights", "policy", "memory", "storage", "message", "unreachable", "internal"
+    "data", "study", "weights", "policy", "memory", "storage", "message", "unreachable", "internal", "no_base"
 ]
+"""`no_base`: the site does not hold the weights that a plan's change is of, and needs whole ones."""
 
 
 class Failure(Message):

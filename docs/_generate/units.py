@@ -45,6 +45,7 @@ _BY_NAME = {
     "shrinkage": _SHARE,
     "smoothing": PURE,
     "tau": PURE,
+    "top_k": "share of a tensor's entries",
     "temperature": PURE,
     "test_share": "share of the images",
     "validation": "share of the images that are not for testing",

@@ -7,7 +7,7 @@ costs the other sites nothing.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,15 +17,16 @@ from common import log, wire
 from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
-from common.errors import UpdateRejected
+from common.errors import UpdateRejected, WireError
 from common.heads import under
 from common.metrics import Score
-from common.weights import digest, num_bytes
+from common.weights import Arrays, digest, num_bytes
+from common.wire import compact
 from server.aggregation import local_work, tally
 from server.aggregation.control_variates import CONTROL
 from server.aggregation.site_weights import site_weights
 from server.aggregation.tally import AdmittedUpdate
-from server.rounds import admission, drawing, participation, stragglers
+from server.rounds import admission, downlink, drawing, participation, stragglers
 from server.rounds.failures import failure_sentence, printable
 from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
@@ -76,7 +77,7 @@ class RoundCollector:
         """SCAFFOLD: the admitted updates, `left_out` included."""
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
         self._plans = _plans(study, cohort, state, self._aside, train=train, score=score)
-        self._mib_down = max((num_bytes(plan.weights) for plan in self._plans.values()), default=0) / 2**20
+        self._mib_down = {site: _mib(plan.weights) for site, plan in self._plans.items()}
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._updates: dict[str, _Measured] = {}
         self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
@@ -100,7 +101,7 @@ class RoundCollector:
             self._rows.pop(site, None)
         self.attempts += 1
         log.event(
-            f"round {self.number} of {self._study.rounds}: {self._mib_down:.1f} MiB of weights to {', '.join(plans)}"
+            f"round {self.number} of {self._study.rounds}: {self._loads(plans)}"
             if self._train
             else f"closing: the weights after round {self._before.round} go to {', '.join(plans)} to be scored",
             round=self.number,
@@ -108,7 +109,7 @@ class RoundCollector:
         self._since, self._deadline_s = datetime.now(UTC), full_s
         self._report_progress()
         quorum_after_s = None
-        for reply in sites.ask(plans, deadline):
+        for reply in self._replies(sites, plans, deadline):
             self._take(reply)
             if quorum_after_s is None and self.num_answered >= self._study.sites.quorum:
                 quorum_after_s = time.monotonic() - started
@@ -120,10 +121,41 @@ class RoundCollector:
             self._enter(
                 SiteRound(
                     site, "missing", f"no answer within {waited_s:.0f} s",
-                    mib_down=self._mib_down, answered_after_s=waited_s,
+                    mib_down=self._mib_down[site], answered_after_s=waited_s,
                 )
             )  # fmt: skip
         self._compare_norms()
+
+    def _replies(
+        self, sites: Sites, plans: Mapping[str, wire.RoundPlan], deadline: Deadline
+    ) -> Iterator[Reply]:
+        """Replies of all sites. One that does not hold the weights before gets whole ones, within the deadline."""
+        started, again = time.monotonic(), dict[str, wire.RoundPlan]()
+        for reply in sites.ask(plans, deadline):
+            plan = self._plans.get(reply.site)
+            lacks = isinstance(reply.answer, wire.Failure) and reply.answer.error == "no_base"
+            if lacks and not reply.late and plan is not None and plan.base is not None:
+                again[reply.site] = self._plans[reply.site] = downlink.whole(plan, self._before)
+                self._mib_down[reply.site] += _mib(self._before.weights)
+                log.event(
+                    f"round {self.number}  {reply.site}: does not hold the weights before, it gets whole ones",
+                    round=self.number, site=reply.site,
+                )  # fmt: skip
+            else:
+                yield reply
+        left_s = deadline.seconds - (time.monotonic() - started)
+        if again and left_s > 0:
+            yield from sites.ask(again, Deadline(left_s))
+
+    def _loads(self, plans: Mapping[str, wire.RoundPlan]) -> str:
+        """How much goes to which sites."""
+        parts = []
+        for what, has_base in (("weights", False), ("changes", True)):
+            names = [site for site, plan in plans.items() if (plan.base is not None) == has_base]
+            if names:
+                most = max(_mib(plans[name].weights) for name in names)
+                parts.append(f"{most:.1f} MiB of {what} to {', '.join(names)}")
+        return "; ".join(parts)
 
     def _take(self, reply: Reply) -> None:
         site, number = reply.site, self.number
@@ -138,8 +170,8 @@ class RoundCollector:
             self._log_uncounted(site)
             return
         row = SiteRound(
-            site, "ok", answered_after_s=reply.after_s, mib_down=self._mib_down,
-            mib_up=num_bytes(wire.arrays_of(reply.answer)) / 2**20,
+            site, "ok", answered_after_s=reply.after_s, mib_down=self._mib_down[site],
+            mib_up=_mib(wire.arrays_of(reply.answer)),
         )  # fmt: skip
         try:
             update, scores, row = _read(
@@ -286,7 +318,7 @@ def _plans(
     *,
     train: bool,
     score: tuple[ScoredSide, ...],
-) -> Mapping[str, wire.RoundPlan]:
+) -> dict[str, wire.RoundPlan]:
     # The same work has the same id: a server that was killed and asks again gets the answer that the site
     # keeps, or is about to have.
     trainers = [site for site in cohort.enrolments if site in study.sites.train and site not in aside]
@@ -296,7 +328,7 @@ def _plans(
     totals = _class_totals(study, cohort) if train and study.local.needs_class_counts else None
     work = f"{study.fingerprint} {state.round + 1} {train} {' '.join(score)} {digest(state.weights)}"
     work += f" {totals}" if totals else ""
-    return {
+    plans = {
         site: wire.RoundPlan(
             plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
             site=site,
@@ -314,6 +346,22 @@ def _plans(
         if site not in aside
         and (site in asked or (site not in study.sites.train and cohort.num_scored(site, score)))
     }
+    return {site: downlink.plan_for(plan, state) for site, plan in plans.items()}
+
+
+def _mib(arrays: Arrays) -> float:
+    return num_bytes(arrays) / 2**20
+
+
+def _unpacked(study: StudyConfig, state: RoundState, answer: wire.RoundAnswer) -> wire.RoundAnswer:
+    """The answer with the numbers that its compact delta stands for. Raises UpdateRejected."""
+    form = compact.up(study.transport)
+    if not form.is_compact:
+        return answer
+    try:
+        return answer.model_copy(update={"delta": compact.unpack(answer.delta, state.layout, form)})
+    except WireError as error:
+        raise UpdateRejected(str(error)) from error
 
 
 def _read(
@@ -350,7 +398,7 @@ def _read(
             if not plan.train:
                 return None, scores, row
             update = admission.admit(
-                answer,
+                _unpacked(study, state, answer),
                 site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,

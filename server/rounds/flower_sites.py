@@ -178,7 +178,11 @@ class FlowerSites:
         """Offer a file of arrays to a site; returns its name and the message that names it."""
         assert self.files is not None, "only WeightFiles make paths"
         node, size = self.node_ids[site], shared.stat().st_size
-        self.files.limit(node, 2 * size + SPARE_BYTES if isinstance(plan, wire.RoundPlan) else MOST_BYTES)
+        most = MOST_BYTES
+        if isinstance(plan, wire.RoundPlan):
+            # A change has one byte for a number that an answer may give in four.
+            most = (2 if plan.base is None else 8) * size + SPARE_BYTES
+        self.files.limit(node, most)
         name = self.files.offer(node, shared)
         return name, flower_codec.Beside(codec.header_of(plan), name, size).records()
 

@@ -24,7 +24,7 @@ from server.aggregation import local_work, server_optimizer
 from server.aggregation.averaging import AVERAGE, next_average
 from server.aggregation.control_variates import CONTROL, next_control
 from server.aggregation.update import limited
-from server.rounds import participation, selection
+from server.rounds import downlink, participation, selection
 from server.rounds.collect import ProgressCallback, RoundCollector, trainer_weights
 from server.rounds.sites import Sites
 from server.state import ChosenWeights, Cohort, OptimizerState, RoundState, SiteRound
@@ -75,7 +75,9 @@ def run_rounds(
         if isinstance(study.algorithm, Scaffold):
             slots = _with_control(study, cohort, slots, state, collector)
         judged = selection.judged(study, after, sites_that_decide)
-        state = _averaged(study, state, replace(judged, weights=weights, optimizer=slots))
+        adopted, slots, change = downlink.adopt(study, state, weights, slots)
+        stepped = replace(judged, weights=adopted, optimizer=slots, change=change)
+        state = _averaged(study, state, stepped)
         yield state
 
     def closing(before: RoundState, score: tuple[ScoredSide, ...]) -> RoundState:
@@ -90,7 +92,7 @@ def run_rounds(
         return
     after = selection.judged(study, closing(state, ("validation",)), sites_that_decide)
     chosen = _chosen(state, after, best_weights)
-    tested = closing(replace(after, round=chosen.round, weights=chosen.weights), ("test",))
+    tested = closing(replace(after, round=chosen.round, weights=chosen.weights, change=None), ("test",))
     yield replace(
         after,
         closing=True,
@@ -136,6 +138,7 @@ def _averaged(study: StudyConfig, before: RoundState, after: RoundState) -> Roun
     return replace(
         after,
         weights=average if is_last else after.weights,
+        change=None if is_last else after.change,
         optimizer=replace(after.optimizer, slots=slots),
     )
 
