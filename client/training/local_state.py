@@ -18,7 +18,15 @@ from common.log import warn
 from common.weights import Array, Arrays, Layout, TensorSpec, digest, load_file, save_file
 
 Kind: TypeAlias = Literal[
-    "local", "optimizer", "control", "personal", "personal-optimizer", "alone", "alone-optimizer", "rest", "received"
+    "local",
+    "optimizer",
+    "control",
+    "personal",
+    "personal-optimizer",
+    "alone",
+    "alone-optimizer",
+    "rest",
+    "received",
 ]
 
 _LAYOUT: TypeAdapter[dict[str, TensorSpec]] = TypeAdapter(dict[str, TensorSpec])

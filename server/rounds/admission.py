@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.config import AdmissionConfig, OwnModel
+from common.config import AdmissionConfig, OwnModel, TransportConfig
 from common.config.types import ScoredSide
-from common.errors import UpdateRejected
+from common.errors import UpdateRejected, WireError
 from common.metrics import Score
 from common.weights import Arrays, Layout, mismatch
-from common.wire import RoundAnswer
+from common.wire import RoundAnswer, compact
 from server.aggregation.tally import LARGEST_SUMMAND, AdmittedUpdate
 
 VARIANCE = "running_var"
@@ -81,6 +81,17 @@ def admit(
             f"has room for, {LARGEST_SUMMAND:.4g}"
         )
     return update
+
+
+def unpacked(answer: RoundAnswer, layout: Layout, transport: TransportConfig | None) -> RoundAnswer:
+    """The answer with the numbers that its compact delta stands for. Raises UpdateRejected, before it is unpacked."""
+    form = compact.up(transport)
+    if not form.is_compact:
+        return answer
+    try:
+        return answer.model_copy(update={"delta": compact.unpack(answer.delta, layout, form)})
+    except WireError as error:
+        raise UpdateRejected(str(error)) from error
 
 
 def too_long(

@@ -17,11 +17,10 @@ from common import log, wire
 from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
-from common.errors import UpdateRejected, WireError
+from common.errors import UpdateRejected
 from common.heads import under
 from common.metrics import Score
 from common.weights import Arrays, digest, num_bytes
-from common.wire import compact
 from server.aggregation import local_work, tally
 from server.aggregation.control_variates import CONTROL
 from server.aggregation.site_weights import site_weights
@@ -353,17 +352,6 @@ def _mib(arrays: Arrays) -> float:
     return num_bytes(arrays) / 2**20
 
 
-def _unpacked(study: StudyConfig, state: RoundState, answer: wire.RoundAnswer) -> wire.RoundAnswer:
-    """The answer with the numbers that its compact delta stands for. Raises UpdateRejected."""
-    form = compact.up(study.transport)
-    if not form.is_compact:
-        return answer
-    try:
-        return answer.model_copy(update={"delta": compact.unpack(answer.delta, state.layout, form)})
-    except WireError as error:
-        raise UpdateRejected(str(error)) from error
-
-
 def _read(
     study: StudyConfig,
     cohort: Cohort,
@@ -398,7 +386,7 @@ def _read(
             if not plan.train:
                 return None, scores, row
             update = admission.admit(
-                _unpacked(study, state, answer),
+                admission.unpacked(answer, state.layout, study.transport),
                 site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,
