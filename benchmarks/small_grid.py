@@ -96,7 +96,9 @@ def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> dict[str, object]:
     for state in run_rounds(study, ways, cohort, start):
         now = state.test_scores if state.closing else state.scores
         scores.append(sum(now.values(), start=empty(len(study.classes))))
-    down, up = (sum(size[way] for size in sizes[: len(trainers)]) / len(trainers) for way in (0, 1))
+    # The last round of training: the first one has whole weights, whatever the study's transport.
+    last = sizes[(study.rounds - 1) * len(trainers) : study.rounds * len(trainers)]
+    down, up = (sum(size[way] for size in last) / len(trainers) for way in (0, 1))
     return {
         "study": study.name,
         "seed": study.seed,

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from client.model import parameters
+from client.model.build import build
+from common.config import ClassifierConfig
 from common.errors import WireError
 from common.weights import Array, TensorSpec, num_bytes
 from common.wire import compact
@@ -179,3 +182,19 @@ def test_what_does_not_fit_is_named_before_anything_is_unpacked(
     monkeypatch.setattr(compact, "values", lambda *_: pytest.fail("it was unpacked"))
     with pytest.raises(WireError, match=message):
         compact.unpack(sent, LAYOUT, Form("int8", 0.5))
+
+
+def _mib(tuning: dict[str, str | int] | None, form: Form) -> float:
+    model = {"encoder": "vit_tiny_patch16_224", "image_size": 224}
+    config = ClassifierConfig.model_validate(model if tuning is None else {**model, "tuning": tuning})
+    network = build(config, 7, seed=0, weights_dir=None).model
+    parts = parameters.partition(network, config)
+    arrays, layout = parameters.shared_arrays(network, parts), parameters.layout(network, parts)
+    packed = compact.pack(arrays, layout, form, np.random.default_rng(0)) if form.is_compact else arrays
+    return num_bytes(packed) / 2**20
+
+
+def test_lora_with_int8_has_less_than_a_hundredth_of_the_bytes_of_the_whole_network() -> None:
+    whole = _mib(None, Form("float32"))
+    assert whole / _mib(None, Form("int8")) == pytest.approx(4, abs=0.01)
+    assert whole / _mib({"kind": "lora", "rank": 4}, Form("int8")) > 100
