@@ -311,7 +311,7 @@ def expired_certificate(world: World) -> list[Seen]:
         Seen(
             "expired certificate", "the server's certificate ended 3 minutes ago", line, None,
             f"exit code {code}", "nothing was begun: a site that checks certificates does not connect",
-            code == 1 and "server.pem ended on" in line,
+            code == 1 and ".pem ended on" in line,
         )
     ]  # fmt: skip
 

@@ -7,10 +7,12 @@ servers included. Nobody is at its other end but this script, which writes down 
 no route at all, a call would fail unseen. IPv6 has no route here, so a name is asked for over IPv4.
 """
 
+import contextlib
 import fcntl
 import ipaddress
 import json
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -55,15 +57,21 @@ def destination(packet: bytes) -> str | None:
 
 def main() -> int:
     report, command = Path(sys.argv[1]), sys.argv[2:]
-    line, called = set_up(), []
+    line, called, has_ended = set_up(), list[str](), threading.Event()
 
     def listen() -> None:
-        while packet := os.read(line, 65536):
-            if (target := destination(packet)) is not None:
-                called.append(target)
+        # What was sent before the command ended lies ready to be read when it has ended.
+        while select.select([line], [], [], 0 if has_ended.is_set() else 0.1)[0] or not has_ended.is_set():
+            with contextlib.suppress(BlockingIOError):
+                if (target := destination(os.read(line, 65536))) is not None:
+                    called.append(target)
 
-    threading.Thread(target=listen, daemon=True).start()
+    os.set_blocking(line, False)
+    watch = threading.Thread(target=listen)
+    watch.start()
     code = subprocess.call(command)
+    has_ended.set()
+    watch.join()
     report.write_text(json.dumps({"code": code, "called": called}))
     return code
 

@@ -16,7 +16,7 @@ from common.console import command_line
 from common.errors import ConfigError
 from common.processes.launcher import Interrupted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 Run = Callable[..., int]
 

@@ -18,7 +18,7 @@ from server.deployment import daemon, queue, site_keys
 from server.deployment.daemon import Host
 from server.deployment.folder import ServerFolder, open_folder
 from server.deployment.study_runner import Outcome
-from server.deployment.superlink import SUPERLINK
+from server.deployment.superlink import CONNECTION, SUPERLINK
 from server.provisioning import startup_kit
 from server.storage import requests, status
 
@@ -176,7 +176,7 @@ def test_a_stopped_study_is_stopped_in_flower_and_can_go_on(told: Told, folder, 
     told.ends = {"a": "stop"}
     queue.put(folder, named("a"))
     assert told.host.serve(once=True) == Outcome(False, "stopped by the operator before round 1")
-    assert "stop 77 consilium" in told.commands
+    assert f"stop 77 {CONNECTION}" in told.commands
     with pytest.raises(ConfigError, match="has no checkpoint"):
         queue.put_back(folder, "a")
     (folder.runs / "a" / "checkpoints").mkdir()
