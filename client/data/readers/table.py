@@ -83,6 +83,11 @@ def read_table(path: Path, *, own: bool = False) -> CsvTable:
         f"{path.name} row {number}: {len(cells)} cells under {len(header)} column names"
         for number, cells in numbered
         if len(cells) > len(header)
+    ) + tuple(
+        f"{path.name} row {number}: a cell goes on over {num_lines} lines that look like rows; a quotation mark in "
+        "it is not closed"
+        for number, cells in numbered
+        if (num_lines := _swallowed(cells, len(header), delimiter))
     )
     rows = tuple(
         (number, {name: cell.strip(_AROUND) for name, cell in zip(header, cells, strict=False)})
@@ -90,6 +95,12 @@ def read_table(path: Path, *, own: bool = False) -> CsvTable:
         if len(cells) <= len(header)
     )
     return CsvTable(path, header, delimiter, rows, problems)
+
+
+def _swallowed(cells: Sequence[str], num_columns: int, delimiter: str) -> int:
+    """How many further lines one of the cells holds that have as many cells as a row; free text may have lines, too."""
+    further = (line for cell in cells for line in cell.split("\n")[1:])
+    return sum(line.count(delimiter) >= num_columns - 1 > 0 for line in further)
 
 
 def require_columns(table: CsvTable, names: Sequence[str], what: str) -> None:

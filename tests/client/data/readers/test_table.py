@@ -68,3 +68,18 @@ def test_what_cannot_be_read_is_said_with_the_way_to_save_it(tmp_path: Path, dat
 def test_a_table_that_consilium_wrote_keeps_file_names_of_any_encoding(tmp_path: Path) -> None:
     path = table(tmp_path, b"image\nm\xfcller.png\n")
     assert read_table(path, own=True).rows[0][1]["image"] == os.fsdecode(b"m\xfcller.png")
+
+
+def test_a_quotation_mark_that_is_not_closed_and_the_rows_that_it_takes_in_are_named(tmp_path: Path) -> None:
+    path = table(tmp_path, b'file,label\na.png,mel\nb.png,"nv\nc.png,mel\nd.png,nv\n')
+    read = read_table(path)
+    assert read.problems == (
+        "labels.csv row 3: a cell goes on over 2 lines that look like rows; a quotation mark in it is not closed",
+    )
+
+
+def test_free_text_of_several_lines_is_one_cell(tmp_path: Path) -> None:
+    path = table(tmp_path, b'file,label,note\na.png,mel,"dark, large\nfollow up"\nb.png,nv,\n')
+    read = read_table(path)
+    assert read.problems == ()
+    assert [cells["file"] for _, cells in read.rows] == ["a.png", "b.png"]
