@@ -1,4 +1,4 @@
-"""Exact and fast computation: what torch is told."""
+"""Exact and fast computation: how torch is set up."""
 
 from collections.abc import Iterator
 
