@@ -29,8 +29,8 @@ from client.model.build import build
 from client.model.parameters import partition, shared_arrays
 from client.training.evaluate import evaluate
 from client.training.fit import StudyPosition, fit
+from client.training.hardware.precision import autocast
 from client.training.optimizers import build_optimizer
-from client.training.precision import autocast
 from common.config import AdamW, ClassifierConfig, LocalConfig
 from common.weights import digest
 
@@ -149,7 +149,7 @@ class Measured:
 
     def shares(self) -> dict[str, float]:
         """Seconds of each part of 10 steps when the device is waited for after each, of scoring, and of hashing."""
-        from client.training.prefetch import on_host
+        from client.training.hardware.prefetch import on_host
 
         case, device, parts = self.case, self.device, dict[str, float]()
         self.model.train()
@@ -213,7 +213,7 @@ def prepare_torch(how: str) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         return
-    from client.training import determinism
+    from client.training.hardware import determinism
 
     determinism.apply("exact" if how == "exact" else "fast")
 

@@ -18,7 +18,7 @@ from torch.backends import cudnn
 
 from client.config import load_site
 from client.trainer import Trainer
-from client.training.device import choose_device
+from client.training.hardware.device import choose_device
 from common import log
 
 

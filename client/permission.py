@@ -15,7 +15,7 @@ from client.governance import policy
 from client.governance.audit import Audit
 from client.governance.contract import Contract
 from client.governance.facts import Facts
-from client.training.local_state import SiteState
+from client.training.state.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
 from common.polling import wait_until

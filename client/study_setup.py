@@ -16,9 +16,9 @@ from client.data.store import ImageStore
 from client.governance import small_cells
 from client.images import Preprocessing
 from client.model import build, parameters
-from client.training import determinism
-from client.training.local_state import SiteState
-from client.training.out_of_memory import MostAtOnce
+from client.training.hardware import determinism
+from client.training.hardware.out_of_memory import MostAtOnce
+from client.training.state.local_state import SiteState
 from common import log
 from common.config import StudyConfig
 from common.errors import SiteDataError

@@ -33,9 +33,11 @@ from client.heads import features, steps
 from client.model import parameters
 from client.permission import Permission, Received
 from client.study_setup import StudySetup, first_weights, set_up
-from client.training import control_variates, determinism, evaluate, exposure, fit, losses, penalty, update
-from client.training.device import choose_device, device_name
-from client.training.local_state import SiteState
+from client.training import evaluate, exposure, fit, losses, penalty, update
+from client.training.hardware import determinism
+from client.training.hardware.device import choose_device, device_name
+from client.training.state import control_variates
+from client.training.state.local_state import SiteState
 from common import log, seeds, wire
 from common.config import OwnModel, StudyConfig
 from common.config.types import ScoredSide

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from client import predict
 from client.predict import Unreadable
-from client.training.device import choose_device
+from client.training.hardware.device import choose_device
 from common.errors import SiteDataError
 from consilium_fl.records import Prediction, Records
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from client.config import SiteConfig
 from client.model.parameters import TensorNames, load_shared, shared_arrays
 from client.trainer import Trainer
-from client.training.control_variates import ControlVariates
 from client.training.fit import StudyPosition, fit
-from client.training.local_state import SiteState
 from client.training.penalty import build_penalty
+from client.training.state.control_variates import ControlVariates
+from client.training.state.local_state import SiteState
 from client.training.update import delta
 from common import wire
 from common.config import StudyConfig

@@ -28,7 +28,7 @@ TURNED = {
     "the Python interface on the sites' side": ("consilium_fl/sites.py", "import server.state"),
     "the Python interface on neither side": ("consilium_fl/studies.py", "import client.config"),
     "torch and what needs it only at the sites": ("server/aggregation/mean.py", "import torch"),
-    "no torch where the network is": ("client/gateway/link.py", "import client.training.device"),
+    "no torch where the network is": ("client/gateway/link.py", "import client.training.hardware.device"),
     "flwr only where messages are packed, sent and launched": ("client/trainer.py", "import flwr"),
     "folders of common, from top to bottom": ("common/config/study.py", "import common.wire"),
     "folders of the server, from top to bottom": ("server/aggregation/mean.py", "import server.rounds.loop"),

@@ -12,7 +12,7 @@ import pytest
 from client.config import SiteConfig
 from client.hosted import HostedTrainer
 from client.trainer import Trainer
-from client.training.local_state import SiteState
+from client.training.state.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
 from common.errors import WeightsMissing

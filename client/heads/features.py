@@ -21,8 +21,8 @@ from client.data.manifest import Side
 from client.data.store import ImageStore, identity
 from client.images import Images
 from client.model.clip import Clip
+from client.training.hardware.precision import Precision
 from client.training.inference import infer
-from client.training.precision import Precision
 from common import log
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.files import write_atomically

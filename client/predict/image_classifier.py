@@ -19,7 +19,7 @@ from client.data.decoding import decode
 from client.heads import features, sklearn_heads
 from client.images import Preprocessing
 from client.model import build, parameters
-from client.training.precision import weights_dtype
+from client.training.hardware.precision import weights_dtype
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.errors import ConfigError, SiteDataError

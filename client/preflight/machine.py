@@ -27,7 +27,7 @@ def check(site: SiteConfig) -> Iterator[Finding]:
 
 
 def _device(setting: str) -> Finding:
-    from client.training.device import choose_device, device_name
+    from client.training.hardware.device import choose_device, device_name
 
     try:
         device = choose_device(setting)

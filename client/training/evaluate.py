@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.images import Images
+from client.training.hardware.out_of_memory import MostAtOnce
+from client.training.hardware.precision import Precision
 from client.training.inference import infer
-from client.training.out_of_memory import MostAtOnce
-from client.training.precision import Precision
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
 

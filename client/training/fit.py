@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
 from client.training.batches import PassPlace, batch_size, class_weights, spans, split, training_batches
+from client.training.hardware.out_of_memory import MostAtOnce, attempt, take_less
+from client.training.hardware.precision import autocast, compute_dtype, weights_dtype
+from client.training.hardware.prefetch import Prefetcher, Prepared, on_host
 from client.training.losses import Loss, Slopes, by_class
-from client.training.optimizer_state import arrays, load
 from client.training.optimizers import build_optimizer
-from client.training.out_of_memory import MostAtOnce, attempt, take_less
 from client.training.penalty import Penalty
-from client.training.precision import autocast, compute_dtype, weights_dtype
-from client.training.prefetch import Prefetcher, Prepared, on_host
+from client.training.state.optimizer_state import arrays, load
 from common.config import LocalConfig, learning_rate
 from common.config.training import Sgd
 from common.errors import ConsiliumError, SiteDataError

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from client.images import Images
-from client.training.out_of_memory import MostAtOnce, attempt, take_less
-from client.training.precision import Precision, autocast, weights_dtype
-from client.training.prefetch import Prefetcher, Prepared, on_host
+from client.training.hardware.out_of_memory import MostAtOnce, attempt, take_less
+from client.training.hardware.precision import Precision, autocast, weights_dtype
+from client.training.hardware.prefetch import Prefetcher, Prepared, on_host
 
 Output = TypeVar("Output")
 

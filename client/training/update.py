@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from client.training.local_state import SiteState
+from client.training.state.local_state import SiteState
 from common import wire
 from common.errors import WireError
 from common.weights import Array, Arrays, Layout, norm, subtract

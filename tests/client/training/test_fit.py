@@ -11,7 +11,7 @@ from torch import nn
 from client.model.build import build
 from client.model.parameters import TensorNames, frozen_digest, partition, shared_arrays
 from client.training.fit import StudyPosition, _Losses, fit, learning_rates
-from client.training.out_of_memory import MostAtOnce, TooLittleMemory
+from client.training.hardware.out_of_memory import MostAtOnce, TooLittleMemory
 from client.training.penalty import build_penalty
 from common.config import (
     AdamW,

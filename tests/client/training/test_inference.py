@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from client.training.hardware.out_of_memory import MostAtOnce, TooLittleMemory
 from client.training.inference import infer, usual_batch_size
-from client.training.out_of_memory import MostAtOnce, TooLittleMemory
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from client.training.device import choose_device, device_name
+from client.training.hardware.device import choose_device, device_name
 from common.errors import ConfigError
 
 

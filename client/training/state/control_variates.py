@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from client.model.parameters import TensorNames
 from client.training.batches import training_batches
 from client.training.fit import StudyPosition, learning_rates
-from client.training.local_state import SiteState
+from client.training.state.local_state import SiteState
 from common import wire
 from common.config import Scaffold
 from common.errors import WireError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.training.local_state import SiteState
+from client.training.state.local_state import SiteState
 from common.config import StudyConfig
 from common.errors import StorageError
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from client.training.precision import autocast, compute_dtype, weights_dtype
+from client.training.hardware.precision import autocast, compute_dtype, weights_dtype
 from common.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from torch import nn
 from client.data.store import StoredImages
 from client.images import Preprocessing
 from client.model.parameters import TensorNames, shared_arrays
-from client.training import determinism
 from client.training.evaluate import evaluate
 from client.training.fit import StudyPosition, TrainingResult, fit
-from client.training.out_of_memory import MostAtOnce
-from client.training.prefetch import on_host
+from client.training.hardware import determinism
+from client.training.hardware.out_of_memory import MostAtOnce
+from client.training.hardware.prefetch import on_host
 from common.config import AdamW, LocalConfig, Sgd
 from common.errors import ConsiliumError
 from common.weights import Arrays

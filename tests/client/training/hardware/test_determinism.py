@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from client.training import determinism
+from client.training.hardware import determinism
 
 
 @pytest.fixture(autouse=True)

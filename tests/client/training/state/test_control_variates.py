@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from client.training.control_variates import corrections, next_control
-from client.training.local_state import SiteState
 from client.training.penalty import build_penalty
+from client.training.state.control_variates import corrections, next_control
+from client.training.state.local_state import SiteState
 from common.config import Scaffold, StudyConfig
 from common.errors import WireError
 
@@ -64,7 +64,7 @@ def test_a_lost_control_variate_is_named_in_the_log(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr("client.training.local_state.warn", lambda text, **_: warnings.append(text))
+    monkeypatch.setattr("client.training.state.local_state.warn", lambda text, **_: warnings.append(text))
     state = SiteState(tmp_path, make_study())
     state.keep_control_variate(4, {"w": np.ones(1)}, before=0)
     assert state.control_variate(4)["w"] == 1

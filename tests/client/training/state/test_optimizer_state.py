@@ -8,9 +8,9 @@ import torch
 
 from client.model.build import build
 from client.model.parameters import partition, shared_arrays
-from client.training import optimizer_state
 from client.training.fit import StudyPosition, TrainingResult, fit
-from client.training.local_state import SiteState
+from client.training.state import optimizer_state
+from client.training.state.local_state import SiteState
 from common.config import ClassifierConfig, LocalConfig, StudyConfig
 from common.weights import Arrays
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from client.images import Images, ImagesInTwoSteps
-from client.training.prefetch import Prefetcher, on_host
+from client.training.hardware.prefetch import Prefetcher, on_host
 from tests.client.data.test_store import IN_MEMORY, PLAIN, ImageStore, site
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

@@ -1,0 +1,1 @@
+"""What a site keeps from round to round: the optimizer, control variates, the record of both."""
