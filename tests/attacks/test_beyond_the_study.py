@@ -166,8 +166,8 @@ def test_heads_on_weights_that_jump_are_refused(hospital: Hospital) -> None:
 def one_images_gradient(trainer: Trainer, weights: dict[str, np.ndarray]) -> tuple[wire.Answer, np.ndarray]:
     """Asked at points at which every image but the first is classified without doubt; and the features, with a 1."""
     assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
-    assert trainer._table is not None
-    train = trainer._table.sides["train"]  # what an attacker finds out by halving, in more messages
+    assert trainer._heads._table is not None
+    train = trainer._heads._table.sides["train"]  # what an attacker finds out by halving, in more messages
     rows = np.hstack([train.features_NF, np.ones((len(train.labels_N), 1))]).astype(np.float64)
     wanted = np.where(train.labels_N == 1, 1.0, -1.0)
     wanted[0] = -wanted[0]

@@ -1,0 +1,1 @@
+"""Answers to plans that were allowed: one module per kind of plan."""

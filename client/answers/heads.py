@@ -1,0 +1,85 @@
+"""The answer to a step towards classical heads, from features of the images."""
+
+import os
+
+import torch
+
+from client.config import SiteConfig
+from client.heads import features, steps
+from client.model import parameters
+from client.study_setup import StudySetup
+from common import log, wire
+from common.errors import SiteDataError, WireError
+from common.heads import below
+from common.weights import Arrays, digest
+
+
+class HeadAnswers:
+    """Keeps the features of the weights that came last: they are computed once for all steps."""
+
+    def __init__(self, site: SiteConfig, device: torch.device) -> None:
+        self._site = site
+        self._device = device
+        self._table: steps.FeatureTable | None = None
+
+    def forget(self) -> None:
+        """Drop the features, which are of another study."""
+        self._table = None
+
+    def answer(self, plan: wire.HeadPlan, setup: StudySetup) -> wire.HeadAnswer:
+        """One step towards them. Raises WireError if the weights were damaged, SiteDataError if features are gone."""
+        layer = None if plan.study.heads is None else plan.study.heads.layer
+        weights = below("weights", plan.arrays)
+        if weights and digest(weights) != plan.weights_digest:
+            raise WireError(
+                "the received weights do not have the digest that the plan names; they were damaged on the way"
+            )
+        if self._table is None or self._table.weights_digest != plan.weights_digest:
+            self._table = None
+            self._table = self._features(plan, setup, weights, layer)
+        if weights:
+            steps.keep_network(
+                setup.state.folder,
+                plan.study,
+                parameters.all_arrays(setup.model, setup.parts),
+                plan.weights_digest,
+            )
+        rules = self._site.policy
+        place = steps.Place(
+            self._site.state_dir,
+            setup.state.folder,
+            self._site.threads or os.cpu_count() or 1,
+            rules.min_cell,
+            rules.histogram_bins,
+            rules.min_score_cell,
+        )
+        answer = steps.carry_out(plan, self._table, place)
+        log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
+        return answer
+
+    def _features(
+        self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None
+    ) -> steps.FeatureTable:
+        cache = features.Cache(setup.state.folder / "features")
+        key = f"{plan.weights_digest} {layer}"
+        if weights:
+            parameters.load_shared(setup.model, setup.parts, weights)
+            kept = setup.state.local_arrays(before_round=plan.round + 1)
+            parameters.load_local(setup.model, setup.parts, kept or setup.first_local)
+            sides = features.of(
+                setup.model,
+                setup.store,
+                cache,
+                layer=layer,
+                device=self._device,
+                precision=plan.study.local.precision,
+            )
+            cache.remember(key, cache.path(setup.model, setup.store, layer, plan.study.local.precision))
+            return steps.FeatureTable(plan.weights_digest, sides)
+        path = cache.known(key)  # this trainer was restarted in the middle of the heads
+        rows = None if path is None else cache.read(path, len(setup.store.manifest.rows))
+        if rows is None:
+            raise SiteDataError(
+                "the features of these weights are no longer on disk; the study has to send the weights again"
+            )
+        return steps.FeatureTable(plan.weights_digest, features.sides(setup.store, *rows))

@@ -1,0 +1,152 @@
+"""The answer to a round: scores of the received weights, and what training makes of them."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+
+from client import own_models
+from client.answers.position import position
+from client.config import SiteConfig
+from client.governance import policy, score_cells
+from client.model import parameters
+from client.study_setup import StudySetup, first_weights
+from client.training import evaluate, exposure, fit, losses, penalty, update
+from client.training.state import control_variates
+from common import log, seeds, wire
+from common.config import OwnModel
+from common.config.types import ScoredSide
+from common.metrics import Score
+from common.weights import Arrays
+from common.wire import compact
+
+
+class RoundAnswers:
+    """Trains and scores for one site on one device."""
+
+    def __init__(self, site: SiteConfig, device: torch.device) -> None:
+        self._site = site
+        self._device = device
+
+    def answer(self, plan: wire.RoundPlan, setup: StudySetup, arrays_digest: str) -> wire.RoundAnswer:
+        """Scores of the received weights and, if asked, the change that one round of training makes.
+
+        `arrays_digest` is that of the weights. Raises what `fit.fit` raises, PolicyRefusal and StorageError.
+        """
+        study, layout = plan.study, parameters.layout(setup.model, setup.parts)
+        if compact.down(study.transport).is_compact:
+            setup.state.keep_received(plan.round, plan.network, layout, arrays_digest)
+        if plan.notice is not None:
+            log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
+        received = plan.network
+        parameters.load_shared(setup.model, setup.parts, received)
+        parameters.load_local(
+            setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
+        )
+
+        started = time.monotonic()
+        scores = {side: self._score(setup, side) for side in dict.fromkeys(plan.score)}
+        own: dict[OwnModel, Score] = {}
+        first = partial(first_weights, setup, self._site)
+        if "test" in plan.score and not plan.train:
+            own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test"))
+        evaluate_s = time.monotonic() - started
+        if not plan.train:
+            scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
+            log.event(f"round {plan.round}: scored {scored or 'no'} images")
+            return _answer(plan, scores, own=own, evaluate_s=evaluate_s)
+
+        control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
+        fitted = fit.fit(
+            setup.model,
+            setup.store.images("train", augmentation=study.local.augmentation),
+            study.local,
+            parts=setup.parts,
+            progress=position(plan),
+            penalty=penalty.build_penalty(study.algorithm, setup.model, control.correction),
+            device=self._device,
+            seed=seeds.derive(study.seed, plan.site, plan.round),
+            num_classes=len(study.classes),
+            loss=losses.of_study(
+                study.model, study.local, setup.store.class_counts("train"), plan.class_counts
+            ),
+            class_counts=plan.class_counts,
+            optimizer_state=setup.state.optimizer_arrays(plan.round)
+            if study.local.keeps_optimizer_state
+            else None,
+            most_at_once=setup.most_at_once,
+        )
+        self._require_many(setup, fitted)
+        if fitted.optimizer_state:
+            setup.state.keep_optimizer(plan.round, fitted.optimizer_state)
+        if setup.parts.local:
+            setup.state.keep_local(
+                plan.round, parameters.local_arrays(setup.model, setup.parts), best=plan.best
+            )
+        delta = update.delta(parameters.shared_arrays(setup.model, setup.parts), received)
+        control.keep(delta, fitted.rate_sum)
+        if (form := compact.up(study.transport)).is_compact:
+            seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
+            delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
+        log.event(
+            f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
+            f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
+        )
+        own_s = own_models.train(plan, setup, first, self._device)
+        return _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta, own_s=own_s)
+
+    def _require_many(self, setup: StudySetup, fitted: fit.TrainingResult) -> None:
+        """Raise PolicyRefusal if what was trained is mostly one patient's."""
+        groups = [row.group_key for row in setup.store.manifest.on("train")]
+        policy.enforce_slopes(exposure.largest_share(fitted.slopes_N, groups), self._site.policy)
+
+    def _score(self, setup: StudySetup, side: ScoredSide) -> Score:
+        """The model as it is now on the images of one side."""
+        return evaluate.evaluate(
+            setup.model,
+            setup.store.images(side, augmentation="none"),
+            num_classes=len(setup.study.classes),
+            device=self._device,
+            precision=setup.study.local.precision,
+            most_at_once=setup.most_at_once,
+            num_bins=self._site.policy.histogram_bins,
+            counting=self._counting(setup, side),
+        )
+
+    def _counting(self, setup: StudySetup, side: ScoredSide) -> evaluate.Counting | None:
+        """How the images of a side are counted if the policy keeps cells of few patients back; else None."""
+        rules = self._site.policy
+        if rules.min_score_cell is None:
+            return None
+        return partial(
+            score_cells.score,
+            patients_N=[row.group_key for row in setup.store.manifest.on(side)],
+            least=rules.min_score_cell,
+            num_bins=rules.histogram_bins,
+        )
+
+
+def _answer(
+    plan: wire.RoundPlan,
+    scores: Mapping[ScoredSide, Score],
+    *,
+    evaluate_s: float,
+    own: Mapping[OwnModel, Score] | None = None,
+    fitted: fit.TrainingResult | None = None,
+    delta: Arrays | None = None,
+    own_s: float = 0.0,
+) -> wire.RoundAnswer:
+    return wire.RoundAnswer(
+        plan_id=plan.plan_id,
+        site=plan.site,
+        round=plan.round,
+        scores=dict(scores),
+        own=dict(own or {}),
+        num_examples=fitted.num_examples if fitted else 0,
+        num_steps=fitted.num_steps if fitted else 0,
+        train_loss=fitted.mean_loss if fitted else None,
+        train_s=fitted.seconds + own_s if fitted else 0.0,
+        evaluate_s=evaluate_s,
+        delta=delta or {},
+    )
