@@ -1,4 +1,4 @@
-"""The answer to a comparison of images: keyed hashes, which say nothing about an image that nobody else has."""
+"""The answer to a comparison of images: keyed hashes in place of images."""
 
 from client.config import SiteConfig
 from client.governance import image_hashes
