@@ -1,7 +1,8 @@
 """Findings about the data set as a whole: its classes, its groups, and its split."""
 
+import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from common.errors import SiteDataError
 
 LARGE_SHARE, LARGE_TIMES = 0.2, 3
 """Of all images, and times the usual number; a patient with more than both may be many patients under one name."""
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
 FEW_GROUPS = 5
 """Patients or lesions of a class; a test on fewer says little."""
 
@@ -31,7 +33,30 @@ def of_classes(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "look", "classes of the study without an image here; other sites may have them", tuple(none)
         )
+    yield from _names(manifest)
     yield from _groups(manifest)
+
+
+def _names(manifest: Manifest) -> Iterator[Finding]:
+    """Classes that look like one, and a single class."""
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for name in manifest.classes:
+        letters = _BETWEEN_WORDS.sub("", name.casefold())
+        spellings[letters if any(map(str.isalpha, letters)) else name].append(name)
+    alike = tuple(" = ".join(names) for names in spellings.values() if len(names) > 1)
+    if alike:
+        yield Finding(
+            "look",
+            "classes whose names differ in large letters, blanks or hyphens only; if they are one, correct the data or "
+            "name them in data.label_map of the site's YAML",
+            alike,
+        )
+    if len(manifest.classes) == 1 and manifest.rows:
+        yield Finding(
+            "look",
+            f"all images are of one class, {manifest.classes[0]}; a study has two at least. For `kind: folders` "
+            "data.root may lie one folder too high",
+        )
 
 
 def _groups(manifest: Manifest) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from client.data.manifest import ImageRow
+from common.text import one_line
 
 Rank: TypeAlias = Literal["stops", "look", "fine"]
 RANKS: tuple[Rank, ...] = ("stops", "look", "fine")
@@ -28,11 +29,12 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """For a terminal: a long list is cut."""
+        """For a terminal: a long list is cut, and what a file's name does to a terminal is written as its escape."""
+        what = "\n".join(one_line(line) for line in self.what.split("\n"))
         if not self.items:
-            return self.what
+            return what
         more = [f"  ... and {len(self.items) - _MOST_SHOWN} more"] if len(self.items) > _MOST_SHOWN else []
-        return "\n".join([f"{self.what}:", *(f"  {item}" for item in self.items[:_MOST_SHOWN]), *more])
+        return "\n".join([f"{what}:", *(f"  {one_line(item)}" for item in self.items[:_MOST_SHOWN]), *more])
 
 
 def may_take_part(findings: Iterable[Finding]) -> bool:

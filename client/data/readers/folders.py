@@ -6,7 +6,7 @@ file names or folders can. What is not used is named: loose images, empty folder
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,11 @@ from client.data.references import PictureFile
 from common.errors import SiteDataError
 
 _EMPTY = "folders without an image"
+_LIKE_A_SIDE = re.compile(
+    r"(?:train(?:ing)?|trn|val(?:id(?:ation)?)?|dev|test(?:ing)?|tst|eval(?:uation)?|hold-?out)"
+    r"(?:[ _-]?(?:sets?|data|images?|imgs|split|files))?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def class_folders(root: Path) -> ClassFolders:
     sides = [folder for folder in folders if folder.name.lower() in SIDES]
     parts = [("", beside_folders(root))]
     if not sides:
-        return ClassFolders(tuple((folder, None) for folder in folders), (), tuple(merged(parts)))
+        found_sides = tuple(_misplaced_sides(folders))
+        return ClassFolders(tuple((folder, None) for folder in folders), found_sides, tuple(merged(parts)))
     others = [folder.name for folder in folders if folder not in sides]
     problems = []
     if others:
@@ -76,6 +82,24 @@ def class_folders(root: Path) -> ClassFolders:
         parts.append((side.name, beside_folders(side)))
         found += [(folder, side.name.lower()) for folder in folders_in(side)]
     return ClassFolders(tuple(found), tuple(problems), tuple(merged(parts)))
+
+
+def _misplaced_sides(folders: Sequence[Path]) -> Iterator[str]:
+    """Problems: folders that would be classes, and are called like sides of a split or hold folders called so."""
+    alike = [folder.name for folder in folders if _LIKE_A_SIDE.fullmatch(folder.name)]
+    if len(alike) > 1 or (alike and len(alike) == len(folders)):
+        yield (
+            f"{', '.join(alike)} seem to be sides of a split, and would be classes: expected the names "
+            f"{', '.join(SIDES)}; rename them"
+        )
+    for folder in folders:
+        inside = [path.name for path in folders_in(folder) if _LIKE_A_SIDE.fullmatch(path.name)]
+        if len(inside) > 1:
+            yield (
+                f"{folder.name} would be a class, and holds {', '.join(inside)}, which seem to be sides of a split: "
+                "expected the sides first and the classes in them, such as train/benign; move them, or point data.root "
+                f"at {folder.name} if the classes lie in its sides"
+            )
 
 
 def _grouped(rows: Sequence[ImageRow], pattern: str) -> tuple[list[ImageRow], list[Unused]]:

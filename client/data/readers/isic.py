@@ -10,7 +10,7 @@ arXiv:1908.02288; CC BY-NC 4.0. Fed-ISIC2019 assigns 23,247 of these images to s
 a published split: Ogier du Terrail et al. 2022, arXiv:2210.04620 (FLamby, MIT).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from client.config import FedIsic2019Data, IsicData
@@ -60,7 +60,9 @@ def _rows(
         source, name = f"{table.path.name} row {number}", cells.get("image", "")
         right = [label for label in classes if _is_one(cells.get(label, ""))]
         if len(right) != 1:
-            problems.append(f"{source}: {len(right)} classes are marked, expected one")
+            problems.append(
+                f"{source}: {len(right)} classes are marked, expected one{_others(cells, classes)}"
+            )
             continue
         try:
             path = images.find(name)
@@ -80,9 +82,16 @@ def _rows(
 
 def _is_one(cell: str) -> bool:
     try:
-        return float(cell) == 1.0  # 2019 has 1.0, Fed-ISIC's copy of it too, others 1
+        # 2019 has 1.0, Fed-ISIC's copy of it too, others 1; Excel saves it as 1,0 in half of Europe.
+        return cell.casefold() == "true" or float(cell.replace(",", ".")) == 1.0
     except ValueError:
         return False
+
+
+def _others(cells: Mapping[str, str], classes: Iterable[str]) -> str:
+    """What stands under the classes, for a table of something else, such as probabilities."""
+    found = [f"{label} {cells[label]}" for label in classes if cells.get(label, "") not in ("", "0", "0.0")]
+    return f" with a 1 (found {', '.join(found)})" if found else " with a 1"
 
 
 def _lesions(metadata: Path | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from client.data.readers.rows import Unused
 from client.data.readers.scan import SUFFIXES, Scan, is_no_image, merged, scan
@@ -23,6 +24,9 @@ _SHOWN = 3
 _DOWNSAMPLED = "_downsampled"
 """ISIC 2019 has some images under such a name; its tables name them with and without it."""
 _DRIVE = re.compile(r"[a-z]:/")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""What an address on the web or in a store begins with; as a path it has one slash."""
+_QUERY = re.compile(r"[?#].*")
 
 
 class ImageFinder:
@@ -100,25 +104,36 @@ class ImageFinder:
         wanted = PurePosixPath(_folded(name))
         if not wanted.name:
             raise BadImage("no name of an image")
-        stem = wanted.stem if wanted.suffix in SUFFIXES else wanted.name
-        stems = dict.fromkeys((wanted.name, stem, f"{stem}{_DOWNSAMPLED}", stem.removesuffix(_DOWNSAMPLED)))
         for path in self._places(wanted):
             index = self._by_path if len(path.parts) > 1 else self._by_name
-            for key in stems:
+            stem = path.stem if path.suffix in SUFFIXES else path.name
+            for key in dict.fromkeys(
+                (path.name, stem, f"{stem}{_DOWNSAMPLED}", stem.removesuffix(_DOWNSAMPLED))
+            ):
                 if found := index.get(str(path.with_name(key))):
                     only = self._only(name, found)
                     if wanted.suffix in SUFFIXES or path != wanted:
                         self._inexact.append(f"{name} is {self._short(only)}")
                     return only
-        raise BadImage(f"no image {name!r} in {self.description}")
+        elsewhere = [self._short(path) for path in self._by_name.get(wanted.name, ())]
+        there = f"; there is {', '.join(elsewhere[:_SHOWN])}, which may be another image" if elsewhere else ""
+        raise BadImage(f"no image {name!r} in {self.description}{there}")
 
     def _places(self, wanted: PurePosixPath) -> Iterator[PurePosixPath]:
         """The path itself; of one that is absolute on the table's machine also its ends, the longest first.
 
-        A relative path is not shortened: `b/1.jpg` is not the image that row `a/1.jpg` means.
+        A relative path is not shortened: `b/1.jpg` is not the image that row `a/1.jpg` means. But `img/1.jpg` is
+        `1.jpg` in a folder `img`.
         """
         yield wanted
-        if wanted.is_absolute() or _DRIVE.match(str(wanted)):
+        for folder in self._folders:
+            home = PurePosixPath(_folded(str(folder.absolute()))).parts
+            for above in range(1, len(wanted.parts)):
+                if wanted.parts[:above] == home[-above:]:
+                    yield PurePosixPath(*wanted.parts[above:])
+        if is_url := _URL.match(str(wanted)):
+            wanted = PurePosixPath(unquote(_QUERY.sub("", str(wanted))))
+        if is_url or wanted.is_absolute() or _DRIVE.match(str(wanted)):
             yield from (PurePosixPath(*wanted.parts[start:]) for start in range(1, len(wanted.parts)))
 
     def _only(self, name: str, found: list[Path]) -> Path:

@@ -1,9 +1,11 @@
 """Names of patients, lesions and groups, and placeholders that stand where no name is known.
 
 Exports write `unknown`, `n/a` or `-` where a patient is not known. Taken as a name, such a value makes one patient
-of many, and all of its images come on one side of the split.
+of many, and all of its images come on one side of the split. The reverse happens, too: `7`, `007` and `7.0` are one
+patient in three spellings, and taken as three they are trained and tested on.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +16,8 @@ from client.data.manifest import ImageRow
 from client.data.readers.rows import Unused
 
 Kind: TypeAlias = Literal["patient", "lesion", "group"]
+_WHOLE = re.compile(r"0*(\d+?)(?:[.,]0+)?")
+"""A number as programs write it again: without the zeros in front, or as if it were a measurement."""
 
 _PLACEHOLDERS = frozenset(
     [
@@ -83,19 +87,23 @@ def is_placeholder(value: str) -> bool:
 def named(
     rows: Sequence[ImageRow], values: Iterable[str | None], kind: Kind
 ) -> tuple[list[ImageRow], list[Unused]]:
-    """Rows with their patient, lesion or group, and the placeholders, by what they say.
-
-    Two spellings of an accent are one name (Unicode NFC).
-    """
+    """Rows with their patient, lesion or group; the placeholders, by what they say, and names of several spellings."""
     placeholders: defaultdict[str, list[str]] = defaultdict(list)
-    result = []
+    names = []
     for row, value in zip(rows, values, strict=True):
         name = unicodedata.normalize("NFC", value or "").strip()
         if name and is_placeholder(name):
             placeholders[name].append(row.source)
             name = ""
-        result.append(_with_name(row, kind, name or None))
-    return result, [
+        names.append(name)
+    chosen = one_spelling(names)
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for name, first in chosen.items():
+        spellings[first].append(name)
+    several = tuple(" = ".join(alike) for alike in spellings.values() if len(alike) > 1)
+    result = [_with_name(row, kind, chosen.get(name)) for row, name in zip(rows, names, strict=True)]
+    joined = [Unused(f"{kind}s {SEVERAL_SPELLINGS}", several, what=TAKEN_AS_ONE)] if several else []
+    return result, joined + [
         Unused(
             f"images whose {kind} is written {value!r}, which is a placeholder",
             tuple(sources),
@@ -103,6 +111,25 @@ def named(
         )
         for value, sources in sorted(placeholders.items())
     ]
+
+
+SEVERAL_SPELLINGS = "in spellings that differ in large letters, blanks, or zeros around a number"
+TAKEN_AS_ONE = "taken as one"
+
+
+def one_spelling(names: Iterable[str]) -> dict[str, str]:
+    """For each name the one to take: the first, in alphabetical order, of those that are surely meant to be one.
+
+    Two patients that are taken for one only share a side of the split; one that is taken for two is tested on
+    after training on it. So when in doubt, names are one.
+    """
+    first: dict[str, str] = {}
+    return {name: first.setdefault(_spelling(name), name) for name in sorted({*names} - {""})}
+
+
+def _spelling(name: str) -> str:
+    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return number[1] if (number := _WHOLE.fullmatch(folded)) else folded
 
 
 def _with_name(row: ImageRow, kind: Kind, name: str | None) -> ImageRow:

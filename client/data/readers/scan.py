@@ -8,7 +8,6 @@ ending. Masks that lie beside their images under the same name are not images of
 """
 
 import re
-import stat
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,6 +65,7 @@ _SYSTEM = frozenset(
 SYSTEM = "files of the operating system"
 HIDDEN = "hidden files, whose names start with a dot"
 LINKS = "links that lead nowhere"
+SPECIAL = "pipes, sockets and devices"
 AGAIN = "links to a folder that is read already"
 DICOMS = "DICOM files, which `data.kind: dicom` reads"
 MASKS = "masks beside their images"
@@ -142,6 +142,8 @@ def every_file(root: Path, names: defaultdict[str, list[str]]) -> list[Path]:
                 names[LINKS].append(name)
             elif path.is_dir():
                 (links if path.is_symlink() else waiting).append(path)
+            elif not path.is_file():
+                names[SPECIAL].append(name)  # whatever it is called: to open a pipe may take forever
             else:
                 files.append(path)
     return sorted(files)
@@ -162,6 +164,8 @@ def beside_folders(folder: Path) -> list[Unused]:
             names[LINKS].append(path.name)
         elif path.is_file():
             names[kind_of(path) or LOOSE].append(path.name)
+        elif not path.is_dir():
+            names[SPECIAL].append(path.name)
     return list(by_kind(names, USUAL))
 
 
@@ -182,7 +186,7 @@ def is_aside(name: str) -> bool:
 
 
 def kind_of(path: Path) -> str | None:
-    """Kind of a file that is no image, as a plural noun; None for an image."""
+    """Kind of an ordinary file that is no image, as a plural noun; None for an image."""
     suffix = path.suffix.lower()
     has_ending = bool(suffix) and not suffix[1:].isdigit()  # a DICOM's UID, or IMG.0001
     if suffix in SUFFIXES:
@@ -193,8 +197,6 @@ def kind_of(path: Path) -> str | None:
         if has_ending:
             return f"files that cannot be read ({error.strerror})"
         raise  # it may be an image
-    if start is None:
-        return "files that are no ordinary files"
     if is_dicom(start):
         return DICOMS
     if start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
@@ -241,9 +243,6 @@ def _aside(name: str) -> str:
     return SYSTEM if name.casefold() in _SYSTEM or name.startswith("._") else HIDDEN
 
 
-def _first_bytes(path: Path) -> bytes | None:
-    """None for a pipe or a device, which may never answer."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        return None
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD)

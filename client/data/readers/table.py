@@ -1,8 +1,9 @@
 """Reader of csv tables as people save them.
 
 With or without a byte-order mark, in UTF-8 or UTF-16, separated by comma, semicolon, tab or bar, with or without
-Excel's line `sep=;`. Any other encoding is refused with the way to save the table again: read as something
-else, a name with an accent would name nothing, or another patient. Row numbers are those of a spreadsheet.
+Excel's line `sep=;`, with empty columns and rows at the end, and with cells that a formula keeps as text
+(`="007"`). Any other encoding is refused with the way to save the table again: read as something else, a name with
+an accent would name nothing, or another patient. Row numbers are those of a spreadsheet.
 """
 
 import codecs
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 from client.config import RowFilter
@@ -23,14 +25,27 @@ _AROUND = f"{string.whitespace}\xa0\ufeff\u200b\u200e\u200f"
 """Invisible signs around a cell; Excel and web pages leave them."""
 _DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"\ufeff?[\"']?sep=(?P<delimiter>[,;\t|])[\"']?\r?\n", re.IGNORECASE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_TEXT_FORMULA = re.compile(r'="([^"]*)"')
+"""How Excel and exports for Excel keep the zeros in front of a number."""
+_SAMPLED, _MOST_SAMPLED = 20, 2**16
+"""Rows, and characters, that show which delimiter a table has."""
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel or OpenDocument workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"%PDF": "a PDF",
     b"<!DOCTYPE": "a web page",
     b"<html": "a web page",
+    b"<table": "a web page",
     b"\x1f\x8b": "a compressed file",
+    b"<?xml": "an XML file (Excel 2003 saves such workbooks)",
+    b"{\\rtf": "a text document (RTF)",
+    b'{"': "a JSON file",
+    b"[{": "a JSON file",
+    b"PAR1": "a Parquet file",
+    b"SQLite format": "a database (SQLite)",
+    b"$FL2": "a data file of SPSS",
 }
 _SAVE_AS = (
     "Save it as csv in UTF-8 (Excel: `CSV UTF-8 (comma delimited)`; LibreOffice: `Text CSV`, character set "
@@ -47,6 +62,7 @@ class CsvTable:
 
     path: Path
     header: tuple[str, ...]
+    """Names of the columns that have one."""
     delimiter: str
     rows: tuple[tuple[int, dict[str, str]], ...]
     """Row number and cells by column; a row that is too short lacks its last cells."""
@@ -74,11 +90,15 @@ def read_table(path: Path, *, own: bool = False) -> CsvTable:
         raise SiteDataError(f"{path} cannot be read as a csv file: {reason}") from error
     if not lines or not any(lines[0]):
         raise SiteDataError(f"{path} is empty; expected a line of column names, then a line per image")
-    header = tuple(unicodedata.normalize("NFC", name).strip(_AROUND) for name in lines[0])
-    twice = [name for name, count in Counter(header).items() if count > 1]
+    header = [unicodedata.normalize("NFC", name) for name in _cells(lines[0])]
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise SiteDataError(f"{path} has the column {twice[0]!r} twice; every column needs its own name")
-    numbered = [(number, cells) for number, cells in enumerate(lines[1:], start=first_row + 1) if any(cells)]
+    numbered = [
+        (number, cells)
+        for number, line in enumerate(lines[1:], start=first_row + 1)
+        if (cells := _without_empty_end(_cells(line)))
+    ]
     problems = tuple(
         f"{path.name} row {number}: {len(cells)} cells under {len(header)} column names"
         for number, cells in numbered
@@ -90,11 +110,21 @@ def read_table(path: Path, *, own: bool = False) -> CsvTable:
         if (num_lines := _swallowed(cells, len(header), delimiter))
     )
     rows = tuple(
-        (number, {name: cell.strip(_AROUND) for name, cell in zip(header, cells, strict=False)})
+        (number, {name: cell for name, cell in zip(header, cells, strict=False) if name})
         for number, cells in numbered
         if len(cells) <= len(header)
     )
-    return CsvTable(path, header, delimiter, rows, problems)
+    return CsvTable(path, tuple(filter(None, header)), delimiter, rows, problems)
+
+
+def _cells(line: Sequence[str]) -> list[str]:
+    cells = (cell.strip(_AROUND) for cell in line)
+    return [formula[1] if (formula := _TEXT_FORMULA.fullmatch(cell)) else cell for cell in cells]
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """Cells up to the last that holds something: many programs end every row with a delimiter."""
+    return cells[: max((place for place, cell in enumerate(cells, start=1) if cell), default=0)]
 
 
 def _swallowed(cells: Sequence[str], num_columns: int, delimiter: str) -> int:
@@ -140,15 +170,15 @@ def rows_of(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int
 def _text(path: Path, data: bytes, errors: str) -> str:
     """The file as text. Raises SiteDataError that says how to save it again."""
     for start, what in _OTHER_FILES.items():
-        if data.lstrip()[: len(start)].lower() == start.lower():
+        if data.removeprefix(codecs.BOM_UTF8).lstrip()[: len(start)].lower() == start.lower():
             raise SiteDataError(f"{path} is {what}, expected a csv. {_SAVE_AS}.")
-    if data.startswith(_UTF16):
+    if data.startswith((*_UTF32, *_UTF16)):
+        encoding = "UTF-32" if data.startswith(_UTF32) else "UTF-16"
         try:
-            return data.decode("utf-16")
+            return data.decode(encoding)
         except UnicodeDecodeError as error:
-            raise SiteDataError(f"{path} begins like UTF-16 and is cut short. {_SAVE_AS}.") from error
-    if data[:4096].count(b"\0") > len(data[:4096]) // 4:
-        raise SiteDataError(f"{path} holds zero bytes, like UTF-16 without its mark. {_SAVE_AS}.")
+            raise SiteDataError(f"{path} begins like {encoding} and is cut short. {_SAVE_AS}.") from error
+    _check_zero_bytes(path, data[:4096])
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -159,6 +189,16 @@ def _text(path: Path, data: bytes, errors: str) -> str:
         ) from error
 
 
+def _check_zero_bytes(path: Path, start: bytes) -> None:
+    """Raises SiteDataError for UTF-16 without a mark, and for what is no text."""
+    places = [start[first::2].count(b"\0") for first in (0, 1)]
+    if sum(places) <= len(start) // 4:
+        return
+    if max(places) > 9 * min(places):  # the upper bytes of Latin letters
+        raise SiteDataError(f"{path} holds zero bytes, like UTF-16 without its mark. {_SAVE_AS}.")
+    raise SiteDataError(f"{path} is no text, but a file of another program. {_SAVE_AS}.")
+
+
 def _separated(text: str) -> tuple[int, str, str]:
     """Row number of the header, the delimiter, and the text from the header on."""
     row = 1
@@ -167,5 +207,26 @@ def _separated(text: str) -> tuple[int, str, str]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     while text.startswith("\n"):
         row, text = row + 1, text[1:]
-    first = text.partition("\n")[0]
-    return row, stated["delimiter"] if stated else max(_DELIMITERS, key=first.count), text
+    if stated:
+        return row, stated["delimiter"], text
+    sample = text[:_MOST_SAMPLED]
+    return row, max(_DELIMITERS, key=lambda delimiter: _fit(sample, delimiter)), text
+
+
+def _fit(sample: str, delimiter: str) -> tuple[float, int]:
+    """How well a delimiter makes columns: share of rows that have as many cells as there are names, and the names.
+
+    A name of a column may hold another delimiter, as in `file;label;size (w, h)`.
+    """
+    try:
+        rows = [
+            row for row in islice(csv.reader(StringIO(sample), delimiter=delimiter), _SAMPLED) if any(row)
+        ]
+    except csv.Error:
+        return 0.0, 0
+    num_names = len(rows[0]) if rows else 0
+    if num_names < 2:
+        return 0.0, 0
+    return sum(2 * (1 < len(row) <= num_names) + (len(row) == num_names) for row in rows) / len(
+        rows
+    ), num_names

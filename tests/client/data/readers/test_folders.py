@@ -39,6 +39,33 @@ def test_a_folder_beside_those_of_the_sides_is_a_problem(tmp_path: Path) -> None
         read.read(FoldersData(root=tmp_path), ("mel", "nv"))
 
 
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("train_set/mel/a.png", "test_set/mel/b.png"), "test_set, train_set seem to be sides of a split"),
+        (("trn/mel/a.png", "Eval/nv/b.png", "tst/nv/c.png"), "Eval, trn, tst seem to be sides"),
+        (("set/train/mel/a.png", "set/test/nv/b.png"), "set would be a class, and holds test, train"),
+        (("mel/train/a.png", "mel/val/b.png", "nv/c.png"), "mel would be a class, and holds train, val"),
+    ],
+)
+def test_sides_where_classes_are_expected_are_a_problem(
+    tmp_path: Path, names: tuple[str, ...], problem: str
+) -> None:
+    for name in names:
+        picture(tmp_path / name)
+    with pytest.raises(SiteDataError, match=problem):
+        read.read(
+            FoldersData(root=tmp_path), ("mel", "nv", "set", "train_set", "test_set", "trn", "Eval", "tst")
+        )
+
+
+def test_a_class_may_be_called_like_a_side_or_hold_one_folder_called_so(tmp_path: Path) -> None:
+    for name in ("mel/test/a.png", "nv/b.png", "dev/c.png"):
+        picture(tmp_path / name)
+    assert {label for label, _ in labels(tmp_path)} == {"dev", "mel", "nv"}
+    assert not read_folders(FoldersData(root=tmp_path)).problems
+
+
 def test_images_outside_of_class_folders_and_empty_classes_are_named(tmp_path: Path) -> None:
     for name in ("train/mel/a.png", "train/b.png", "c.png"):
         picture(tmp_path / name)

@@ -18,6 +18,34 @@ def picture(path: Path, grey: int = 90) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("img/p1/a.png", "p1/a.png"),
+        ("Export\\IMG\\a.png", "a.png"),
+        ("https://example.org/set/a.png", "a.png"),
+        ("https://example.org/get/a%20b.png?raw=1#top", "a b.png"),
+        ("file:///C:/data/p1/a.png", "p1/a.png"),
+        ("s3://bucket/p1/a", "p1/a.png"),
+    ],
+)
+def test_folders_above_that_of_the_images_and_addresses_are_no_part_of_a_name(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    home = tmp_path / "export" / "img"
+    picture(home / file)
+    picture(home / "another.png")
+    assert found(home, name) == file
+
+
+def test_a_file_of_that_name_in_another_folder_is_named_and_not_taken(tmp_path: Path) -> None:
+    picture(tmp_path / "p1" / "a.png")
+    with pytest.raises(
+        BadImage, match=r"no image 'p2/a\.png' in .*; there is p1/a\.png, which may be another"
+    ):
+        ImageFinder((tmp_path,)).find("p2/a.png")
+
+
 def found(home: Path, name: str) -> str:
     return ImageFinder((home,)).find(name).relative_to(home).as_posix()
 

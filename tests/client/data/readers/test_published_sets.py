@@ -105,6 +105,20 @@ def isic(tmp_path: Path) -> IsicData:
     )
 
 
+def test_a_one_hot_table_that_excel_saved_with_decimal_commas_is_read(isic: IsicData) -> None:
+    text = isic.ground_truth.read_text().replace(",", ";").replace(".0", ",0").replace(";1;", ";TRUE;")
+    isic.ground_truth.write_text(text)
+    assert [row.label for row in read.read(isic, isic_rows.ISIC2019).rows] == ["NV", "MEL", "SCC"]
+
+
+def test_a_table_of_probabilities_is_said_to_be_one(isic: IsicData) -> None:
+    isic.ground_truth.write_text(isic.ground_truth.read_text().replace("_1,0.0,1.0", "_1,0.1,0.9"))
+    with pytest.raises(
+        SiteDataError, match=r"0 classes are marked, expected one with a 1 \(found MEL 0.1, NV 0.9\)"
+    ):
+        read.read(isic, isic_rows.ISIC2019)
+
+
 def test_isic_2019_is_read_from_its_one_hot_table(isic: IsicData) -> None:
     manifest = read.read(isic, isic_rows.ISIC2019)
     assert [(row.image.path.stem, row.label, row.lesion) for row in manifest.rows] == [

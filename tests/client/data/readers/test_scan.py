@@ -113,9 +113,14 @@ def test_links_that_lead_nowhere_are_named(home: Path) -> None:
     assert kinds(scan(home)) == {"links that lead nowhere": ("lost.jpg", "self")}
 
 
-def test_a_pipe_is_not_waited_for(home: Path) -> None:
-    os.mkfifo(home / "pipe")
-    assert kinds(scan(home)) == {"files that are no ordinary files": ("pipe",)}
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg", "pipe.dcm"])
+def test_a_pipe_is_not_waited_for_whatever_it_is_called(home: Path, name: str) -> None:
+    """To open one without a writer takes forever."""
+    os.mkfifo(home / name)
+    assert kinds(scan(home)) == {"pipes, sockets and devices": (name,)}
+    assert [(unused.kind, unused.names) for unused in beside_folders(home)] == [
+        ("pipes, sockets and devices", (name,))
+    ]
 
 
 def test_a_file_name_in_another_encoding_is_found(home: Path) -> None:

@@ -33,12 +33,45 @@ PLAIN = "file,label\nä.png,mel\n"
         f"sep=,\r\n{PLAIN}".encode("utf-8-sig"),
         ("\n\n" + PLAIN).encode(),
         "\u200bfile\xa0,label\n ä.png\u200b,mel\n".encode(),
+        PLAIN.encode("utf-32"),
+        "file,label,,\nä.png,mel,,\n".encode(),
+        "file,label\nä.png,mel,\n".encode(),
+        "file,label\n , \n,,,\nä.png,mel\n\n \n".encode(),
+        'file,label\n="ä.png",mel\n'.encode(),
+        'file,label\n"=""ä.png""",mel\n'.encode(),
     ],
 )
 def test_a_table_is_read_however_a_program_saved_it(tmp_path: Path, data: bytes) -> None:
     read = read_table(table(tmp_path, data))
     assert read.header == ("file", "label")
     assert [cells for _, cells in read.rows] == [{"file": "ä.png", "label": "mel"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ('file,label,"a;b;c;d"\na.png,mel,1\n', ("file", "label", "a;b;c;d")),
+        ("file;label;size (w, h, d)\na.png;mel;1,5\n", ("file", "label", "size (w, h, d)")),
+        ("file,label,a|b|c|d\na.png,mel,1\nb.png,nv\n", ("file", "label", "a|b|c|d")),
+        ("file;label\n", ("file", "label")),
+    ],
+)
+def test_the_delimiter_is_that_of_the_rows_and_not_one_in_a_name(
+    tmp_path: Path, text: str, header: tuple[str, ...]
+) -> None:
+    assert read_table(table(tmp_path, text.encode())).header == header
+
+
+def test_a_note_beside_the_columns_is_no_row_of_too_many_cells(tmp_path: Path) -> None:
+    read = read_table(table(tmp_path, b"file,label,,\na.png,mel,,look again\nb.png,nv,,\nc.png,nv,,,x\n"))
+    assert read.header == ("file", "label")
+    assert [cells["file"] for _, cells in read.rows] == ["a.png", "b.png"]
+    assert read.problems == ("labels.csv row 4: 5 cells under 4 column names",)
+
+
+def test_a_column_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SiteDataError, match="has the column 'label' twice"):
+        read_table(table(tmp_path, b"file,label,label\na.png,mel,nv\n"))
 
 
 def test_a_line_that_states_the_separator_is_believed_and_counts_as_a_row(tmp_path: Path) -> None:
@@ -58,6 +91,14 @@ def test_a_line_that_states_the_separator_is_believed_and_counts_as_a_row(tmp_pa
         (b"\n<!doctype html><html>", "a web page"),
         (b"%PDF-1.7", "a PDF"),
         (b"\x1f\x8b\x08", "a compressed file"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?><Workbook/>', "an XML file"),
+        (b"<table><tr><td>file</td></tr></table>", "a web page"),
+        (b'[{"file": "a.png"}]', "a JSON file"),
+        (b"{\\rtf1 file,label}", "a text document"),
+        (b"PAR1rest", "a Parquet file"),
+        (b"SQLite format 3\0", "a database"),
+        (b"$FL2@(#) SPSS DATA FILE", "a data file of SPSS"),
+        (bytes(100) + b"SAS FILE", "no text, but a file of another program"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_the_way_to_save_it(tmp_path: Path, data: bytes, what: str) -> None:

@@ -1,0 +1,41 @@
+"""What is said about the classes of a site's data, before anything is decoded."""
+
+from pathlib import Path
+
+import pytest
+
+from client.data.manifest import ImageRow, Manifest
+from client.data.references import PictureFile
+from client.preflight.classes_and_split import of_classes
+from client.preflight.findings import Finding
+
+
+def manifest(*classes: str) -> Manifest:
+    rows = [ImageRow(PictureFile(Path(f"{name}.png")), name, f"P {name}", None, name) for name in classes]
+    return Manifest(tuple(rows), classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "alike"),
+    [
+        (("MEL", "Mel", "nv"), ("MEL = Mel",)),
+        (("basal cell", "basal-cell", "Basal_Cell", "x"), ("basal cell = basal-cell = Basal_Cell",)),
+        (("1-2", "12", "+", "-", "mel", "nv"), None),
+    ],
+)
+def test_classes_that_look_like_one_are_named(
+    classes: tuple[str, ...], alike: tuple[str, ...] | None
+) -> None:
+    found = [finding.items for finding in of_classes(manifest(*classes)) if "large letters" in finding.what]
+    assert found == ([] if alike is None else [alike])
+
+
+def test_a_single_class_is_worth_a_look() -> None:
+    """A folder above the classes, or a column that is not the label."""
+    assert any("all images are of one class, images" in one.what for one in of_classes(manifest("images")))
+    assert not any("one class" in one.what for one in of_classes(manifest("mel", "nv")))
+
+
+def test_what_a_name_would_do_to_a_terminal_is_written_as_its_escape() -> None:
+    text = Finding("look", "not used: \x1b[2J", ("a\nWARNING: all is well.png",)).text
+    assert text == "not used: \\x1b[2J:\n  a\\nWARNING: all is well.png"
