@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from common import setting_words
 from common.errors import ConfigError
 from common.formats import yaml_scalars, yaml_text
 
@@ -77,9 +78,8 @@ def parse_settings(text: str, kind: type[Settings], what: str, name: str) -> Set
         raise ConfigError(f"{name} is not valid YAML:{listed}") from error
     raw = document.values
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{name} is not a valid {what}: found {_show(raw)}, expected `setting: value` lines."
-        )
+        found = "nothing" if raw is None else _show(raw)
+        raise ConfigError(f"{name} is not a valid {what}: found {found}, expected `setting: value` lines.")
     return validate_settings(raw, kind, what, name, document)
 
 
@@ -151,14 +151,43 @@ def _line(
         case "extra_forbidden" if renamed := _renamed(detail, kind):
             return f"{field}: {detail['loc'][-1]} is called {renamed.name} since version {renamed.since}; rename it"
         case "extra_forbidden":
-            guess = suggest(field, known)
-            return f"{field}: no such setting" + (f"; did you mean {guess}?" if guess else "; remove it")
+            return _unknown(field, str(detail["loc"][-1]), known)
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _choice(detail, kind, field)
         case "missing":
             return f"{field}: missing; add it"
         case "value_error":
             return f"{field}: {detail['msg'].removeprefix('Value error, ')}"
         case _:
-            return f"{field}: {detail['msg']}; found {_show(detail['input'])}"
+            expected = setting_words.plain(detail) or detail["msg"]
+            return f"{field}: {expected}; found {_show(detail['input'])}"
+
+
+def _unknown(field: str, name: str, known: list[str]) -> str:
+    """A sentence on a name that no setting has."""
+    guess = suggest(field, known)
+    *above, last = name.split(".")
+    if above and guess is not None and guess.endswith(name):
+        way = " ".join(f"`{part}:`, and indented below it" for part in above)
+        return f"{field}: a dot does not lead into a section; write {way} `{last}:`"
+    parts = [f"{setting_words.shown(field)}: no such setting"]
+    if (why := setting_words.unlike(name)) is not None:
+        parts.append(why)
+    parts.append(f"did you mean {guess}?" if guess else "remove it")
+    return "; ".join(parts)
+
+
+def _choice(detail: ErrorDetails, kind: type[BaseModel], field: str) -> str:
+    """A sentence on a `kind` that is missing, or that there is not."""
+    here = [kind]
+    for part in detail["loc"]:
+        here = _below(here, part)
+    tags = [str(tag) for model in here for tag in _kinds(model)]
+    if detail["type"] == "union_tag_not_found":
+        return f"{field}.kind: missing; add it, one of {', '.join(tags)}"
+    found = str(detail["ctx"]["tag"])
+    close = difflib.get_close_matches(found, tags, n=1, cutoff=0.7)
+    return f"{field}.kind: {setting_words.choice(tags, found, close[0] if close else None)}"
 
 
 def _is_loose(value: object) -> bool:
@@ -237,6 +266,8 @@ def suggest(field: str, known: list[str]) -> str | None:
         if exact:
             return min(exact, key=len)
         leaves = {path.rpartition(".")[2]: path for path in reversed(pool)}
+        if alike := setting_words.looks_like(leaf, list(leaves)):
+            return leaves[alike]
         close = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)
         if close:
             return leaves[close[0]]

@@ -120,9 +120,9 @@ def _check(
         None if chosen is None else chosen.classes,
         check.USUAL_SIDE if chosen is None else _stored_side(chosen),
     )
-    in_study = [] if chosen is None else role.findings(chosen, site, data.manifest)
+    in_study = [] if chosen is None else role.findings(chosen, site, data.used or data.manifest)
     report = replace(data, findings=ranked([*machine.check(site), *data.findings, *in_study]))
-    code = _print_findings(report.findings, site.name)
+    code = _print_findings(report.findings, f"by its images and its machine, {site.name}")
     if html is not None:
         from client.preflight import html_page
 
@@ -157,11 +157,14 @@ def _check_connection(settings: GatewayFile, through: Through = None) -> int:
     config = gateway.load_gateway(settings)
     if through is not None:
         config = config.model_copy(update={"proxy": through_proxy(through)})
-    return _print_findings(connection.check(config), config.site)
+    return _print_findings(connection.check(config), f"by its connection, {config.site}")
 
 
-def _print_findings(findings: Iterable["Finding"], name: str) -> int:
-    """Print each finding as it comes; the exit code says whether any stops the site."""
+def _print_findings(findings: Iterable["Finding"], who: str) -> int:
+    """Print each finding as it comes; the exit code says whether any stops the site.
+
+    A start-up kit runs two such checks, one after the other. So the last line says what was checked: `who`.
+    """
     from client.preflight.findings import HEADINGS, may_take_part
 
     seen = []
@@ -174,7 +177,7 @@ def _print_findings(findings: Iterable["Finding"], name: str) -> int:
         seen.append(finding)
     may = may_take_part(seen)
     terminal.print_styled(
-        f"{name} {'may take part' if may else 'may NOT take part until what stops it is fixed'}",
+        f"{who} {'may take part' if may else 'may NOT take part until what stops it is fixed'}",
         "bold green" if may else "bold red",
     )
     return 0 if may else 1

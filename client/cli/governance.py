@@ -134,6 +134,9 @@ def _audit(
         raise ConfigError("--expect and --signed are for checking; add --verify")
     site = load_site(settings)
     path = site.state_dir / audit.FILE
+    if not verify and not path.exists():
+        print(f"there is no log at {path}: no plan has come to this site, and nothing has left it")
+        return 0
     if not verify:
         for line in audit.show(path):
             print(line)

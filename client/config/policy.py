@@ -16,7 +16,8 @@ Pattern = Annotated[str, StringConstraints(min_length=1)]
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1)]
 
 
-_CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})\s*")
+_CLOCK = re.compile("\\s*(\\d{1,2}):(\\d{2})\\s*[-\u2010-\u2015\u2212]\\s*(\\d{1,2}):(\\d{2})\\s*", re.ASCII)
+"""Two times of day, with a hyphen between them or one of the dashes that word processors make of it."""
 
 
 class Hours(Frozen):

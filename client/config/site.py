@@ -5,6 +5,7 @@ path with a patient's name in it stays where it is. Paths may be relative to the
 folder, so that a site's folder can be moved or mounted elsewhere as a whole.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Self, TypeVar, assert_never
 
@@ -25,7 +26,10 @@ from client.config.data import (
 from client.config.policy import PolicyConfig
 from client.config.split import ColumnSplit, GroupedSplit, SplitConfig
 from common.config import Name
+from common.errors import ConfigError
 from common.settings import Frozen, load_settings
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
 class CacheConfig(Frozen):
@@ -113,7 +117,7 @@ def _located(data: DataConfig, home: Path) -> DataConfig:
         case MedMnistData():
             return _with_paths(data, archive=_under(home, data.archive))
         case Ham10000Data():
-            images = tuple(home / folder.expanduser() for folder in data.images)
+            images = tuple(_place(home, folder) for folder in data.images)
             return _with_paths(data, metadata=_under(home, data.metadata), images=images)
         case IsicData():
             return _with_paths(
@@ -134,8 +138,22 @@ def _located(data: DataConfig, home: Path) -> DataConfig:
 
 
 def _under(home: Path, path: Path | None) -> Path | None:
-    # Joining keeps an absolute `path` as it is.
-    return None if path is None else home / path.expanduser()
+    return None if path is None else _place(home, path)
+
+
+def _place(home: Path, path: Path) -> Path:
+    """`path` as it counts from `home`. Raises ConfigError if it cannot be one."""
+    if (control := _CONTROL.search(str(path))) is not None:
+        what = "a line break" if control[0] in "\r\n" else f"the control character U+{ord(control[0]):04X}"
+        raise ConfigError(
+            f"the path {str(path)!r} has {what} in it; write it in one line, in quotes, without `|` or `>`"
+        )
+    try:
+        return home / path.expanduser()  # joining keeps an absolute path as it is
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the path {path} begins with ~, and this machine does not know that home; write the whole path, from / on"
+        ) from error
 
 
 Settings = TypeVar("Settings", bound=Frozen)

@@ -10,6 +10,7 @@ from client.config import ByImageSplit, NoSplit, SiteConfig
 from client.data.manifest import Manifest
 from client.data.splitting.kept_split import foreseen
 from client.preflight.findings import Finding
+from common import log
 from common.errors import SiteDataError
 
 LARGE_SHARE, LARGE_TIMES = 0.2, 3
@@ -90,7 +91,8 @@ def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Findi
     if not manifest.rows:
         return manifest, []
     try:
-        split = foreseen(manifest, site.split, site.state_dir)
+        with log.muted():  # what it would warn of is among the findings
+            split = foreseen(manifest, site.split, site.state_dir)
     except SiteDataError as error:
         return _without_sides(manifest), [Finding("stops", str(error))]
     return split, list(_uneven(split, site))

@@ -15,7 +15,7 @@ from client.config import SiteConfig
 from client.data.manifest import ImageRow, Manifest, Side
 from client.data.progress import shown
 from client.data.readers import read
-from client.preflight import classes_and_split, copies, decoding_cost, images
+from client.preflight import classes_and_split, copies, decoding_cost, images, kept_back
 from client.preflight.findings import Finding, Rank, may_take_part, ranked
 from client.preflight.inspection import InspectedImage, inspect
 from common.errors import SiteDataError
@@ -34,6 +34,8 @@ class Report:
     manifest: Manifest
     """The rows that could be read; without sides if no split is possible."""
     images: tuple[InspectedImage, ...] = ()
+    used: Manifest | None = None
+    """The rows that a study would use: the site's policy may keep some back. None: as `manifest`."""
 
     @property
     def may_take_part(self) -> bool:
@@ -61,6 +63,7 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None, stored_side: i
     num_threads = site.threads or os.cpu_count() or 1
     inspected = _open(survey.manifest.rows, stored_side, num_threads)
     manifest, split_findings = classes_and_split.on_sides(survey.manifest, site)
+    used = kept_back.used(manifest, site.policy)
     findings = [
         *_read(survey),
         *_unused(survey),
@@ -68,12 +71,13 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None, stored_side: i
         *copies.findings(inspected, manifest),
         *classes_and_split.of_classes(manifest),
         *split_findings,
+        *kept_back.findings(manifest, site.policy),
         *decoding_cost.space(len(manifest.rows), site, stored_side),
     ]
     if inspected:
-        findings.append(_summary(manifest, inspected))
+        findings.append(_summary(manifest, used, inspected))
         findings.append(decoding_cost.speed(inspected, stored_side, num_threads))
-    return Report(site.name, ranked(findings), manifest, tuple(inspected))
+    return Report(site.name, ranked(findings), manifest, tuple(inspected), used)
 
 
 def _open(rows: Sequence[ImageRow], side: int, num_threads: int) -> list[InspectedImage]:
@@ -100,7 +104,7 @@ def _unused(survey: read.Survey) -> Iterator[Finding]:
         yield Finding(rank, f"{unused.what}: {len(unused.names)} {unused.kind}", unused.names)
 
 
-def _summary(manifest: Manifest, inspected: Sequence[InspectedImage]) -> Finding:
+def _summary(manifest: Manifest, used: Manifest, inspected: Sequence[InspectedImage]) -> Finding:
     readable = [image for image in inspected if not image.problem]
     counts = ", ".join(f"{n} {c}" for n, c in zip(manifest.classes, manifest.class_counts(), strict=True))
     sizes = [image.size for image in readable] or [(0, 0)]
@@ -108,7 +112,7 @@ def _summary(manifest: Manifest, inspected: Sequence[InspectedImage]) -> Finding
     return Finding(
         "fine",
         f"{len(manifest.rows)} images of {num_groups} patients or lesions ({counts}); "
-        f"{', '.join(f'{len(manifest.on(side))} {side}' for side in get_args(Side))}; "
+        f"{', '.join(f'{len(used.on(side))} {side}' for side in get_args(Side))}; "
         f"{min(w for w, _ in sizes)} x {min(h for _, h in sizes)} to {max(w for w, _ in sizes)} x "
         f"{max(h for _, h in sizes)} pixels",
     )

@@ -25,6 +25,8 @@ MOST_VALUES = 500_000
 _MAP, _SEQ = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _BLANK_INDENT = re.compile("^[ \t]*[\u00a0\u2000-\u200b\u202f\u3000]", re.MULTILINE)
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+"""A comment would end there, unseen, and what follows would be a setting."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CURLY = re.compile("[“”„‟«»].*[“”„‟«»]\\Z")
 
@@ -199,6 +201,11 @@ def _refuse_characters(text: str) -> None:
         what = "a NUL character" if match[0] == "\0" else f"the control character U+{ord(match[0]):04X}"
         raise YamlError(
             f"line {_line_at(text, match.start())} has {what}; remove it, or save the file again as text"
+        )
+    if match := _LINE_ENDS.search(text):
+        raise YamlError(
+            f"line {_line_at(text, match.start())} has the character U+{ord(match[0]):04X}, at which a line ends for "
+            "some programs and for others not; remove it"
         )
     if match := _BLANK_INDENT.search(text):
         raise YamlError(

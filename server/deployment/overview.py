@@ -81,13 +81,14 @@ def read_run(run_dir: Path, now: datetime | None = None, *, flwr_home: Path | No
         since=status.since,
         round=progress.round if progress else None,
         rounds=progress.rounds if progress else None,
-        phase=_phase(progress, people),
+        phase=_ended_phase(progress) if status.is_over else _phase(progress, people),
         round_s=(now - progress.since).total_seconds() if progress and going_on else None,
         deadline_s=progress.deadline_s if progress and going_on else None,
         sites=_people(people, now)
         if people
         else {
-            site: _site(site, asked, progress, rounds, now if going_on else None)
+            site: (_unanswered(asked) if status.is_over else None)
+            or _site(site, asked, progress, rounds, now if going_on else None)
             for site, asked in progress.sites.items()
         }
         if progress
@@ -150,6 +151,13 @@ def _phase(progress: Progress | None, people: Approvals | None) -> str:
     return f"round {progress.round} of {progress.rounds}{again}"
 
 
+def _ended_phase(progress: Progress | None) -> str:
+    """Where a study was when it ended."""
+    if progress is None:
+        return "ended before round 1"
+    return f"last: {_phase(progress, None)}"
+
+
 def _site(
     site: str, asked: Asked, progress: Progress, rounds: tuple[RoundRecord, ...], now: datetime | None
 ) -> SiteNow:
@@ -163,6 +171,15 @@ def _site(
     if asked.outcome == "awaited" and past and now is not None:
         late_s = max(0.0, (now - progress.since).total_seconds() - statistics.median(past))
     return SiteNow(outcome=asked.outcome, after_s=asked.after_s, late_s=late_s, reason=asked.reason)
+
+
+def _unanswered(asked: Asked) -> SiteNow | None:
+    """A site that was awaited when its study ended: nobody waits for it any more."""
+    if asked.outcome != "awaited":
+        return None
+    return SiteNow(
+        outcome="missing", after_s=None, late_s=None, reason="it had not answered when the study ended"
+    )
 
 
 _PEOPLE = {

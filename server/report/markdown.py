@@ -11,6 +11,7 @@ import math
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.metrics import NUM_BINS
+from server.enrolment.census import Census
 from server.heads.record import Cell, HeadTable, titles
 from server.report import census_table, overlap_text, own_models
 from server.report.model_card import model_card
@@ -59,12 +60,7 @@ def _data(outcome: Outcome) -> list[str]:
         return ["\n\n".join(["## The sites' images", *unseen])] if unseen else []
     if away := [site for site in outcome.never_there if site not in outcome.census.sites]:
         unseen = [f"Not in the table, because they took no part: {listed(away)}.", *unseen]
-    if lacking := census_table.without_validation(outcome.study, outcome.census):
-        number = counted(len(lacking), "training site")
-        unseen = [
-            f"{number} without validation images: {listed(lacking)}. The study chooses by others.",
-            *unseen,
-        ]
+    unseen = [*_without_validation(outcome.study, outcome.census), *unseen]
     head, body, foot = census_table.cells(outcome.study, outcome.census)
     rows = markdown_table(head, [*body, *foot])
     return [
@@ -77,6 +73,17 @@ def _data(outcome: Outcome) -> list[str]:
             ]
         )
     ]
+
+
+def _without_validation(study: StudyConfig, census: Census) -> list[str]:
+    """Who has no validation images, and what that means, as a paragraph."""
+    lacking = census_table.without_validation(study, census)
+    if not lacking:
+        return []
+    if not any(sum(site.validation_counts) for site in census.sites.values()):
+        return ["No site has validation images, so no round was scored on any."]
+    means = "The study chooses by others." if study.selection else "The others score the rounds."
+    return [f"{counted(len(lacking), 'training site')} without validation images: {listed(lacking)}. {means}"]
 
 
 def _figures(outcome: Outcome) -> str:
@@ -342,6 +349,8 @@ def _head_cell(cell: Cell | None) -> str:
 
 
 def _rounds(outcome: Outcome) -> str:
+    if not outcome.rounds:
+        return "## Rounds\n\nNone: no round is on record."
     scored = {model.after_round: model for model in outcome.curves}
     side = outcome.curves[-1].side if outcome.curves else outcome.study.curves_on
     first = scored.get(0)

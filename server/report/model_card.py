@@ -43,7 +43,9 @@ def model_card(outcome: Outcome) -> str:
         ]
         rows.append([site, str(max(trained, default=0)), str(len(trained))])
     stored = "as stored in `weights.safetensors`"
-    if not outcome.is_closed:
+    if not outcome.rounds:
+        stored = "not on record, as no weights are"
+    elif not outcome.is_closed:
         stored += ", which is written when the study finishes; until then in its checkpoints"
     preprocessing = (
         stored if outcome.preprocessing is None else f"`{json.dumps(dict(outcome.preprocessing))}`"
@@ -78,7 +80,8 @@ def model_card(outcome: Outcome) -> str:
 def _reach(outcome: Outcome) -> str:
     if outcome.final is None:
         return "it was not scored, so nothing is known of how well it does so"
-    return "the figures hold for images like the test images of the sites in the table of figures, and no further"
+    side = outcome.final.side
+    return f"the figures hold for images like the {side} images of the sites in the table of figures, and no further"
 
 
 def _gaps(outcome: Outcome) -> dict[str, str]:

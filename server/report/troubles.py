@@ -4,6 +4,7 @@ It says "nothing" only if nothing of the kind is on record. An answer that count
 about it was not as it should be.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from server.enrolment import overlap
@@ -88,7 +89,8 @@ def _sentences(outcome: Outcome) -> Iterator[str]:
             what = "The closing evaluation" if record.closing else f"Round {record.round}"
             yield f"{what} had enough answers only in attempt {record.attempts}."
     if outcome.resumed_after:
-        rounds = listed([f"round {number}" for number in outcome.resumed_after])
+        times = Counter(outcome.resumed_after)
+        rounds = listed([f"round {number}{_times(times[number])}" for number in times])
         yield (
             f"The study was resumed from the checkpoint after {rounds}. What had been done after it was done again."
         )
@@ -105,6 +107,10 @@ def _sentences(outcome: Outcome) -> Iterator[str]:
         yield from (f"{escaped(text)}." for text in overlap.problems(outcome.study, outcome.overlap))
     if outcome.heads is not None and (outcome.heads.lacking or outcome.heads.problems):
         yield "A classical head or a site's part in one is missing; the section on heads says which."
+
+
+def _times(number: int) -> str:
+    return "" if number == 1 else f" ({number} times)"
 
 
 def _name(record: RoundRecord) -> str:

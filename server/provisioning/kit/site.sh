@@ -10,7 +10,8 @@
 #   ./site.sh pending, approve STUDY (or approve STUDY --refuse), audit, logs, down
 set -eu
 umask 077
-cd "$(dirname "$0")"
+unset CDPATH # a folder of the same name, elsewhere
+cd -- "$(dirname -- "$0")"
 mkdir -p state link weights
 
 plain=${PLAIN:-}
@@ -54,7 +55,22 @@ write_env() {
 # The key has to be made before any folder of images is known.
 key_in_docker() {
     docker run --rm --network none --user "$(id -u):$(id -g)" --read-only --cap-drop ALL \
-        --mount "type=bind,\"source=$PWD\",target=/site" "consilium-gateway:@VERSION@" key /site "$@"
+        --mount "type=bind,\"source=$(printf %s "$PWD" | sed 's/"/""/g')\",target=/site" "consilium-gateway:@VERSION@" key /site "$@"
+}
+
+# Without Docker the program has to be installed, and where the shell looks for it.
+need_program() {
+    if command -v consilium-site >/dev/null 2>&1; then return; fi
+    echo "the program consilium-site is not found: install it as README.md says under \"Without Docker\", and name its" \
+        "folder: export PATH=/opt/consilium/venv/bin:\$PATH" >&2
+    exit 1
+}
+
+# What a container engine does for the kit, and nothing does without one.
+only_with_docker() {
+    [ -n "$plain" ] || return 0
+    echo "without Docker there is no \`$what\`: $1" >&2
+    exit 1
 }
 
 in_trainer() { docker compose run --rm -T trainer "$@"; }
@@ -67,7 +83,7 @@ need_images() {
     file=consilium-images-@VERSION@.tar.gz
     if [ ! -e "$file" ]; then
         echo "the images consilium-gateway:@VERSION@ and consilium-trainer:@VERSION@ are not on this machine, or Docker is not" \
-            "running: put $file, which the operator gives you, beside site.sh" >&2
+            "running: put $file, which the operator gives you, beside site.sh. Without Docker: PLAIN=1 ./site.sh $what" >&2
         exit 1
     fi
     if [ ! -e images.sha256 ]; then
@@ -84,7 +100,12 @@ need_images() {
 
 what=${1:-help}
 [ $# -eq 0 ] || shift
-case $what in key | check | up) [ -n "$plain" ] || need_images ;; esac
+case $what in
+key | check | up | status | pending | approve | audit)
+    if [ -n "$plain" ]; then need_program; else need_images; fi
+    ;;
+units) need_program ;;
+esac
 case $what in
 key) if [ -n "$plain" ]; then consilium-site key . "$@"; else key_in_docker "$@"; fi ;;
 check)
@@ -98,6 +119,7 @@ check)
         docker compose run --rm -T gateway check-connection /site/gateway.yaml --through http://way-out:3128 || failed=1
         if [ -n "$seen" ]; then in_trainer check /site/site.yaml "$@" || failed=1; fi
     fi
+    [ $failed = 0 ] || echo "@SITE@ may NOT take part yet: mend what STOPS THE STUDY above, and run this again" >&2
     exit $failed
     ;;
 up)
@@ -111,8 +133,14 @@ up)
     echo "the trainer or the gateway has ended; see above" >&2
     exit 1
     ;;
-down) exec docker compose down "$@" ;;
-logs) exec docker compose logs "$@" ;;
+down)
+    only_with_docker "end \`up\` with Ctrl-C, or stop both units: systemctl stop consilium-trainer consilium-gateway"
+    exec docker compose down "$@"
+    ;;
+logs)
+    only_with_docker "\`up\` prints it, and of the units it is in: journalctl -u consilium-trainer -u consilium-gateway"
+    exec docker compose logs "$@"
+    ;;
 users)
     [ "$(id -u)" = 0 ] || { echo "./site.sh users makes users: run it as root" >&2; exit 1; }
     getent group consilium-link >/dev/null || groupadd --system consilium-link

@@ -104,6 +104,18 @@ def test_on_a_terminal_the_studies_that_wait_are_a_table(site: Path, monkeypatch
     assert rows[2].startswith("tiny-")
 
 
+def test_a_site_to_which_nothing_came_has_no_log_and_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "new.yaml"
+    settings.write_text("name: north\ndata: {kind: folders, root: images}\nstate_dir: untouched\n")
+    assert main(["audit", str(settings)]) == 0
+    assert capsys.readouterr().out == (
+        f"there is no log at {tmp_path}/untouched/audit.jsonl: no plan has come to this site, and nothing has left it\n"
+    )
+    assert main(["audit", str(settings), "--verify"]) == 1  # a log that is gone is no whole log
+
+
 def test_a_hash_is_only_expected_when_the_log_is_checked(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -189,3 +189,24 @@ def test_a_policy_that_stands_twice_does_not_lose_its_first_half(tmp_path):
 def test_where_yes_or_no_is_asked_each_spelling_of_it_is_taken(word, expected, tmp_path):
     text = f"name: a\nstate_dir: s\ndata: {{kind: folders, root: i}}\npolicy: {{ask: {word}}}\n"
     assert load_site(written(tmp_path, text)).policy.ask is expected
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("|\n    images", r"the path 'images\n' has a line break in it; write it in one line"),
+        ('"ima\\0ges"', r"the path 'ima\x00ges' has the control character U+0000 in it"),
+        ("~nobody-has-this-name/images", "begins with ~, and this machine does not know that home"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_one_is_named(tmp_path, root, said):
+    with pytest.raises(ConfigError) as caught:
+        load_site(written(tmp_path, f"name: a\nstate_dir: state\ndata:\n  kind: folders\n  root: {root}\n"))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("dash", ["-", "\u2013", "\u2014", "\u2212", " - "])
+def test_hours_may_have_the_dash_that_a_word_processor_makes(tmp_path, dash):
+    text = f"name: a\nstate_dir: s\ndata: {{kind: folders, root: i}}\npolicy: {{hours: '19:00{dash}07:00'}}\n"
+    site = load_site(written(tmp_path, text))
+    assert site.policy.model_dump()["hours"] == "19:00-07:00"

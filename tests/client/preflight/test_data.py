@@ -20,6 +20,7 @@ from client.config import load_site
 from client.data.decoding import burned_in_text
 from client.data.readers import read
 from client.data.splitting.kept_split import kept
+from client.governance import small_cells
 from client.preflight import html_page
 from client.preflight.data import Report, check
 from client.preflight.findings import Finding
@@ -456,6 +457,10 @@ def test_dicom_objects_that_are_no_images_are_counted_by_kind_and_do_not_stop_th
         assert f"1 DICOM files with {kind} instead of an image" in told
 
 
+def told(report: Report) -> str:
+    return "\n".join(finding.text for finding in report.findings)
+
+
 # --- the command and the page ----------------------------------------------------------------
 
 
@@ -486,3 +491,33 @@ def test_the_page_shows_every_finding_and_class_and_fetches_nothing(spoiled: Rep
     assert "default-src 'none'" in page
     melanomas = page.split("<h2>Samples")[1].split("<b>mel</b>")[1].split("<b>nv</b>")[0]
     assert melanomas.count("<figure>") == 16
+
+
+def test_what_the_policy_keeps_back_is_said_and_the_numbers_are_those_of_the_trainer(site: Site) -> None:
+    # Ten lesions of each class: 2 for testing, 1 for validation, 7 to train on. A kit's policy asks for 5 on a side.
+    assert "14 train, 2 validation, 4 test" in told(site.report())
+    site.settings["policy"] = {"min_cell": 5}
+    report = site.report()
+    text = told(report)
+    assert "2 validation images train instead, and none are left to validate on. policy.min_cell is 5" in text
+    assert "4 of 20 images are not used: neither counted, trained on nor scored" in text
+    assert "mel: 2 test images" in text
+    assert "16 train, 0 validation, 0 test" in text
+    config = load_site(site.write())
+    split = kept(read.read(config.data, CLASSES[1:], config.state_dir), config.split, config.state_dir)
+    trained = small_cells.usable(split, config.policy)
+    assert report.used is not None
+    assert {row.image.key: row.split for row in report.used.rows} == {
+        row.image.key: row.split for row in trained.rows
+    }
+    site.settings["policy"] = {"min_cell": 20}
+    assert "the policy leaves no image to train on" in told(site.report())
+    assert not site.report().may_take_part
+
+
+def test_a_warning_that_is_among_the_findings_is_not_logged_as_well(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.rows = [(name, label, "") for name, label, _ in site.rows]
+    assert "20 of 20 images (100%) name no patient or lesion" in told(site.report())
+    assert not caplog.records

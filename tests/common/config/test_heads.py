@@ -33,11 +33,11 @@ def test_one_value_or_several_to_choose_from():
     [
         (
             "  local: [{kind: perceptron}]",
-            "heads.local.0: Input tag 'perceptron' found using 'kind' does not match",
+            "heads.local.0.kind: found 'perceptron', expected one of",
         ),
         (
             "  federated: [{kind: knn}]",
-            "heads.federated.0: Input tag 'knn' found using 'kind' does not match",
+            "heads.federated.0.kind: found 'knn', expected one of",
         ),
         (
             "  federated: [{kind: lda}, {kind: lda}]",

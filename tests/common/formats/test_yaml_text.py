@@ -86,6 +86,8 @@ MERGED_LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
         ("a: b\t# c\n", "line 1 has a tab where YAML takes only spaces"),
         ("a: 1\nb: \0", "line 2 has a NUL character"),
         ("a: 1\r\nb: \x1b[0m", "line 2 has the control character U+001B"),
+        ("a: 1 # was\u2028b: 2\n", "line 1 has the character U+2028, at which a line ends for some programs"),
+        ("a: 1\nb: 2 # was\u0085c: 3\n", "line 2 has the character U+0085, at which a line ends for some programs"),
         ("a:\n\u00a0 b: 1\n", "line 2 begins with a blank that is no space (U+00A0)"),
         ("a: 1\nb: “x”\n", "line 2 has the quotation marks “”"),
         ("[" * 3000, "line 1 has more than 50 levels inside each other"),

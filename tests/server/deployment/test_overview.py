@@ -102,6 +102,16 @@ def test_a_run_that_is_over_awaits_nobody(running):
         None,
         None,
     )
+    told = overview.describe_run(seen, NOW).splitlines()
+    assert told[1] == "last: round 3 of 3, attempt 2"
+    assert "  south  missing: it had not answered when the study ended" in told
+
+
+def test_a_study_that_ended_before_round_1_waits_for_no_sites(tmp_path):
+    set_status(tmp_path, "running", "study demo")
+    set_status(tmp_path, "failed", "south: refused by a person there")
+    told = overview.describe_run(overview.read_run(tmp_path)).splitlines()
+    assert told[1] == "ended before round 1"
 
 
 def test_the_command_prints_json_and_its_exit_code_says_whether_the_study_is_well(running, capsys):

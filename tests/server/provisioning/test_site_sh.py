@@ -81,7 +81,12 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
             (places[name] / tool).symlink_to(found)
 
     def run(
-        *arguments: str, docker: bool, code: int = 0, has_images: bool = True
+        *arguments: str,
+        docker: bool,
+        code: int = 0,
+        has_images: bool = True,
+        at: Path | None = None,
+        **more: str,
     ) -> tuple[int, str, list[str]]:
         calls = tmp_path / "calls"
         calls.unlink(missing_ok=True)
@@ -92,9 +97,13 @@ def site_sh(kit: Path, tmp_path: Path) -> Callable[..., tuple[int, str, list[str
             "PYTHON": sys.executable,
             "PYTHONPATH": str(ROOT),
         }
-        env |= {} if has_images else {"NO_IMAGES": "1"}
+        env |= more if has_images else more | {"NO_IMAGES": "1"}
         done = subprocess.run(
-            ["sh", str(kit / "site.sh"), *arguments], env=env, capture_output=True, text=True, timeout=60
+            ["sh", str((at or kit) / "site.sh"), *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         made = calls.read_text().splitlines() if calls.exists() else []
         asked = [call for call in made if call.startswith("docker run") and " mounts - --kit " in call]
@@ -286,7 +295,59 @@ def test_a_check_tries_everything_even_if_the_first_fails(site_sh, docker: bool)
     assert calls == ([gateway, trainer] if docker else plain)
 
 
-@pytest.mark.parametrize("what", ["key", "check", "up"])
+@pytest.mark.parametrize("what", ["key", "check", "up", "status", "pending", "approve", "audit", "units"])
+def test_a_program_that_is_not_installed_is_named_with_the_way_to_it(
+    site_sh, tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "plain" / "consilium-site").unlink()
+    code, said, calls = site_sh(what, docker=False)
+    assert (code, calls) == (1, [])
+    assert "the program consilium-site is not found: install it as README.md says" in said
+    assert "export PATH=/opt/consilium/venv/bin:$PATH" in said
+
+
+@pytest.mark.parametrize(
+    ("what", "instead"), [("down", "end `up` with Ctrl-C"), ("logs", "journalctl -u consilium-trainer")]
+)
+def test_what_only_an_engine_can_do_says_what_to_do_without_one(site_sh, what: str, instead: str) -> None:
+    for plain in ({"docker": False}, {"docker": True, "PLAIN": "1"}):
+        code, said, calls = site_sh(what, **plain)
+        assert (code, calls) == (1, [])
+        assert f"without Docker there is no `{what}`: " in said
+        assert instead in said
+    assert site_sh(what, docker=True)[2] == [f"docker compose {what}"]
+
+
+def test_a_check_ends_with_one_verdict_on_everything(site_sh) -> None:
+    verdict = "north may NOT take part yet"
+    assert site_sh("check", docker=False, code=1)[1].rstrip().splitlines()[-1].startswith(verdict)
+    assert verdict not in site_sh("check", docker=False)[1]
+
+
+@pytest.mark.parametrize("name", ['say "so", Köln', "it's $HOME `id`", "-x"])
+def test_a_kit_works_in_a_folder_of_any_name(site_sh, kit: Path, tmp_path: Path, name: str) -> None:
+    there = tmp_path / "odd" / name
+    shutil.copytree(kit, there)
+    (call,) = site_sh("key", docker=True, at=there)[2]
+    doubled = str(there).replace('"', '""')  # as a cell of a csv, which is what Docker reads
+    assert f'--mount type=bind,"source={doubled}",target=/site' in call
+    code, said, calls = site_sh("up", docker=True, at=there)
+    assert (code, calls) == (0, ["docker compose up -d"]), said
+    assert (there / ".env").exists()
+
+
+def test_a_folder_of_the_same_name_that_the_shell_would_look_for_first_is_not_taken(
+    site_sh, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere" / kit.name
+    other.mkdir(parents=True)
+    monkeypatch.chdir(kit.parent)
+    site_sh("status", docker=True, at=Path(kit.name), CDPATH=str(other.parent))
+    assert not list(other.iterdir())
+    assert (kit / ".env").exists()
+
+
+@pytest.mark.parametrize("what", ["key", "check", "up", "status", "pending", "approve", "audit"])
 def test_images_that_are_not_there_are_asked_for_by_name(site_sh, what: str) -> None:
     code, said, calls = site_sh(what, docker=True, has_images=False)
     assert (code, calls) == (1, [])
@@ -294,7 +355,7 @@ def test_images_that_are_not_there_are_asked_for_by_name(site_sh, what: str) -> 
         f"put consilium-images-{release.version()}.tar.gz, which the operator gives you, beside site.sh"
         in said
     )
-    assert site_sh("status", docker=True)[0] == 0
+    assert f"Without Docker: PLAIN=1 ./site.sh {what}" in said
 
 
 def test_images_beside_the_kit_are_checked_and_loaded(site_sh, kit: Path) -> None:

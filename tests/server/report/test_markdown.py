@@ -192,6 +192,45 @@ def test_the_census_names_the_sites_that_are_not_in_it(make_outcome: MakeOutcome
     assert "Not in the table" not in section(whole, "The sites' images")
 
 
+SOME, NONE = (1, 0, 0), (0, 0, 0)
+
+
+def validating(north: tuple[int, ...], others: tuple[int, ...]) -> Census:
+    images = census("north", "south", "west", "unseen")
+    counts = {
+        site: row.model_copy(update={"validation_counts": north if site == "north" else others})
+        for site, row in images.sites.items()
+    }
+    return images.model_copy(update={"sites": counts})
+
+
+def test_others_are_said_to_choose_only_if_there_are_others_and_the_study_chooses(
+    make_outcome: MakeOutcome,
+) -> None:
+    def said(north: tuple[int, ...], others: tuple[int, ...], **more: Any) -> str:
+        return section(make_outcome(census=validating(north, others), **more), "The sites' images")
+
+    chooses = {"settings": {"selection": {"metric": "loss"}}}
+    assert "1 training site without validation images: north. The study chooses by others." in said(
+        NONE, SOME, **chooses
+    )
+    plain = said(NONE, SOME)
+    assert "1 training site without validation images: north. The others score the rounds." in plain
+    assert "chooses" not in plain
+    nobody = said(NONE, NONE)
+    assert "No site has validation images, so no round was scored on any." in nobody
+    assert "others" not in nobody
+    assert "validation images:" not in said(SOME, SOME)
+
+
+def test_rounds_that_are_not_on_record_have_no_empty_table_and_no_picture(make_outcome: MakeOutcome) -> None:
+    text = section(make_outcome(last=0), "Rounds")
+    assert "None: no round is on record." in text
+    assert "curves.png" not in text
+    assert "|" not in text
+    assert "curves.png" in section(make_outcome(last=1), "Rounds")
+
+
 # --- heads -----------------------------------------------------------------------------------------
 
 CELL = Cell(num_images=10, accuracy=0.5, balanced_accuracy=0.5, auroc=0.5)

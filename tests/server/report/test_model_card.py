@@ -1,6 +1,7 @@
 """The model card: what was trained, by which sites, and what it must not be used for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_the_card_of_an_unfinished_study_says_so(make_outcome: MakeOutcome) -> N
     whole = model_card(make_outcome())
     assert "as stored in `weights.safetensors`" in whole
     assert later not in whole
+
+
+def test_no_checkpoint_is_promised_where_no_round_is_on_record(make_outcome: MakeOutcome) -> None:
+    card = model_card(make_outcome(last=0))
+    assert "- **Preprocessing**: not on record, as no weights are" in card
+    assert "checkpoints" not in card
+
+
+def test_figures_of_validation_images_are_not_said_to_hold_for_test_images(make_outcome: MakeOutcome) -> None:
+    def untested(state: RoundState) -> RoundState:
+        return replace(state, test_scores={})
+
+    card = model_card(make_outcome(untested))
+    assert "the figures hold for images like the validation images of the sites" in card
 
 
 def test_figures_are_said_to_hold_only_if_there_are_some(make_outcome: MakeOutcome) -> None:

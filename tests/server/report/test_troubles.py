@@ -107,6 +107,11 @@ def test_a_study_that_was_resumed_says_after_which_rounds(make_outcome: MakeOutc
     assert "checkpoint" not in troubles(make_outcome())
 
 
+def test_a_study_that_was_resumed_twice_at_one_round_names_it_once(make_outcome: MakeOutcome) -> None:
+    text = troubles(make_outcome(resumed_after=(1, 2, 2)))
+    assert "resumed from the checkpoint after round 1 and round 2 (2 times)." in text
+
+
 def test_updates_that_were_shrunk_are_counted_by_site(make_outcome: MakeOutcome) -> None:
     # every update of the generated study has the norm 0.25
     text = troubles(make_outcome(settings={"aggregation": {"kind": "mean", "norm_clip": 0.2}}))

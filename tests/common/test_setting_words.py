@@ -1,0 +1,78 @@
+"""Messages about settings: in the words of the people who write them, and about letters that nobody sees."""
+
+import pytest
+
+from client.config import SiteConfig
+from common.config import StudyConfig
+from common.errors import ConfigError
+from common.settings import parse_settings
+from server.config import FederationConfig
+
+SITE = "name: north\ndata: {kind: folders, root: images}\nstate_dir: state\n"
+STUDY = "name: demo\nclasses: [a, b]\nsites: {train: [north]}\nmodel: {encoder: x}\nrounds: 1\n"
+FEDERATION = "name: skin\nserver: {hosts: [a.example.org]}\nsites: {north: {}}\n"
+
+
+def mistakes(text: str, kind: type = SiteConfig) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, kind, "file", name="bad.yaml")
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "line", "said"),
+    [
+        (SiteConfig, SITE, "p\u043elicy: {}", "p\u043elicy: no such setting; its character 2 is no letter of a "
+         "setting's name: U+043E, CYRILLIC SMALL LETTER O; did you mean policy?"),
+        (SiteConfig, SITE, "policy: {\u0430sk: true}", "policy.\u0430sk: no such setting; its character 1 is no letter "
+         "of a setting's name: U+0430, CYRILLIC SMALL LETTER A; did you mean policy.ask?"),
+        (SiteConfig, SITE, "policy: {a\u00adsk: true}", "policy.a\\xadsk: no such setting; its character 2 is no "
+         "letter of a setting's name: U+00AD, SOFT HYPHEN; did you mean policy.ask?"),
+        (SiteConfig, SITE, "policy\u00a0: {ask: true}", "policy\\xa0: no such setting; its character 7 is no letter "
+         "of a setting's name: U+00A0, NO-BREAK SPACE; did you mean policy?"),
+        (StudyConfig, STUDY, "\ufeffseed: 1", "\\ufeffseed: no such setting; its character 1 is no letter of a "
+         "setting's name: U+FEFF, ZERO WIDTH NO-BREAK SPACE; did you mean seed?"),
+        (FederationConfig, FEDERATION, "synthet\u0131c: true", "synthet\u0131c: no such setting; its character 8 is no "
+         "letter of a setting's name: U+0131, LATIN SMALL LETTER DOTLESS I; did you mean synthetic?"),
+        (SiteConfig, SITE, "'policy ': {ask: true}",
+         "policy : no such setting; it has a blank at its end; did you mean policy?"),
+        (SiteConfig, SITE, "policy.ask: true",
+         "policy.ask: a dot does not lead into a section; write `policy:`, and indented below it `ask:`"),
+    ],
+    ids=lambda value: value[:12].encode("unicode_escape").decode() if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_setting_that_only_looks_like_one_is_told_from_it(kind, good, line, said):
+    assert mistakes(good + line + "\n", kind) == [said]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("policy: ~",
+         "policy: expected settings below it, one a line as `name: value`, or no such line at all; found None"),
+        ("policy: {studies: skin}", "policy.studies: expected a list, such as [a, b]; found 'skin'"),
+        ("policy: {studies: []}", "policy.studies: expected at least 1 of them, not 0; found []"),
+        ("device: GPU", "device: expected auto, cpu, cuda, or one of several as cuda:1; found 'GPU'"),
+    ],
+)  # fmt: skip
+def test_what_was_expected_is_said_in_words_of_the_file_not_of_the_program(line, said):
+    assert mistakes(SITE + line) == [said]
+
+
+def test_a_name_that_cannot_be_one_says_which_can():
+    (line,) = mistakes(SITE.replace("north", "'north '"))
+    assert line.startswith("name: expected a name of at most 63 letters (a to z, A to Z), digits")
+    assert line.endswith("found 'north '")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{root: images}", "data.kind: missing; add it, one of csv, folders, "),
+        ("{kind: folder, root: images}", "data.kind: found 'folder', expected one of csv, folders, "),
+    ],
+)
+def test_a_kind_that_is_missing_or_mistyped_lists_the_kinds(data, said):
+    (line,) = mistakes(SITE.replace("{kind: folders, root: images}", data))
+    assert line.startswith(said)
+    assert ("did you mean folders?" in line) == ("folder," in data)
