@@ -174,7 +174,7 @@ def _site(
 
 
 def _unanswered(asked: Asked) -> SiteNow | None:
-    """A site that was awaited when its study ended: nobody waits for it any more."""
+    """A site that was awaited when its study ended."""
     if asked.outcome != "awaited":
         return None
     return SiteNow(
