@@ -1,7 +1,7 @@
 """Findings about images that the site's own policy keeps from a study: they are not what the split says.
 
 A kit's policy lets no class with fewer than `min_cell` patients on a side be counted there. So a site may have fewer
-test images than its split has, and no validation images at all. Its data manager is told before a study is.
+test images than its split has, and no validation images at all. `check` says so before a study does.
 """
 
 from collections import Counter

@@ -41,7 +41,7 @@ def mistakes(text: str, kind: type = SiteConfig) -> list[str]:
     ],
     ids=lambda value: value[:12].encode("unicode_escape").decode() if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_setting_that_only_looks_like_one_is_told_from_it(kind, good, line, said):
+def test_the_character_that_makes_a_setting_only_look_like_one_is_named(kind, good, line, said):
     assert mistakes(good + line + "\n", kind) == [said]
 
 
