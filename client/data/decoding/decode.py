@@ -6,6 +6,7 @@ tiny, huge, animated) is refused with a reason. The centre square is cut and res
 step, with antialiasing, which is the usual resize of the shorter side and centre crop.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,20 @@ MOST_SCANS = 64
 """Of a JPEG; progressive ones usually have ten."""
 MOST_TILE_PIXELS = 2**24
 """Of a tile of a TIFF, which is decoded whole, whatever the size of the picture."""
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SUBFILE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _OTHER_PICTURES, _SAMPLE_FORMAT = (
+    254,
+    262,
+    322,
+    323,
+    330,
+    339,
+)
+_DNG_VERSION = 50706
+"""Tags of a TIFF."""
+
+_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""Last bytes of a file that is whole."""
+_LAST_BYTES, _MANY_ZEROS = 2**16, 512
 
 _TOO_LARGE = "has more pixels than Pillow considers safe (Image.MAX_IMAGE_PIXELS); save it smaller"
 
@@ -86,6 +100,16 @@ def _guarded() -> Iterator[None]:
         raise BadImage(_TOO_LARGE) from error
     except MemoryError as error:
         raise BadImage("takes more memory to decode than is free; save it smaller") from error
+    except UnidentifiedImageError as error:
+        raise BadImage(
+            f"cannot be decoded, as it is none of {', '.join(FORMATS)}; save it as one of these, or leave it out"
+        ) from error
+    except OSError as error:
+        if error.errno is not None:  # of the file system; with its text would come the whole path
+            raise BadImage(
+                f"cannot be read ({error.strerror}); let the trainer read it, or fetch it again"
+            ) from error
+        raise BadImage(f"cannot be decoded ({error}); save it again") from error
     except Exception as error:
         # Decoders answer a broken file with nearly any error there is.
         raise BadImage(f"cannot be decoded ({error or type(error).__name__}); save it again") from error
@@ -95,24 +119,55 @@ def _upright(path: Path, size: int) -> Image.Image:
     with _picture(path) as image:
         _check(image)
         _check_for_bombs(image, path)
+        _check_end(image, path)
+        is_inverse = _is_inverse_and_deep(image)
         # JPEG decodes to a half, quarter or eighth for little; twice the size keeps it sharp.
         image.draft(None, (2 * size, 2 * size))
         with reserved(image.width * image.height):
-            return to_rgb(ImageOps.exif_transpose(image))
+            rgb = to_rgb(ImageOps.exif_transpose(image))
+        return ImageOps.invert(rgb) if is_inverse else rgb
+
+
+def _is_inverse_and_deep(image: Image.Image) -> bool:
+    """Whether 0 is white, which Pillow heeds in TIFFs of 8 bits and not in those of 16."""
+    return (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and image.mode.startswith("I")
+        and image.tag_v2.get(_PHOTOMETRIC) == 0
+    )
 
 
 def _picture(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
     except (UnidentifiedImageError, UserWarning) as error:
-        if (kind := _what(path)) is None or kind.endswith("picture"):
+        if (kind := _what(path)) is None:
             raise
+        if kind.endswith("picture"):
+            raise BadImage(f"begins like {kind} and is damaged; fetch it again, or save it again") from error
         raise BadImage(_no_picture(kind)) from error
-    # A DICOM of a slide may begin as a TIFF does, and means its own pixels.
-    if image.format == "TIFF" and (kind := _what(path)) == "a DICOM file":
-        image.close()
-        raise BadImage(_no_picture(kind))
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        try:
+            _check_tiff(image, path)
+        except BadImage:
+            image.close()
+            raise
     return image
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
+    """Refuse files that begin like a TIFF and mean other pixels than the first that it holds."""
+    # A DICOM of a slide may begin as a TIFF does, and means its own pixels.
+    if (kind := _what(path)) == "a DICOM file":
+        raise BadImage(_no_picture(kind))
+    tags = image.tag_v2
+    is_preview = bool(tags.get(_SUBFILE, 0) & 1) and _OTHER_PICTURES in tags
+    if kind == "a camera's raw file" or is_preview or _DNG_VERSION in tags:
+        raise BadImage(
+            "is a camera's raw file, whose first picture is a small preview; save it as TIFF, PNG or JPEG"
+        )
+    if 2 in tags.get(_SAMPLE_FORMAT, ()) and image.mode == "L":
+        raise BadImage("has pixels of 8 bits with a sign; save it without")
 
 
 def _what(path: Path) -> str | None:
@@ -148,6 +203,18 @@ def _check_for_bombs(image: Image.Image, path: Path) -> None:
             raise BadImage(
                 f"has tiles of {width} x {height} pixels; expected at most {MOST_TILE_PIXELS:,}; save it again"
             )
+
+
+def _check_end(image: Image.Image, path: Path) -> None:
+    """Refuse a file whose end is zeros, as a copy that broke off leaves: its last rows would be grey or black."""
+    if (end := _END.get(image.format or "")) is None:
+        return
+    with path.open("rb") as file:
+        file.seek(-min(_LAST_BYTES, path.stat().st_size), os.SEEK_END)
+        last = file.read()
+    written = last.rstrip(b"\0")
+    if len(last) - len(written) >= _MANY_ZEROS and not written.endswith(end):
+        raise BadImage("ends in zeros, as a copy that was cut off leaves; fetch it again")
 
 
 def _checked(image: Image.Image) -> Image.Image:

@@ -29,6 +29,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyn
 from client.data.decoding import dicom_rendering as rendering
 from client.data.decoding import dicom_worker
 from client.data.decoding.dicom_codestream import Codestream, of_jpeg, of_jpeg2000
+from client.data.decoding.dicom_extent import MOST_HEADER, check_extent
 from client.data.decoding.dicom_frame import Frame, attribute
 from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.decoding.dicom_rendering import MOST_PIXELS, rendered
@@ -36,8 +37,6 @@ from client.data.decoding.memory_budget import reserved
 from client.data.references import BadImage, DicomFrame
 
 MOST_FRAMES = 100_000
-_MOST_HEADER = 2**26
-"""Bytes before the pixels; private tags of some scanners take a few MiB."""
 _LAST = threading.local()
 _OF_WHOLE_NUMBERS = ("BitsStored", "PixelRepresentation")
 _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
@@ -54,9 +53,12 @@ def read_header(path: Path) -> pydicom.FileDataset:
         # A deflated file unpacks as a whole, header and pixels, to a size that is not known before.
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax != DeflatedExplicitVRLittleEndian:
-            return pydicom.dcmread(path, stop_before_pixels=True, defer_size=_MOST_HEADER)
+            return pydicom.dcmread(path, stop_before_pixels=True, defer_size=MOST_HEADER)
     except InvalidDicomError as error:
-        raise BadImage("lacks the header of a DICOM file (the mark DICM); export it again") from error
+        raise BadImage(
+            "lacks the header of a DICOM file (132 bytes that end in DICM); export it again, or let `dcmconv` of DCMTK "
+            "add it"
+        ) from error
     except OSError as error:
         raise BadImage(f"cannot be read ({error.strerror or type(error).__name__})") from error
     except Exception as error:
@@ -94,6 +96,7 @@ def picture(reference: DicomFrame) -> Image.Image:
     try:
         frame = Frame(header, reference.frame, frames)
         _check_layout(header, frame)
+        check_extent(reference.path, header, frames)
         codestream = _codestream(reference, header, frames)
         colours = _colours(frame, codestream)
         with reserved(header.Rows * header.Columns):
@@ -144,7 +147,7 @@ def _is_as_long_as_full(reference: DicomFrame, header: pydicom.FileDataset, fram
     """Whether pixels that are said to be subsampled are not."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
     with reference.path.open("rb") as file:
-        pydicom.dcmread(file, stop_before_pixels=True, defer_size=_MOST_HEADER)
+        pydicom.dcmread(file, stop_before_pixels=True, defer_size=MOST_HEADER)
         file.seek(4 if syntax.is_implicit_VR else 8, 1)
         length = int.from_bytes(file.read(4), "little" if syntax.is_little_endian else "big")
     return length >= 3 * int(header.Rows) * int(header.Columns) * frames
@@ -228,7 +231,7 @@ def _read_codestream(
 ) -> Codestream | None:
     offsets, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     with reference.path.open("rb") as file:
-        pydicom.dcmread(file, stop_before_pixels=True, defer_size=_MOST_HEADER)
+        pydicom.dcmread(file, stop_before_pixels=True, defer_size=MOST_HEADER)
         file.seek(12, 1)  # tag, VR, two reserved bytes and a length: encapsulated pixels are always explicit
         data = get_frame(
             file,

@@ -20,6 +20,15 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (b"II*\x00", "a TIFF picture"),
     (b"MM\x00*", "a TIFF picture"),
     (b"GIF8", "a GIF picture"),
+    (b"8BPS", "a Photoshop file"),
+    (b"II\xbc\x01", "a JPEG XR picture, which is not read here"),
+    (b"II+\x00", "a BigTIFF, which is not read here"),
+    (b"MM\x00+", "a BigTIFF, which is not read here"),
+    (b"\xff\x0a", "a JPEG XL picture, which is not read here"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture, which is not read here"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file"),
+    (b"IIRO", "a camera's raw file"),
+    (b"IIU\x00", "a camera's raw file"),
     (b"%PDF", "a PDF"),
     (b"\x89HDF", "an HDF5 file (MINC 2, Matlab 7.3)"),
     (b"CDF\x01", "a NetCDF file (MINC 1)"),
@@ -31,6 +40,14 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x04\x95", "a Python pickle"),
     (b"\x00\x00\x00\x01\x00\x00", "a FreeSurfer volume (.mgh)"),
 )
+_BOXED = {
+    b"heic": "a HEIC picture of a phone, which is not read here",
+    b"heix": "a HEIC picture of a phone, which is not read here",
+    b"mif1": "a HEIC or AVIF picture, which is not read here",
+    b"avif": "an AVIF picture, which is not read here",
+    b"crx ": "a camera's raw file",
+}
+"""Kinds of files in boxes (ISO 14496-12) that are no video."""
 _NIFTI = {b"n+1\x00": "a NIfTI-1 volume", b"ni1\x00": "the header of a NIfTI pair (.hdr and .img)"}
 NUM_BYTES = 544
 """As many as are looked at."""
@@ -46,12 +63,18 @@ def what(start: bytes) -> str | None:
         return "a DICOM file"
     if (volume := _volume(start)) is not None:
         return volume
+    if start[:4] in (b"II*\x00", b"MM\x00*") and start[8:10] == b"CR":
+        return "a camera's raw file"
     for mark, kind in _MARKS:
         if start.startswith(mark):
             return kind
+    if start[4:8] == b"ftyp":
+        return _BOXED.get(start[8:12], "a video")
     words = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if words.startswith((b"<!doctype html", b"<html")):
         return "a web page, as a failed download leaves"
+    if words.startswith(b"<svg") or (words.startswith(b"<?xml") and b"<svg" in words):
+        return "a drawing (SVG)"
     if words.startswith((b"<?xml", b"<error", b"{")):
         return "a text (XML or JSON), as a failed download leaves"
     return None

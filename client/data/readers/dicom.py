@@ -9,23 +9,28 @@ problem. Files that cannot be read are problems, because their patients are not 
 
 What a DICOM says of a person stays in this file: rows carry keyed hashes of PatientID (or of the
 study, where the patient is not named), and messages name files and lines, never values.
+
+One image that lies there twice (one SOPInstanceUID) counts once. Two images under one are a problem if the table
+labels images by it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pydicom
 
 from client.config import DicomData
 from client.data.decoding.dicom import num_frames, read_header
+from client.data.decoding.dicom_extent import same_pixels
 from client.data.decoding.dicom_frame import Frame, text
 from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
-from client.data.readers.patients import is_placeholder
+from client.data.readers.patients import SEVERAL_SPELLINGS, TAKEN_AS_ONE, is_placeholder, one_spelling
 from client.data.readers.rows import ReadRows, Unused, by_kind
 from client.data.readers.scan import USUAL, every_file, is_dicom, kind_of
 from client.data.readers.table import CsvTable, read_table, require_columns
@@ -36,6 +41,19 @@ _INDEX = "indexes of a disc (DICOMDIR)"
 _SCOUT = "localizer (scout)"
 _OF_A_WHOLE = ("StudyInstanceUID", "PatientID")
 """What labels images that were not looked at one by one, scouts among them."""
+
+
+_COPY = "copies of a DICOM image that is used, with its SOPInstanceUID and its pixels"
+_OTHER_PIXELS = "image with the SOPInstanceUID of another file and other pixels"
+_OTHER_PATIENT = "image with the SOPInstanceUID and the pixels of another file, but another PatientID"
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """Who an image belongs to, in clear."""
+
+    kind: Literal["patient", "study"]
+    identifier: str
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,12 @@ def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
     table = read_table(config.labels)
     lines, problems = _lines(table, config)
     rows: list[ImageRow] = []
+    owners: list[_Owner] = []
     met: set[str] = set()
+    first_of: dict[str, tuple[Path, _Owner]] = {}
     others: defaultdict[str, Counter[str]] = defaultdict(Counter)
     left_out: defaultdict[str, list[str]] = defaultdict(list)
+    alike: defaultdict[str, list[str]] = defaultdict(list)
     files, unused = _files(config.root)
     for path in shown(files, len(files), "DICOM headers read"):
         name, identifier = path.relative_to(config.root).as_posix(), ""
@@ -66,8 +87,18 @@ def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
             kind = other_than_image(header)
             line = lines.get(identifier)
             if kind is None and line is not None:
-                of_file = list(_rows(path, header, line, config, secret))
+                owner = _owner(header)
+                of_file = list(_rows(path, header, line, config))
+                if of_file and (again := _again(path, header, owner, first_of)) is not None:
+                    met.add(identifier)
+                    if again == _COPY:
+                        left_out[again].append(name)
+                        continue
+                    if config.match == "SOPInstanceUID":
+                        raise BadImage(f"is an {again}; keep the one that counts")  # noqa: TRY301
+                    alike[f"DICOM files, each an {again}"].append(name)
                 rows += of_file
+                owners += [owner] * len(of_file)
                 kind = None if of_file else _SCOUT
         except BadImage as bad:
             problems.append(f"{name} {bad}")
@@ -81,7 +112,39 @@ def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
         else:
             met.add(identifier)
     problems += _without_images(lines, met, others, config)
-    return ReadRows(rows, problems, [*unused, *by_kind(left_out)])
+    rows, joined = _with_patients(rows, owners, secret)
+    joined += [replace(entry, what="taken as images of their own") for entry in by_kind(alike)]
+    return ReadRows(rows, problems, [*unused, *by_kind(left_out), *joined])
+
+
+def _again(
+    path: Path, header: pydicom.Dataset, owner: _Owner, first_of: dict[str, tuple[Path, _Owner]]
+) -> str | None:
+    """What a file is whose SOPInstanceUID another has; None for the first with one. Raises BadImage."""
+    identifier = text(header, "SOPInstanceUID")
+    if not identifier:
+        return None
+    first, first_owner = first_of.setdefault(identifier, (path, owner))
+    if first == path:
+        return None
+    if not same_pixels(first, path):
+        return _OTHER_PIXELS
+    return _COPY if owner == first_owner else _OTHER_PATIENT
+
+
+def _with_patients(
+    rows: Sequence[ImageRow], owners: Sequence[_Owner], secret: bytes
+) -> tuple[list[ImageRow], list[Unused]]:
+    """Rows with the keyed hash of their patient, or else of their study, and the patients in several spellings."""
+    spelled = one_spelling(owner.identifier for owner in owners if owner.kind == "patient")
+    result, joined = [], []
+    for row, owner in zip(rows, owners, strict=True):
+        identifier = spelled[owner.identifier] if owner.kind == "patient" else owner.identifier
+        if identifier != owner.identifier:
+            joined.append(row.image.name)
+        result.append(replace(row, patient=hidden(secret, owner.kind, identifier) if identifier else None))
+    kind = f"images whose PatientID is that of other images {SEVERAL_SPELLINGS}"
+    return result, [Unused(kind, tuple(joined), what=TAKEN_AS_ONE)] if joined else []
 
 
 def _without_images(
@@ -141,14 +204,16 @@ def _is_marked(path: Path) -> bool:
         return True  # reading its header will say why it cannot be opened
 
 
-def _rows(
-    path: Path, header: pydicom.Dataset, line: _Line, config: DicomData, secret: bytes
-) -> Iterator[ImageRow]:
+def _owner(header: pydicom.Dataset) -> _Owner:
+    patient = text(header, "PatientID")
+    if patient and not is_placeholder(patient):
+        return _Owner("patient", patient)
+    return _Owner("study", text(header, "StudyInstanceUID"))
+
+
+def _rows(path: Path, header: pydicom.Dataset, line: _Line, config: DicomData) -> Iterator[ImageRow]:
     window = None if config.window is None else Window(config.window.centre, config.window.width)
-    patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
-    patient = "" if is_placeholder(patient) else patient
     device = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}".strip()
-    kind, identifier = ("patient", patient) if patient else ("study", study)
     frames = num_frames(header)
     chosen = list(range(frames))
     if config.match in _OF_A_WHOLE:
@@ -160,6 +225,5 @@ def _rows(
             group=None,
             split=line.split,
             source=line.source,
-            patient=hidden(secret, kind, identifier) if identifier else None,
             acquisition=device or None,
         )

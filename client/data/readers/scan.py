@@ -85,6 +85,10 @@ _STARTS = (
 )
 _DICOM_MARK = b"DICM"
 _HEAD = 132
+_BARE_DICOM = re.compile(
+    rb"\x02\0[\0-\x03]\0(?:UL|OB|UI|[\x02-\x40]\0\0\0)|\x08\0[\0\x01\x05\x08\x12\x14\x16\x18]\0(?:UL|CS|DA|TM|UI|[\x02-\x40]\0\0\0)"
+)
+"""The first element of a file without its mark: of the file's own group, or of that which names the image."""
 _MASK = re.compile(
     r"(?P<image>.+?)[ _-]*(?:mask|seg|segmentation|annotation|groundtruth|label|gt)s?(?:[ _-]?\d+)?$",
     re.IGNORECASE,
@@ -210,8 +214,8 @@ def is_no_image(kind: str) -> bool:
 
 
 def is_dicom(start: bytes) -> bool:
-    """True for the first 132 bytes or more of a DICOM file (PS3.10 7.1)."""
-    return start[_HEAD - 4 : _HEAD] == _DICOM_MARK
+    """True for the first 132 bytes or more of a DICOM file (PS3.10 7.1), and of one that begins without them."""
+    return start[_HEAD - 4 : _HEAD] == _DICOM_MARK or bool(_BARE_DICOM.match(start))
 
 
 def masks_among(images: Sequence[Path]) -> set[Path]:

@@ -1,5 +1,6 @@
 """DICOM: what is seen of a frame, whose it is, and that no identifier is told in clear."""
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def test_colour_keeps_its_colours(tmp_path):
         ({"NumberOfFrames": 10**9}, "says 1000000000 frames"),
         ({"Rows": 0}, r"holds no image \(modality MR\)"),
         ({"BitsAllocated": 12}, "of 12 bits a pixel"),
-        ({"Rows": 64}, "cannot be decoded"),
+        ({"Rows": 64}, "end 1,536 bytes too early"),
     ],
 )
 def test_a_file_that_says_more_than_it_holds_is_refused(values, said, tmp_path):
@@ -241,6 +242,66 @@ def test_images_without_a_patient_are_grouped_by_their_study(export, tmp_path):
         data.PatientID = ""
         data.save_as(path)
     assert len({row.group for row in read.read(export, ("a", "b")).rows[:4]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, None),
+        ({"pixels": RAMP + 1}, "is an image with the SOPInstanceUID of another file and other pixels"),
+        ({"PatientID": "P9"}, "the pixels of another file, but another PatientID"),
+    ],
+)
+def test_one_image_that_lies_there_twice_counts_once_and_two_under_one_number_are_a_problem(
+    export, values, said
+):
+    dicom(export.root / "again" / "a.dcm", **{"SOPInstanceUID": "1.1", "PatientID": "P1", **values})
+    contents = read.survey(export, ("a", "b"))
+    if said is None:
+        assert not contents.problems
+        assert len(contents.manifest.rows) == 5
+        (copies,) = [one for one in contents.unused if one.kind.startswith("copies of a DICOM image")]
+        assert copies.names == ("x/a.dcm",)
+    else:
+        (problem,) = contents.problems
+        assert problem.startswith("x/a.dcm ")
+        assert said in problem
+
+
+def test_images_that_share_a_number_are_images_if_the_table_labels_patients(export):
+    """Some tools that remove names give every file one number."""
+    export.labels.write_text("PatientID,label\nP1,a\nP2,b\nP3,b\n")
+    dicom(export.root / "x" / "b.dcm", SOPInstanceUID="1.1", PatientID="P1", pixels=RAMP + 1)
+    contents = read.survey(export.model_copy(update={"match": "PatientID"}), ("a", "b"))
+    assert len(contents.manifest.rows) == 7
+    (entry,) = [one for one in contents.unused if "SOPInstanceUID" in one.kind]
+    assert (entry.what, entry.names) == ("taken as images of their own", ("x/b.dcm",))
+
+
+def test_a_patient_in_several_spellings_is_one_and_no_spelling_is_said(export):
+    """One system writes 00123, the next 123."""
+    for name, patient in (("IM0002", "00123"), ("a.dcm", "123")):
+        data = pydicom.dcmread(export.root / "x" / name)
+        data.PatientID = patient
+        data.save_as(export.root / "x" / name)
+    contents = read.survey(export, ("a", "b"))
+    assert len({row.group for row in contents.manifest.rows[:4]}) == 1
+    (entry,) = [one for one in contents.unused if one.what == "taken as one"]
+    assert entry.names == ("a.dcm frame 1",)
+    assert "123" not in entry.text.replace("00123", "123")
+
+
+def test_a_pipe_and_a_file_without_its_mark_do_not_go_unseen(export):
+    os.mkfifo(export.root / "pipe.dcm")
+    (export.root / "bare").write_bytes((export.root / "x" / "a.dcm").read_bytes()[132:])
+    contents = read.survey(export, ("a", "b"))
+    assert [one.names for one in contents.unused if one.kind == "pipes, sockets and devices"] == [
+        ("pipe.dcm",)
+    ]
+    assert contents.problems == (
+        "bare lacks the header of a DICOM file (132 bytes that end in DICM); export it again, or let `dcmconv` of "
+        "DCMTK add it",
+    )
 
 
 def test_all_that_is_wrong_with_an_export_is_said_at_once_without_an_identifier(export):
