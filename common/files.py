@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,13 +19,20 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
 
     What is `private` only its owner may read, from the first byte on.
     """
+    with written_atomically(path, len(content), private=private) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_atomically(path: Path, num_bytes: int, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A file beside `path` to write about `num_bytes` to, which takes its place at the end. Raises StorageError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             if private:
                 os.fchmod(file.fileno(), 0o600)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -33,9 +40,12 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
         partial.unlink(missing_ok=True)
         raise StorageError(
             f"{path.name} could not be written to {path.parent}: {error.strerror} "
-            f"({len(content) / 2**20:.1f} MiB needed); nothing written before is lost. "
+            f"({num_bytes / 2**20:.1f} MiB needed); nothing written before is lost. "
             "Free some space there or choose another folder."
         ) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, record: BaseModel) -> None:

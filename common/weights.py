@@ -6,7 +6,7 @@ new arrays and leave their arguments alone.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from common.errors import StorageError, WireError
-from common.files import write_atomically
+from common.files import written_atomically
+from common.formats import tensors
 from common.settings import Frozen
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -74,13 +74,16 @@ def add(left: Arrays, right: Arrays) -> dict[str, Array]:
     return {name: np.asarray(left[name] + right[name]) for name in left}
 
 
-def norm(arrays: Arrays) -> float:
-    """Euclidean norm over all entries, summed in float64 in the order of names.
+def norm(arrays: Arrays, names: Iterable[str] | None = None) -> float:
+    """Euclidean norm over all entries, or those of the arrays of `names`, summed in float64 in the order of names.
 
     Arrays that were read from safetensors bytes come in another order in every process, and a
     sum in that order would have other last bits each time.
     """
-    squares = [float(np.sum(np.square(arrays[name], dtype=np.float64))) for name in sorted(arrays)]
+    squares = [
+        float(np.sum(np.square(arrays[name], dtype=np.float64)))
+        for name in sorted(arrays if names is None else names)
+    ]
     return float(np.sqrt(sum(squares)))
 
 
@@ -113,7 +116,8 @@ def save_file(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     Raises StorageError; what was at `path` before is then still there.
     """
     whole = {name: contiguous(array) for name, array in arrays.items()}
-    write_atomically(path, to_safetensors(whole, dict(metadata)))
+    with written_atomically(path, num_bytes(whole)) as file:
+        tensors.write(file, whole, metadata)
 
 
 def load_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

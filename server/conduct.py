@@ -136,10 +136,12 @@ def _conduct(
     readmit = partial(requests.take_readmitted, config.run_dir)
     on_progress = partial(set_progress, config.run_dir)
     best_weights = partial(_best_weights, config, study)
+    preprocessing = start.preprocessing
     states = run_rounds(
         study, sites, cohort, start,
         readmit=readmit, best_weights=best_weights, on_progress=on_progress, pause=pause,
     )  # fmt: skip
+    del start  # its weights are needed for one round only
     for state in states:
         log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
         report.append_round(config.run_dir, state, study)
@@ -151,9 +153,9 @@ def _conduct(
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
-    _write_report(config, study, start.preprocessing)
+    _write_report(config, study, preprocessing)
     if _fit_heads(config, study, sites, cohort, state):
-        _write_report(config, study, start.preprocessing)
+        _write_report(config, study, preprocessing)
     scores.require_heard(study, state)
     return _ending(study, state, cohort)
 
@@ -218,7 +220,7 @@ def _fit_heads(
 
 
 def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, Cohort]:
-    """The state to go on from: the last checkpoint of this run, or the first weights."""
+    """The state to go on from: the last checkpoint of this run, or the first weights; and the cohort without weights."""
     last = checkpoint.latest(config.run_dir)
     now = read_status(config.run_dir)
     people = approvals.WaitingRecord(
@@ -228,8 +230,10 @@ def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[Roun
         state = checkpoint.load(last, study)
         log.event(f"resuming after round {state.round} of {study.rounds}", round=state.round)
         add_resumption(config.run_dir, state.round)
-        return state, enrolment.enrol(study, sites, state.weights, first_round=state.round + 1, people=people)
+        cohort = enrolment.enrol(study, sites, state.weights, first_round=state.round + 1, people=people)
+        return state, replace(cohort, weights={})
     first = None if config.start_from is None else load_file(config.start_from)[0]
     cohort = enrolment.enrol(study, sites, first, people=people)
     reference = cohort.reference
-    return RoundState(0, cohort.weights, reference.layout, reference.preprocessing), cohort
+    start = RoundState(0, cohort.weights, reference.layout, reference.preprocessing)
+    return start, replace(cohort, weights={})

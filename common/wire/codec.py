@@ -15,11 +15,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
-from safetensors.numpy import save_file as to_safetensors_file
 
 from common import wire
 from common.errors import WireError
-from common.formats import json_text
+from common.formats import json_text, tensors
+from common.lazy_arrays import Stored
 from common.text import one_line
 from common.weights import Arrays, contiguous
 from common.wire import (
@@ -98,6 +98,24 @@ def from_bytes(data: bytes | bytearray) -> Plan | Answer:
     return message_of(header, arrays)
 
 
+def from_file(path: Path) -> Plan | Answer:
+    """The message in a file, whose arrays stay in the file until each is read. Raises WireError.
+
+    Whoever removes the file does so when nothing is read from the message any more. Raises FileNotFoundError.
+    """
+    if (size := path.stat().st_size) > LARGEST_MESSAGE:
+        raise WireError(f"found a message of {size:,} bytes, expected at most {LARGEST_MESSAGE:,}")
+    try:
+        places = dict(tensors.places(path, LARGEST_INDEX))
+        header = Stored(path, {_HEADER: places.pop(_HEADER)})[_HEADER].tobytes().decode()
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise WireError(
+            f"found {size} bytes that are not a Consilium message ({type(error).__name__}); "
+            "are both sides of the same version?"
+        ) from error
+    return message_of(header, Stored(path, places))
+
+
 def join(header: str, arrays: Arrays) -> bytes:
     """Header and arrays as safetensors bytes; the header is not read."""
     fields = np.frombuffer(header.encode(), np.uint8)
@@ -148,7 +166,8 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
     """Write named arrays to a safetensors file."""
-    to_safetensors_file({name: contiguous(array) for name, array in arrays.items()}, path)
+    with path.open("wb", buffering=0) as file:
+        tensors.write(file, {name: contiguous(array) for name, array in arrays.items()})
 
 
 def with_header(header: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
@@ -214,7 +233,7 @@ def message_of(header: str, arrays: Mapping[str, Any]) -> Plan | Answer:
         )
     holder = _ARRAY_FIELDS.get(kind) if isinstance(kind, str) else None
     if holder is not None:
-        fields[holder] = dict(arrays)
+        fields[holder] = arrays
     elif arrays:
         raise WireError("found tensors in a message of a kind that has none")
     try:

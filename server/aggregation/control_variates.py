@@ -37,7 +37,7 @@ def next_control(
         parameters_only=True,
     )
     if not control:
-        return moved
+        return dict(moved)
     kept = 1 - sum(shares[update.site] for update in ordered)
     return {
         name: np.asarray(kept * control[name].astype(np.float64) + array).astype(array.dtype)

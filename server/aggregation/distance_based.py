@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import QuorumNotMet
-from common.weights import Array
+from common.weights import Arrays
 from server.aggregation.update import AdmittedUpdate, by_name, combine, shares_of_examples
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -23,9 +23,7 @@ _STILL = 1e-12
 """Weiszfeld's iteration has converged when no share changes by more than this."""
 
 
-def multi_krum(
-    updates: Sequence[AdmittedUpdate], *, num_byzantine: int, num_selected: int
-) -> dict[str, Array]:
+def multi_krum(updates: Sequence[AdmittedUpdate], *, num_byzantine: int, num_selected: int) -> Arrays:
     """The mean of the `num_selected` deltas with the lowest scores (Blanchard et al. 2017, arXiv:1703.02757).
 
     A delta's score is the sum of its squared distances to the n - f - 2 nearest others (section
@@ -50,7 +48,7 @@ def multi_krum(
 
 def geometric_median(
     updates: Sequence[AdmittedUpdate], *, iterations: int, smoothing: float, most: float = 1.0
-) -> dict[str, Array]:
+) -> Arrays:
     """The point with the least sum of distances, each weighted by the site's share of examples, `most` at most.
 
     Smoothed Weiszfeld from the weighted mean (Pillutla et al. 2022, arXiv:1912.13445, algorithm 2).

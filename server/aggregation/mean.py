@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import QuorumNotMet
-from common.weights import Array
-from server.aggregation.update import AdmittedUpdate, by_name, combine, exceed, shares_of_examples
+from common.lazy_arrays import Computed
+from common.weights import Array, Arrays
+from server.aggregation.update import AdmittedUpdate, by_name, combine, exceed, pieces, shares_of_examples
 
 LARGEST = 2.0**40
 """Largest product of examples and entry that the running sum can hold. Admission enforces it."""
@@ -35,49 +36,73 @@ class RunningMean:
         self._sites: set[str] = set()
         self._num_examples = 0
         self._dtypes: dict[str, np.dtype[np.generic]] = {}
-        self._coarse: dict[str, Wholes] = {}
-        self._fine: dict[str, Wholes] = {}
+        self._sums: dict[str, _ExactSum] = {}
 
     def add(self, update: AdmittedUpdate) -> None:
         """Add one update; it need not be kept after that."""
         assert update.site not in self._sites, "a site has one vote a round"
         for name, array in update.delta.items():
-            if name not in self._coarse:
+            if name not in self._sums:
                 self._dtypes[name] = array.dtype
-                self._coarse[name] = np.zeros(array.shape, np.int64)
-                self._fine[name] = np.zeros(array.shape, np.int64)
-            product = update.num_examples * _COARSE * array.astype(np.float64)
-            coarse = np.rint(product)
-            self._coarse[name] += coarse.astype(np.int64)
-            self._fine[name] += np.rint((product - coarse) * _FINE).astype(np.int64)
+                self._sums[name] = _ExactSum(array.shape)
+            self._sums[name].add(update.num_examples, array)
         self._sites.add(update.site)
         self._num_examples += update.num_examples
 
-    def result(self) -> dict[str, Array]:
-        """The mean so far. Raises QuorumNotMet if there is nothing to average."""
+    def result(self) -> Arrays:
+        """The mean so far, each array when it is read. Raises QuorumNotMet if there is nothing to average."""
         if not self._sites:
             raise QuorumNotMet(
                 "found no update to average, expected at least one; the sites' own logs say what stopped them"
             )
-        return {name: self._mean(name) for name in self._coarse}
+        return Computed(self._sums, self._mean)
 
     def _mean(self, name: str) -> Array:
-        total = self._fine[name] / _FINE
-        total += self._coarse[name]
-        total /= _COARSE * self._num_examples
-        return np.asarray(total).astype(self._dtypes[name])
+        return self._sums[name].mean(self._num_examples).astype(self._dtypes[name])
 
 
-def weighted_mean(updates: Sequence[AdmittedUpdate], most: float = 1.0) -> dict[str, Array]:
-    """The mean of these updates, none with a larger share than `most`.
+class _ExactSum:
+    """The exact sum of count times entry, for each entry of one array."""
 
-    It is `RunningMean` to the last bit where no share is too large. Raises QuorumNotMet if there is nothing to
-    average.
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._coarse: Wholes = np.zeros(shape, np.int64)
+        self._fine: Wholes = np.zeros(shape, np.int64)
+
+    def add(self, count: int, array: Array) -> None:
+        coarse_sum, fine_sum, flat = self._coarse.reshape(-1), self._fine.reshape(-1), array.reshape(-1)
+        for piece in pieces(flat.size):
+            product = count * _COARSE * flat[piece].astype(np.float64)
+            coarse = np.rint(product)
+            coarse_sum[piece] += coarse.astype(np.int64)
+            fine_sum[piece] += np.rint((product - coarse) * _FINE).astype(np.int64)
+
+    def mean(self, num_examples: int) -> Array:
+        """The sum, divided by the examples, as float64."""
+        total = self._fine / _FINE
+        total += self._coarse
+        total /= _COARSE * num_examples
+        return np.asarray(total)
+
+
+def weighted_mean(updates: Sequence[AdmittedUpdate], most: float = 1.0) -> Arrays:
+    """The mean of these updates, none with a larger share than `most`, each array when it is read.
+
+    It is `RunningMean` to the last bit where no share is too large, and its sums are those of a piece of one array.
+    Raises QuorumNotMet if there is nothing to average.
     """
     ordered = by_name(updates)
     if exceed([update.num_examples for update in ordered], most):
         return combine(ordered, shares_of_examples(ordered, most))
-    running = RunningMean()
-    for update in ordered:
-        running.add(update)
-    return running.result()
+    num_examples = sum(update.num_examples for update in ordered)
+
+    def mean(name: str) -> Array:
+        first, *_ = deltas = [update.delta[name] for update in ordered]
+        result = np.empty(first.size, first.dtype)
+        for piece in pieces(first.size):
+            total = _ExactSum((piece.stop - piece.start,))
+            for update, delta in zip(ordered, deltas, strict=True):
+                total.add(update.num_examples, delta.reshape(-1)[piece])
+            result[piece] = total.mean(num_examples)
+        return result.reshape(first.shape)
+
+    return Computed(ordered[0].delta, mean)

@@ -18,7 +18,7 @@ from server.aggregation.update import AdmittedUpdate, Rule
 def clipping(rule: Rule, bound: float) -> Rule:
     """`rule` on deltas of norm `bound` at most (Sun et al. 2019, arXiv:1911.07963, section 4)."""
 
-    def clipped_rule(updates: Sequence[AdmittedUpdate]) -> dict[str, Array]:
+    def clipped_rule(updates: Sequence[AdmittedUpdate]) -> Arrays:
         return rule([clipped(update, bound) for update in updates])
 
     return clipped_rule

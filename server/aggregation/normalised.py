@@ -6,13 +6,14 @@ site counts by its images, and no longer also by how many steps it took.
 
 from collections.abc import Callable, Sequence
 
-from common.weights import Array
+from common.lazy_arrays import Computed
+from common.weights import Arrays
 from server.aggregation.update import AdmittedUpdate, by_name, combine, shares_of_examples
 
 
 def normalised_mean(
     updates: Sequence[AdmittedUpdate], *, way: Callable[[int], float], most: float = 1.0
-) -> dict[str, Array]:
+) -> Arrays:
     """The mean of these updates, none with a larger share than `most`; `way` is the length of so many steps.
 
     Running statistics are measured, not walked to, and take the plain mean. Raises QuorumNotMet if there is nothing
@@ -23,4 +24,5 @@ def normalised_mean(
     lengths = [way(update.num_steps) for update in ordered]
     mean_length = sum(share * length for share, length in zip(shares, lengths, strict=True))
     factors = [share * mean_length / length for share, length in zip(shares, lengths, strict=True)]
-    return combine(ordered, shares) | combine(ordered, factors, parameters_only=True)
+    plain, parameters = combine(ordered, shares), combine(ordered, factors, parameters_only=True)
+    return Computed(plain, lambda name: (parameters if name in parameters else plain)[name])

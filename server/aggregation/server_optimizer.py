@@ -30,6 +30,7 @@ from common.config import (
     FedYogi,
     Scaffold,
 )
+from common.lazy_arrays import Computed
 from common.weights import Array, Arrays, Layout, norm
 from server.state import OptimizerState
 
@@ -47,12 +48,17 @@ def step(
     """The next weights and the next state; neither argument is changed."""
     assert weights.keys() == delta.keys() == layout.keys(), "admission compares names before any step"
     number = state.step + 1
-    stepped = {name: delta[name] for name in delta if layout[name].role == "parameter"}
+    parameters = dict.fromkeys(name for name in delta if layout[name].role == "parameter")
+    # Read once by the algorithms that have no slots: `delta` may be computed when it is read.
+    stepped: Arrays = Computed(parameters, lambda name: delta[name])
+    if not isinstance(algorithm, FedAvg | FedProx | FedNova | Scaffold):
+        stepped = dict(stepped)
+    moves: Arrays
     match algorithm:
         case FedAvg() | FedProx() | FedNova():
             moves, slots = stepped, Slots()
         case Scaffold(server_lr=lr):  # its slot is made in `control_variates.py`
-            moves, slots = {name: np.asarray(lr * array) for name, array in stepped.items()}, Slots()
+            moves, slots = Computed(parameters, lambda name: np.asarray(lr * delta[name])), Slots()
         case FedAvgM():
             moves, slots = _momentum(algorithm, stepped, state, number)
         case FedAdam():
@@ -67,7 +73,8 @@ def step(
         case _:
             assert_never(algorithm)
     moved = {
-        name: np.asarray(array + moves.get(name, delta[name]), array.dtype) for name, array in weights.items()
+        name: np.asarray(array + (moves if name in moves else delta)[name], array.dtype)
+        for name, array in weights.items()
     }
     return moved, OptimizerState(step=number, slots=slots)
 

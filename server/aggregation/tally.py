@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol, assert_never
 
 from common.config import Aggregation, GeometricMedian, Krum, Mean, Median, MultiKrum, TrimmedMean
-from common.weights import Array
+from common.weights import Arrays
 from server.aggregation.coordinate_wise import median, trimmed_mean
 from server.aggregation.distance_based import geometric_median, multi_krum
 from server.aggregation.mean import LARGEST as LARGEST_SUMMAND
@@ -41,7 +41,7 @@ class Tally(Protocol):
     def add(self, update: AdmittedUpdate) -> None:
         """Add one update."""
 
-    def result(self, without: Collection[str] = ()) -> dict[str, Array]:
+    def result(self, without: Collection[str] = ()) -> Arrays:
         """The delta of all sites but these. Raises QuorumNotMet if none is left."""
 
 
@@ -75,7 +75,7 @@ class _Folding:
     def add(self, update: AdmittedUpdate) -> None:
         self._mean.add(update if self._norm_clip is None else clipped(update, self._norm_clip))
 
-    def result(self, without: Collection[str] = ()) -> dict[str, Array]:
+    def result(self, without: Collection[str] = ()) -> Arrays:
         assert not without, "what is folded in cannot be taken out"
         return self._mean.result()
 
@@ -90,7 +90,7 @@ class _Holding:
     def add(self, update: AdmittedUpdate) -> None:
         self._updates.append(update)
 
-    def result(self, without: Collection[str] = ()) -> dict[str, Array]:
+    def result(self, without: Collection[str] = ()) -> Arrays:
         return self._rule([update for update in self._updates if update.site not in without])
 
 

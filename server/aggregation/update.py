@@ -4,7 +4,7 @@ No rule sees the order in which sites answered. Floating-point addition is not a
 of arrival would have other last bits on every run. A tie would be broken by the fastest connection.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -13,7 +13,11 @@ import numpy as np
 
 from common import weights
 from common.errors import QuorumNotMet
+from common.lazy_arrays import Computed
 from common.weights import Array, Arrays
+
+_PIECE = 2**17
+"""Entries of a piece: 1 MiB as float64."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,16 @@ class AdmittedUpdate:
     @cached_property
     def norm(self) -> float:
         """Euclidean norm of `delta` over its parameters."""
-        return _norm({name: self.delta[name] for name in self.delta if name not in self.statistics})
+        return _norm(self.delta, [name for name in self.delta if name not in self.statistics])
 
     @cached_property
     def statistics_norm(self) -> float:
         """Euclidean norm of `delta` over its running means and variances; 0 without any."""
-        return _norm({name: self.delta[name] for name in self.delta if name in self.statistics})
+        return _norm(self.delta, [name for name in self.delta if name in self.statistics])
 
 
-Rule: TypeAlias = Callable[[Sequence[AdmittedUpdate]], dict[str, Array]]
+Rule: TypeAlias = Callable[[Sequence[AdmittedUpdate]], Arrays]
+"""A rule may compute each array of its result when it is read."""
 
 
 def by_name(updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
@@ -95,20 +100,33 @@ def exceed(counts: Sequence[int], most: float) -> bool:
 
 def combine(
     ordered: Sequence[AdmittedUpdate], shares: Sequence[float], *, parameters_only: bool = False
-) -> dict[str, Array]:
-    """The sum of `share * delta`, added in float64, in the dtype of the deltas."""
-    combined: dict[str, Array] = {}
-    for name, first in ordered[0].delta.items():
-        if parameters_only and name in ordered[0].statistics:
-            continue
-        total = np.zeros(first.shape, np.float64)
-        # Shares, not counts: a share never carries a finite entry past the largest float.
-        for update, share in zip(ordered, shares, strict=True):
-            total += share * update.delta[name].astype(np.float64)
-        combined[name] = total.astype(first.dtype)
-    return combined
+) -> Arrays:
+    """The sum of `share * delta`, added in float64, in the dtype of the deltas; each array when it is read."""
+
+    def sum_of(name: str) -> Array:
+        first, *_ = deltas = [update.delta[name] for update in ordered]
+        combined = np.empty(first.size, first.dtype)
+        for piece in pieces(first.size):
+            total = np.zeros(piece.stop - piece.start, np.float64)
+            # Shares, not counts: a share never carries a finite entry past the largest float.
+            for delta, share in zip(deltas, shares, strict=True):
+                total += share * delta.reshape(-1)[piece].astype(np.float64)
+            combined[piece] = total
+        return combined.reshape(first.shape)
+
+    left_out = ordered[0].statistics if parameters_only else frozenset[str]()
+    return Computed(dict.fromkeys(name for name in ordered[0].delta if name not in left_out), sum_of)
 
 
-def _norm(arrays: Arrays) -> float:
+def pieces(size: int) -> Iterator[slice]:
+    """Slices of an array of `size` entries that has one dimension.
+
+    What is computed entry by entry takes the memory of a piece beside its input and result, and stays in the cache.
+    """
+    for start in range(0, size, _PIECE):
+        yield slice(start, min(start + _PIECE, size))
+
+
+def _norm(arrays: Arrays, names: Collection[str]) -> float:
     with np.errstate(over="ignore"):  # a delta too large to square has norm inf
-        return weights.norm(arrays)
+        return weights.norm(arrays, names)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+import numpy as np
+
 from common import log, wire
 from common.config import StudyConfig
 from common.console.spans import format_span
@@ -295,7 +297,9 @@ def _first_weights(
     if builder is None or builder not in enrolled:
         return None
     weights: Mapping[str, Array] = enrolled[builder].weights
-    return weights
+    return {
+        name: np.array(weights[name]) for name in weights
+    }  # they may be in a file that goes with the answer
 
 
 def _disagreements(

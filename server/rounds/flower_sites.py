@@ -8,6 +8,7 @@ in their answers.
 """
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from flwr.serverapp import Grid
 
 from common import log, wire
 from common.errors import WireError
+from common.lazy_arrays import Stored
 from common.weights import Arrays, num_bytes
 from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
@@ -250,7 +252,19 @@ class FlowerSites:
             return flower_codec.from_records(content)
         if self.files is None:
             raise WireError("the answer names a file, and this server takes none")
-        return codec.from_bytes(self.files.take(self.node_ids[site], apart.name))
+        path = self.files.take(self.node_ids[site], apart.name)
+        try:
+            message = codec.from_file(path)
+        except BaseException:
+            path.unlink()
+            raise
+        # The file goes when nothing holds the arrays any more: updates of a round stay on disk, not in memory.
+        arrays = wire.arrays_of(message)
+        if isinstance(arrays, Stored):
+            weakref.finalize(arrays, path.unlink, missing_ok=True)
+        else:
+            path.unlink()
+        return message
 
 
 @dataclass

@@ -55,29 +55,12 @@ def run_rounds(
     state yielded before is complete.
     """
     state = start
+    del start  # no weights but those of `state` are held from round to round
     sites_that_decide = selection.deciding(study, cohort)
     while state.round < study.rounds and not stops_early(study, state):
-        after, collector = _collect(
-            study,
-            sites,
-            cohort,
-            _readmitted(state, readmit()),
-            train=True,
-            score=_sides(study, state),
-            on_progress=on_progress,
-            pause=pause,
+        state = _trained(
+            study, sites, cohort, _readmitted(state, readmit()), sites_that_decide, on_progress, pause
         )
-        collector.log_limited_shares()
-        delta = collector.tally.result(without=collector.left_out)
-        weights, slots = server_optimizer.step(
-            study.algorithm, state.weights, delta, state.layout, state.optimizer
-        )
-        if isinstance(study.algorithm, Scaffold):
-            slots = _with_control(study, cohort, slots, state, collector)
-        judged = selection.judged(study, after, sites_that_decide)
-        adopted, slots, change = downlink.adopt(study, state, weights, slots)
-        stepped = replace(judged, weights=adopted, optimizer=slots, change=change)
-        state = _averaged(study, state, stepped)
         yield state
 
     def closing(before: RoundState, score: tuple[ScoredSide, ...]) -> RoundState:
@@ -103,6 +86,41 @@ def run_rounds(
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),
     )
+
+
+def _trained(
+    study: StudyConfig,
+    sites: Sites,
+    cohort: Cohort,
+    state: RoundState,
+    sites_that_decide: Sequence[str],
+    on_progress: ProgressCallback,
+    pause: Callable[[float], None],
+) -> RoundState:
+    """The state after one more round of training. Raises QuorumNotMet."""
+    after, collector = _collect(
+        study,
+        sites,
+        cohort,
+        state,
+        train=True,
+        score=_sides(study, state),
+        on_progress=on_progress,
+        pause=pause,
+    )
+    collector.log_limited_shares()
+    # An array of the delta is computed when the step reads it, so next to the weights before and after it
+    # there is none of the whole model.
+    delta = collector.tally.result(without=collector.left_out)
+    weights, slots = server_optimizer.step(
+        study.algorithm, state.weights, delta, state.layout, state.optimizer
+    )
+    if isinstance(study.algorithm, Scaffold):
+        slots = _with_control(study, cohort, slots, state, collector)
+    judged = selection.judged(study, after, sites_that_decide)
+    adopted, slots, change = downlink.adopt(study, state, weights, slots)
+    stepped = replace(judged, weights=adopted, optimizer=slots, change=change)
+    return _averaged(study, state, stepped)
 
 
 def _with_control(

@@ -11,8 +11,10 @@ content, and both are compared before anything is used.
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import re
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -86,15 +88,27 @@ def save(run_dir: Path, state: RoundState, study: StudyConfig) -> Path:
 
 
 def keep_best(run_dir: Path, state: RoundState) -> None:
-    """Copy the checkpoint that is the best according to `state` to its own name. Raises StorageError.
+    """Keep the checkpoint that is the best according to `state` under a name of its own. Raises StorageError.
 
     Nothing happens if an earlier one still is, or if it was the first weights, which no round made.
     """
     if state.best is None or state.best.round != state.round - 1 or state.best.round == 0:
         return
     folder = run_dir / _FOLDER
-    arrays, metadata = load_file(folder / f"round-{state.best.round:04d}.safetensors")
-    save_file(folder / _BEST, arrays, metadata)
+    kept, partial = folder / f"round-{state.best.round:04d}.safetensors", folder / f".{_BEST}.partial"
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(kept)  # no file of weights is ever written to again
+        except OSError:  # a file system without links
+            shutil.copyfile(kept, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(folder / _BEST)
+    except OSError as error:
+        raise StorageError(
+            f"{kept} could not be kept as {_BEST}: {error.strerror}; nothing written before is lost"
+        ) from error
 
 
 def best(run_dir: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """Files of weights on their way between the ServerApp and the gateways, in one folder that both sides share.
 
 The ServerApp writes arrays once and links the file for each site that gets them. The SuperLink's process sends a
-file in pieces, and writes what a site sends to a file that the ServerApp then reads. A site's folder is named by
+file in pieces, and writes what a site sends to a file that the ServerApp then takes. A site's folder is named by
 its Flower node, and a site reaches no other folder. What a site may leave here is limited in size and number, so that
 no site fills the disk. Nothing here outlives the SuperLink.
 """
@@ -21,7 +21,8 @@ MOST_BYTES = 8 * 2**30
 """Bytes of one answer, before the study's layout is known."""
 MOST_UPLOADS, MOST_AT_ONCE = 3, 2
 """Answers of one site that wait for the ServerApp, older ones are removed; and answers that it may be sending."""
-_OFFERED, _UPLOADED, _LIMIT, _PART, _SHARED = "offered", "uploaded", "limit", ".part", ".shared"
+_OFFERED, _UPLOADED, _LIMIT = "offered", "uploaded", "limit"
+_PART, _SHARED, _TAKEN = ".part", ".shared", ".taken"
 
 
 class TooMuch(Exception):
@@ -111,15 +112,14 @@ class WeightFiles:
         partial.write_text(str(most_bytes))
         partial.replace(path)
 
-    def take(self, node: int, name: str) -> bytes:
-        """The bytes that a node sent; its file is removed. Raises WireError."""
+    def take(self, node: int, name: str) -> Path:
+        """The file that a node sent, which is now the caller's to remove. Raises WireError."""
+        taken = self._folder / f"{uuid.uuid4().hex}{_TAKEN}"
         try:
-            path = self._path(node, _UPLOADED, name)
-            data = path.read_bytes()
+            self._path(node, _UPLOADED, name).rename(taken)
         except FileNotFoundError as error:
             raise WireError("the answer names a file that was not uploaded") from error
-        path.unlink()
-        return data
+        return taken
 
     def remove(self, node: int, name: str) -> None:
         """Take back what was offered to a node."""

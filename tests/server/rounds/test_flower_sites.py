@@ -15,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import wire
 from common.config import StudyConfig
 from common.metrics import empty
+from common.lazy_arrays import Stored
 from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from common.wire.signed_heads import sign
@@ -493,7 +494,7 @@ def test_small_weights_travel_in_their_message(
     assert isinstance(flower_codec.from_records(grid.sent[0].content), wire.RoundPlan)
 
 
-def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_answers(
+def test_an_answer_stays_in_its_file_while_it_is_held_and_no_longer(
     with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], folder: Path
 ) -> None:
     plan = large["south"]
@@ -510,7 +511,28 @@ def test_an_answer_in_a_file_is_read_and_removed_and_so_are_the_weights_that_it_
     grid.answer("south", 0.0, uploaded)
     (reply,) = with_files.ask({"south": plan}, Deadline(5))
     assert isinstance(reply.answer, wire.RoundAnswer)
-    assert reply.answer.delta["w"].tolist() == [1, 1, 1, 1]
+    delta = reply.answer.delta
+    assert isinstance(delta, Stored)
+    assert len(weight_files(folder)) == 1  # the weights of its plan are gone
+    assert delta["w"].tolist() == [1, 1, 1, 1]
+    array = delta["w"]
+    del reply, delta
+    assert weight_files(folder) == set()
+    assert array.tolist() == [1, 1, 1, 1]
+
+
+def test_of_an_answer_that_is_no_message_no_file_stays(
+    with_files: FlowerSites, grid: Grid, large: dict[str, wire.Plan], folder: Path
+) -> None:
+    def uploaded(message: Message) -> Message:
+        assert with_files.files is not None
+        name = with_files.files.write(NODES["south"], [b"no message at all"])
+        return Message(flower_codec.Beside("", name, 1).records(), reply_to=message)
+
+    grid.answer("south", 0.0, uploaded)
+    (reply,) = with_files.ask({"south": large["south"]}, Deadline(5))
+    assert isinstance(reply.answer, wire.Failure)
+    assert "not a Consilium message" in reply.answer.message
     assert weight_files(folder) == set()
 
 

@@ -48,8 +48,9 @@ def test_a_file_is_read_in_pieces_of_half_a_mib(files: WeightFiles) -> None:
 
 def test_what_a_site_sends_is_taken_once(files: WeightFiles, folder: Path) -> None:
     name = files.write(NODE, [b"an ", b"answer"])
-    assert files.take(NODE, name) == b"an answer"
-    assert names(folder) == set()
+    taken = files.take(NODE, name)
+    assert taken.read_bytes() == b"an answer"
+    assert names(folder) == {taken.name}
     with pytest.raises(WireError, match="names a file that was not uploaded"):
         files.take(NODE, name)
 
@@ -73,7 +74,7 @@ def test_without_a_limit_of_its_own_a_site_may_send_8_gib(files: WeightFiles, mo
 def test_of_answers_that_are_not_taken_the_newest_three_are_kept(files: WeightFiles, folder: Path) -> None:
     sent = [files.write(NODE, [b"%d" % number]) for number in range(5)]
     assert names(folder) == set(sent[-3:])
-    assert files.take(NODE, sent[2]) == b"2"
+    assert files.take(NODE, sent[2]).read_bytes() == b"2"
 
 
 def test_a_site_sends_two_answers_at_once_and_no_more(files: WeightFiles) -> None:
