@@ -1,8 +1,8 @@
 """Named arrays that are made when they are read, and not kept.
 
-They stand wherever named arrays do. Going through them one after the other takes the memory of one array, whatever the
-model. `Computed` calls a function for each, `Stored` maps it from a safetensors file. A reader that needs an array twice
-makes it twice.
+They stand wherever named arrays do. Going through them one after the other takes the memory of one array, whatever
+the model. `Computed` calls a function for each, `Stored` maps it from a safetensors file. A reader that needs an array
+twice makes it twice.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -80,10 +80,8 @@ def norm(arrays: Arrays, names: Iterable[str] | None = None) -> float:
     Arrays that were read from safetensors bytes come in another order in every process, and a
     sum in that order would have other last bits each time.
     """
-    squares = [
-        float(np.sum(np.square(arrays[name], dtype=np.float64)))
-        for name in sorted(arrays if names is None else names)
-    ]
+    wanted = sorted(arrays if names is None else names)
+    squares = [float(np.sum(np.square(arrays[name], dtype=np.float64))) for name in wanted]
     return float(np.sqrt(sum(squares)))
 
 

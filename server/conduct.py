@@ -220,7 +220,7 @@ def _fit_heads(
 
 
 def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[RoundState, Cohort]:
-    """The state to go on from: the last checkpoint of this run, or the first weights; and the cohort without weights."""
+    """The state to go on from, the last checkpoint of this run or the first weights; and the cohort without weights."""
     last = checkpoint.latest(config.run_dir)
     now = read_status(config.run_dir)
     people = approvals.WaitingRecord(

@@ -65,9 +65,8 @@ def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, st
     text += b" " * (-len(text) % _ALIGNED)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        array = arrays[name]
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        data = little.reshape(-1).view(np.uint8).data
+        array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        data = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), _PIECE):
             file.write(data[start : start + _PIECE])
 

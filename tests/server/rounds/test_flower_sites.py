@@ -14,8 +14,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import wire
 from common.config import StudyConfig
-from common.metrics import empty
 from common.lazy_arrays import Stored
+from common.metrics import empty
 from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
 from common.wire.signed_heads import sign
