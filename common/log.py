@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from common.bounded_log import BoundedLog
 from common.text import one_line
 
 LogFormat = Literal["readable", "json"]
@@ -117,8 +118,7 @@ def start(form: LogFormat = "readable", file: Path | None = None) -> None:
     formatter = JsonFormatter() if form == "json" else ReadableFormatter()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(_file_handler(file))
+        handlers.append(_FileHandler(file))
     for old in logger.handlers[:]:
         logger.removeHandler(old)
         old.close()
@@ -129,9 +129,26 @@ def start(form: LogFormat = "readable", file: Path | None = None) -> None:
     logger.propagate = False  # Flower configures its own handlers; a line must not appear twice
 
 
-def _file_handler(file: Path) -> logging.FileHandler:
-    # A file name of another encoding than UTF-8 is written as escapes, which are valid in JSON, too.
-    return logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+class _FileHandler(logging.Handler):
+    """Writes events to a file that stops growing (`bounded_log.py`)."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._log = BoundedLog(file, note=self._line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # A file name of another encoding than UTF-8 is written as escapes, which are valid in JSON, too.
+            self._log.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+    def _line(self, sentence: str) -> str:
+        return self.format(logger.makeRecord(logger.name, logging.INFO, "", 0, sentence, (), None))
+
+    def close(self) -> None:
+        self._log.close()
+        super().close()
 
 
 @contextmanager
@@ -164,8 +181,7 @@ def only_to(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[logging.Handler]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = _file_handler(file)
+    handler = _FileHandler(file)
     handler.setFormatter(JsonFormatter() if form() == "json" else ReadableFormatter())
     try:
         yield handler

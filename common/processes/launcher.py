@@ -1,6 +1,6 @@
 """Processes of a federation on this machine: started, watched, and all of them stopped.
 
-The output of each process goes to a file of its own. `stop` ends every process that was started, with all
+The output of each process goes to a file of its own, which stops growing (`common/bounded_log.py`). `stop` ends every process that was started, with all
 its children, and nothing else. If this process is killed by force, its watchdog does the same.
 """
 
@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, TypeAlias
 
 from common import polling
+from common.bounded_log import BoundedLog, Pump
 from common.errors import LaunchError
 from common.processes import watchdog
 from common.text import one_line
@@ -25,6 +26,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Command: TypeAlias = Sequence[str | Path]
 Output: TypeAlias = IO[bytes] | int
+
+
+_LAST_LINES_S = 2.0
+"""Time for the last lines of a process that has ended to reach its log."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,6 +61,15 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class _Output:
+    """The output of a process on its way to a log."""
+
+    source: IO[bytes]
+    log: BoundedLog
+    pump: Pump
+
+
 @dataclass
 class Processes:
     """The processes that this launcher started, by name."""
@@ -66,18 +80,24 @@ class Processes:
     """Folders that the watchdog removes if this process cannot."""
     _started: dict[str, tuple[Command, Mapping[str, str]]] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _outputs: dict[str, "_Output"] = field(default_factory=dict)
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
     _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self, name: str, command: Command, env: Mapping[str, str] | None = None) -> None:
         """Start `command`; its output goes to logs/NAME.log. `env` is added to the environment of all."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        self._close_log(name)
         self._started[name] = command, env or {}
-        with (self.logs / f"{name}.log").open("ab") as output:
-            self._running[name] = self._spawn(
-                command, stdout=output, stderr=subprocess.STDOUT, name=name, env=env or {}
-            )
+        output = BoundedLog(self.logs / f"{name}.log")
+        try:
+            process = self._spawn(command, subprocess.PIPE, subprocess.STDOUT, name=name, env=env or {})
+        except BaseException:
+            output.close()
+            raise
+        assert process.stdout is not None, "it was asked for"
+        self._running[name] = process
+        self._outputs[name] = _Output(process.stdout, output, Pump(process.stdout.fileno(), output))
 
     def restart(self, name: str) -> None:
         """Start a process again that has ended; its remaining children are ended first."""
@@ -152,6 +172,8 @@ class Processes:
     def tail(self, name: str, lines: int = 8) -> str:
         """The end of a process's log, for a message."""
         path = self.logs / f"{name}.log"
+        if name in self._outputs and name in self.ended():
+            self._outputs[name].pump.wait(_LAST_LINES_S)
         text = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
         return f"Its log {path} ends:\n" + "\n".join(f"    {one_line(line)}" for line in text[-lines:])
 
@@ -166,6 +188,9 @@ class Processes:
             )
         for process in started:
             process.wait()
+        for name in list(self._outputs):
+            self._close_log(name)
+        for process in self._commands:
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
@@ -198,6 +223,14 @@ class Processes:
             self._watchdog = _start_watchdog(self._mark, self.scratch)
         self._tell(f"{process.pid}\n")
         return process
+
+    def _close_log(self, name: str) -> None:
+        """Close the log of a process that has ended, after its last line."""
+        output = self._outputs.pop(name, None)
+        # A grandchild that nobody could end still holds the pipe. Its log then stays open, and so does the pipe.
+        if output is not None and output.pump.wait(_LAST_LINES_S):
+            output.source.close()
+            output.log.close()
 
     def _tell(self, line: str) -> None:
         if self._watchdog is not None and self._watchdog.stdin is not None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from common import log
+from common import bounded_log, log
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +110,22 @@ def test_events_also_go_to_the_file_whose_folder_is_made(tmp_path, capsys):
     log.start(file=file)
     log.event("round 1")
     assert file.read_text() == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["readable", "json"])
+def test_a_file_of_events_stops_growing_and_says_so_in_its_own_form(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(bounded_log, "MOST_BYTES", 300)
+    file = tmp_path / "server.log"
+    log.start(form, file=file)
+    for number in range(20):
+        log.event(f"round {number} of the study")
+    first, *others = file.read_text().splitlines()
+    assert (tmp_path / "server.log.1").stat().st_size <= 300 + 200  # the first line
+    assert len(others) < 20
+    if form == "json":
+        assert json.loads(first)["message"].startswith("the lines before this one are in server.log.1")
+    else:
+        assert "  the lines before this one are in server.log.1" in first
 
 
 def test_starting_twice_says_everything_once(capsys):

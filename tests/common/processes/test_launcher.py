@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common import bounded_log
 from common.errors import LaunchError
 from common.processes import launcher as processes
 from common.processes import watchdog
@@ -112,6 +113,30 @@ def test_stopping_ends_nothing_else_and_may_be_done_twice(launched: Processes) -
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_log_of_a_process_that_talks_much_stops_growing_and_has_its_last_line(
+    launched: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_log, "MOST_BYTES", 10_000)
+    launched.start("talker", python("for number in range(5000): print('line', number)"))
+    assert soon(lambda: "talker" in launched.ended())
+    assert launched.tail("talker").endswith("line 4999")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "logs").iterdir()}
+    assert sizes.keys() == {"talker.log", "talker.log.1"}
+    assert max(sizes.values()) < 10_100  # with the line on what was dropped
+    said = (tmp_path / "logs" / "talker.log").read_text().splitlines()[0]
+    assert "talker.log.1; older lines, 0.0 MiB, were dropped" in said
+
+
+def test_a_process_that_is_restarted_goes_on_with_its_log(launched: Processes, tmp_path: Path) -> None:
+    launched.start("one", python("print('once')"))
+    assert soon(lambda: "one" in launched.ended())
+    launched.restart("one")
+    assert soon(lambda: "one" in launched.ended())
+    assert launched.tail("one").endswith("once\n    once")
+    launched.stop()
+    assert (tmp_path / "logs" / "one.log").read_text() == "once\nonce\n"
 
 
 LAUNCHER = """
