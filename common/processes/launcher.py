@@ -1,7 +1,8 @@
 """Processes of a federation on this machine: started, watched, and all of them stopped.
 
-The output of each process goes to a file of its own, which stops growing (`common/bounded_log.py`). `stop` ends every process that was started, with all
-its children, and nothing else. If this process is killed by force, its watchdog does the same.
+The output of each process goes to a file of its own, which stops growing (`common/bounded_log.py`). `stop` ends every
+process that was started, with all its children, and nothing else. If this process is killed by force, its watchdog does
+the same.
 """
 
 import contextlib

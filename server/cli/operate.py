@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common import log
+from common.bounded_log import set_aside
 from common.console.command_line import COULD_NOT, DONE, INCOMPLETE, command, study_exit_code
 from common.errors import ConfigError, ConsiliumError, LaunchError
 from common.network.hosts import joined, plain_host
@@ -371,7 +372,9 @@ def _logs(
 
     folder = open_folder(directory)
     name = study or _latest(folder)
-    show = Tail(folder.runs / name / "server.log")
+    path = folder.runs / name / "server.log"
+    Tail(set_aside(path))()
+    show = Tail(path)
     show()
     while follow and (now := queue.running(folder)) is not None and now.name == name:
         time.sleep(POLL_S)

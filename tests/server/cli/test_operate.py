@@ -103,6 +103,8 @@ def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
     (folder.runs / "a" / "server.log").write_text("round 1\nround 2\n")
     status.set_status(folder.runs / "a", "finished", "2 rounds")
     assert command("logs") == (0, "round 1\nround 2\n")
+    (folder.runs / "a" / "server.log.1").write_text("round 0\n")
+    assert command("logs") == (0, "round 0\nround 1\nround 2\n")
 
 
 def test_the_state_of_a_server_is_json_too(folder) -> None:
