@@ -17,6 +17,7 @@ import numpy as np
 
 from common.config.transport import Precision, TransportConfig
 from common.errors import WireError
+from common.lazy_arrays import Computed
 from common.weights import Array, Arrays, Layout
 
 SCALES, PLACES = "consilium.scales", "consilium.places"
@@ -86,32 +87,43 @@ def pack(arrays: Arrays, layout: Layout, form: Form, random: np.random.Generator
     return packed
 
 
-def unpack(packed: Arrays, layout: Layout, form: Form) -> dict[str, Array]:
-    """The numbers that `packed` stands for, in the layout. Raises WireError, before anything large is made."""
+def unpack(packed: Arrays, layout: Layout, form: Form) -> Arrays:
+    """The numbers that `packed` stands for, in the layout, each array when it is read.
+
+    Raises WireError, before anything large is made.
+    """
     for problem in _problems(packed, layout, form):
         raise WireError(problem)
     return values(packed, layout, form)
 
 
-def values(packed: Arrays, layout: Layout, form: Form) -> dict[str, Array]:
+def values(packed: Arrays, layout: Layout, form: Form) -> Arrays:
     """`unpack` of what this side packed itself, without the checks."""
-    chosen, start = rounded(layout), 0
-    unpacked: dict[str, Array] = {name: packed[name] for name in layout if name not in set(chosen)}
-    for number, name in enumerate(chosen):
+    chosen = {name: number for number, name in enumerate(rounded(layout))}
+    places: dict[str, slice] = {}
+    if form.top_k is not None:
+        start = 0
+        for name in chosen:
+            places[name] = slice(start, start + packed[name].size)
+            start += packed[name].size
+
+    def numbers_of(name: str) -> Array:
+        if name not in chosen:
+            return packed[name]
         numbers = packed[name].reshape(-1)
         match form.precision:
             case "int8":
                 numbers = numbers.astype(np.float32)
-                numbers *= packed[SCALES][number]
+                numbers *= packed[SCALES][chosen[name]]
             case "bf16":
                 numbers = (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
         if form.top_k is not None:
-            whole = np.zeros(int(np.prod(layout[name].shape)), np.float32)
-            whole[packed[PLACES][start : start + numbers.size]] = numbers
-            start += numbers.size
+            whole = np.zeros(math.prod(layout[name].shape), np.float32)
+            whole[packed[PLACES][places[name]]] = numbers
             numbers = whole
-        unpacked[name] = numbers.reshape(layout[name].shape)
-    return unpacked
+        return numbers.reshape(layout[name].shape)
+
+    return Computed(layout, numbers_of)
 
 
 def left_over(wanted: Arrays, packed: Arrays, layout: Layout, form: Form) -> dict[str, Array]:
