@@ -1,11 +1,15 @@
-"""Safetensors files that are written from the arrays' own memory, and whose index is read without the arrays.
+"""Safetensors without a copy of the arrays: written from their own memory, read as views of what holds them.
 
-The library makes the same bytes. But its file in memory is a copy of the model, and its file on disk is written under
-another name beside the one asked for, where a kill leaves it. The format is an index in JSON, its length before it, and
-the arrays one after the other (https://huggingface.co/docs/safetensors).
+The library makes the same bytes and reads them, but copies each array once or twice, and a model is copied at every
+step of its way through a trainer and a server. Its file on disk is first written under another name beside the one
+asked for, where a kill leaves it. The format is an index in JSON, its length before it, and the arrays one after the
+other (https://huggingface.co/docs/safetensors). What is read is checked as the library does it: each array has the
+bytes of its shape, and together they fill the file without gaps.
 """
 
+import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
 from common.formats import json_text
 
@@ -35,7 +38,9 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
 }
 """Types of the format that NumPy has."""
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
-_METADATA, _ALIGNED = "__metadata__", 8
+_METADATA = "__metadata__"
+_LENGTH, _ALIGNED = 8, 8
+"""Bytes of the index's length, and a multiple of which is the index's."""
 _PIECE = 4 * 2**20
 """Bytes of one write."""
 
@@ -63,7 +68,7 @@ def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, st
         index[name] = {"dtype": _NAMES[little], "shape": array.shape, "data_offsets": [begin, end]}
     text = json.dumps(index, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNED)
-    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(len(text).to_bytes(_LENGTH, "little") + text)
     for name in order:
         array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
         data = array.reshape(-1).view(np.uint8).data
@@ -71,21 +76,53 @@ def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, st
             file.write(data[start : start + _PIECE])
 
 
+def to_bytes(arrays: Mapping[str, Array]) -> bytes:
+    """Row-major arrays as the bytes of a file. Raises KeyError for a type that the format lacks."""
+    buffer = io.BytesIO()
+    write(buffer, arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes | bytearray) -> dict[str, Array]:
+    """The arrays in the bytes of a file, as views of them. Raises ValueError, KeyError or TypeError."""
+    text = data[_LENGTH : _LENGTH + int.from_bytes(data[:_LENGTH], "little")]
+    return {
+        name: np.frombuffer(data, place.dtype, math.prod(place.shape), place.offset).reshape(place.shape)
+        if math.prod(place.shape)
+        else np.zeros(place.shape, place.dtype)
+        for name, place in _places(text, len(data))
+    }
+
+
 def places(path: Path, largest_index: int) -> Iterator[tuple[str, Place]]:
     """Where each array of the file at `path` lies. Nothing but the index is read, of `largest_index` bytes at most.
 
-    Raises ValueError, SafetensorError, KeyError or TypeError for a file that is not whole or breaks the format.
+    Raises ValueError, KeyError or TypeError for a file that is not whole or breaks the format.
     """
     with path.open("rb") as file:
-        index_bytes = int.from_bytes(file.read(8), "little")
-        if index_bytes > largest_index:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        if length > largest_index:
             raise ValueError(
-                f"found an index of tensors of {index_bytes:,} bytes, expected at most {largest_index:,}"
+                f"found an index of tensors of {length:,} bytes, expected at most {largest_index:,}"
             )
-        index = json_text.loads(file.read(index_bytes))
-    with safe_open(path, framework="numpy"):
-        pass  # the library compares all shapes and places with each other and with the size of the file
-    for name, entry in index.items():
-        if name != _METADATA:
-            begin, _ = entry["data_offsets"]
-            yield name, Place(_TYPES[entry["dtype"]], tuple(entry["shape"]), 8 + index_bytes + begin)
+        text = file.read(length)
+    return _places(text, path.stat().st_size)
+
+
+def _places(text: bytes | bytearray, size: int) -> Iterator[tuple[str, Place]]:
+    """The arrays by their index; a file of `size` bytes has them after it."""
+    index = json_text.loads(bytes(text))
+    index.pop(_METADATA, None)
+    next_begin = 0
+    for name, entry in sorted(index.items(), key=lambda item: item[1]["data_offsets"]):
+        (begin, end), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), _TYPES[entry["dtype"]]
+        if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+            raise ValueError("a shape or a place is no whole number")
+        if begin != next_begin or end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                "an array does not begin where the one before it ends, or has not the bytes of its shape"
+            )
+        next_begin = end
+        yield name, Place(dtype, shape, _LENGTH + len(text) + begin)
+    if _LENGTH + len(text) + next_begin != size:
+        raise ValueError("the arrays do not fill the file")

@@ -12,9 +12,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
 from common import wire
 from common.errors import WireError
@@ -108,7 +105,7 @@ def from_file(path: Path) -> Plan | Answer:
     try:
         places = dict(tensors.places(path, LARGEST_INDEX))
         header = Stored(path, {_HEADER: places.pop(_HEADER)})[_HEADER].tobytes().decode()
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WireError(
             f"found {size} bytes that are not a Consilium message ({type(error).__name__}); "
             "are both sides of the same version?"
@@ -119,16 +116,16 @@ def from_file(path: Path) -> Plan | Answer:
 def join(header: str, arrays: Arrays) -> bytes:
     """Header and arrays as safetensors bytes; the header is not read."""
     fields = np.frombuffer(header.encode(), np.uint8)
-    return to_safetensors({_HEADER: fields} | {name: contiguous(a) for name, a in arrays.items()})
+    return tensors.to_bytes({_HEADER: fields} | {name: contiguous(a) for name, a in arrays.items()})
 
 
 def split(data: bytes | bytearray) -> tuple[str, dict[str, Any]]:
     """Undo `join`. Raises WireError."""
     require_size(data)
     try:
-        arrays = from_safetensors(bytes(data))
+        arrays = tensors.from_bytes(data)
         return arrays.pop(_HEADER).tobytes().decode(), arrays
-    except (SafetensorError, KeyError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WireError(
             f"found {len(data)} bytes that are not a Consilium message ({type(error).__name__}); "
             "are both sides of the same version?"

@@ -11,12 +11,9 @@ from typing import Any
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
 from common.errors import WireError
-from common.formats import json_text
+from common.formats import json_text, tensors
 from common.weights import Arrays, contiguous
 from common.wire import Answer, ErrorKind, Failure, Plan, arrays_of
 from common.wire.codec import (
@@ -64,7 +61,7 @@ def array_record(arrays: Arrays) -> ArrayRecord:
     """
     if not arrays:
         return ArrayRecord()
-    packed = to_safetensors({name: contiguous(array) for name, array in arrays.items()})
+    packed = tensors.to_bytes({name: contiguous(array) for name, array in arrays.items()})
     return ArrayRecord({_PACKED: FlowerArray("uint8", (len(packed),), _PACKED, packed)})
 
 
@@ -171,8 +168,8 @@ def _unwrap(records: RecordDict) -> tuple[str, dict[str, Any]]:
         record = records.array_records[_ARRAYS]
         if record:
             require_size(record[_PACKED].data)
-        arrays = from_safetensors(record[_PACKED].data) if record else {}
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        arrays = tensors.from_bytes(record[_PACKED].data) if record else {}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WireError(
             f"found Flower records that are not a Consilium message ({type(error).__name__}); "
             "are both sides of the same version?"

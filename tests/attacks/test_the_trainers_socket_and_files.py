@@ -239,7 +239,9 @@ def test_the_kits_gateway_has_no_way_out_but_one_that_leads_to_the_server() -> N
 def test_every_container_has_limits_of_memory_and_processes(folder: Path) -> None:
     services = yaml.safe_load((folder / "docker-compose.yml").read_text())["services"]
     lacking = [
-        name for name, service in services.items() if not {"mem_limit", "pids_limit", "logging"} <= service.keys()
+        name
+        for name, service in services.items()
+        if not {"mem_limit", "pids_limit", "logging"} <= service.keys()
     ]
     assert not lacking
 
