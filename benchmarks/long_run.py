@@ -51,9 +51,9 @@ def main() -> None:
     rows.append(f"| load | {early[2]:.1f} | {late[2]:.1f} |")
     print("\n".join(rows))
     about = (
-        f"exit code {code} after {(time.monotonic() - started) / 60:.0f} minutes. Seed 0, {os.cpu_count()} CPUs. Memory "
-        "is resident memory of a process and its children, load the runnable processes of the machine, mean of the "
-        "last minute."
+        f"exit code {code} after {(time.monotonic() - started) / 60:.0f} minutes. Seed 0, {os.cpu_count()} CPUs. "
+        "Memory is resident memory of a process and its children, load the runnable processes of the machine, mean of "
+        "the last minute."
     )
     write_page(PAGE, "Five hundred rounds of a tiny model", rows, "python -m benchmarks long_run", about)
 

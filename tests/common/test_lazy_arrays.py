@@ -83,7 +83,12 @@ def test_a_name_is_looked_up_without_reading_the_file(tmp_path, arrays):
         lambda whole: b"",
         lambda whole: whole[:20],
         lambda whole: whole.replace(b'"F32"', b'"F99"'),
-        lambda whole: whole.replace(b'[0,32]', b'[0,33]'),
+        lambda whole: whole.replace(b"[0,32]", b"[0,33]"),
+        lambda whole: whole.replace(b"[2,2]", b"[2,3]"),
+        lambda whole: whole.replace(b"[2,2]", b"[-2,-2]"),
+        lambda whole: whole.replace(b"[2,2]", b"[2.0,2.0]"),
+        lambda whole: whole.replace(b"[0,32]", b"[8,40]"),
+        lambda whole: whole.replace(b"[0,32]", b'["0","3"]'),
         lambda whole: whole.replace(b'"a"', b'"b"'),  # a name that stands twice
         lambda whole: (2**40).to_bytes(8, "little") + whole[8:],
     ],
