@@ -164,8 +164,10 @@ def _shapes(encoder: str) -> dict[str, list[int]]:
     import timm
     import torch
 
+    from client.model.encoders import timm_name
+
     with torch.device("meta"):
-        state = timm.create_model(encoder, num_classes=3).state_dict()
+        state = timm.create_model(timm_name(encoder), num_classes=3).state_dict()
     return {name: list(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()}
 
 
