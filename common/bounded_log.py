@@ -90,7 +90,7 @@ class Pump:
 
     def _copy(self) -> None:
         while text := os.read(self._source, 2**16):
-            # Whoever writes must never wait for a full disk.
+            # A process that writes must never wait for a full disk.
             with suppress(OSError):
                 self._to.write(text)
 

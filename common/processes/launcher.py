@@ -228,7 +228,7 @@ class Processes:
     def _close_log(self, name: str) -> None:
         """Close the log of a process that has ended, after its last line."""
         output = self._outputs.pop(name, None)
-        # A grandchild that nobody could end still holds the pipe. Its log then stays open, and so does the pipe.
+        # A grandchild that could not be ended still holds the pipe. Its log then stays open, and so does the pipe.
         if output is not None and output.pump.wait(_LAST_LINES_S):
             output.source.close()
             output.log.close()

@@ -98,7 +98,7 @@ def from_bytes(data: bytes | bytearray) -> Plan | Answer:
 def from_file(path: Path) -> Plan | Answer:
     """The message in a file, whose arrays stay in the file until each is read. Raises WireError.
 
-    Whoever removes the file does so when nothing is read from the message any more. Raises FileNotFoundError.
+    The caller removes the file when nothing is read from the message any more. Raises FileNotFoundError.
     """
     if (size := path.stat().st_size) > LARGEST_MESSAGE:
         raise WireError(f"found a message of {size:,} bytes, expected at most {LARGEST_MESSAGE:,}")
