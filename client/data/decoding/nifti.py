@@ -2,7 +2,8 @@
 
 Scanners scale MRI arbitrarily, so each volume is scaled on its own: the 1st to the 99th percentile
 of the brain (what is not 0, as in skull-stripped data) becomes 1 to 255, and the background
-stays 0. All volumes are turned to the same orientation (RAS), so the third axis is axial.
+stays 0; some programs write it as another value, which then stands in all eight corners. All volumes are turned to the
+same orientation (RAS), so the third axis is axial.
 
 What a file is, packed or not, NIfTI-1 or NIfTI-2, its first bytes say and not its name. Volumes that are used
 together must lie on one grid. Programs round differently, so positions may differ a little, but
@@ -97,6 +98,19 @@ def load(path: Path) -> npt.NDArray[np.float32]:
     return values
 
 
+def intensities(path: Path) -> npt.NDArray[np.float32]:
+    """A picture's values, with 0 outside of the head. Raises BadImage if there is nothing else."""
+    values_XYZ = load(path)
+    corners = values_XYZ[:: max(values_XYZ.shape[0] - 1, 1), :: max(values_XYZ.shape[1] - 1, 1)]
+    corners = corners[:, :, :: max(values_XYZ.shape[2] - 1, 1)]
+    ground = corners.flat[0]
+    if ground != 0 and (corners == ground).all() and (values_XYZ != ground).any():
+        values_XYZ[values_XYZ == ground] = 0
+    if not values_XYZ.any():
+        raise BadImage(f"has a file {path.name} without a value inside of the head; copy or convert it again")
+    return values_XYZ
+
+
 def grid(path: Path) -> VoxelGrid:
     """Where a volume lies, from its header alone. Raises BadImage."""
     try:
@@ -180,10 +194,8 @@ _LOCK = threading.Lock()
 
 @lru_cache(maxsize=_KEPT)
 def _scaled(path: Path, _size_of_file: int, _changed: int) -> Bytes3:
-    values = load(path)
+    values = intensities(path)
     brain = values != 0
-    if not brain.any():
-        return np.zeros(values.shape, np.uint8)
     low, high = np.percentile(values[brain], _ENDS, overwrite_input=True)
     values -= low
     values *= 254 / max(float(high - low), 1e-6)
@@ -231,7 +243,8 @@ def _voxels(file: IO[bytes] | gzip.GzipFile, name: str) -> npt.NDArray[np.float3
     kind = header.get_data_dtype()
     if kind.kind not in "iuf" or kind.itemsize > 8:
         raise BadImage(f"has a file {name} of {kind} voxels; expected whole or floating-point numbers")
-    offset = float(header["vox_offset"])
+    # Some programs leave it out.
+    offset = float(header["vox_offset"]) or float(header.single_vox_offset)
     size_of_header = len(header.binaryblock)
     if not size_of_header <= offset <= size_of_header + _MOST_EXTENSION:
         raise BadImage(f"has a file {name} whose voxels begin at an impossible place; convert it again")

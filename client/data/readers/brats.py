@@ -14,7 +14,10 @@ Menze et al. 2015, doi:10.1109/TMI.2014.2377694; Bakas et al. 2017, doi:10.1038/
 et al. 2018, arXiv:1811.02629. Free for research after registration (CBICA, University of Pennsylvania).
 """
 
-from collections.abc import Iterator
+import filecmp
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +28,22 @@ from client.config import BratsData, MostTumour
 from client.data.decoding import nifti
 from client.data.manifest import ImageRow
 from client.data.progress import shown
-from client.data.readers.rows import ReadRows, Unused
-from client.data.readers.scan import beside_folders, folders_in, merged
+from client.data.readers.rows import ReadRows, Unused, by_kind
+from client.data.readers.scan import USUAL, beside_folders, folders_in, merged, passed_over
 from client.data.readers.table import read_table, require_columns
 from client.data.references import BadImage, NiftiSlice
 from common.errors import SiteDataError
 
 GRADES = ("HGG", "LGG")
 _ENDINGS = (".nii", ".nii.gz")
-_TUMOUR, _MOST_LABEL = 0.5, 255
-"""The smallest value of a segmentation that is tumour, and the largest that a label has."""
+_MODALITIES = ("t1", "t1ce", "t2", "flair", "seg")
+_TUMOUR, _MOST_LABEL, _MOST_TUMOUR = 0.5, 255, 0.5
+"""The smallest value of a segmentation that is tumour, the largest that a label has, the largest share of a volume."""
+_ROUNDING, _FEW = 0.1, 0.01
+"""How far a label may lie from a whole number, and the share of labels that may lie further."""
+_LEFT_OUT = "volumes of patients that data.channels and data.slices do not ask for"
+_NO_VOLUME = "files of patients that are no volume by their name"
+_INSIDE = "folders inside of patients' folders"
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,17 @@ def read_brats(config: BratsData) -> ReadRows:
         )
     rows: list[ImageRow] = []
     problems: list[str] = []
+    segmentations: set[Path] = set()
     subjects = list(_subjects(config.root, problems))
+    problems += _under_two_grades(subjects)
     for subject in shown(subjects, len(subjects), "patients read"):
         try:
             channels = [_volume(subject.folder, modality) for modality in config.channels]
             # Named one by one: mypy cannot see that three modalities are three paths.
             red, green, blue = channels
             nifti.check_one_grid(channels)
-            chosen = _slices(config, subject.folder, red)
+            _check_different(channels)
+            chosen = _slices(config, subject.folder, red, segmentations)
         except BadImage as bad:
             problems.append(f"{subject.folder.relative_to(config.root)} {bad}")
             continue
@@ -77,11 +89,20 @@ def read_brats(config: BratsData) -> ReadRows:
             )
             for index in chosen
         ]
-    return ReadRows(rows, problems, _unused(config.root, subjects))
+    used = {path for row in rows for path in row.image.files} | segmentations
+    return ReadRows(rows, problems, _unused(config, subjects, used))
 
 
-def _unused(root: Path, subjects: list[_Subject]) -> list[Unused]:
-    """Folders that are no patient of a grade, and files beside the folders."""
+def _under_two_grades(subjects: Sequence[_Subject]) -> Iterator[str]:
+    grade: dict[str, str] = {}
+    for subject in subjects:
+        if (before := grade.setdefault(subject.folder.name, subject.grade)) != subject.grade:
+            yield f"{subject.folder.name} lies under {before} and under {subject.grade}; keep the right one"
+
+
+def _unused(config: BratsData, subjects: list[_Subject], used_files: set[Path]) -> list[Unused]:
+    """Folders that are no patient of a grade, files beside the folders, and what no image of a patient was made of."""
+    root = config.root
     used = {subject.folder for subject in subjects}
     homes = {folder.parent for folder in used} | {root}
     left = sorted(
@@ -97,24 +118,42 @@ def _unused(root: Path, subjects: list[_Subject]) -> list[Unused]:
         )
         if not entry.kind.endswith(".csv")
     ]
-    return [*([Unused("folders that are no patient with a grade", tuple(left))] if left else []), *beside]
+    of_patients = _unused_of_patients(root, sorted(used), used_files)
+    return [
+        *([Unused("folders that are no patient with a grade", tuple(left))] if left else []),
+        *merged([("", beside), ("", of_patients)]),
+    ]
+
+
+def _unused_of_patients(root: Path, folders: Sequence[Path], used: set[Path]) -> list[Unused]:
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in folders:
+        volumes = {path for modality in _MODALITIES for path in _called(folder, modality)}
+        for path in sorted(folder.iterdir()):
+            kind = passed_over(path) or (
+                _INSIDE if path.is_dir() else _LEFT_OUT if path in volumes else _NO_VOLUME
+            )
+            if path not in used:
+                names[kind].append(path.relative_to(root).as_posix())
+    return list(by_kind(names, (*USUAL, _LEFT_OUT)))
 
 
 # --- patients --------------------------------------------------------------------------------
 
 
 def _subjects(root: Path, problems: list[str]) -> Iterator[_Subject]:
-    by_grade = [folder for folder in folders_in(root) if folder.name in GRADES]
+    by_grade = [folder for folder in folders_in(root) if folder.name.upper() in GRADES]
     if by_grade:
         for home in by_grade:
             for folder in folders_in(home):
-                yield _Subject(folder, home.name, _collection(folder.name))
+                yield _Subject(folder, home.name.upper(), _collection(folder.name))
         return
     mapping = root / "name_mapping.csv"
     if not mapping.is_file():
         raise SiteDataError(
-            f"{root} has neither folders HGG and LGG (2018, 2019) nor name_mapping.csv (2020); point "
-            "data.root at the training data of one BraTS challenge"
+            f"{root} has neither folders HGG and LGG (2018, 2019) nor name_mapping.csv (2020), but "
+            f"{', '.join(path.name for path in folders_in(root)[:5]) or 'no folder'}; point data.root at the training "
+            "data of one BraTS challenge"
         )
     table = read_table(mapping)
     require_columns(table, ("Grade", "BraTS_2020_subject_ID"), "expected the name_mapping.csv of BraTS 2020")
@@ -139,6 +178,10 @@ def _collection(name: str) -> str | None:
 def _volume(folder: Path, modality: str) -> Path:
     found = _called(folder, modality)
     if not found:
+        stem = f"{folder.name}_{modality}.".lower()
+        others = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(stem))
+        if others:
+            raise BadImage(f"has {', '.join(others)}, but no {stem}nii or .nii.gz; convert it")
         raise BadImage(f"has no {folder.name}_{modality}.nii or .nii.gz; copy it again")
     return _the_only(found)
 
@@ -164,6 +207,12 @@ def _volumes(folder: Path) -> list[Path]:
     )
 
 
+def _check_different(channels: Sequence[Path]) -> None:
+    for one, other in itertools.combinations(channels, 2):
+        if one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False):
+            raise BadImage(f"has {one.name} and {other.name}, which are the same; fetch the right one")
+
+
 def _the_only(found: list[Path]) -> Path:
     if len(found) > 1:
         raise BadImage(f"has {' and '.join(path.name for path in found)}; keep the one that counts")
@@ -173,15 +222,17 @@ def _the_only(found: list[Path]) -> Path:
 # --- which slices ----------------------------------------------------------------------------
 
 
-def _slices(config: BratsData, folder: Path, first_channel: Path) -> list[int]:
+def _slices(config: BratsData, folder: Path, first_channel: Path, segmentations: set[Path]) -> list[int]:
+    """Slices to take; `segmentations` gets the file that they were chosen by. Raises BadImage."""
     match config.slices:
         case MostTumour(count=count):
             segmentation = _segmentation(folder)
+            segmentations.add(segmentation)
             nifti.check_one_grid([first_channel, segmentation])
             chosen = _with_most(_labels(segmentation), count)
             nothing = "has no tumour in its segmentation; leave this patient out"
         case every:
-            shown = np.flatnonzero((nifti.load(first_channel) != 0).any(axis=(0, 1)))
+            shown = np.flatnonzero((nifti.intensities(first_channel) != 0).any(axis=(0, 1)))
             chosen = [int(index) for index in shown if index % every.step == 0]
             nothing = f"shows brain on none of every {every.step} slices; take more slices"
     if not chosen:
@@ -196,6 +247,18 @@ def _labels(segmentation: Path) -> npt.NDArray[np.float32]:
     if most > _MOST_LABEL:
         raise BadImage(
             f"has values up to {most:,.0f} in {segmentation.name}; expected the labels of a segmentation"
+        )
+    labelled = labels_XYZ[np.abs(labels_XYZ) > _ROUNDING]
+    odd = labelled[(np.abs(labelled - np.rint(labelled)) > _ROUNDING) | (labelled < 0)]
+    if odd.size > _FEW * labelled.size:
+        raise BadImage(
+            f"has values such as {odd[0]:.3g} in {segmentation.name}; expected the labels of a segmentation, which are "
+            "whole numbers from 0"
+        )
+    share = float((labels_XYZ >= _TUMOUR).mean())
+    if share > _MOST_TUMOUR:
+        raise BadImage(
+            f"has tumour in {share:.0%} of {segmentation.name}, as a mask of the head has; fetch its segmentation"
         )
     return labels_XYZ
 

@@ -140,14 +140,10 @@ def every_file(root: Path, names: defaultdict[str, list[str]]) -> list[Path]:
         read.add(identity)
         for path in sorted(folder.iterdir()):
             name = path.relative_to(root).as_posix()
-            if is_aside(path.name):
-                names[_aside(path.name)].append(name + ("/" if path.is_dir() else ""))
-            elif not path.exists():
-                names[LINKS].append(name)
+            if (kind := passed_over(path)) is not None:
+                names[kind].append(name + ("/" if path.is_dir() else ""))
             elif path.is_dir():
                 (links if path.is_symlink() else waiting).append(path)
-            elif not path.is_file():
-                names[SPECIAL].append(name)  # whatever it is called: to open a pipe may take forever
             else:
                 files.append(path)
     return sorted(files)
@@ -162,14 +158,10 @@ def beside_folders(folder: Path) -> list[Unused]:
     """What lies directly in `folder` and is not one of `folders_in`."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if is_aside(path.name):
-            names[_aside(path.name)].append(path.name)
-        elif not path.exists():
-            names[LINKS].append(path.name)
+        if (kind := passed_over(path)) is not None:
+            names[kind].append(path.name)
         elif path.is_file():
             names[kind_of(path) or LOOSE].append(path.name)
-        elif not path.is_dir():
-            names[SPECIAL].append(path.name)
     return list(by_kind(names, USUAL))
 
 
@@ -182,6 +174,16 @@ def merged(parts: Sequence[tuple[str, Sequence[Unused]]]) -> list[Unused]:
             before = merged_by_kind.get(entry.kind, replace(entry, names=()))
             merged_by_kind[entry.kind] = replace(before, names=(*before.names, *names))
     return [entry for _, entry in sorted(merged_by_kind.items())]
+
+
+def passed_over(path: Path) -> str | None:
+    """Kind of an entry of a folder that is neither a folder nor a file to look at; None for these."""
+    if is_aside(path.name):
+        return _aside(path.name)
+    if not path.exists():
+        return LINKS
+    # Whatever it is called: to open a pipe may take forever.
+    return None if path.is_dir() or path.is_file() else SPECIAL
 
 
 def is_aside(name: str) -> bool:

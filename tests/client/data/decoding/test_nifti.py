@@ -125,6 +125,33 @@ def test_nifti_2_is_read(order, tmp_path):
     nifti.check_one_grid([tmp_path / "first.nii", tmp_path / "second.nii"])
 
 
+def test_a_background_that_is_not_0_stays_black(tmp_path):
+    """Some programs write -1024 where no head is; it would be most of what is scaled."""
+    head = np.full((16, 16, 12), -1024, np.int16)
+    head[4:12, 4:12, 4:8] = np.arange(50, 306).reshape(8, 8, 4)
+    nibabel.save(nibabel.Nifti1Image(head, np.eye(4)), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(np.where(head < 0, 0, head), np.eye(4)), tmp_path / "b.nii")
+    assert np.array_equal(nifti.scaled(tmp_path / "a.nii"), nifti.scaled(tmp_path / "b.nii"))
+    assert nifti.scaled(tmp_path / "a.nii")[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_a_volume_without_a_value_is_refused(tmp_path, value):
+    nibabel.save(nibabel.Nifti1Image(np.full((8, 8, 8), value, np.float32), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(BadImage, match=r"a\.nii without a value inside of the head"):
+        nifti.scaled(tmp_path / "a.nii")
+
+
+def test_a_header_that_leaves_out_where_its_voxels_begin_is_read(tmp_path):
+    values = np.arange(512, dtype=np.int16).reshape(8, 8, 8)
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(data)
+    assert np.array_equal(nifti.load(path), values)
+
+
 def test_four_axes_with_one_volume_are_one_volume(tmp_path):
     path = volume(tmp_path / "a.nii", brain(1)[..., None])
     assert np.array_equal(nifti.load(path), nifti.load(volume(tmp_path / "b.nii", brain(1))))

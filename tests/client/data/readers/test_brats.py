@@ -1,6 +1,7 @@
 """BraTS in its two layouts: which slices, which channels, scaled inside the brain."""
 
 import gzip
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -213,6 +214,81 @@ def test_labels_that_are_nearly_whole_numbers_are_labels(of_2018):
     volume(folder / f"{folder.name}_seg.nii.gz", labels)
     rows = [row for row in read.read(of_2018, ("HGG", "LGG")).rows if row.label == "LGG"]
     assert [row.image.index for row in rows] == [3, 8]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            lambda labels: labels * 0.4 / 4 + 0.35,
+            r"has values such as 0\.35 in .*_seg\.nii\.gz; expected the labels",
+        ),
+        (lambda labels: labels - 1, r"has values such as -1 in .*; expected the labels of a segmentation"),
+        (lambda labels: labels * 0 + 1, r"has tumour in 100% of .*, as a mask of the head has"),
+    ],
+)
+def test_probabilities_and_masks_of_the_head_are_no_segmentation(of_2018, values, said):
+    folder = of_2018.root / "HGG" / "Brats18_CBICA_AAB_1"
+    path = folder / f"{folder.name}_seg.nii.gz"
+    volume(path, values(nibabel.load(path).get_fdata()).astype(np.float32))
+    with pytest.raises(SiteDataError, match=said):
+        read.read(of_2018, ("HGG", "LGG"))
+
+
+def test_what_lies_in_a_patients_folder_and_is_not_used_is_named_by_kind(of_2018):
+    folder = of_2018.root / "HGG" / "Brats18_CBICA_AAB_1"
+    (folder / "notes.txt").write_text("check again")
+    (folder / ".DS_Store").write_text("")
+    (folder / "old").mkdir()
+    (folder / "lost.nii").symlink_to("nowhere.nii")
+    os.mkfifo(folder / "pipe.nii")
+    home = "HGG/Brats18_CBICA_AAB_1"
+    unused = {one.kind: (one.names, one.is_usual) for one in read.survey(of_2018, None).unused}
+    assert unused == {
+        "files of patients that are no volume by their name": ((f"{home}/notes.txt",), False),
+        "files of the operating system": ((f"{home}/.DS_Store",), True),
+        "folders inside of patients' folders": ((f"{home}/old",), False),
+        "links that lead nowhere": ((f"{home}/lost.nii",), False),
+        "pipes, sockets and devices": ((f"{home}/pipe.nii",), False),
+        "volumes of patients that data.channels and data.slices do not ask for": (
+            (
+                f"{home}/Brats18_CBICA_AAB_1_t1.nii.gz",
+                "LGG/Brats18_TCIA09_141_1/Brats18_TCIA09_141_1_t1.nii.gz",
+            ),
+            True,
+        ),
+    }
+
+
+@pytest.mark.parametrize(("ending", "found"), [("mgz", ".mgz"), ("img", ".hdr, Brats18_CBICA_AAB_1_t2.img")])
+def test_a_volume_in_another_format_is_said_with_its_name(of_2018, ending, found):
+    folder = of_2018.root / "HGG" / "Brats18_CBICA_AAB_1"
+    path = folder / f"{folder.name}_t2.nii.gz"
+    kind = nibabel.MGHImage if ending == "mgz" else nibabel.Nifti1Pair
+    nibabel.save(kind(brain(3), TURNED), folder / f"{folder.name}_t2.{ending}")
+    path.unlink()
+    with pytest.raises(SiteDataError, match=f"has Brats18_CBICA_AAB_1_t2{found}, but no .*; convert it"):
+        read.read(of_2018, ("HGG", "LGG"))
+
+
+def test_one_file_under_two_names_is_not_two_channels(of_2018):
+    folder = of_2018.root / "HGG" / "Brats18_CBICA_AAB_1"
+    (folder / f"{folder.name}_t2.nii.gz").write_bytes((folder / f"{folder.name}_t1ce.nii.gz").read_bytes())
+    with pytest.raises(SiteDataError, match=r"_t1ce\.nii\.gz and .*_t2\.nii\.gz, which are the same"):
+        read.read(of_2018, ("HGG", "LGG"))
+
+
+def test_a_patient_under_both_grades_is_a_problem(of_2018):
+    subject(of_2018.root / "LGG" / "Brats18_CBICA_AAB_1", {3: 2})
+    with pytest.raises(SiteDataError, match="Brats18_CBICA_AAB_1 lies under HGG and under LGG"):
+        read.read(of_2018, ("HGG", "LGG"))
+
+
+def test_grades_are_known_in_small_letters_and_another_folder_is_named(of_2018, tmp_path):
+    (of_2018.root / "HGG").rename(of_2018.root / "hgg")
+    assert {row.label for row in read.read(of_2018, ("HGG", "LGG")).rows} == {"HGG", "LGG"}
+    with pytest.raises(SiteDataError, match=r"neither folders HGG and LGG .* but Brats18_CBICA_AAB_1; point"):
+        read.read(BratsData(root=of_2018.root / "hgg"), ("HGG", "LGG"))
 
 
 def test_an_image_is_not_taken_for_a_segmentation(of_2018):

@@ -425,7 +425,8 @@ SAMPLES = {
     "examples_jpeg2k.dcm": (640, 480),
     "examples_overlay.dcm": (484, 300),
     "examples_rgb_color.dcm": (320, 240),
-    "no_meta.dcm": "lacks the header of a DICOM file (the mark DICM); export it again",
+    "no_meta.dcm": "lacks the header of a DICOM file (132 bytes that end in DICM); export it again, or let "
+    "`dcmconv` of DCMTK add it",
 }
 
 
