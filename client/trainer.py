@@ -14,7 +14,7 @@ from typing import assert_never
 
 import torch
 
-from client.answers import enrolment
+from client.answers import enrolment, masks
 from client.answers.facts import PlanFacts
 from client.answers.heads import HeadAnswers
 from client.answers.overlap import OverlapAnswers
@@ -164,6 +164,9 @@ class Trainer:
                 return self._rounds.answer(plan, self._ready(plan, received), received.arrays_digest)
             case wire.HeadPlan():
                 return self._heads.answer(plan, self._ready(plan, received))
+            case wire.MaskPlan():
+                self._ready(plan, received)
+                return masks.answer(plan, self._site)
             case wire.OverlapPlan():
                 return self._overlap.answer(plan, self._ready(plan, received))
             case (
@@ -172,6 +175,7 @@ class Trainer:
                 | wire.RoundAnswer()
                 | wire.HeadAnswer()
                 | wire.OverlapAnswer()
+                | wire.MaskAnswer()
                 | wire.Failure()
             ):
                 raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")

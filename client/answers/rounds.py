@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from client import own_models
+from client.answers import masks
 from client.answers.position import position
 from client.config import SiteConfig
 from client.governance import policy, score_cells
@@ -89,6 +90,8 @@ class RoundAnswers:
         if (form := compact.up(study.transport)).is_compact:
             seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
             delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
+        if study.secure_aggregation is not None:
+            delta = masks.masked(plan, self._site, delta, fitted.num_examples)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
@@ -145,7 +148,7 @@ def _answer(
         own=dict(own or {}),
         num_examples=fitted.num_examples if fitted else 0,
         num_steps=fitted.num_steps if fitted else 0,
-        train_loss=fitted.mean_loss if fitted else None,
+        train_loss=fitted.mean_loss if fitted and plan.envelopes is None else None,
         train_s=fitted.seconds + own_s if fitted else 0.0,
         evaluate_s=evaluate_s,
         delta=delta or {},

@@ -27,6 +27,9 @@ def add_commands(app: typer.Typer) -> None:
             'consilium-site approve site.yaml demo --refuse --reason "the ethics vote is missing"',
         ],
     )(_approve)
+    command(app, "mask-key", GOVERNANCE, examples=["consilium-site mask-key site.yaml >> roster.yaml"])(
+        _mask_key
+    )
     command(
         app,
         "audit",
@@ -38,6 +41,28 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-site audit site.yaml --verify --signed audit-heads.jsonl",
         ],
     )(_audit)
+
+
+def _mask_key(settings: SiteFile) -> int:
+    """Print this site's line of a roster: its name and its public key for secure aggregation.
+
+    The key is made at the first call, and its private half stays in `state_dir`. People put the lines of all sites into
+    one YAML file under `sites:`, give it to every site as `roster`, and compare its fingerprint, which this prints if
+    site.yaml names a roster.
+    """
+    from client.answers.masks import identity_file
+    from client.config import load_site
+    from common.masking import roster
+
+    site = load_site(settings)
+    key = roster.public_key(roster.load_identity(identity_file(site)))
+    print(f'{site.name}: "{key}"')
+    if site.roster is not None and site.roster.exists():
+        print(
+            f"fingerprint of {site.roster.name}: {roster.load_roster(site.roster).fingerprint}",
+            file=sys.stderr,
+        )
+    return 0
 
 
 def _pending(settings: SiteFile) -> int:

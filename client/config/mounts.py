@@ -95,6 +95,8 @@ def _named(site: SiteConfig) -> Iterator[tuple[str, Path, bool]]:
         yield "weights_dir", site.weights_dir, False
     if site.overlap_secret is not None:
         yield "overlap_secret", site.overlap_secret, False
+    if site.roster is not None:
+        yield "roster", site.roster, False
     yield "state_dir", site.state_dir, True
 
 

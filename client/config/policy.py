@@ -75,6 +75,8 @@ class PolicyConfig(Frozen):
     min_cohort: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites without which the study does not go on (`sites.required` of the study): a mean over few
     sites says much about each."""
+    only_masked: bool = False
+    """Updates leave only in studies with `secure_aggregation`, where the server learns the sum over sites alone."""
     max_runs: Annotated[int, Field(ge=1)] | None = None
     """How often one study may begin again from its first round, for each approval."""
     max_evaluations_per_day: Annotated[int, Field(ge=0)] | None = None

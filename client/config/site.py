@@ -67,6 +67,9 @@ class SiteConfig(Frozen):
     overlap_secret: Path | None = None
     """File with 64 hexadecimal digits that all sites of a study share and its server must not have
     (`openssl rand -hex 32`). With it, a study can find out whether sites hold the same images."""
+    roster: Path | None = None
+    """Signing keys of all sites (`consilium-site mask-key`), for studies with secure aggregation. People compare it;
+    it does not come from the server. None: no such study."""
     socket: Path | None = None
     """Unix socket on which the trainer listens for its gateway."""
 
@@ -101,6 +104,7 @@ def load_site(path: Path) -> SiteConfig:
         state_dir=_under(home, site.state_dir),
         weights_dir=_under(home, site.weights_dir),
         overlap_secret=_under(home, site.overlap_secret),
+        roster=_under(home, site.roster),
         socket=_under(home, site.socket),
     )
 

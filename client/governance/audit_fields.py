@@ -19,12 +19,19 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest
     match plan:
         case None:
             return {"kind": "unreadable", **size}
-        case wire.ApprovalPlan() | wire.EnrolPlan() | wire.RoundPlan() | wire.HeadPlan() | wire.OverlapPlan():
+        case (
+            wire.ApprovalPlan()
+            | wire.EnrolPlan()
+            | wire.RoundPlan()
+            | wire.HeadPlan()
+            | wire.OverlapPlan()
+            | wire.MaskPlan()
+        ):
             study = plan.study
             about: Fields = {"study": study.name, "fingerprint": study.fingerprint}
             if isinstance(plan, wire.RoundPlan):
                 about = {**about, "round": plan.round, "train": plan.train}
-            if isinstance(plan, wire.HeadPlan):
+            if isinstance(plan, wire.HeadPlan | wire.MaskPlan):
                 about = {**about, "round": plan.round, "step": plan.step.kind}
             if isinstance(plan, wire.OverlapPlan):
                 about = {**about, "shared": len(plan.shared)}
@@ -37,6 +44,7 @@ def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest
             | wire.RoundAnswer()
             | wire.HeadAnswer()
             | wire.OverlapAnswer()
+            | wire.MaskAnswer()
             | wire.Failure()
         ):
             return {**_message(plan), **size}
@@ -80,6 +88,13 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
         case wire.OverlapAnswer():
             hashes: dict[str, JsonValue] = {"same": len(answer.same), "similar": len(answer.similar)}
             return {**_message(answer), **size, "hashes": hashes}
+        case wire.MaskAnswer():
+            sites: dict[str, JsonValue] = {
+                "envelopes": len(answer.envelopes),
+                "seeds_of": [*answer.seed_shares],
+                "keys_of": [*answer.key_shares],
+            }
+            return {**_message(answer), "round": answer.round, **size, "masks": sites}
         case wire.HeadAnswer():
             behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
             about: Fields = {"round": answer.round, "step": answer.step}

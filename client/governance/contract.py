@@ -119,7 +119,7 @@ class Contract:
                         "tested": plan.weights_digest if _tests(plan) else agreed.tested,
                     }
                 )
-            case wire.ApprovalPlan() | wire.OverlapPlan():
+            case wire.ApprovalPlan() | wire.OverlapPlan() | wire.MaskPlan():
                 pass
             case _:
                 assert_never(plan)
@@ -148,6 +148,8 @@ class Contract:
             case wire.OverlapPlan():
                 if study.overlap is None:
                     yield "the study compares no images"
+            case wire.MaskPlan():
+                yield from self._masks(plan)
             case _:
                 assert_never(plan)
 
@@ -171,6 +173,8 @@ class Contract:
             yield "counts of all sites' classes come along or are missing, against the study"
         elif plan.class_counts is not None and len(plan.class_counts) != len(study.classes):
             yield f"counts of {len(plan.class_counts)} classes come along, of {len(study.classes)}"
+        if (plan.envelopes is not None) != (plan.train and study.secure_aggregation is not None):
+            yield "masks come along or are missing, against the study"
         if plan.control >= plan.round:
             yield f"round {plan.round} is to go on from round {plan.control}"
         corrects = isinstance(study.algorithm, Scaffold) and plan.train and plan.round > 1
@@ -190,6 +194,14 @@ class Contract:
             yield f"round {plan.round} is to be trained after the test images were scored"
         if before is None and known is not None and known != arrays_digest:
             yield f"the heads after round {plan.round - 1} were fitted on other weights"
+
+    def _masks(self, plan: wire.MaskPlan) -> Iterator[str]:
+        """The masks themselves have rules of their own (`client/masking/session.py`)."""
+        study, last = plan.study, max(self._agreed.questions, default=0)
+        if study.secure_aggregation is None or plan.site not in study.sites.train:
+            yield "the study has no masks for this site"
+        if not last <= plan.round <= study.rounds:
+            yield f"masks of round {plan.round} are asked for after round {last}, of {study.rounds}"
 
     def _tested_once(self, plan: wire.RoundPlan | wire.HeadPlan, weights: str) -> Iterator[str]:
         """What of a question about test images would look at them before or beside the end of the study."""

@@ -64,7 +64,7 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
         *_exposure(policy, facts.built),
         *_images(policy, facts.built),
         *_tensors(_names_of_tensors(plan, facts), policy),
-        *_size("max_mib_up", "an answer", _tensor_bytes(plan, facts), policy.max_mib_up),
+        *_size("max_mib_up", "an answer", _answer_bytes(plan, facts), policy.max_mib_up),
     ]
 
 
@@ -170,6 +170,8 @@ def _study_rules(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterato
             f"the study goes on with {study.sites.quorum} training site(s)",
             f"at least {policy.min_cohort}",
         )
+    if policy.only_masked and study.secure_aggregation is None and plan.site in study.sites.train:
+        yield RuleViolation("only_masked", "the study has no secure_aggregation", "updates leave masked only")
     if not policy.hub_weights and _from_hub(study.model):
         yield RuleViolation("hub_weights", "the study starts from weights of a public hub", "not allowed")
     if policy.max_runs is not None and facts.runs > policy.max_runs:
@@ -339,6 +341,13 @@ def _tensor_bytes(plan: wire.Plan, facts: Facts) -> int:
     return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in facts.built.layout.values())
 
 
+def _answer_bytes(plan: wire.Plan, facts: Facts) -> int:
+    """Bytes of a change of the study's tensors, which masks make two numbers of 8 bytes an entry."""
+    if plan.study.secure_aggregation is None or facts.built is None:
+        return _tensor_bytes(plan, facts)
+    return sum(16 * int(np.prod(spec.shape)) for spec in facts.built.layout.values())
+
+
 # --- answers -----------------------------------------------------------------------------------
 
 
@@ -389,7 +398,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
         case wire.HeadAnswer():
             scored = [count for score in _scores(answer) for count in score.images_C]
             return [*answer.train_counts, *scored]
-        case wire.ApprovalAnswer() | wire.OverlapAnswer() | wire.Failure():
+        case wire.ApprovalAnswer() | wire.OverlapAnswer() | wire.MaskAnswer() | wire.Failure():
             return []
 
 

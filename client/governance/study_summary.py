@@ -28,6 +28,10 @@ def lines(study: StudyConfig) -> Iterator[str]:
     else:
         every = "" if study.heads.every is None else f", every {study.heads.every} rounds"
         yield f"fits classical heads on features: {', '.join(study.heads.titles)}{every}"
+    if study.secure_aggregation is None:
+        yield "the server sees this site's own updates"
+    else:
+        yield f"MASKS updates: the server learns sums of {study.mask_threshold} or more sites, and the scores of each"
     if study.overlap is None:
         yield "compares no images between sites"
     else:

@@ -35,6 +35,7 @@ from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logist
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.personalisation import NoPersonal, Personalisation
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
+from common.config.secure_aggregation import SecureAggregationConfig, wrong_masks
 from common.config.training import LocalConfig, Sgd
 from common.config.transport import TransportConfig
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
@@ -100,6 +101,10 @@ class StudyConfig(Frozen):
     defaults. The report shows both. Sites allow it as any head, by `policy.heads`."""
     transport: TransportConfig | None = Field(default=None, exclude_if=lambda transport: transport is None)
     """Fewer bytes for a round. None: weights and changes travel whole."""
+    secure_aggregation: SecureAggregationConfig | None = Field(
+        default=None, exclude_if=lambda masks: masks is None
+    )
+    """Masks on the sites' updates, so that the server learns their sum alone. None: it sees each site's."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -195,6 +200,16 @@ class StudyConfig(Frozen):
         object.__setattr__(self, "heads", heads.model_copy(update={"federated": listed}))
         return self
 
+    @model_validator(mode="after")
+    def _masks_fit(self) -> Self:
+        masks = self.secure_aggregation
+        problem = masks and wrong_masks(
+            masks, self.sites, self.aggregation, self.admission, self.algorithm, self.transport, self.heads
+        )
+        if problem:
+            raise ValueError(f"secure_aggregation {problem}")
+        return self
+
     @property
     def final_head_title(self) -> str:
         """Title of the head that the model predicts with, e.g. `federated.lda`."""
@@ -242,7 +257,15 @@ class StudyConfig(Frozen):
     @property
     def largest_share(self) -> float:
         """Largest share of the weight that one training site can have, 1 if there is no limit."""
+        if self.secure_aggregation is not None:
+            return 1.0  # each site weighs its own update, before the server sees anything
         return share_limit(self.aggregation, self.sites.num_per_round)
+
+    @property
+    def mask_threshold(self) -> int:
+        """Sites that a masked sum must be of, 0 without masks."""
+        masks = self.secure_aggregation
+        return 0 if masks is None else masks.threshold_of(self.sites.num_per_round)
 
     @property
     def largest_share_of_sums(self) -> float:

@@ -9,6 +9,7 @@ from common.wire.head_steps import (
     StatisticsStep,
     ViewRequest,
 )
+from common.wire.mask_steps import KeysStep, MaskStep, RevealStep, SharesStep
 from common.wire.messages import (
     CHECK_HEADER,
     CONTROL,
@@ -32,6 +33,8 @@ from common.wire.messages import (
     HeadAnswer,
     HeadPlan,
     ImageSummary,
+    MaskAnswer,
+    MaskPlan,
     Message,
     OverlapAnswer,
     OverlapPlan,
@@ -63,6 +66,12 @@ __all__ = [
     "HeadAnswer",
     "HeadPlan",
     "HeadStep",
+    "KeysStep",
+    "MaskAnswer",
+    "MaskPlan",
+    "MaskStep",
+    "RevealStep",
+    "SharesStep",
     "ImageSummary",
     "LONGEST_HOLD_S",
     "LONGEST_NO",

@@ -28,6 +28,8 @@ from common.wire import (
     Failure,
     HeadAnswer,
     HeadPlan,
+    MaskAnswer,
+    MaskPlan,
     OverlapAnswer,
     OverlapPlan,
     Plan,
@@ -67,11 +69,13 @@ _ARRAY_FIELDS = {
         RoundPlan,
         HeadPlan,
         OverlapPlan,
+        MaskPlan,
         ApprovalAnswer,
         Enrolment,
         RoundAnswer,
         HeadAnswer,
         OverlapAnswer,
+        MaskAnswer,
         Failure,
     )
     if kind.ARRAYS

@@ -13,11 +13,13 @@ from common.config import OwnModel, Share, StudyConfig
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.heads.view import below
+from common.masking.roster import Announcement
 from common.metrics import Score
 from common.settings import Frozen
 from common.text import require_line
 from common.weights import Arrays, TensorSpec
 from common.wire.head_steps import HeadStep
+from common.wire.mask_steps import Envelopes, MaskShares, MaskStep
 
 TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
@@ -164,6 +166,8 @@ class RoundPlan(Message):
     """Digest of the weights of the round before, if `weights` are the change since then; None: they are whole."""
     result: Digest | None = Field(default=None, exclude_if=lambda result: result is None)
     """Digest of the weights after that change."""
+    envelopes: Envelopes | None = Field(default=None, exclude_if=lambda envelopes: envelopes is None)
+    """Secure aggregation: shares that other sites sealed for this one, by site. None: no masks."""
     weights: Annotated[Any, Field(exclude=True)]
     """Arrays: every tensor of the study's layout and, as `control/...`, SCAFFOLD's control variate of the server;
     or the compact form of a change (`common/wire/compact.py`)."""
@@ -203,10 +207,19 @@ class HeadPlan(Message):
     """Arrays: `weights/...` in the first step a site gets, and what the step names."""
 
 
+class MaskPlan(Message):
+    """One step of secure aggregation before or after the masked answer to a round."""
+
+    kind: Literal["mask"] = "mask"
+    study: StudyConfig
+    round: Annotated[RoundNumber, Field(ge=1)]
+    step: MaskStep
+
+
 CONTROL = "control"
 """Folder, within the arrays of a round, of the server's control variate."""
 
-Plan: TypeAlias = ApprovalPlan | EnrolPlan | RoundPlan | HeadPlan | OverlapPlan
+Plan: TypeAlias = ApprovalPlan | EnrolPlan | RoundPlan | HeadPlan | OverlapPlan | MaskPlan
 
 
 # --- answers: site to server -----------------------------------------------------------------
@@ -272,7 +285,8 @@ class RoundAnswer(Message):
     train_s: Seconds
     evaluate_s: Seconds
     delta: Annotated[Any, Field(exclude=True)]
-    """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`."""
+    """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`;
+    with masks, whole numbers modulo 2**64 of shape (2, ...): coarse and fine, times the images, and masked."""
 
 
 class HeadAnswer(Message):
@@ -330,7 +344,23 @@ class OverlapAnswer(Message):
     """Hashes of an image's perceptual hash."""
 
 
-Answer: TypeAlias = ApprovalAnswer | Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | Failure
+class MaskAnswer(Message):
+    """What a site adds to a step of secure aggregation: one of the three, as the step asks."""
+
+    kind: Literal["mask_answer"] = "mask_answer"
+    round: RoundNumber
+    keys: Announcement | None = None
+    envelopes: Envelopes = Field(default_factory=dict)
+    """Shares of this site's secrets, each sealed for the site named."""
+    seed_shares: MaskShares = Field(default_factory=dict)
+    """Shares of the seeds of sites whose answers were added up."""
+    key_shares: MaskShares = Field(default_factory=dict)
+    """Shares of the mask keys of sites that dropped out."""
+
+
+Answer: TypeAlias = (
+    ApprovalAnswer | Enrolment | RoundAnswer | HeadAnswer | OverlapAnswer | MaskAnswer | Failure
+)
 
 
 def device_name(name: str) -> str:

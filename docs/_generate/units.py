@@ -84,6 +84,7 @@ _BY_NAME = {
     "min_batch": "patients or lesions",
     "min_cell": "patients or lesions",
     "min_cohort": "sites",
+    "threshold": "sites",
     "min_score_cell": "patients or lesions",
     "min_class_images": "images",
     "min_train_images": "images",

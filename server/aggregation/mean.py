@@ -2,28 +2,21 @@
 
 It is the only rule that does not need the updates side by side, so the server holds one running sum for any
 number of sites. Floating-point addition is not associative: a sum in the order of arrival would have other last
-bits on every run. So the sum is kept in integers, whose addition is exact in any order. A product of count and
-entry is rounded to a fixed grid once, and nothing is rounded again until the division at the end.
+bits on every run. So the sum is kept in whole numbers (`common/masking/grid.py`).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from common.errors import QuorumNotMet
 from common.lazy_arrays import Computed
+from common.masking import grid
+from common.masking.grid import LARGEST
 from common.weights import Array, Arrays
 from server.aggregation.update import AdmittedUpdate, by_name, combine, exceed, pieces, shares_of_examples
 
-LARGEST = 2.0**40
-"""Largest product of examples and entry that the running sum can hold. Admission enforces it."""
-
-_COARSE, _FINE = 2.0**12, 2.0**50
-"""Two 64-bit numbers an entry: multiples of 2**-12 and of 2**-62, for sums of 2**10 sites at least.
-The rounding error is below 2e-19 of an entry; that of float32 is 6e-8 of a weight."""
-
-Wholes = npt.NDArray[np.int64]
+__all__ = ["LARGEST", "RunningMean", "weighted_mean"]
 
 
 class RunningMean:
@@ -65,23 +58,19 @@ class _ExactSum:
     """The exact sum of count times entry, for each entry of one array."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._coarse: Wholes = np.zeros(shape, np.int64)
-        self._fine: Wholes = np.zeros(shape, np.int64)
+        self._coarse: grid.Wholes = np.zeros(shape, np.int64)
+        self._fine: grid.Wholes = np.zeros(shape, np.int64)
 
     def add(self, count: int, array: Array) -> None:
         coarse_sum, fine_sum, flat = self._coarse.reshape(-1), self._fine.reshape(-1), array.reshape(-1)
         for piece in pieces(flat.size):
-            product = count * _COARSE * flat[piece].astype(np.float64)
-            coarse = np.rint(product)
-            coarse_sum[piece] += coarse.astype(np.int64)
-            fine_sum[piece] += np.rint((product - coarse) * _FINE).astype(np.int64)
+            coarse, fine = grid.wholes(flat[piece], count)
+            coarse_sum[piece] += coarse
+            fine_sum[piece] += fine
 
     def mean(self, num_examples: int) -> Array:
         """The sum, divided by the examples, as float64."""
-        total = self._fine / _FINE
-        total += self._coarse
-        total /= _COARSE * num_examples
-        return np.asarray(total)
+        return grid.mean(self._coarse, self._fine, num_examples, np.float64)
 
 
 def weighted_mean(updates: Sequence[AdmittedUpdate], most: float = 1.0) -> Arrays:

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Protocol, assert_never
 
 from common.config import Aggregation, GeometricMedian, Krum, Mean, Median, MultiKrum, TrimmedMean
-from common.weights import Arrays
+from common.weights import Arrays, Layout
 from server.aggregation.coordinate_wise import median, trimmed_mean
 from server.aggregation.distance_based import geometric_median, multi_krum
+from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.mean import LARGEST as LARGEST_SUMMAND
 from server.aggregation.mean import RunningMean, weighted_mean
 from server.aggregation.norm_clipping import clipped, clipping
@@ -51,12 +52,15 @@ def build_tally(
     side_by_side: bool,
     max_share: float = 1.0,
     way: Callable[[int], float] | None = None,
+    masked: Layout | None = None,
 ) -> Tally:
     """A running mean where it suffices; `side_by_side` if sites may be left out after they were added.
 
     `max_share` is the largest share of the weight of one site. `way` is the length of so many steps, by which FedNova
-    divides.
+    divides. `masked`: the layout of updates that come with masks.
     """
+    if masked is not None:
+        return MaskedMean(masked)
     if way is not None:
         rule = partial(normalised_mean, way=way, most=max_share)
         return _Holding(rule if config.norm_clip is None else clipping(rule, config.norm_clip))

@@ -244,7 +244,11 @@ def _ask(
                 if failure.error == "unreachable" and failure.case == NOTICED_BY_SERVER and not reply.late:
                     unreachable.append(reply.site)
             case (
-                wire.ApprovalAnswer() | wire.RoundAnswer() | wire.OverlapAnswer() | wire.HeadAnswer() as other
+                wire.ApprovalAnswer()
+                | wire.RoundAnswer()
+                | wire.OverlapAnswer()
+                | wire.MaskAnswer()
+                | wire.HeadAnswer() as other
             ):
                 refused[reply.site] = f"its answer is of kind {other.kind}, expected an enrolment"
     for site in sorted(unanswered - enrolled.keys() - heard.undecided.keys()):

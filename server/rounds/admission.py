@@ -83,6 +83,23 @@ def admit(
     return update
 
 
+def admit_masked(answer: RoundAnswer, layout: Layout, train_count: int) -> AdmittedUpdate:
+    """The masked update in `answer`, which has been compared with its plan. Raises UpdateRejected.
+
+    Numbers under a mask look random, so only their form and the counts are checked here.
+    """
+    form = {name: ((2, *spec.shape), "uint64") for name, spec in layout.items()}
+    found = {name: (array.shape, str(array.dtype)) for name, array in answer.delta.items()}
+    if found != form:
+        odd = sorted(name for name in form.keys() | found.keys() if form.get(name) != found.get(name))[0]
+        raise UpdateRejected(f"{odd[:200]} is not masked as the study's layout says")
+    if answer.num_examples != train_count:
+        raise UpdateRejected(f"it claims {answer.num_examples} examples, expected {train_count} as enrolled")
+    if answer.num_steps < 1:
+        raise UpdateRejected(f"it claims {answer.num_steps} steps, expected at least 1")
+    return AdmittedUpdate(answer.site, answer.num_examples, answer.delta, num_steps=answer.num_steps)
+
+
 def unpacked(answer: RoundAnswer, layout: Layout, transport: TransportConfig | None) -> RoundAnswer:
     """The answer with the numbers that its compact delta stands for. Raises UpdateRejected, before it is unpacked."""
     form = compact.up(transport)

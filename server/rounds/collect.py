@@ -21,12 +21,14 @@ from common.errors import UpdateRejected
 from common.heads import under
 from common.metrics import Score
 from common.weights import Arrays, digest, num_bytes
+from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
 from server.aggregation.control_variates import CONTROL
 from server.aggregation.site_weights import site_weights
 from server.aggregation.tally import AdmittedUpdate
 from server.rounds import admission, downlink, drawing, participation, stragglers
 from server.rounds.failures import failure_sentence, printable
+from server.rounds.masked_round import with_envelopes
 from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 
@@ -67,6 +69,7 @@ class RoundCollector:
             side_by_side=study.admission.max_norm_ratio is not None,
             max_share=study.largest_share,
             way=partial(local_work.way, study, self.number) if isinstance(study.algorithm, FedNova) else None,
+            masked=state.layout if train and study.secure_aggregation is not None else None,
         )
         """The admitted updates; its result must leave out `left_out`."""
         self.left_out: set[str] = set()
@@ -87,6 +90,20 @@ class RoundCollector:
             self._rows[site] = SiteRound(site, "set_aside", reason)
         for site, reason in cohort.absent.items():
             self._rows[site] = SiteRound(site, "absent", printable(reason))
+
+    @property
+    def trainers(self) -> list[str]:
+        """Sites that train in this round."""
+        return [site for site, plan in self._plans.items() if plan.train]
+
+    def take_masks(self, envelopes: Mapping[str, Envelopes], lacking: Mapping[str, str]) -> None:
+        """Give each training site the shares for it; `lacking` sites have no masks, and are not asked to train."""
+        for site in self.trainers:
+            if site in envelopes:
+                self._plans[site] = with_envelopes(self._plans[site], envelopes[site])
+                continue
+            del self._plans[site]
+            self._enter(SiteRound(site, "failed", printable(lacking.get(site, "it has no masks"))))
 
     # --- asking --------------------------------------------------------------------------
 
@@ -180,7 +197,8 @@ class RoundCollector:
             row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
             if update is not None:
-                self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
+                if self._plans[site].envelopes is None:
+                    self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
                 self.tally.add(update)
                 if isinstance(self._study.algorithm, Scaffold):
                     self.corrected.append(update)
@@ -364,7 +382,13 @@ def _read(
     match reply.answer:
         case wire.Failure() as failure:
             return None, {}, replace(row, outcome="failed", reason=failure_sentence(failure))
-        case wire.ApprovalAnswer() | wire.Enrolment() | wire.OverlapAnswer() | wire.HeadAnswer() as other:
+        case (
+            wire.ApprovalAnswer()
+            | wire.Enrolment()
+            | wire.OverlapAnswer()
+            | wire.MaskAnswer()
+            | wire.HeadAnswer() as other
+        ):
             raise UpdateRejected(f"its answer is of kind {other.kind}, expected one to round {plan.round}")
         case wire.RoundAnswer() as answer:
             row = replace(
@@ -385,6 +409,9 @@ def _read(
             )
             if not plan.train:
                 return None, scores, row
+            if plan.envelopes is not None:
+                masked = admission.admit_masked(answer, state.layout, cohort.train_count(reply.site))
+                return masked, scores, row
             update = admission.admit(
                 admission.unpacked(answer, state.layout, study.transport),
                 site=plan.site,

@@ -23,9 +23,11 @@ from common.weights import Array
 from server.aggregation import local_work, server_optimizer
 from server.aggregation.averaging import AVERAGE, next_average
 from server.aggregation.control_variates import CONTROL, next_control
+from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.update import limited
 from server.rounds import downlink, participation, selection
 from server.rounds.collect import ProgressCallback, RoundCollector, trainer_weights
+from server.rounds.masked_round import MaskedRound
 from server.rounds.sites import Sites
 from server.state import ChosenWeights, Cohort, OptimizerState, RoundState, SiteRound
 
@@ -225,12 +227,16 @@ def _collect(
     Without a quorum the round is repeated as often as the study allows. Raises QuorumNotMet.
     """
     collector = RoundCollector(study, cohort, state, train=train, score=score, on_progress=on_progress)
+    masks = _prepared_masks(study, sites, collector, pause) if train else None
     while True:
         collector.ask(sites)
-        after = collector.after
         if collector.num_answered >= study.sites.quorum:
+            if masks is not None and isinstance(collector.tally, MaskedMean):
+                masks.open(collector.tally)
+            after = collector.after
             _log_set_aside(study, state, after)
             return after, collector
+        after = collector.after
         lacking = (
             f"round {collector.number} has {collector.num_answered} usable answers of training sites, "
             f"{study.sites.quorum} are required ({participation.lacking(collector.rows, after.absences)})"
@@ -248,6 +254,18 @@ def _collect(
         )
         pause(study.deadlines.repeat_after_s)
         _wait_for_a_quorum(study, sites, collector, pause)
+
+
+def _prepared_masks(
+    study: StudyConfig, sites: Sites, collector: RoundCollector, pause: Callable[[float], None]
+) -> MaskedRound | None:
+    """The masks of the collector's round; None in a study without them. Raises QuorumNotMet."""
+    if study.secure_aggregation is None:
+        return None
+    masks = MaskedRound(study, sites, collector.number, pause)
+    masks.prepare(collector.trainers)
+    collector.take_masks(masks.envelopes, masks.lacking)
+    return masks
 
 
 def _wait_for_a_quorum(

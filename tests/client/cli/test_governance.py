@@ -47,7 +47,7 @@ def test_a_study_is_listed_approved_and_listed_no_more(
     first, *about = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny-")
     assert first.endswith(": asked 2026-03-01T12:00:00+00:00")
-    assert len(about) == 8
+    assert len(about) == 9
     assert main(["approve", str(site), "tiny"]) == 0
     assert capsys.readouterr().out.startswith("approved: tiny-")
     assert main(["pending", str(site)]) == 0
@@ -138,3 +138,19 @@ def test_the_log_is_checked_against_heads_that_this_sites_key_signed(
     heads.write_text(sign(name, "ab" * 32, key).model_dump_json())
     assert main([*typed, str(heads)]) == 1
     assert "EDITED OR CUT: 1 of 1 signed heads are in no line" in capsys.readouterr().err
+
+
+def test_a_site_prints_its_line_of_a_roster_and_the_rosters_fingerprint(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mask-key", str(site)]) == 0
+    line = capsys.readouterr().out
+    name, key = line.split(": ")
+    assert (name, len(key.strip())) == ("north", 66)
+    roster = site.parent / "roster.yaml"
+    roster.write_text(f'sites:\n  {line}  south: "{"0" * 64}"\n')
+    site.write_text(site.read_text() + "roster: roster.yaml\n")
+    assert main(["mask-key", str(site)]) == 0
+    again = capsys.readouterr()
+    assert again.out == line
+    assert again.err.startswith("fingerprint of roster.yaml: ")

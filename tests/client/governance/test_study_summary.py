@@ -32,6 +32,7 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
         "trains: north, south; scores only: east; goes on with 1 training site(s)",
         "scores up to 51 sets of weights on validation images, one of them on test images",
         "fits no classical heads",
+        "the server sees this site's own updates",
         "compares no images between sites",
     ]
 

@@ -1,0 +1,71 @@
+"""The answer to a step of secure aggregation, and the masks of a round's answer."""
+
+from pathlib import Path
+
+from client.config import SiteConfig
+from client.masking.session import Masks
+from client.training.state.local_state import SiteState
+from common import log, wire
+from common.errors import ConfigError
+from common.masking import roster
+from common.weights import Array, Arrays
+
+IDENTITY = "mask-identity"
+"""File in `state_dir` with the private half of this site's key of the roster."""
+
+
+def identity_file(site: SiteConfig) -> Path:
+    """Where the private half of this site's key lies."""
+    return site.state_dir / IDENTITY
+
+
+def answer(plan: wire.MaskPlan, site: SiteConfig) -> wire.MaskAnswer:
+    """This site's part in one step. Raises PolicyRefusal, ConfigError without a roster, and StorageError."""
+    masks, answered = (
+        _masks(plan, site),
+        wire.MaskAnswer(plan_id=plan.plan_id, site=plan.site, round=plan.round),
+    )
+    match plan.step:
+        case wire.KeysStep():
+            identity = roster.load_identity(identity_file(site))
+            known = _roster(site).sites.get(site.name)
+            if known != roster.public_key(identity):
+                raise ConfigError(
+                    f"the roster has {'another' if known else 'no'} key for {site.name}; `consilium-site mask-key` "
+                    "prints this site's, and all sites must have the same roster"
+                )
+            return answered.model_copy(update={"keys": masks.announce(plan.round, identity)})
+        case wire.SharesStep():
+            envelopes = masks.seal(plan.round, plan.step.announcements, _roster(site).sites)
+            return answered.model_copy(update={"envelopes": envelopes})
+        case wire.RevealStep():
+            seed_shares, key_shares = masks.reveal(plan.round, plan.step.survivors)
+            log.event(
+                f"round {plan.round}: the sum of {', '.join(plan.step.survivors)} may be read, and no site's own part"
+            )
+            return answered.model_copy(update={"seed_shares": seed_shares, "key_shares": key_shares})
+
+
+def masked(plan: wire.RoundPlan, site: SiteConfig, delta: Arrays, count: int) -> dict[str, Array]:
+    """`delta`, times `count`, under the masks of the plan's round. Raises what `Masks.mask` raises."""
+    assert plan.envelopes is not None, "the contract refuses a round without masks in a study that has them"
+    return _masks(plan, site).mask(plan.round, plan.envelopes, delta, count)
+
+
+def _masks(plan: wire.MaskPlan | wire.RoundPlan, site: SiteConfig) -> Masks:
+    study = plan.study
+    return Masks(
+        SiteState(site.state_dir, study).folder,
+        plan.site,
+        study.fingerprint,
+        study.mask_threshold,
+        least=site.policy.min_cohort or 0,
+    )
+
+
+def _roster(site: SiteConfig) -> roster.Roster:
+    if site.roster is None:
+        raise ConfigError(
+            "the study has secure aggregation, and site.yaml names no `roster` of the sites' keys"
+        )
+    return roster.load_roster(site.roster)

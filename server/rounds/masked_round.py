@@ -1,0 +1,160 @@
+"""Secure aggregation of one round, on the server's side: keys and shares before it, the sum opened after it.
+
+Bonawitz et al. 2017, figure 4. The server passes messages on and adds up. It learns seeds of the sites whose answers
+it added, and mask keys of sites that dropped out, from as many sites as the study's threshold says. Sites check what
+it passes on (`client/masking/session.py`).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from common import log, wire
+from common.config import StudyConfig
+from common.errors import QuorumNotMet
+from common.masking import agreement, roster, sharing
+from common.masking.roster import Announcement
+from common.masking.stream import Stream
+from common.wire.mask_steps import Envelopes, MaskStep
+from server.aggregation.masked_mean import MaskedMean
+from server.rounds.failures import failure_sentence
+from server.rounds.sites import Deadline, Sites
+
+
+class MaskedRound:
+    """The masks of one round, from the keys to the opened sum."""
+
+    def __init__(
+        self, study: StudyConfig, sites: Sites, number: int, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._study, self._sites, self._number, self._pause = study, sites, number, pause
+        self._announcements: dict[str, Announcement] = {}
+        self.envelopes: dict[str, Envelopes] = {}
+        """Shares for each site that has masks, by the site that sealed them."""
+        self.lacking: dict[str, str] = {}
+        """Sites that have no masks, each with the reason."""
+
+    def prepare(self, names: Collection[str]) -> None:
+        """Have these sites make masks with each other. Raises QuorumNotMet if too few do."""
+        needed = max(self._study.mask_threshold, self._study.sites.quorum)
+        few = ""
+        for attempt in range(1, self._study.deadlines.repeats + 2):
+            self._prepare(names)
+            few = f"{len(self.envelopes or self._announcements)} site(s) have masks, {needed} are required"
+            if len(self.envelopes) >= needed:
+                return
+            if attempt <= self._study.deadlines.repeats:
+                log.warn(
+                    f"round {self._number}: {few}; asking again in {self._study.deadlines.repeat_after_s:.0f} s",
+                    round=self._number,
+                )
+                self._pause(self._study.deadlines.repeat_after_s)
+        why = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.lacking.items()))
+        raise QuorumNotMet(
+            f"round {self._number}: {few} ({why}). The weights after round {self._number - 1} are kept."
+        )
+
+    def _prepare(self, names: Collection[str]) -> None:
+        self.lacking, self.envelopes = {}, {}
+        self._announcements = {
+            site: answer.keys
+            for site, answer in self._ask(dict.fromkeys(names, wire.KeysStep())).items()
+            if answer.keys is not None
+        }
+        if len(self._announcements) < self._study.mask_threshold:
+            return
+        step = wire.SharesStep(announcements=self._announcements)
+        answers = self._ask(dict.fromkeys(self._announcements, step))
+        sealed = {
+            site: answer.envelopes
+            for site, answer in answers.items()
+            if answer.envelopes.keys() == self._announcements.keys() - {site}
+        }
+        for site in answers.keys() - sealed.keys():
+            self.lacking[site] = "it sealed shares for other sites than were named"
+        self.envelopes = {
+            site: {other: sealed[other][site] for other in sealed if other != site} for site in sorted(sealed)
+        }
+
+    def open(self, total: MaskedMean) -> None:
+        """Take the masks off the sum of the sites that were added. Raises QuorumNotMet if too few help."""
+        survivors, threshold = total.sites, self._study.mask_threshold
+        answers: dict[str, wire.MaskAnswer] = {}
+        step = wire.RevealStep(survivors=survivors)
+        for attempt in range(1, self._study.deadlines.repeats + 2):
+            asked = [site for site in survivors if site not in answers]
+            answers |= self._ask(dict.fromkeys(asked, step))
+            if len(answers) >= threshold:
+                break
+            if attempt > self._study.deadlines.repeats:
+                raise QuorumNotMet(
+                    f"round {self._number}: {len(answers)} site(s) helped to open the sum, {threshold} are required. "
+                    f"The weights after round {self._number - 1} are kept."
+                )
+            self._pause(self._study.deadlines.repeat_after_s)
+        places = sharing.places(self._announcements)
+        helpers = sorted(answers)[:threshold]
+        seeds = {
+            site: _combined({places[one]: answers[one].seed_shares.get(site) for one in helpers})
+            for site in survivors
+        }
+        added, subtracted = [Stream(seed) for seed in seeds.values()], list[Stream]()
+        about = roster.session(self._announcements, self._study.fingerprint, self._number)
+        for gone in self.envelopes.keys() - set(survivors):
+            key = _combined({places[one]: answers[one].key_shares.get(gone) for one in helpers})
+            if agreement.public(key).hex() != self._announcements[gone].mask_key:
+                raise QuorumNotMet(
+                    f"round {self._number}: the shares of the key of {gone} do not fit together; a site sent wrong ones"
+                )
+            for site in survivors:
+                public = bytes.fromhex(self._announcements[site].mask_key)
+                stream = Stream(agreement.pair_seed(key, public, about))
+                (added if site < gone else subtracted).append(stream)
+        total.unmask(added, subtracted)
+
+    def _ask(self, steps: Mapping[str, MaskStep]) -> dict[str, wire.MaskAnswer]:
+        """Answers by site; why a site has none is in `lacking`."""
+        plans = {site: self._plan(site, step) for site, step in steps.items()}
+        answers: dict[str, wire.MaskAnswer] = {}
+        for reply in self._sites.ask(plans, Deadline(self._study.deadlines.evaluate_s)):
+            if reply.late or reply.site not in plans:
+                continue
+            match reply.answer:
+                case wire.MaskAnswer() as answer if answer.plan_id == plans[reply.site].plan_id:
+                    answers[reply.site] = answer
+                case wire.Failure() as failure:
+                    self._lacks(reply.site, failure_sentence(failure))
+                case other:
+                    self._lacks(reply.site, f"its answer is of kind {other.kind}, expected one about masks")
+        for site in plans.keys() - answers.keys() - self.lacking.keys():
+            self._lacks(site, f"no answer about masks within {self._study.deadlines.evaluate_s:.0f} s")
+        return answers
+
+    def _lacks(self, site: str, reason: str) -> None:
+        self.lacking[site] = reason
+        log.warn(f"round {self._number}  {site}: {reason}", round=self._number, site=site, outcome="failed")
+
+    def _plan(self, site: str, step: MaskStep) -> wire.MaskPlan:
+        # Equal for equal questions, so that a site repeats its answer to a server that was killed. Keys alone are
+        # asked for afresh: with them a session begins.
+        work = f"{self._study.fingerprint} {self._number} {site} {step.model_dump_json()}"
+        if isinstance(step, wire.KeysStep):
+            work += f" {time.time_ns()}"
+        plan_id = hashlib.sha256(work.encode()).hexdigest()[:32]
+        return wire.MaskPlan(plan_id=plan_id, site=site, study=self._study, round=self._number, step=step)
+
+
+def with_envelopes(plan: wire.RoundPlan, envelopes: Envelopes) -> wire.RoundPlan:
+    """The plan with the shares for its site. It has another number: an answer under other masks is another answer."""
+    text = f"{plan.plan_id} {sorted(envelopes.items())}"
+    return plan.model_copy(
+        update={"plan_id": hashlib.sha256(text.encode()).hexdigest()[:32], "envelopes": envelopes}
+    )
+
+
+def _combined(shares: Mapping[int, str | None]) -> bytes:
+    """The secret. Raises QuorumNotMet if a site left its share out."""
+    found = {place: bytes.fromhex(share) for place, share in shares.items() if share is not None}
+    if len(found) < len(shares):
+        raise QuorumNotMet("a site left shares out that the round's sum needs; nothing of the round is used")
+    return sharing.combine(found)

@@ -1,0 +1,229 @@
+"""The masks of a round at one site: sums come out, and a server that asks for more than one sum is refused."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as some_arrays
+
+from client.masking.session import FILE, Masks
+from common.errors import ConsiliumError, PolicyRefusal, WireError
+from common.masking import agreement, roster, sharing
+from common.masking.roster import Announcement
+from common.masking.stream import Stream
+from common.weights import TensorSpec
+from common.wire.mask_steps import Envelopes
+from server.aggregation.masked_mean import MaskedMean
+from server.aggregation.mean import weighted_mean
+from server.aggregation.update import AdmittedUpdate
+
+NAMES = ("a", "b", "c")
+IDENTITIES = {
+    name: Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
+    for number, name in enumerate(("a", "b", "c", "d", "e"), 1)
+}
+ROSTER = {name: roster.public_key(identity) for name, identity in IDENTITIES.items()}
+DELTA = {"w": np.array([1.0, -2.0], np.float32)}
+
+
+class Federation:
+    """Sites of one round, with secrets that the tests can repeat."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES, threshold: int = 2) -> None:
+        self.folder, self.threshold = folder, threshold
+        self.masks = {name: self.site(name) for name in names}
+
+    def site(self, name: str) -> Masks:
+        """The masks of a site, as a trainer that was just started has them."""
+        draws = iter(range(1, 200))
+
+        def random(number: int) -> bytes:
+            return bytes([len(name) * 7 + ord(name) + next(draws)] * number)
+
+        return Masks(self.folder / name, name, "f00d", self.threshold, random=random)
+
+    def keys(self, number: int = 1) -> dict[str, Announcement]:
+        return {name: masks.announce(number, IDENTITIES[name]) for name, masks in self.masks.items()}
+
+    def sealed(self, keys: Mapping[str, Announcement], number: int = 1) -> dict[str, Envelopes]:
+        """Envelopes for each site."""
+        sealed = {name: masks.seal(number, keys, ROSTER) for name, masks in self.masks.items()}
+        return {name: {other: sealed[other][name] for other in sealed if other != name} for name in sealed}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Federation:
+    return Federation(tmp_path)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(PolicyRefusal) as caught:
+        call()
+    return caught.value.reason
+
+
+# --- sums ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(
+        some_arrays(np.float32, (3,), elements=st.floats(-1e6, 1e6, width=32)), min_size=3, max_size=5
+    ),
+    counts=st.lists(st.integers(1, 10**6), min_size=5, max_size=5),
+    lost=st.integers(0, 2),
+)
+def test_masked_sums_are_the_plain_ones_when_sites_drop_out(
+    values: list[np.ndarray], counts: list[int], lost: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    names = ("a", "b", "c", "d", "e")[: len(values)]
+    threshold = len(names) // 2 + 1
+    lost = min(lost, len(names) - threshold)
+    federation = Federation(tmp_path_factory.mktemp("masks"), names, threshold)
+    keys = federation.keys()
+    envelopes = federation.sealed(keys)
+    survivors = names[lost:]
+    total, plain = MaskedMean({"w": TensorSpec(shape=(3,), dtype="float32")}), []
+    for name, value, count in zip(names, values, counts, strict=False):
+        masked = federation.masks[name].mask(1, envelopes[name], {"w": value}, count)
+        if name in survivors:
+            total.add(AdmittedUpdate(name, count, masked))
+            plain.append(AdmittedUpdate(name, count, {"w": value}))
+    added, subtracted = opened(federation, keys, survivors)
+    total.unmask(added, subtracted)
+    assert total.result()["w"].tobytes() == weighted_mean(plain)["w"].tobytes()
+
+
+def opened(
+    federation: Federation, keys: Mapping[str, Announcement], survivors: tuple[str, ...]
+) -> tuple[list[Stream], list[Stream]]:
+    """What the server takes off: masks that were added and subtracted."""
+    shares = {name: federation.masks[name].reveal(1, survivors) for name in survivors}
+    place = sharing.places(keys)
+    helpers = survivors[-federation.threshold :]
+    added = [
+        Stream(sharing.combine({place[one]: bytes.fromhex(shares[one][0][name]) for one in helpers}))
+        for name in survivors
+    ]
+    subtracted: list[Stream] = []
+    about = roster.session(keys, "f00d", 1)
+    for gone in keys.keys() - set(survivors):
+        key = sharing.combine({place[one]: bytes.fromhex(shares[one][1][gone]) for one in helpers})
+        assert agreement.public(key).hex() == keys[gone].mask_key
+        for name in survivors:
+            stream = Stream(agreement.pair_seed(key, bytes.fromhex(keys[name].mask_key), about))
+            (added if name < gone else subtracted).append(stream)
+    return added, subtracted
+
+
+# --- a server that asks for more ---------------------------------------------------------------------
+
+
+def test_survivors_are_named_once_so_no_site_gives_both_shares_of_one(three: Federation) -> None:
+    envelopes = three.sealed(three.keys())
+    three.masks["a"].mask(1, envelopes["a"], DELTA, 1)
+    seeds, keys = three.masks["a"].reveal(1, ("a", "b"))
+    assert (seeds.keys(), keys.keys()) == ({"a", "b"}, {"c"})
+    assert three.masks["a"].reveal(1, ("a", "b")) == (seeds, keys)
+    assert "was opened before" in refusal(lambda: three.masks["a"].reveal(1, ("a", "c")))
+    restarted = three.site("a")
+    assert "was opened before" in refusal(lambda: restarted.reveal(1, ("a", "b", "c")))
+
+
+def test_the_same_numbers_are_not_masked_among_other_sites(three: Federation) -> None:
+    envelopes = three.sealed(three.keys())["a"]
+    first = three.masks["a"].mask(1, envelopes, DELTA, 1)
+    assert three.masks["a"].mask(1, envelopes, DELTA, 1)["w"].tobytes() == first["w"].tobytes()
+    fewer = {"b": envelopes["b"]}
+    assert "masked before, with other sites" in refusal(lambda: three.masks["a"].mask(1, fewer, DELTA, 1))
+    assert "masked before" in refusal(lambda: three.site("a").mask(1, fewer, DELTA, 1))
+
+
+def test_an_opened_round_gets_no_other_masks_and_an_unopened_one_gets_fresh_ones(three: Federation) -> None:
+    keys = three.keys()
+    envelopes = three.sealed(keys)
+    assert three.masks["b"].announce(1, IDENTITIES["b"]) != keys["b"]
+    three.masks["a"].mask(1, envelopes["a"], DELTA, 1)
+    three.masks["a"].reveal(1, ("a", "b"))
+    assert "masks are not made again" in refusal(lambda: three.masks["a"].announce(1, IDENTITIES["a"]))
+    assert "after round 1" in refusal(lambda: three.masks["a"].announce(0, IDENTITIES["a"]))
+    assert three.masks["a"].announce(2, IDENTITIES["a"]) != keys["a"]
+    assert "this site has those of round 2" in refusal(lambda: three.masks["a"].reveal(1, ("a", "b")))
+
+
+def test_a_key_in_place_of_a_sites_is_noticed(three: Federation) -> None:
+    keys = three.keys()
+    servers_own = roster.announce(IDENTITIES["e"], bytes(32), bytes(32), "f00d", 1, "b")
+    seal = three.masks["a"].seal
+    assert "keys of b are not signed" in refusal(lambda: seal(1, {**keys, "b": servers_own}, ROSTER))
+    assert "keys of b are not signed" in refusal(lambda: seal(1, {**keys, "b": keys["c"]}, ROSTER))
+    assert "b is not in this site's roster" in refusal(lambda: seal(1, keys, {"a": ROSTER["a"]}))
+    of_another_round = three.site("b").announce(2, IDENTITIES["b"])
+    assert "keys of b are not signed" in refusal(lambda: seal(1, {**keys, "b": of_another_round}, ROSTER))
+    others = {"b": keys["b"], "c": keys["c"]}
+    assert "own keys are missing" in refusal(lambda: seal(1, others, ROSTER))
+
+
+def test_masks_are_made_with_one_list_of_sites(three: Federation) -> None:
+    keys = three.keys()
+    envelopes = three.masks["a"].seal(1, keys, ROSTER)
+    assert three.masks["a"].seal(1, keys, ROSTER) == envelopes
+    fewer = {"a": keys["a"], "b": keys["b"]}
+    assert "masks with other sites or keys" in refusal(lambda: three.masks["a"].seal(1, fewer, ROSTER))
+
+
+def test_a_sum_of_too_few_sites_is_not_masked_for_and_not_opened(tmp_path: Path) -> None:
+    five = Federation(tmp_path, ("a", "b", "c", "d", "e"), threshold=3)
+    keys = five.keys()
+    few = {name: keys[name] for name in ("a", "b")}
+    assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].seal(1, few, ROSTER))
+    envelopes = five.sealed(keys)["a"]
+    one = {"b": envelopes["b"]}
+    assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].mask(1, one, DELTA, 1))
+    five.masks["a"].mask(1, envelopes, DELTA, 1)
+    assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].reveal(1, ("a", "b")))
+    assert "other sites than it was masked for" in refusal(lambda: five.masks["a"].reveal(1, ("b", "c", "d")))
+
+
+def test_two_halves_of_the_sites_cannot_open_a_round_twice(tmp_path: Path) -> None:
+    four = Federation(tmp_path, ("a", "b", "c", "d"), threshold=2)
+    keys = four.keys()
+    assert "too many for 2 to open" in refusal(lambda: four.masks["a"].seal(1, keys, ROSTER))
+
+
+def test_a_site_may_ask_for_more_sites_in_a_sum_than_the_study(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    federation.masks["a"] = Masks(tmp_path / "a", "a", "f00d", 2, least=3)
+    keys = federation.keys()
+    few = {name: keys[name] for name in ("a", "b")}
+    assert "a sum of 2 site(s)" in refusal(lambda: federation.masks["a"].seal(1, few, ROSTER))
+
+
+def test_an_envelope_of_another_site_or_round_is_not_opened(three: Federation) -> None:
+    envelopes = three.sealed(three.keys())
+    swapped = {"b": envelopes["a"]["c"], "c": envelopes["a"]["b"]}
+    with pytest.raises(WireError, match="b did not seal"):
+        three.masks["a"].mask(1, swapped, DELTA, 1)
+    strange = {**envelopes["a"], "d": envelopes["a"]["b"]}
+    assert "sites without masks came along: d" in refusal(lambda: three.masks["a"].mask(1, strange, DELTA, 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(np.nan, "entries of w are not finite"), (np.inf, "not finite"), (1e15, "more than a sum has room for")],
+)
+def test_numbers_that_would_spoil_the_sum_do_not_leave(
+    three: Federation, value: float, sentence: str
+) -> None:
+    envelopes = three.sealed(three.keys())
+    with pytest.raises(ConsiliumError, match=sentence):
+        three.masks["a"].mask(1, envelopes["a"], {"w": np.array([value], np.float32)}, 10)
+
+
+def test_secrets_lie_in_a_file_of_the_owner_alone(three: Federation) -> None:
+    three.keys()
+    assert (three.folder / "a" / FILE).stat().st_mode & 0o077 == 0

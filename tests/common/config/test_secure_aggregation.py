@@ -1,0 +1,67 @@
+"""Settings of a study with secure aggregation: what does not go with it is said when the study is read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import StudyConfig
+
+MakeStudy = Callable[..., StudyConfig]
+FOUR = {
+    "sites": {"train": ("a", "b", "c", "d")},
+    "secure_aggregation": {},
+    "admission": {"max_norm_ratio": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sites": {"train": ("a",)}}, "needs two training sites or more in a round, found 1"),
+        (
+            {"secure_aggregation": {"threshold": 2}},
+            "threshold=2 must be more than half of the 4 training sites",
+        ),
+        (
+            {"secure_aggregation": {"threshold": 5}},
+            "threshold=5 must be more than half of the 4 training sites",
+        ),
+        (
+            {"sites": {"train": ("a", "b", "c", "d"), "required": 2}},
+            "threshold=3 is more than the 2 site\\(s\\) with which a round goes on",
+        ),
+        ({"aggregation": {"kind": "median"}}, "goes with aggregation.kind=mean"),
+        ({"aggregation": {"kind": "mean", "norm_clip": 1.0}}, "without norm_clip"),
+        (
+            {"aggregation": {"kind": "mean", "max_share": 0.4}},
+            "leave aggregation.weigh_sites_by and max_share out",
+        ),
+        ({"aggregation": {"kind": "mean", "weigh_sites_by": "equal"}}, "weighs a site by its images"),
+        ({"admission": {}}, "set admission.max_norm_ratio: null"),
+        ({"admission": {"max_norm_ratio": None, "max_norm": 5}}, "leave admission.max_norm out"),
+        ({"algorithm": {"kind": "fednova"}}, "does not go with algorithm=fednova"),
+        ({"transport": {"up": "int8"}}, "masked numbers cannot be rounded"),
+        ({"heads": {"federated": [{"kind": "lda"}]}}, "whose sums are not masked"),
+        ({"final_head": "federated_lda"}, "whose sums are not masked"),
+    ],
+)
+def test_what_does_not_go_with_masks_is_named(
+    make_study: MakeStudy, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        make_study(**{**FOUR, **changes})
+
+
+@pytest.mark.parametrize(("sites", "threshold"), [(2, 2), (3, 3), (4, 3), (6, 5), (9, 7)])
+def test_more_than_two_thirds_of_the_sites_open_a_sum_if_the_study_says_nothing(
+    make_study: MakeStudy, sites: int, threshold: int
+) -> None:
+    names = tuple("abcdefghi"[:sites])
+    assert make_study(**{**FOUR, "sites": {"train": names}}).mask_threshold == threshold
+
+
+def test_a_study_without_masks_has_the_text_and_the_fingerprint_it_had(make_study: MakeStudy) -> None:
+    assert "secure_aggregation" not in make_study().model_dump_json()
+    assert make_study().mask_threshold == 0

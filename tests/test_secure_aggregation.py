@@ -1,0 +1,238 @@
+"""Studies with secure aggregation in one process: the bits of a study without, and no site's update at the server."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.answers.masks import IDENTITY
+from client.config import SiteConfig
+from client.hosted import HostedTrainer
+from client.trainer import Trainer
+from common import wire
+from common.config import StudyConfig
+from common.errors import QuorumNotMet
+from common.masking import roster
+from common.settings import to_yaml
+from common.weights import digest, load_file
+from common.wire import codec
+from server.enrolment.cohort import enrol
+from server.rounds.loop import run_rounds
+from server.rounds.sites import Deadline, Reply
+from server.simulation.engines import Inline
+from server.simulation.inline import run_inline
+from server.simulation.launch import LocalSite
+from server.state import RoundState
+
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+NAMES = ("east", "north", "south")
+MASKS: Mapping[str, Any] = {
+    "sites": {"train": NAMES},
+    "secure_aggregation": {"threshold": 2},
+    "admission": {"max_norm_ratio": None},
+    "aggregation": {"kind": "mean", "max_share": 1},
+}
+
+
+@pytest.fixture
+def sites(make_site: MakeSite, tmp_path: Path) -> dict[str, SiteConfig]:
+    """Three sites of the tiny study, with a roster of their keys."""
+    made = {
+        name: make_site(name, per_class).model_copy(update={"roster": tmp_path / "roster.yaml"})
+        for name, per_class in zip(NAMES, (7, 6, 5), strict=True)
+    }
+    keys = {
+        name: roster.public_key(roster.load_identity(site.state_dir / IDENTITY))
+        for name, site in made.items()
+    }
+    (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
+    return made
+
+
+def weights_after(
+    name: str, study: StudyConfig, sites: Mapping[str, SiteConfig], tmp_path: Path, resume: bool = False
+) -> str:
+    """Digest of the weights that the study ends with."""
+    local = []
+    for site, config in sites.items():
+        path = tmp_path / f"{site}.yaml"
+        path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
+        local.append(LocalSite(site, path))
+    outcome = run_inline(study, local, tmp_path / name, Inline(HostedTrainer), resume=resume)
+    assert outcome.finished, outcome
+    return digest(load_file(tmp_path / name / "weights.safetensors")[0])
+
+
+def test_a_masked_study_ends_with_the_bits_of_the_one_without_masks(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    plain = {**MASKS, "secure_aggregation": None}
+    without = weights_after("plain", make_study(rounds=2, **plain), sites, tmp_path)
+    assert weights_after("masked", make_study(rounds=2, **MASKS), sites, tmp_path) == without
+
+
+class Watched:
+    """Trainers in this process, of which some are silent for some messages, and what the server saw of them."""
+
+    def __init__(self, sites: Mapping[str, SiteConfig], silent: Callable[[str, wire.Plan], bool]) -> None:
+        self.trainers = {name: Trainer(site) for name, site in sites.items()}
+        self.silent = silent
+        self.answers: list[wire.Answer] = []
+
+    def online(self) -> set[str]:
+        return set(self.trainers)
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        for site, plan in plans.items():
+            answer = codec.from_bytes(self.trainers[site].answer(codec.to_bytes(plan)))
+            assert not isinstance(answer, wire.Plan)
+            self.answers.append(answer)
+            if not self.silent(site, plan):
+                yield Reply(site, answer, 0.1)
+
+
+def after_one_round(
+    study: StudyConfig, sites: Mapping[str, SiteConfig], silent: Callable[[str, wire.Plan], bool]
+) -> tuple[str, Watched]:
+    """Digest of the weights after round 1, and who was asked."""
+    watched = Watched(sites, silent)
+    cohort = enrol(study, watched, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    state = next(run_rounds(study, watched, cohort, start, pause=lambda _: None))
+    return digest(state.weights), watched
+
+
+def never(site: str, plan: wire.Plan) -> bool:
+    return False
+
+
+LOSES: Mapping[str, Any] = {**MASKS, "sites": {"train": NAMES, "required": 2}}
+
+
+def _drops(kind: type[wire.Plan], step: str | None = None) -> Callable[[str, wire.Plan], bool]:
+    def silent(site: str, plan: wire.Plan) -> bool:
+        if site != "north" or not isinstance(plan, kind):
+            return False
+        return step is None or (isinstance(plan, wire.MaskPlan) and plan.step.kind == step)
+
+    return silent
+
+
+@pytest.mark.parametrize(
+    ("silent", "counts"),
+    [
+        (_drops(wire.MaskPlan, "keys"), False),
+        (_drops(wire.MaskPlan, "shares"), False),
+        (_drops(wire.RoundPlan), False),
+        (_drops(wire.MaskPlan, "reveal"), True),
+    ],
+    ids=["before its keys", "before its shares", "before its answer", "before it helps to open the sum"],
+)
+def test_a_site_that_is_lost_leaves_the_sum_of_the_others(
+    silent: Callable[[str, wire.Plan], bool],
+    counts: bool,
+    sites: dict[str, SiteConfig],
+    make_study: MakeStudy,
+) -> None:
+    masked, _ = after_one_round(make_study(rounds=1, **LOSES), sites, silent)
+    plain = make_study(rounds=1, **{**LOSES, "secure_aggregation": None})
+    expected, _ = after_one_round(plain, sites, never if counts else _drops(wire.RoundPlan))
+    assert masked == expected
+
+
+def test_the_server_sees_no_number_of_a_single_site(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    plain = make_study(rounds=1, **{**MASKS, "secure_aggregation": None})
+    own = {
+        answer.site: answer.delta
+        for answer in after_one_round(plain, sites, never)[1].answers
+        if isinstance(answer, wire.RoundAnswer)
+    }
+    _, watched = after_one_round(make_study(rounds=1, **MASKS), sites, never)
+    answers = [answer for answer in watched.answers if isinstance(answer, wire.RoundAnswer)]
+    assert len(answers) == 3
+    for answer in answers:
+        assert answer.train_loss is None
+        for name, words in answer.delta.items():
+            assert words.dtype == np.uint64
+            if words.size < 100:
+                continue
+            for bit in (0, 31, 63):  # each is set in about half of the words, whatever is below the mask
+                share = np.mean((words >> np.uint64(bit)) & np.uint64(1))
+                assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(words.size), (name, bit, share)
+            clear = (words[0].view(np.int64) / 2.0**12 / answer.num_examples).ravel()
+            if not own[answer.site][name].std():
+                continue
+            assert abs(np.corrcoef(clear, own[answer.site][name].ravel())[0, 1]) < 5 / np.sqrt(clear.size)
+
+
+def test_too_few_sites_end_the_study_and_keep_its_weights(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    def silent(site: str, plan: wire.Plan) -> bool:
+        return site != "east" and isinstance(plan, wire.MaskPlan)
+
+    with pytest.raises(
+        QuorumNotMet, match=r"1 site\(s\) have masks, 2 are required .*north: no answer about masks"
+    ):
+        after_one_round(make_study(rounds=1, **LOSES), sites, silent)
+
+
+def test_a_site_without_a_roster_says_what_it_lacks_and_the_others_go_on(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    sites["north"] = sites["north"].model_copy(update={"roster": None})
+    _, watched = after_one_round(make_study(rounds=1, **LOSES), sites, never)
+    failures = [answer for answer in watched.answers if isinstance(answer, wire.Failure)]
+    assert [failure.site for failure in failures] == ["north"]
+    assert failures[0].error == "study"
+
+
+def test_a_plan_without_masks_is_refused_in_a_study_that_has_them(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=1, **MASKS)
+    watched = Watched(sites, never)
+    start = enrol(study, watched, None)
+    plan = wire.RoundPlan(plan_id="p", site="north", study=study, round=1, train=True, weights=start.weights)
+    answer = codec.from_bytes(watched.trainers["north"].answer(codec.to_bytes(plan)))
+    assert isinstance(answer, wire.Failure)
+    assert "masks come along or are missing, against the study" in answer.reason
+
+
+def test_a_site_may_send_updates_under_masks_only(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    rules = sites["north"].policy.model_copy(update={"only_masked": True})
+    trainer = Trainer(sites["north"].model_copy(update={"policy": rules}))
+    for study, refused in (
+        (make_study(rounds=1, **{**MASKS, "secure_aggregation": None}), True),
+        (make_study(rounds=1, **MASKS), False),
+    ):
+        plan = wire.EnrolPlan(plan_id=study.fingerprint[:8], site="north", study=study, want_weights=False)
+        answer = codec.from_bytes(trainer.answer(codec.to_bytes(plan)))
+        assert isinstance(answer, wire.Failure) == refused
+        if isinstance(answer, wire.Failure):
+            assert answer.reason == "only_masked: the study has no secure_aggregation"
+
+
+def test_an_audit_log_tells_whose_shares_left_and_none_of_the_secrets(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    _, watched = after_one_round(make_study(rounds=1, **LOSES), sites, _drops(wire.RoundPlan))
+    log = (sites["south"].state_dir / "audit.jsonl").read_text()
+    assert '"seeds_of":["east","south"],"keys_of":["north"]' in log.replace(": ", ":").replace(", ", ",")
+    revealed = [
+        share
+        for answer in watched.answers
+        if isinstance(answer, wire.MaskAnswer)
+        for share in (*answer.seed_shares.values(), *answer.key_shares.values())
+    ]
+    assert len(revealed) == 6
+    for site in sites.values():
+        text = (site.state_dir / "audit.jsonl").read_text()
+        assert not any(share in text for share in revealed)
