@@ -5,8 +5,23 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import assert_never
 
-from client.config import ByImageSplit, NoSplit, SiteConfig
+from client.config import (
+    BrainMriData,
+    BratsData,
+    ByImageSplit,
+    CsvData,
+    DataConfig,
+    DicomData,
+    FedIsic2019Data,
+    FoldersData,
+    Ham10000Data,
+    IsicData,
+    MedMnistData,
+    NoSplit,
+    SiteConfig,
+)
 from client.data.manifest import Manifest
 from client.data.splitting.kept_split import foreseen
 from client.preflight.findings import Finding
@@ -20,7 +35,7 @@ FEW_GROUPS = 5
 """Patients or lesions of a class; a test on fewer says little."""
 
 
-def of_classes(manifest: Manifest) -> Iterator[Finding]:
+def of_classes(manifest: Manifest, data: DataConfig) -> Iterator[Finding]:
     """Classes with few images or none, and images without a patient or lesion."""
     groups: dict[str, set[str]] = {name: set() for name in manifest.classes}
     for row in manifest.rows:
@@ -35,7 +50,7 @@ def of_classes(manifest: Manifest) -> Iterator[Finding]:
             "look", "classes of the study without an image here; other sites may have them", tuple(none)
         )
     yield from _names(manifest)
-    yield from _groups(manifest)
+    yield from _groups(manifest, data)
 
 
 def _names(manifest: Manifest) -> Iterator[Finding]:
@@ -60,7 +75,7 @@ def _names(manifest: Manifest) -> Iterator[Finding]:
         )
 
 
-def _groups(manifest: Manifest) -> Iterator[Finding]:
+def _groups(manifest: Manifest, data: DataConfig) -> Iterator[Finding]:
     """Images without a patient or lesion, and the patient or lesion with the most images."""
     rows = manifest.rows
     ungrouped = sum(row.group is None for row in rows)
@@ -68,8 +83,7 @@ def _groups(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "look",
             f"{ungrouped} of {len(rows)} images ({ungrouped / len(rows):.0%}) name no patient or lesion: if one has "
-            "several images, they may be trained and tested on; name the column in the site's YAML "
-            "(data.columns.patient), or for `kind: folders` how the path names it (data.group.pattern)",
+            f"several images, they may be trained and tested on; {_remedy(data)}",
         )
     sizes = Counter(row.group for row in rows if row.group is not None)
     if not sizes:
@@ -84,6 +98,25 @@ def _groups(manifest: Manifest) -> Iterator[Finding]:
         yield Finding("look", f"{text}; is it one patient, or a value that stands for many?")
     else:
         yield Finding("fine", text)
+
+
+def _remedy(data: DataConfig) -> str:
+    """How the site can say which images belong together."""
+    match data:
+        case CsvData():
+            return "name the column in the site's YAML (data.columns.patient), or fill it"
+        case FoldersData():
+            return "say in the site's YAML how the path names it (data.group.pattern)"
+        case IsicData() | FedIsic2019Data() if data.metadata is None:
+            return "name the challenge's metadata in the site's YAML (data.metadata), which has the lesions"
+        case Ham10000Data() | IsicData() | FedIsic2019Data():
+            return "the published table names no lesion for them"
+        case DicomData():
+            return "their PatientID is empty or a placeholder, and so is their StudyInstanceUID"
+        case BrainMriData() | MedMnistData() | BratsData():
+            return "the published set does not name any"
+        case _:
+            assert_never(data)
 
 
 def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Finding]]:

@@ -69,7 +69,7 @@ def check(site: SiteConfig, classes: Sequence[str] | None = None, stored_side: i
         *_unused(survey),
         *images.findings(inspected),
         *copies.findings(inspected, manifest),
-        *classes_and_split.of_classes(manifest),
+        *classes_and_split.of_classes(manifest, site.data),
         *split_findings,
         *kept_back.findings(manifest, site.policy),
         *decoding_cost.space(len(manifest.rows), site, stored_side),

@@ -10,7 +10,7 @@ from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import Kind, named
 from client.data.readers.rows import ReadRows, Unused
-from client.data.readers.table import CsvTable, read_table, rows_of
+from client.data.readers.table import CsvTable, of_other_sites, read_table, rows_of
 from client.data.references import BadImage, PictureFile
 from common.errors import SiteDataError
 
@@ -50,7 +50,8 @@ def read_csv(config: CsvData) -> ReadRows:
     rows, placeholders = _grouped(rows, cells_of_rows, config)
     numbers = {number for number, _ in chosen}
     others = [cells.get(columns.image, "") for number, cells in table.rows if number not in numbers]
-    return ReadRows(rows, problems, [*placeholders, *finder.unused(table.path, others)])
+    unused = [*of_other_sites(table, numbers), *placeholders, *finder.unused(table.path, others)]
+    return ReadRows(rows, problems, unused)
 
 
 def _grouped(

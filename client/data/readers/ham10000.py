@@ -13,7 +13,7 @@ from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import named
 from client.data.readers.rows import ReadRows
-from client.data.readers.table import CsvTable, read_table, require_columns, with_values
+from client.data.readers.table import CsvTable, of_other_sites, read_table, require_columns, with_values
 from client.data.references import BadImage, PictureFile
 from common.errors import SiteDataError
 
@@ -43,7 +43,8 @@ def read_ham10000(config: Ham10000Data) -> ReadRows:
         lesions.append(cells.get("lesion_id", ""))
     rows, placeholders = named(rows, lesions, "lesion")
     others = [cells.get("image_id", "") for number, cells in table.rows if number not in chosen]
-    return ReadRows(rows, problems, [*placeholders, *images.unused(table.path, others)])
+    unused = [*of_other_sites(table, chosen), *placeholders, *images.unused(table.path, others)]
+    return ReadRows(rows, problems, unused)
 
 
 def _sources(config: Ham10000Data, table: CsvTable) -> tuple[str, tuple[str, ...]]:

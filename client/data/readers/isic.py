@@ -18,7 +18,7 @@ from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import named
 from client.data.readers.rows import ReadRows
-from client.data.readers.table import CsvTable, read_table, require_columns, with_values
+from client.data.readers.table import CsvTable, of_other_sites, read_table, require_columns, with_values
 from client.data.references import BadImage, PictureFile
 
 ISIC2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -77,7 +77,8 @@ def _rows(
     rows, placeholders = named(rows, lesion_of_rows, "lesion")
     # Those of other centres, and those with a problem of their own.
     others = [cells.get("image", "") for _, cells in table.rows]
-    return ReadRows(rows, problems, [*placeholders, *images.unused(table.path, others)])
+    unused = [*of_other_sites(table, chosen), *placeholders, *images.unused(table.path, others)]
+    return ReadRows(rows, problems, unused)
 
 
 def _is_one(cell: str) -> bool:

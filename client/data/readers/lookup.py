@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -75,8 +76,11 @@ class ImageFinder:
         beside = merged([("", inside.unused) for inside in self._scans])
         return [
             *(entry for entry in kinds if entry.names),
-            # A table says which files are images; other files are not missed.
-            *(entry for entry in beside if not is_no_image(entry.kind)),
+            # A table says which files are images, and may lie among them; other files are not missed.
+            *(
+                replace(entry, is_usual=True, what="no images") if is_no_image(entry.kind) else entry
+                for entry in beside
+            ),
         ]
 
     @property

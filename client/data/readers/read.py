@@ -8,7 +8,7 @@ import difflib
 import os
 import secrets
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from client.data.readers.ham10000 import read_ham10000
 from client.data.readers.image_list import listed
 from client.data.readers.isic import read_fed_isic, read_isic
 from client.data.readers.medmnist import read_medmnist
-from client.data.readers.rows import ReadRows, Unused
+from client.data.readers.rows import ReadRows, Unused, by_kind
 from common.errors import SiteDataError
 from common.log import warn
 
@@ -64,12 +64,16 @@ def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | 
     """
     where, (rows, problems, unused) = _rows(config, state_dir)
     names = _labels(rows, config) if classes is None else tuple(classes)
-    rows = _mapped(rows, config, names)
+    rows, left_out = _mapped(rows, config, names)
     unique = _without_repeats(rows)
     usable = [row for row in unique.rows if row.label in names]
     problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
     return Survey(
-        where, Manifest(tuple(grouped(usable)), names), tuple(problems), unique.num_repeats, tuple(unused)
+        where,
+        Manifest(tuple(grouped(usable)), names),
+        tuple(problems),
+        unique.num_repeats,
+        (*unused, *left_out),
     )
 
 
@@ -131,8 +135,11 @@ def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
     if config.image_list is None:
         return where, contents
     rows, not_in_data = listed(contents.rows, config.image_list)
-    # The rest of the data set is other sites', so it is not for this one to say what is not used.
-    return where, ReadRows(rows, [*contents.problems, *not_in_data], [])
+    # The rest of the data set is other sites', so it is not for this one to say what else is not used.
+    taken = {row.image.key for row in rows}
+    others = tuple(row.source for row in contents.rows if row.image.key not in taken)
+    left = [Unused(f"images that {config.image_list.name} leaves to other sites", others, is_usual=True)]
+    return where, ReadRows(rows, [*contents.problems, *not_in_data], left if others else [])
 
 
 def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
@@ -160,20 +167,19 @@ def _all_rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRow
             assert_never(config)
 
 
-def _mapped(rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]) -> list[ImageRow]:
-    """Rows under the study's class names; those that the site leaves out are counted and dropped."""
-    kept, dropped = [], Counter[str]()
+def _mapped(
+    rows: Sequence[ImageRow], config: DataConfig, classes: Sequence[str]
+) -> tuple[list[ImageRow], list[Unused]]:
+    """Rows under the study's class names, and those that the site leaves out."""
+    kept, dropped = [], defaultdict[str, list[str]](list)
     label_map = _label_map(config)
     for row in rows:
         label = label_map.get(row.label, row.label)
         if label is None or (label not in classes and config.unknown_labels == "drop"):
-            dropped[row.label] += 1
+            dropped[f"images of {row.label}, which the site's YAML leaves out"].append(row.source)
         else:
             kept.append(replace(row, label=label))
-    if dropped:
-        counts = ", ".join(f"{label} ({count})" for label, count in sorted(dropped.items()))
-        warn(f"left out, as the site's YAML says: images of {counts}", dropped=sum(dropped.values()))
-    return kept
+    return kept, list(by_kind(dropped))
 
 
 def _unknown_classes(rows: Sequence[ImageRow], classes: Sequence[str]) -> Iterator[str]:

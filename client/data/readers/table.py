@@ -12,13 +12,14 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 from client.config import RowFilter
+from client.data.readers.rows import Unused
 from common.errors import SiteDataError
 
 _AROUND = f"{string.whitespace}\xa0\ufeff\u200b\u200e\u200f"
@@ -161,6 +162,14 @@ def rows_of(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int
         )
     yield from (
         (number, cells) for number, cells in table.rows if cells.get(row_filter.column) in row_filter.values
+    )
+
+
+def of_other_sites(table: CsvTable, chosen: Container[int]) -> list[Unused]:
+    """Rows whose number is not among the `chosen` ones."""
+    others = tuple(f"{table.path.name} row {number}" for number, _ in table.rows if number not in chosen)
+    return (
+        [Unused("rows that the site's YAML leaves to other sites", others, is_usual=True)] if others else []
     )
 
 

@@ -1,13 +1,17 @@
 """What is said about the classes of a site's data, before anything is decoded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from client.config import CsvData, DataConfig, DicomData, FoldersData, IsicData, MedMnistData
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
 from client.preflight.classes_and_split import of_classes
 from client.preflight.findings import Finding
+
+FOLDERS = FoldersData(root=Path("data"))
 
 
 def manifest(*classes: str) -> Manifest:
@@ -26,16 +30,49 @@ def manifest(*classes: str) -> Manifest:
 def test_classes_that_look_like_one_are_named(
     classes: tuple[str, ...], alike: tuple[str, ...] | None
 ) -> None:
-    found = [finding.items for finding in of_classes(manifest(*classes)) if "large letters" in finding.what]
+    found = [
+        finding.items
+        for finding in of_classes(manifest(*classes), FOLDERS)
+        if "large letters" in finding.what
+    ]
     assert found == ([] if alike is None else [alike])
 
 
 def test_a_single_class_is_worth_a_look() -> None:
     """A folder above the classes, or a column that is not the label."""
-    assert any("all images are of one class, images" in one.what for one in of_classes(manifest("images")))
-    assert not any("one class" in one.what for one in of_classes(manifest("mel", "nv")))
+    assert any(
+        "all images are of one class, images" in one.what for one in of_classes(manifest("images"), FOLDERS)
+    )
+    assert not any("one class" in one.what for one in of_classes(manifest("mel", "nv"), FOLDERS))
 
 
 def test_what_a_name_would_do_to_a_terminal_is_written_as_its_escape() -> None:
     text = Finding("look", "not used: \x1b[2J", ("a\nWARNING: all is well.png",)).text
     assert text == "not used: \\x1b[2J:\n  a\\nWARNING: all is well.png"
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        (FOLDERS, "say in the site's YAML how the path names it (data.group.pattern)"),
+        (
+            CsvData(labels=Path("l.csv")),
+            "name the column in the site's YAML (data.columns.patient), or fill it",
+        ),
+        (
+            IsicData(kind="isic2018", ground_truth=Path("g.csv"), images=Path("i")),
+            "name the challenge's metadata",
+        ),
+        (DicomData(root=Path("d"), labels=Path("l.csv")), "their PatientID is empty or a placeholder"),
+        (MedMnistData(archive=Path("a.npz")), "the published set does not name any"),
+    ],
+)
+def test_images_without_a_patient_are_counted_with_what_this_kind_of_data_can_do(
+    data: DataConfig, remedy: str
+) -> None:
+    rows = tuple(replace(row, group=None) for row in manifest("mel", "nv").rows)
+    (text,) = [
+        one.what for one in of_classes(Manifest(rows, ("mel", "nv")), data) if "no patient" in one.what
+    ]
+    assert text.startswith("2 of 2 images (100%) name no patient or lesion: ")
+    assert remedy in text

@@ -154,13 +154,12 @@ def test_a_class_without_a_place_in_the_study_is_an_error_with_a_count(isic: Isi
 
 
 @pytest.mark.parametrize("how", [{"unknown_labels": "drop"}, {"label_map": {"SCC": None}}])
-def test_it_is_left_out_with_a_count_if_the_site_says_so(isic: IsicData, how, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
-    told: list[str] = []
-    monkeypatch.setattr(read, "warn", lambda text, **_: told.append(text))
-    manifest = read.read(isic.model_copy(update=how), ("MEL", "NV"))
-    assert len(manifest.rows) == 2
-    assert told == ["left out, as the site's YAML says: images of SCC (1)"]
+def test_it_is_left_out_with_a_count_if_the_site_says_so(isic: IsicData, how) -> None:
+    contents = read.survey(isic.model_copy(update=how), ("MEL", "NV"))
+    assert len(contents.manifest.rows) == 2
+    assert [unused.text for unused in contents.unused if "SCC" in unused.kind] == [
+        "not used: 1 images of SCC, which the site's YAML leaves out (ISIC_2019_Training_GroundTruth.csv row 4)"
+    ]
 
 
 def test_one_centre_of_fed_isic_comes_with_its_published_split(isic: IsicData, tmp_path: Path) -> None:
@@ -177,6 +176,12 @@ def test_one_centre_of_fed_isic_comes_with_its_published_split(isic: IsicData, t
         ("ISIC_1", "NV", "train"),
         ("ISIC_2_downsampled", "MEL", "test"),
     ]
+    (others,) = read.survey(data, isic_rows.ISIC2019).unused
+    assert (
+        others.text
+        == "not used: 1 rows that the site's YAML leaves to other sites (train_test_split.csv row 4)"
+    )
+    assert others.is_usual
 
 
 # --- the real tables -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from client.config import Columns, CsvData, FoldersData, RowFilter
-from client.data.readers.read import read
+from client.data.readers.read import read, survey
 from client.data.references import PictureFile
 from common.errors import SiteDataError
 
@@ -118,6 +118,16 @@ def test_only_takes_the_rows_of_one_site_and_ignores_the_others(tmp_path):
     absent = config.model_copy(update={"row_filter": RowFilter(column="site", values=("z",))})
     with pytest.raises(SiteDataError, match=r"no row with site=z; the column holds x \(2\), y \(1\)"):
         read(absent, CLASSES)
+
+
+def test_images_that_a_list_leaves_to_other_sites_are_counted(tmp_path):
+    config = csv_with(tmp_path, "file,label\na.png,mel\nb.png,nv\n")
+    (tmp_path / "mine.csv").write_text(f"image\n{tmp_path / 'a.png'}\n")
+    contents = survey(config.model_copy(update={"image_list": tmp_path / "mine.csv"}), CLASSES)
+    assert [row.image.name for row in contents.manifest.rows] == ["a.png"]
+    assert [(one.text, one.is_usual) for one in contents.unused] == [
+        ("not used: 1 images that mine.csv leaves to other sites (labels.csv row 3)", True)
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"file,file,label\n", b"file,label\nM\xfcller.png,mel\n"])
