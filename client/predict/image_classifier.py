@@ -27,6 +27,8 @@ from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
 from common.settings import load_settings
 from common.weights import digest, load_file
 
+STUDY, WEIGHTS = "study.yaml", "weights.safetensors"
+
 
 @dataclass(frozen=True)
 class LocalHead:
@@ -86,13 +88,31 @@ class Squares:
         return middles_BSSC.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
 
 
+def _require_model(folder: Path) -> None:
+    """Raises ConfigError if no finished study lies there, with what lies there instead."""
+    lacking = [name for name in (STUDY, WEIGHTS) if not (folder / name).exists()]
+    if not lacking:
+        return
+    if not folder.is_dir():
+        why = "it is not a folder"
+    elif lacking == [WEIGHTS]:
+        why = f"it has no {WEIGHTS}, which a study writes when it finishes"
+    else:
+        why = f"it has no {' and no '.join(lacking)}"
+    raise ConfigError(
+        f"{folder} holds no finished study: {why}. Give the run's folder as the operator hands it over, or this site's "
+        "own folder of a study that fitted heads here"
+    )
+
+
 def load(folder: Path, title: str | None, weights_dir: Path | None, device: torch.device) -> ImageClassifier:
     """The network of a study's folder with the head called `title`, or with its softmax; None: as the study says.
 
     Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
     """
-    study = load_settings(folder / "study.yaml", StudyConfig, "study")
-    path = folder / "weights.safetensors"
+    _require_model(folder)
+    study = load_settings(folder / STUDY, StudyConfig, "study")
+    path = folder / WEIGHTS
     arrays, about = load_file(path)
     built = build.of_study(study, weights_dir)
     chosen = parameters.partition(built.model, study.model)

@@ -351,10 +351,20 @@ def _readmit(run_dir: RunDir, site: SiteName) -> int:
 
     A study that is running need not be stopped.
     """
-    from server.storage import requests
+    from common.config import StudyConfig
+    from common.settings import load_settings
+    from server.storage import requests, status
 
+    now = status.read_status(run_dir)
+    if now is not None and (run_dir / "study.yaml").exists():
+        study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
+        if site not in study.sites.all:
+            raise ConfigError(f"study {study.name} names no site {site}, only {', '.join(study.sites.all)}")
+        if now.status == "finished":
+            raise ConfigError(f"study {study.name} is finished; there is no next round")
     requests.ask_to_readmit(run_dir, site)
-    print(f"{site} gets a plan again in the next round of {run_dir.name}")
+    when = "once it is resumed, in the next round" if now is not None and now.is_over else "in the next round"
+    print(f"{site} gets a plan again {when} of {run_dir.name}")
     return 0
 
 
@@ -372,6 +382,8 @@ def _logs(
 
     folder = open_folder(directory)
     name = study or _latest(folder)
+    if study is not None:
+        queue.require_run(folder, study)
     path = folder.runs / name / "server.log"
     Tail(set_aside(path))()
     show = Tail(path)

@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from common.files import write_atomically
 from common.settings import to_yaml
 from server.deployment.folder import ServerFolder
-from server.storage import checkpoint
+from server.storage import checkpoint, status
 
 NEW, RESUME = ".yaml", ".resume"
 
@@ -65,6 +65,10 @@ def put(folder: ServerFolder, study: StudyConfig) -> Entry:
 def put_back(folder: ServerFolder, name: str) -> Entry:
     """Let a study that broke off or was stopped go on. Raises ConfigError if it cannot."""
     _require_unknown(folder, name)
+    require_run(folder, name)
+    now = status.read_status(folder.runs / name)
+    if now is not None and now.status == "finished":
+        raise ConfigError(f"study {name} is finished ({now.reason}); nothing of it is left to be done")
     if checkpoint.latest(folder.runs / name) is None:
         raise ConfigError(
             f"{folder.runs / name} has no checkpoint to go on from; run the study again from its start"
@@ -72,6 +76,17 @@ def put_back(folder: ServerFolder, name: str) -> Entry:
     path = folder.root / "queue" / f"{time.time_ns()}-{name}{RESUME}"
     write_atomically(path, b"")
     return Entry(path)
+
+
+def require_run(folder: ServerFolder, name: str) -> None:
+    """Raises ConfigError if no study of this name has begun here."""
+    if (folder.runs / name).is_dir():
+        return
+    if any(entry.name == name for entry in waiting(folder)):
+        raise ConfigError(f"study {name} has not begun: it waits for its turn")
+    known = sorted(path.parent.name for path in folder.runs.glob("*/status.json"))
+    there = f"there are {', '.join(known)}" if known else "none has yet"
+    raise ConfigError(f"no study {name} has run in {folder.root}; {there}")
 
 
 def begin(folder: ServerFolder, entry: Entry) -> Entry:

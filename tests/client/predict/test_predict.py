@@ -108,6 +108,19 @@ def test_a_local_head_is_applied_from_the_sites_own_folder(
     assert lines(capsys.readouterr().out)[0]["predicted"] == "pale"
 
 
+def test_a_folder_without_a_finished_study_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(folder: Path) -> str:
+        assert main(["predict", "--study", str(folder), "--device", "cpu", str(tmp_path)]) == 1
+        return capsys.readouterr().err
+
+    assert "holds no finished study: it is not a folder" in said(tmp_path / "typo")
+    assert "it has no study.yaml and no weights.safetensors" in said(tmp_path)
+    (tmp_path / "study.yaml").touch()
+    assert "it has no weights.safetensors, which a study writes when it finishes" in said(tmp_path)
+
+
 def test_a_head_of_other_weights_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

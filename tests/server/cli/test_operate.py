@@ -10,12 +10,14 @@ import yaml
 from common import keys
 from common.config import StudyConfig
 from common.processes.launcher import Interrupted
+from common.settings import to_yaml
 from server.cli import main, operate
 from server.deployment import daemon, queue, server_overview, site_keys
 from server.deployment.folder import ServerFolder, open_folder
 from server.deployment.study_runner import Outcome
 from server.provisioning import startup_kit
 from server.storage import status
+from server.storage.requests import take_readmitted
 
 
 @pytest.fixture
@@ -103,8 +105,36 @@ def test_the_log_of_the_last_study_is_shown(command, folder) -> None:
     (folder.runs / "a" / "server.log").write_text("round 1\nround 2\n")
     status.set_status(folder.runs / "a", "finished", "2 rounds")
     assert command("logs") == (0, "round 1\nround 2\n")
+    assert command("logs", "a") == (0, "round 1\nround 2\n")
     (folder.runs / "a" / "server.log.1").write_text("round 0\n")
     assert command("logs") == (0, "round 0\nround 1\nround 2\n")
+
+
+def test_the_log_of_a_study_that_there_is_not_is_no_empty_log(command, folder, named) -> None:
+    status.set_status(folder.runs / "a", "finished", "2 rounds")
+    code, said = command("logs", "typo")
+    assert code == 1
+    assert f"no study typo has run in {folder.root}; there are a" in said
+    queue.put(folder, named("later"))
+    assert "study later has not begun: it waits for its turn" in command("logs", "later")[1]
+
+
+def test_only_a_site_of_a_study_that_is_not_finished_is_readmitted(folder, named, capsys) -> None:
+    def readmit(site: str) -> str:
+        main.main(["readmit", str(folder.runs / "a"), site])
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    status.set_status(folder.runs / "a", "running", "study a")
+    (folder.runs / "a" / "study.yaml").write_bytes(to_yaml(named("a").model_dump(mode="json")))
+    assert "study a names no site nowhere, only north, south" in readmit("nowhere")
+    assert readmit("north") == "north gets a plan again in the next round of a\n"
+    status.set_status(folder.runs / "a", "stopped", "by the operator")
+    assert readmit("north") == "north gets a plan again once it is resumed, in the next round of a\n"
+    assert take_readmitted(folder.runs / "a") == ("north",)
+    status.set_status(folder.runs / "a", "finished", "3 rounds")
+    assert "study a is finished; there is no next round" in readmit("north")
+    assert take_readmitted(folder.runs / "a") == ()
 
 
 def test_the_state_of_a_server_is_json_too(folder) -> None:

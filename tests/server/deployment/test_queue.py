@@ -9,6 +9,7 @@ from common.errors import ConfigError
 from server.config import Address, FederationConfig, SiteEntry
 from server.deployment import queue
 from server.deployment.folder import ServerFolder
+from server.storage.status import set_status
 
 
 @pytest.fixture
@@ -45,7 +46,22 @@ def test_a_name_waits_once_and_not_beside_the_one_that_runs(folder, named) -> No
     queue.put(folder, named("b"))
 
 
+def test_a_study_that_never_began_or_is_finished_cannot_go_on_and_it_is_said_which(folder, named) -> None:
+    with pytest.raises(ConfigError, match=r"no study a has run in .*; none has yet"):
+        queue.put_back(folder, "a")
+    set_status(folder.runs / "b", "finished", "3 rounds")
+    with pytest.raises(ConfigError, match=r"no study a has run in .*; there are b"):
+        queue.put_back(folder, "a")
+    with pytest.raises(ConfigError, match=r"study b is finished \(3 rounds\); nothing of it is left"):
+        queue.put_back(folder, "b")
+    queue.put(folder, named("c"))
+    with pytest.raises(ConfigError, match="a study c is waiting already"):
+        queue.put_back(folder, "c")
+    assert [entry.name for entry in queue.waiting(folder)] == ["c"]
+
+
 def test_a_study_can_go_on_from_a_checkpoint_and_not_without(folder, named) -> None:
+    (folder.runs / "a").mkdir(parents=True)
     with pytest.raises(ConfigError, match="has no checkpoint to go on from"):
         queue.put_back(folder, "a")
     checkpoints = folder.runs / "a" / "checkpoints"
