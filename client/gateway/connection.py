@@ -60,7 +60,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     push_objects,
 )
 
-from client.gateway.settings import GatewayConfig
+from client.gateway.settings import GatewayConfig, authority
 from common import keys
 from common.wire.codec import SCHEMA
 from common.wire.gateway_calls import (
@@ -167,7 +167,7 @@ class Connection:
         private = keys.read_private(config.key)
         self._private, self._public = private, keys.flower_form(private.public_key())
         self._channel = grpc.secure_channel(
-            config.server, grpc.ssl_channel_credentials(config.ca.read_bytes()), options=_OPTIONS
+            config.server, grpc.ssl_channel_credentials(authority(config)), options=_OPTIONS
         )
         fleet = grpc.intercept_channel(
             self._channel,

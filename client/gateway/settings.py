@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Self
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config import Name
@@ -52,12 +54,29 @@ def load_gateway(path: Path) -> GatewayConfig:
 
 
 def require_files(config: GatewayConfig) -> None:
-    """Raises ConfigError if the key or the CA is not there, the key can be read by others, or a path is too long."""
+    """Raises ConfigError for a key or a CA that is not there, a CA of no use, a key that others can read, a long path."""
     if (why := unix_sockets.too_long(config.socket)) is not None:
         raise ConfigError(why)
     if not config.key.exists():
         raise ConfigError(f"{config.key} is not there; `consilium-site key` makes this site's key")
     if not config.ca.exists():
         raise ConfigError(f"{config.ca} is not there; it comes with the start-up kit")
+    authority(config)
     if config.key.stat().st_mode & 0o077:
         raise ConfigError(f"{config.key} can be read by other users; `chmod 600` it")
+
+
+def authority(config: GatewayConfig) -> bytes:
+    """Certificates of the authority, in PEM and nothing else. Raises ConfigError.
+
+    gRPC says of a file that it cannot read only that nothing connects, and that looks like a fault of the network.
+    """
+    copy = f"copy {config.ca.name} from the start-up kit again"
+    try:
+        data = config.ca.read_bytes()
+        found = x509.load_pem_x509_certificates(data)
+    except OSError as error:
+        raise ConfigError(f"{config.ca} cannot be read ({error.strerror}); {copy}") from error
+    except ValueError as error:
+        raise ConfigError(f"{config.ca} is no certificate in PEM; {copy}") from error
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in found)

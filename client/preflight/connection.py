@@ -31,7 +31,7 @@ from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.error import ApiErrorCode
 
-from client.gateway.settings import GatewayConfig, require_files
+from client.gateway.settings import GatewayConfig, authority, require_files
 from client.preflight import way
 from client.preflight.findings import Finding
 from common import keys, release
@@ -115,7 +115,7 @@ class Server:
     def __enter__(self) -> "Server":
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(proxies.of_this_process(self.config.proxy))
-        ca = grpc.ssl_channel_credentials(self.config.ca.read_bytes())
+        ca = grpc.ssl_channel_credentials(authority(self.config))
         self._channel = self._stack.enter_context(grpc.secure_channel(self.config.server, ca))
         return self
 

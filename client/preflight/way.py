@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from client.preflight.findings import Finding
@@ -134,15 +134,12 @@ def _certificate(way: Way) -> Finding:
     except _Refused as refused:
         return Finding("stops", str(refused))
     except ssl.SSLCertVerificationError as error:
-        return Finding(
-            "stops",
-            f"the server's certificate is not good for {host}: {error.verify_message}. Ask the operator for "
-            "the kit that is valid now; if a proxy of your own opens TLS connections, it has to leave this one alone",
-        )
+        return Finding("stops", _not_good(host, error))
     except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or error
         return Finding(
             "stops",
-            f"no TLS with {way.server} ({error.strerror or error}); something else listens there, or something in "
+            f"no TLS with {way.server} ({why}); something else listens there, or something in "
             "between cuts it",
         )
     if protocol != "h2":
@@ -157,6 +154,22 @@ def _certificate(way: Way) -> Finding:
     return Finding("look" if left < _SOON_DAYS else "fine", text)
 
 
+_WRONG_TIME = (9, 10)
+"""OpenSSL's numbers for a certificate that is not yet valid, and for one that has expired."""
+
+
+def _not_good(host: str, error: ssl.SSLCertVerificationError) -> str:
+    """Why the server's certificate is not taken, and who can change that."""
+    what = f"the server's certificate is not good for {host}: {error.verify_message.rstrip('.')}"
+    ask = "Ask the operator for the kit that is valid now"
+    if error.verify_code in _WRONG_TIME:
+        return (
+            f"{what}, by this machine's clock, which says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. If that is wrong, "
+            f"set it by NTP. If it is right: {ask}"
+        )
+    return f"{what}. {ask}; if a proxy of your own opens TLS connections, it has to leave this one alone"
+
+
 # --- a proxy in between ----------------------------------------------------------------------
 
 
@@ -166,7 +179,15 @@ def _ask_for_tunnel(line: socket.socket, server: str, credentials: str | None) -
     if credentials is not None:
         lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
     line.sendall("\r\n".join([*lines, "", ""]).encode())
-    first = _answer(line).partition(b"\r\n")[0].decode("ascii", errors="replace")
+    try:
+        answer = _answer(line, time.monotonic() + _WAIT_S)
+    except TimeoutError as error:
+        raise _Refused(
+            f"the proxy took the connection, was asked for {server}, and did not answer within {_WAIT_S:.0f} s: ask "
+            "the network people whether it is one, and whether it is well"
+        ) from error
+    line.settimeout(_WAIT_S)
+    first = answer.partition(b"\r\n")[0].decode("ascii", errors="replace")
     version, _, status = first.partition(" ")
     code = status[:3]
     if not version.startswith("HTTP/") or not code.isdigit():
@@ -185,10 +206,16 @@ def _ask_for_tunnel(line: socket.socket, server: str, credentials: str | None) -
     raise _Refused(f"the proxy was asked for {server} and answered {status[:60].strip()!r}; it {why}")
 
 
-def _answer(line: socket.socket) -> bytes:
-    """The head of a proxy's answer. What follows it is the server's, so nothing more is read."""
+def _answer(line: socket.socket, until: float) -> bytes:
+    """The head of a proxy's answer. What follows it is the server's, so nothing more is read.
+
+    Raises TimeoutError if it is not whole at the time `until`, however slowly it comes.
+    """
     answer = b""
     while not answer.endswith(b"\r\n\r\n") and len(answer) < _LONGEST_ANSWER:
+        if (left := until - time.monotonic()) <= 0:
+            raise TimeoutError
+        line.settimeout(left)
         byte = line.recv(1)
         if not byte:
             break

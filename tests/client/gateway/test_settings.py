@@ -13,13 +13,14 @@ from client.cli.main import main
 from client.gateway import relay, settings
 from common import keys
 from common.errors import ConfigError
+from tests.client.preflight.test_connection import self_signed
 from tests.places import ROOT
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Path:
     keys.make_site_key(tmp_path, "site")
-    (tmp_path / "ca.pem").write_text("a certificate")
+    (tmp_path / "ca.pem").write_bytes(self_signed(["c.example"])[0])
     (tmp_path / "gateway.yaml").write_text("site: north\nserver: c.example:9092\nsocket: link/t.sock\n")
     return tmp_path
 
@@ -39,6 +40,10 @@ def test_paths_count_from_the_kits_folder(kit: Path) -> None:
     [
         (lambda kit: (kit / "site.key").unlink(), "`consilium-site key` makes this site's key"),
         (lambda kit: (kit / "ca.pem").unlink(), "comes with the start-up kit"),
+        (
+            lambda kit: (kit / "ca.pem").write_text("<html>"),
+            "ca.pem is no certificate in PEM; copy ca.pem from",
+        ),
         (lambda kit: (kit / "site.key").chmod(0o644), "can be read by other users; `chmod 600` it"),
     ],
 )

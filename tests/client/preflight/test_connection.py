@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from client.gateway import settings
-from client.preflight import connection
+from client.preflight import connection, way
 from common import keys
 from common.processes.ports import free_ports
 from common.wire import CHECK_HEADER
@@ -47,15 +48,15 @@ def test_a_server_that_takes_no_time_at_all_has_no_clock() -> None:
         connection.clock_behind_s(lambda _: False)
 
 
-def self_signed(hosts: list[str], days: float = 100) -> tuple[bytes, bytes]:
-    """A certificate that is its own CA, and its key."""
+def self_signed(hosts: list[str], days: float = 100, first: float = -1) -> tuple[bytes, bytes]:
+    """A certificate that is its own CA, and its key; valid from `first` to `days` days from now."""
     key, name = (
         ec.generate_private_key(ec.SECP256R1()),
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")]),
     )
-    start = datetime.now(UTC) - timedelta(days=1)
+    start, end = (datetime.now(UTC) + timedelta(days=number) for number in (first, days))
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=1 + days))
+        x509.CertificateBuilder(name, name, key.public_key(), 1, start, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
         .sign(key, hashes.SHA256())
@@ -197,6 +198,68 @@ def test_a_certificate_of_another_federation_stops(config, fleet: FleetServer) -
     config.ca.write_bytes(self_signed(["localhost"])[0])
     (line,) = told(config)["stops"]
     assert "the server's certificate is not good for localhost" in line
+
+
+def private_key() -> bytes:
+    return self_signed(["localhost"])[1]
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"<html>", b"\x30\x82\x01", private_key()])
+def test_a_ca_that_is_no_certificate_is_named_and_the_network_is_not_blamed(config, spoilt: bytes) -> None:
+    config.ca.write_bytes(spoilt)
+    (line,) = told(config)["stops"]
+    assert line == f"{config.ca} is no certificate in PEM; copy ca.pem from the start-up kit again"
+
+
+def test_a_ca_that_is_a_folder_is_named(config) -> None:
+    config.ca.unlink()
+    config.ca.mkdir()
+    (line,) = told(config)["stops"]
+    assert "cannot be read (Is a directory); copy ca.pem from the start-up kit again" in line
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda pem: pem.replace(b"\n", b"\r\n"),
+        lambda pem: b"\xef\xbb\xbf" + pem,
+        lambda pem: b"Bag Attributes\n    friendlyName: ca\n" + pem,
+    ],
+    ids=["CRLF", "BOM", "text before it"],
+)
+def test_a_ca_is_read_however_a_program_saved_it(
+    config, fleet: FleetServer, saved: Callable[[bytes], bytes]
+) -> None:
+    config.ca.write_bytes(saved(config.ca.read_bytes()))
+    assert told(config)["stops"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "why"), [(-10, -1, "certificate has expired"), (1, 10, "certificate is not yet valid")]
+)
+def test_a_certificate_out_of_its_time_may_be_this_machines_clock(
+    config, tmp_path: Path, first: int, last: int, why: str
+) -> None:
+    certificate, key = self_signed(["localhost"], first=first, days=last)
+    (tmp_path / "old.pem").write_bytes(certificate + key)
+    config.ca.write_bytes(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "old.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            listener.accept()[0].close()  # the port is tried
+            line, _ = listener.accept()
+            with contextlib.suppress(OSError), line:
+                context.wrap_socket(line, server_side=True)
+
+        pool.submit(serve)
+        port = listener.getsockname()[1]
+        (line,) = told(config.model_copy(update={"server": f"localhost:{port}"}))["stops"]
+    assert (
+        f"not good for localhost: {why}, by this machine's clock, which says {datetime.now(UTC):%Y-}" in line
+    )
+    assert "If that is wrong, set it by NTP" in line
 
 
 def test_a_certificate_for_another_name_stops(config) -> None:
@@ -401,6 +464,30 @@ def test_a_proxy_that_is_not_there_stops(config) -> None:
         f"127.0.0.1 cannot be reached on port {port} (Connection refused): either the proxy is not running"
         in line
     )
+
+
+@pytest.mark.parametrize("drip", [b"", b"HTTP/1.1 200 OK\r\n" + b"X" * 200])
+def test_a_proxy_that_does_not_end_its_answer_is_not_waited_for_without_end(
+    config, monkeypatch: pytest.MonkeyPatch, drip: bytes
+) -> None:
+    monkeypatch.setattr(way, "_WAIT_S", 0.3)
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            line, _ = listener.accept()
+            with contextlib.suppress(OSError), line:
+                for byte in drip:  # each well within the time in which an answer is awaited
+                    line.sendall(bytes([byte]))
+                    if done.wait(0.02):
+                        return
+                done.wait()
+
+        pool.submit(serve)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        (line,) = told(through(config, 9092, url))["stops"]
+        done.set()
+    assert f"the proxy took the connection, was asked for {NAME}:9092, and did not answer within" in line
 
 
 def test_a_proxy_that_opens_tls_stops(config, fleet: FleetServer, tmp_path: Path) -> None:
