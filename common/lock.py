@@ -11,20 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import LaunchError
+from common.errors import LaunchError, StorageError
 from common.polling import wait_until
 
 
 @contextmanager
-def held(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock at `path` for `what`; wait up to `wait_s` seconds for another holder. Raises LaunchError."""
+def held(path: Path, what: str, wait_s: float = 0.0, otherwise: str = "") -> Iterator[None]:
+    """Hold the lock at `path` for `what`; wait up to `wait_s` seconds for another holder.
+
+    Raises LaunchError if it is held, which says what to do `otherwise`, and StorageError if the disk has no locks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        if not wait_until(lambda: _taken(file.fileno()), wait_s):
+        if not wait_until(lambda: _taken(file.fileno(), path), wait_s):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LaunchError(
-                f"{path.parent} is in use by {holder}; wait until it has ended, or give this study another name"
+                f"{path.parent} is in use by {holder}; wait until it has ended{_otherwise(otherwise)}"
             )
         file.truncate(0)
         file.write(f"{what}, process {os.getpid()}\n")
@@ -32,11 +35,21 @@ def held(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _taken(descriptor: int) -> bool:
+def _otherwise(advice: str) -> str:
+    return f", or {advice}" if advice else ""
+
+
+def _taken(descriptor: int, path: Path) -> bool:
+    """True if the lock is ours now. Raises StorageError on a disk without locks, as some network disks are."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be locked ({error.strerror}), so two programs could write there at once; choose a folder "
+            "on a disk of this machine"
+        ) from error
     return True
 
 
@@ -45,4 +58,4 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open("rb") as file:
-        return not _taken(file.fileno())
+        return not _taken(file.fileno(), path)

@@ -7,7 +7,7 @@ was meant: the message has to name the letter, or it reads as a riddle.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from pydantic_core import ErrorDetails
 
@@ -19,6 +19,14 @@ PATTERNS = {
     r"^(auto|cpu|cuda(:\d+)?)$": "auto, cpu, cuda, or one of several as cuda:1",
 }
 """Texts that settings expect, by the pattern that tests them."""
+
+FILES = {
+    "study": {"classes", "model"},
+    "site": {"data", "state_dir"},
+    "gateway": {"site", "server"},
+    "federation": {"sites", "server"},
+}
+"""Settings that only such a file has together."""
 
 _FOREIGN = re.compile("[^ -~]")
 
@@ -39,6 +47,13 @@ def plain(detail: ErrorDetails) -> str | None:
             return f"expected {words}"
         case _:
             return None
+
+
+def other_file(names: Set[object], what: str) -> str | None:
+    """Which other file has these settings, if they are no `what`'s; None if that is not clear."""
+    if what not in FILES or names >= FILES[what]:
+        return None
+    return next((other for other, marks in FILES.items() if marks <= names), None)
 
 
 def choice(tags: Sequence[str], found: object, close: str | None) -> str:

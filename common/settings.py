@@ -91,6 +91,11 @@ def validate_settings(
     document: yaml_text.Document | None = None,
 ) -> Settings:
     """`values` as `kind`; `document` is the text that they are from. Raises ConfigError that lists every mistake."""
+    if (other := setting_words.other_file(values.keys(), what)) is not None:
+        marks = ", ".join(sorted(setting_words.FILES[other]))
+        raise ConfigError(
+            f"{name} is not a valid {what}: it has the settings of a {other} ({marks}). Give the file of a {what}."
+        )
     lines, settings = _without_value(document), None
     try:
         settings = kind.model_validate(values)

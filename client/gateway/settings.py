@@ -54,7 +54,7 @@ def load_gateway(path: Path) -> GatewayConfig:
 
 
 def require_files(config: GatewayConfig) -> None:
-    """Raises ConfigError for a key or a CA that is not there, a CA of no use, a key that others can read, a long path."""
+    """Raises ConfigError for a key or a CA that is not there or of no use, and for a socket with too long a path."""
     if (why := unix_sockets.too_long(config.socket)) is not None:
         raise ConfigError(why)
     if not config.key.exists():

@@ -95,21 +95,26 @@ def _stored(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int,
                 return image.size, image.mode, "none"
         case DicomFrame(path):
             header = dicom.read_header(path)
-            kind = f"{_attribute(header, 'BitsStored')}-bit {_attribute(header, 'PhotometricInterpretation')}"
-            if _attribute(header, "BurnedInAnnotation").upper() == "YES":
+            bits, colours = (_attribute(header, name) for name in ("BitsStored", "PhotometricInterpretation"))
+            kind = f"{bits}-bit {colours}"
+            declared = _attribute(header, "BurnedInAnnotation")
+            if declared is not None and declared.upper() == "YES":
                 return picture.size, kind, "declared"
-            return picture.size, kind, "suspected" if burned_in_text.looks_written_on(picture) else "none"
+            # What cannot be read declares nothing, and nothing to the contrary either.
+            is_suspect = declared is None or burned_in_text.looks_written_on(picture)
+            return picture.size, kind, "suspected" if is_suspect else "none"
         case NiftiSlice() | NpzEntry():
             return picture.size, "", "none"
         case _:
             assert_never(reference)
 
 
-def _attribute(header: "Dataset", keyword: str) -> str:
+def _attribute(header: "Dataset", keyword: str) -> str | None:
+    """Its text, empty if it is not there; None if it cannot be read."""
     try:
         return str(header.get(keyword, "")).strip()
     except Exception:  # pydicom converts a value when it is read, and a broken one raises nearly anything
-        return ""
+        return None
 
 
 def _digest(reference: ImageReference, square: decode.Pixels) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from common import log
 from common.errors import LaunchError
@@ -96,7 +97,7 @@ class Federation:
                 (self.hub or self.work) / HUB_SOCKET,
                 "--ssl-certfile", identity.certificate, "--ssl-keyfile", identity.key,
                 "--ssl-ca-certfile", identity.ca, "--enable-supernode-auth",
-                "--disable-runtime-dependency-installation", "--database", self._database,
+                "--disable-runtime-dependency-installation", "--database", _sqlite_url(self._database),
                 "--host", "127.0.0.1", "--port", str(self._control_port),
                 "--fleet-api-address", joined(self.fleet_host, self.fleet_port),
             ],
@@ -149,10 +150,6 @@ class Federation:
         if (why := self._obstacle()) is not None:
             place = joined(self.fleet_host, self.fleet_port)
             raise LaunchError(f"the server cannot listen on {place}: {why}. {self._place_is_set_by}")
-        if "?" in str(self.work.resolve()):
-            raise LaunchError(
-                f"{self.work} has a ? in it, which the SuperLink's database does not take; choose another folder"
-            )
 
     def _obstacle(self) -> str | None:
         """Why nothing can listen at the server's address. The processes of a server that was killed may still be
@@ -259,6 +256,11 @@ class Federation:
             else f"starting it again in {ended.pause_s:g} s (restart {ended.number} of at most {MOST})"
         )
         log.lines(f"{ended.name} {ended.how}; {what}", level=logging.WARNING, process=ended.name)
+
+
+def _sqlite_url(path: Path) -> str:
+    """A file as SQLAlchemy names it. Of a plain path it would take `%41` for an A, and ? for the end."""
+    return f"sqlite:///{quote(str(path.resolve()))}"
 
 
 def _node_id(site: str, answer: str) -> int:

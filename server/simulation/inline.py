@@ -83,7 +83,9 @@ def run_inline(
 def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: bool, resume: bool) -> Outcome:
     """Run `study` from this process, with the server's part in it. Raises LaunchError if the folder is in use."""
     with (
-        held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
+        held(
+            run_dir.with_name(f".{run_dir.name}.lock"), "a launcher", otherwise="give this study another name"
+        ),
         run_folder(run_dir, resume=resume),
         log.also_to(run_dir / "server.log"),
     ):

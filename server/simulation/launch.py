@@ -61,7 +61,9 @@ def run_local(
     known = require_known(study, sites, leave_out)
     work = run_dir / "federation"
     with (
-        held(run_dir.with_name(f".{run_dir.name}.lock"), "a launcher"),
+        held(
+            run_dir.with_name(f".{run_dir.name}.lock"), "a launcher", otherwise="give this study another name"
+        ),
         _claimed_port(port) as fleet_port,
         run_folder(run_dir, resume=resume),
         _work_folder(work),

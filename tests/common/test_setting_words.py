@@ -3,6 +3,7 @@
 import pytest
 
 from client.config import SiteConfig
+from client.gateway.settings import GatewayConfig
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import parse_settings
@@ -76,3 +77,23 @@ def test_a_kind_that_is_missing_or_mistyped_lists_the_kinds(data, said):
     (line,) = mistakes(SITE.replace("{kind: folders, root: images}", data))
     assert line.startswith(said)
     assert ("did you mean folders?" in line) == ("folder," in data)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "what", "other"),
+    [
+        (SITE, StudyConfig, "study", "site"),
+        (STUDY, SiteConfig, "site", "study"),
+        ("site: north\nserver: a.example.org:9092\n", SiteConfig, "site", "gateway"),
+        (SITE, GatewayConfig, "gateway", "site"),
+        ("site: north\nserver: a.example.org:9092\n", StudyConfig, "study", "gateway"),
+        (FEDERATION, StudyConfig, "study", "federation"),
+        (STUDY, FederationConfig, "federation", "study"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_called_so_and_not_full_of_mistakes(text, kind, what, other):
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, kind, what, name="given.yaml")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"given.yaml is not a valid {what}: it has the settings of a {other} (")
+    assert line.endswith(f"Give the file of a {what}.")

@@ -19,9 +19,10 @@ from client.cli.main import main
 from client.config import load_site
 from client.data.decoding import burned_in_text
 from client.data.readers import read
+from client.data.references import DicomFrame
 from client.data.splitting.kept_split import kept
 from client.governance import small_cells
-from client.preflight import html_page
+from client.preflight import html_page, inspection
 from client.preflight.data import Report, check
 from client.preflight.findings import Finding
 from tests.client.data.readers.test_dicom import dicom
@@ -431,6 +432,21 @@ def test_a_dicom_with_burned_in_text_is_detected_by_its_attribute_or_by_its_pixe
     (suspected,) = matching(report, "look", "seem to have burned-in text")
     assert [row.image.path.stem for row in (*declared.rows, *suspected.rows)] == ["said", "seen"]
     assert {image.kind for image in report.images} == {"8-bit MONOCHROME2"}
+
+
+def test_an_attribute_that_cannot_be_read_is_not_the_same_as_one_that_is_not_there() -> None:
+    class Broken:
+        def get(self, *_: object) -> str:
+            raise ValueError("no code string")
+
+    assert inspection._attribute(Broken(), "BurnedInAnnotation") is None  # type: ignore[arg-type]
+    assert inspection._attribute({}, "BurnedInAnnotation") == ""  # type: ignore[arg-type]
+    path, picture = Path("a.dcm"), Image.fromarray(written_on("", 12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection.dicom, "read_header", lambda _: Broken())
+        assert inspection._stored(DicomFrame(path, 0), picture)[2] == "suspected"
+        patch.setattr(inspection.dicom, "read_header", lambda _: {})
+        assert inspection._stored(DicomFrame(path, 0), picture)[2] == "none"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.cli import config_migration
 from flwr.common.config import parse_config_args
+from sqlalchemy import create_engine, text
 
 from common.config import StudyConfig
 from common.errors import LaunchError
@@ -19,8 +20,8 @@ from common.network import proxies
 from common.polling import wait_until
 from common.processes import flower
 from common.processes.launcher import Command, Processes
-from common.processes.ports import free_ports, taken
-from server.deployment import superlink
+from common.processes.ports import taken
+from server.deployment import site_keys, superlink
 from server.deployment.certificates import ServerIdentity
 from server.simulation.local_federation import LocalFederation
 
@@ -174,12 +175,18 @@ def test_a_port_that_a_killed_server_still_has_is_waited_for(
     assert answers == []
 
 
-def test_a_folder_that_the_database_does_not_take_is_named(
-    federation: LocalFederation, tmp_path: Path
-) -> None:
-    federation.work, (federation.fleet_port,) = tmp_path / "what?", free_ports(1)
-    with pytest.raises(LaunchError, match=r"has a \? in it"):
-        federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
+@pytest.mark.parametrize("name", ["what?", "100%41", "a#b", "it's", 'say "so"', "a b&c=d", "Köln", "a@b:c"])
+def test_the_database_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    """SQLAlchemy reads an address: of the plain path it took `%41` for an A, and everything after ? for options."""
+    (tmp_path / name).mkdir()
+    database = (tmp_path / name / "superlink.db").resolve()
+    engine = create_engine(superlink._sqlite_url(database))
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE run (run_id INTEGER)"))
+    engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert site_keys._rows(database, "SELECT * FROM run") == []
+    assert database.exists()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])
