@@ -17,6 +17,7 @@ import torch
 from torch.backends import cudnn
 
 from client.config import load_site
+from client.data.readers import read
 from client.trainer import Trainer
 from client.training.hardware.device import choose_device
 from common import log
@@ -92,6 +93,7 @@ class HostedTrainer:
         with ExitStack() as stack:
             stack.callback(outside.restore)
             stack.enter_context(log.only_to(self._log_file))
+            stack.enter_context(read.reading_once())
             if self._inside is None:
                 _as_in_a_new_process(self._device)
             else:

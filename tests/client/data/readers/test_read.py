@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from client.config import Columns, CsvData, FoldersData, RowFilter
+from client.data.readers import read as readers
+from client.data.readers.csv_table import read_csv
 from client.data.readers.read import read, survey
 from client.data.references import PictureFile
 from common.errors import SiteDataError
@@ -128,6 +130,21 @@ def test_images_that_a_list_leaves_to_other_sites_are_counted(tmp_path):
     assert [(one.text, one.is_usual) for one in contents.unused] == [
         ("not used: 1 images that mine.csv leaves to other sites (labels.csv row 3)", True)
     ]
+
+
+def test_sites_in_one_process_read_the_data_that_their_lists_share_once(tmp_path, monkeypatch):
+    config = csv_with(tmp_path, "file,label\na.png,mel\nb.png,nv\n")
+    lists = {}
+    for name in ("a", "b"):
+        lists[name] = config.model_copy(update={"image_list": tmp_path / f"{name}.csv"})
+        (tmp_path / f"{name}.csv").write_text(f"image\n{tmp_path / name}.png\n")
+    calls = []
+    monkeypatch.setattr(readers, "read_csv", lambda config: calls.append(config) or read_csv(config))
+    with readers.reading_once():
+        names = [row.image.name for site in lists.values() for row in survey(site, CLASSES).manifest.rows]
+    assert (names, len(calls)) == (["a.png", "b.png"], 1)
+    survey(lists["a"], CLASSES)  # a hospital's trainer reads what is there now
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"file,file,label\n", b"file,label\nM\xfcller.png,mel\n"])
