@@ -148,7 +148,7 @@ def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
 def reading_once() -> Iterator[None]:
     """Within it, a data set that lists of several sites choose from is read for the first of them alone.
 
-    For simulated sites in one process, whose data nobody changes: a table of 10,000 rows takes seconds to look up.
+    For simulated sites in one process, whose data stay as they are: a table of 10,000 rows takes seconds to look up.
     """
     token = _READ.set(_KEPT)
     try:
