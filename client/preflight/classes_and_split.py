@@ -23,6 +23,7 @@ from client.config import (
     SiteConfig,
 )
 from client.data.manifest import Manifest
+from client.data.readers.patients import spelling
 from client.data.splitting.kept_split import foreseen
 from client.preflight.findings import Finding
 from common import log
@@ -58,13 +59,13 @@ def _names(manifest: Manifest) -> Iterator[Finding]:
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in manifest.classes:
         letters = _BETWEEN_WORDS.sub("", name.casefold())
-        spellings[letters if any(map(str.isalpha, letters)) else name].append(name)
+        spellings[letters if any(map(str.isalpha, letters)) else spelling(name)].append(name)
     alike = tuple(" = ".join(names) for names in spellings.values() if len(names) > 1)
     if alike:
         yield Finding(
             "look",
-            "classes whose names differ in large letters, blanks or hyphens only; if they are one, correct the data or "
-            "name them in data.label_map of the site's YAML",
+            "classes whose names differ in large letters, blanks, hyphens or zeros only; if they are one, correct the "
+            "data or name them in data.label_map of the site's YAML",
             alike,
         )
     if len(manifest.classes) == 1 and manifest.rows:

@@ -50,8 +50,13 @@ def read_csv(config: CsvData) -> ReadRows:
     rows, placeholders = _grouped(rows, cells_of_rows, config)
     numbers = {number for number, _ in chosen}
     others = [cells.get(columns.image, "") for number, cells in table.rows if number not in numbers]
-    unused = [*of_other_sites(table, numbers), *placeholders, *finder.unused(table.path, others)]
+    unused = [*_of_other_sites(table, numbers, config), *placeholders, *finder.unused(table.path, others)]
     return ReadRows(rows, problems, unused)
+
+
+def _of_other_sites(table: CsvTable, numbers: set[int], config: CsvData) -> list[Unused]:
+    chosen = config.row_filter
+    return [] if chosen is None else of_other_sites(table, numbers, chosen.column, chosen.values)
 
 
 def _grouped(

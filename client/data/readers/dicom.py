@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import pydicom
+from pydicom.uid import UID
 
 from client.config import DicomData
 from client.data.decoding.dicom import num_frames, read_header
@@ -30,10 +31,16 @@ from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.manifest import ImageRow
 from client.data.progress import shown
 from client.data.pseudonyms import hidden
-from client.data.readers.patients import SEVERAL_SPELLINGS, TAKEN_AS_ONE, is_placeholder, one_spelling
+from client.data.readers.patients import (
+    SEVERAL_SPELLINGS,
+    TAKEN_AS_ONE,
+    is_placeholder,
+    one_spelling,
+    spelling,
+)
 from client.data.readers.rows import ReadRows, Unused, by_kind
 from client.data.readers.scan import USUAL, every_file, is_dicom, kind_of
-from client.data.readers.table import CsvTable, read_table, require_columns
+from client.data.readers.table import ROUNDED, ROUNDED_BY, CsvTable, read_table, require_columns
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
 
@@ -69,52 +76,125 @@ def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
         raise SiteDataError(
             f"{config.root} is not a folder; point data.root at the folder of the DICOM files"
         )
-    table = read_table(config.labels)
-    lines, problems = _lines(table, config)
-    rows: list[ImageRow] = []
-    owners: list[_Owner] = []
-    met: set[str] = set()
-    first_of: dict[str, tuple[Path, _Owner]] = {}
-    others: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    left_out: defaultdict[str, list[str]] = defaultdict(list)
-    alike: defaultdict[str, list[str]] = defaultdict(list)
+    lines, problems = _lines(read_table(config.labels), config)
     files, unused = _files(config.root)
+    export = _Export(config, lines)
     for path in shown(files, len(files), "DICOM headers read"):
-        name, identifier = path.relative_to(config.root).as_posix(), ""
+        export.add(path)
+    rows, joined = _with_patients(export.rows, export.owners, secret)
+    problems += [*export.problems, *export.lines_without_images()]
+    return ReadRows(rows, problems, [*unused, *export.unused(), *joined])
+
+
+class _Export:
+    """Contents of the files that were added so far."""
+
+    def __init__(self, config: DicomData, lines: Mapping[str, _Line]) -> None:
+        self.rows: list[ImageRow] = []
+        self.owners: list[_Owner] = []
+        """Of each row."""
+        self.problems: list[str] = []
+        self._config, self._lines = config, lines
+        self._met: set[str] = set()
+        self._others: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._left_out: defaultdict[str, list[str]] = defaultdict(list)
+        self._alike: defaultdict[str, list[str]] = defaultdict(list)
+        self._nearly: list[str] = []
+        self._first_of: dict[str, tuple[Path, _Owner]] = {}
+        self._captures: defaultdict[str, list[str]] = defaultdict(list)
+        """Secondary captures, and ..."""
+        self._studies: set[str] = set()
+        """... the studies that hold other images."""
+        spellings = Counter(map(spelling, lines)) if config.match == "PatientID" else Counter[str]()
+        self._by_spelling = {
+            spelling(identifier): identifier for identifier in lines if spellings[spelling(identifier)] == 1
+        }
+
+    def add(self, path: Path) -> None:
+        """Read one file's header."""
+        name, identifier = path.relative_to(self._config.root).as_posix(), ""
         try:
             header = read_header(path)
-            identifier = text(header, config.match)
+            identifier = self._identifier(header, name)
             kind = other_than_image(header)
-            line = lines.get(identifier)
+            line = self._lines.get(identifier)
             if kind is None and line is not None:
-                owner = _owner(header)
-                of_file = list(_rows(path, header, line, config))
-                if of_file and (again := _again(path, header, owner, first_of)) is not None:
-                    met.add(identifier)
-                    if again == _COPY:
-                        left_out[again].append(name)
-                        continue
-                    if config.match == "SOPInstanceUID":
-                        raise BadImage(f"is an {again}; keep the one that counts")  # noqa: TRY301
-                    alike[f"DICOM files, each an {again}"].append(name)
-                rows += of_file
-                owners += [owner] * len(of_file)
-                kind = None if of_file else _SCOUT
+                kind = self._add_image(path, name, header, line)
         except BadImage as bad:
-            problems.append(f"{name} {bad}")
-            met.add(identifier)
-            continue
+            self.problems.append(f"{name} {bad}")
+            self._met.add(identifier)
+            return
         if kind is not None:
-            left_out[f"DICOM files with {with_article(kind)} instead of an image"].append(name)
-            others[identifier][kind] += 1
+            self._left_out[f"DICOM files with {with_article(kind)} instead of an image"].append(name)
+            self._others[identifier][kind] += 1
         elif line is None:
-            left_out[f"DICOM files that have no line in {config.labels.name}"].append(name)
+            self._left_out[f"DICOM files that have no line in {self._config.labels.name}"].append(name)
         else:
-            met.add(identifier)
-    problems += _without_images(lines, met, others, config)
-    rows, joined = _with_patients(rows, owners, secret)
-    joined += [replace(entry, what="taken as images of their own") for entry in by_kind(alike)]
-    return ReadRows(rows, problems, [*unused, *by_kind(left_out), *joined])
+            self._met.add(identifier)
+
+    def _identifier(self, header: pydicom.Dataset, name: str) -> str:
+        """That of the file's line, if a patient's has one in another spelling."""
+        identifier = text(header, self._config.match)
+        if identifier in self._lines or spelling(identifier) not in self._by_spelling:
+            return identifier
+        self._nearly.append(name)
+        return self._by_spelling[spelling(identifier)]
+
+    def _add_image(self, path: Path, name: str, header: pydicom.Dataset, line: _Line) -> str | None:
+        """Add the file's images; returns what it is if there are none. Raises BadImage."""
+        rows = list(_rows(path, header, line, self._config))
+        if not rows:
+            return _SCOUT
+        owner = _owner(header)
+        if (again := _again(path, header, owner, self._first_of)) == _COPY:
+            self._left_out[again].append(name)
+            return None
+        if again is not None and self._config.match == "SOPInstanceUID":
+            raise BadImage(f"is an {again}; keep the one that counts")
+        if again is not None:
+            self._alike[f"DICOM files, each an {again}"].append(name)
+        self.rows += rows
+        self.owners += [owner] * len(rows)
+        study = text(header, "StudyInstanceUID")
+        if "SecondaryCapture" in UID(text(header, "SOPClassUID")).keyword:
+            self._captures[study].append(name)
+        else:
+            self._studies.add(study)
+        return None
+
+    def lines_without_images(self) -> Iterator[str]:
+        """Problems of the table's lines."""
+        match = self._config.match
+        for identifier, line in self._lines.items():
+            if identifier in self._met:
+                continue
+            if found := self._others.get(identifier):
+                kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(found.items()))
+                yield (
+                    f"{line.source}: this {match} has no image, only {kinds}; name the image that it was made of, "
+                    "or remove the line"
+                )
+            elif ROUNDED.fullmatch(identifier):
+                yield f"{line.source}: no file has this {match}, which {ROUNDED_BY}"
+            else:
+                yield f"{line.source}: no file has this {match}"
+
+    def unused(self) -> Iterator[Unused]:
+        """Files of which no image was made, and files that a person should look at."""
+        yield from by_kind(self._left_out)
+        for entry in by_kind(self._alike):
+            yield replace(entry, what="taken as images of their own")
+        captures = [
+            name for study, names in self._captures.items() if study in self._studies for name in names
+        ]
+        if captures and self._config.match in _OF_A_WHOLE:
+            kind = (
+                "secondary captures in studies with other images, such as screenshots and reports of a dose"
+            )
+            yield Unused(kind, tuple(captures), what="taken as images")
+        if self._nearly:
+            kind = f"DICOM files whose PatientID is that of a line {SEVERAL_SPELLINGS}"
+            yield Unused(kind, tuple(self._nearly), what="found nearly")
 
 
 def _again(
@@ -145,22 +225,6 @@ def _with_patients(
         result.append(replace(row, patient=hidden(secret, owner.kind, identifier) if identifier else None))
     kind = f"images whose PatientID is that of other images {SEVERAL_SPELLINGS}"
     return result, [Unused(kind, tuple(joined), what=TAKEN_AS_ONE)] if joined else []
-
-
-def _without_images(
-    lines: Mapping[str, _Line], met: set[str], others: Mapping[str, Counter[str]], config: DicomData
-) -> Iterator[str]:
-    for identifier, line in lines.items():
-        if identifier in met:
-            continue
-        if found := others.get(identifier):
-            kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(found.items()))
-            yield (
-                f"{line.source}: this {config.match} has no image, only {kinds}; name the image that it was made of, "
-                "or remove the line"
-            )
-        else:
-            yield f"{line.source}: no file has this {config.match}"
 
 
 def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[str]]:

@@ -43,7 +43,11 @@ def read_ham10000(config: Ham10000Data) -> ReadRows:
         lesions.append(cells.get("lesion_id", ""))
     rows, placeholders = named(rows, lesions, "lesion")
     others = [cells.get("image_id", "") for number, cells in table.rows if number not in chosen]
-    unused = [*of_other_sites(table, chosen), *placeholders, *images.unused(table.path, others)]
+    unused = [
+        *of_other_sites(table, chosen, *_sources(config, table)),
+        *placeholders,
+        *images.unused(table.path, others),
+    ]
     return ReadRows(rows, problems, unused)
 
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from client.data.readers.rows import Unused
 from client.data.readers.scan import SUFFIXES, Scan, is_no_image, merged, scan
+from client.data.readers.table import ROUNDED, ROUNDED_BY
 from client.data.references import BadImage
 from common.errors import SiteDataError
 
@@ -121,6 +122,8 @@ class ImageFinder:
                     return only
         elsewhere = [self._short(path) for path in self._by_name.get(wanted.name, ())]
         there = f"; there is {', '.join(elsewhere[:_SHOWN])}, which may be another image" if elsewhere else ""
+        if ROUNDED.fullmatch(name.strip()):
+            there = f", which {ROUNDED_BY}"
         raise BadImage(f"no image {name!r} in {self.description}{there}")
 
     def _places(self, wanted: PurePosixPath) -> Iterator[PurePosixPath]:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from client.data.manifest import ImageRow
 from client.data.readers.rows import Unused
+from client.data.readers.table import ROUNDED, ROUNDED_BY
 
 Kind: TypeAlias = Literal["patient", "lesion", "group"]
 _WHOLE = re.compile(r"0*(\d+?)(?:[.,]0+)?")
@@ -102,7 +103,11 @@ def named(
         spellings[first].append(name)
     several = tuple(" = ".join(alike) for alike in spellings.values() if len(alike) > 1)
     result = [_with_name(row, kind, chosen.get(name)) for row, name in zip(rows, names, strict=True)]
+    rounded = tuple(row.source for row, name in zip(rows, names, strict=True) if ROUNDED.fullmatch(name))
     joined = [Unused(f"{kind}s {SEVERAL_SPELLINGS}", several, what=TAKEN_AS_ONE)] if several else []
+    if rounded:
+        # Written to the same digits, several patients are one; so their images are on one side of the split.
+        joined.append(Unused(f"images whose {kind} {ROUNDED_BY}", rounded, what="taken as they stand"))
     return result, joined + [
         Unused(
             f"images whose {kind} is written {value!r}, which is a placeholder",
@@ -124,10 +129,11 @@ def one_spelling(names: Iterable[str]) -> dict[str, str]:
     after training on it. So when in doubt, names are one.
     """
     first: dict[str, str] = {}
-    return {name: first.setdefault(_spelling(name), name) for name in sorted({*names} - {""})}
+    return {name: first.setdefault(spelling(name), name) for name in sorted({*names} - {""})}
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """What all spellings of a name have in common."""
     folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     return number[1] if (number := _WHOLE.fullmatch(folded)) else folded
 

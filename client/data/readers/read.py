@@ -66,7 +66,8 @@ def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | 
     """
     where, (rows, problems, unused) = _rows(config, state_dir)
     names = _labels(rows, config) if classes is None else tuple(classes)
-    rows, left_out = _mapped(rows, config, names)
+    all_rows = rows
+    rows, left_out = _mapped(all_rows, config, names)
     unique = _without_repeats(rows)
     usable = [row for row in unique.rows if row.label in names]
     problems = [*_unknown_classes(rows, names), *problems, *unique.problems]
@@ -75,7 +76,7 @@ def survey(config: DataConfig, classes: Sequence[str] | None, state_dir: Path | 
         Manifest(tuple(grouped(usable)), names),
         tuple(problems),
         unique.num_repeats,
-        (*unused, *left_out),
+        (*unused, *left_out, *_unused_names(config, all_rows)),
     )
 
 
@@ -213,6 +214,13 @@ def _mapped(
         else:
             kept.append(replace(row, label=label))
     return kept, list(by_kind(dropped))
+
+
+def _unused_names(config: DataConfig, rows: Sequence[ImageRow]) -> list[Unused]:
+    """Names in the label map that no image has: one of them may be misspelt."""
+    there = {row.label for row in rows}
+    names = tuple(sorted(name for name in _label_map(config) if name not in there))
+    return [Unused("names in data.label_map that no image has", names, is_usual=True)] if names else []
 
 
 def _unknown_classes(rows: Sequence[ImageRow], classes: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import csv
 import re
 import string
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from client.config import RowFilter
-from client.data.readers.rows import Unused
+from client.data.readers.rows import Unused, by_kind
 from common.errors import SiteDataError
 
 _AROUND = f"{string.whitespace}\xa0\ufeff\u200b\u200e\u200f"
@@ -28,8 +28,11 @@ _DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"\ufeff?[\"']?sep=(?P<delimiter>[,;\t|])[\"']?\r?\n", re.IGNORECASE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_TEXT_FORMULA = re.compile(r'="([^"]*)"')
-"""How Excel and exports for Excel keep the zeros in front of a number."""
+_AS_TEXT = re.compile(r"""="(?P<formula>[^"]*)"|'(?P<number>[0-9.]+)""")
+"""How Excel and exports for Excel keep the zeros in front of a number, and its last digits."""
+ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d+")
+ROUNDED_BY = "a spreadsheet has rounded (1.2E+05); save the column as text"
+"""What became of a long number."""
 _SAMPLED, _MOST_SAMPLED = 20, 2**16
 """Rows, and characters, that show which delimiter a table has."""
 _OTHER_FILES = {
@@ -52,6 +55,8 @@ _SAVE_AS = (
     "Save it as csv in UTF-8 (Excel: `CSV UTF-8 (comma delimited)`; LibreOffice: `Text CSV`, character set "
     "`Unicode (UTF-8)`)"
 )
+
+_OF_OTHERS = "rows that the site's YAML leaves to other sites"
 
 MOST_BYTES = 2**28
 """A table is read whole; a million images take about a third of that."""
@@ -120,7 +125,9 @@ def read_table(path: Path, *, own: bool = False) -> CsvTable:
 
 def _cells(line: Sequence[str]) -> list[str]:
     cells = (cell.strip(_AROUND) for cell in line)
-    return [formula[1] if (formula := _TEXT_FORMULA.fullmatch(cell)) else cell for cell in cells]
+    return [
+        (as_text[1] or as_text[2] or "") if (as_text := _AS_TEXT.fullmatch(cell)) else cell for cell in cells
+    ]
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:
@@ -165,12 +172,22 @@ def rows_of(table: CsvTable, row_filter: RowFilter | None) -> Iterator[tuple[int
     )
 
 
-def of_other_sites(table: CsvTable, chosen: Container[int]) -> list[Unused]:
-    """Rows whose number is not among the `chosen` ones."""
-    others = tuple(f"{table.path.name} row {number}" for number, _ in table.rows if number not in chosen)
-    return (
-        [Unused("rows that the site's YAML leaves to other sites", others, is_usual=True)] if others else []
-    )
+def of_other_sites(
+    table: CsvTable, chosen: Container[int], column: str = "", values: Sequence[str] = ()
+) -> list[Unused]:
+    """Rows whose number is not among the `chosen` ones, which `column` and its `values` chose."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    folded = {value.casefold() for value in values}
+    for number, cells in table.rows:
+        if number not in chosen:
+            value = cells.get(column, "")
+            kind = _OF_OTHERS
+            if column and not value:
+                kind = f"rows that name no site (column {column})"
+            elif value.casefold() in folded:
+                kind = f"rows with {column} {value!r}, which differs from the YAML's in large letters only"
+            names[kind].append(f"{table.path.name} row {number}")
+    return list(by_kind(names, (_OF_OTHERS,)))
 
 
 # --- from bytes to lines ---------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pydicom.uid import (
     MRImageStorage,
     RLELossless,
     RTDoseStorage,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 
@@ -289,6 +290,43 @@ def test_a_patient_in_several_spellings_is_one_and_no_spelling_is_said(export):
     (entry,) = [one for one in contents.unused if one.what == "taken as one"]
     assert entry.names == ("a.dcm frame 1",)
     assert "123" not in entry.text.replace("00123", "123")
+
+
+def test_a_line_of_a_patient_is_found_in_another_spelling_and_counted(export):
+    """Excel drops the zeros in front."""
+    for name in ("IM0002", "a.dcm"):
+        data = pydicom.dcmread(export.root / "x" / name)
+        data.PatientID = "00123"
+        data.save_as(export.root / "x" / name)
+    export.labels.write_text("PatientID,label\n123,a\np2,b\nP3,b\n1.2E+15,a\n")
+    contents = read.survey(export.model_copy(update={"match": "PatientID"}), ("a", "b"))
+    assert len(contents.manifest.rows) == 6
+    assert contents.problems == (
+        "labels.csv row 5: no file has this PatientID, which a spreadsheet has rounded (1.2E+05); save the column as "
+        "text",
+    )
+    (entry,) = [one for one in contents.unused if one.what == "found nearly"]
+    assert entry.names == ("x/IM0002", "x/a.dcm", "y/c.dcm")
+
+
+def test_of_two_lines_that_a_patient_may_mean_none_is_taken(export):
+    export.labels.write_text("PatientID,label\n007,a\n07,b\nP1,a\nP2,b\nP3,b\n")
+    dicom(export.root / "x" / "seven.dcm", SOPInstanceUID="1.7", PatientID="7")
+    contents = read.survey(export.model_copy(update={"match": "PatientID"}), ("a", "b"))
+    assert len(contents.manifest.rows) == 6
+    assert [one.names for one in contents.unused if "no line" in one.kind] == [("x/seven.dcm",)]
+
+
+@pytest.mark.parametrize(("match", "expected"), [("StudyInstanceUID", 1), ("SOPInstanceUID", 0)])
+def test_screenshots_in_a_study_that_is_labelled_as_a_whole_are_named(export, match, expected):
+    dicom(export.root / "x" / "dose.dcm", SOPInstanceUID="1.1.9", SOPClassUID=SecondaryCaptureImageStorage)
+    export.labels.write_text(
+        "StudyInstanceUID,SOPInstanceUID,label\n"
+        + "".join(f"1.9.8,{number},a\n" for number in ("1.1", "1.2", "1.3", "1.4", "1.1.9"))
+    )
+    contents = read.survey(export.model_copy(update={"match": match}), ("a",))
+    found = [one for one in contents.unused if one.kind.startswith("secondary captures")]
+    assert [(one.what, one.names) for one in found] == [("taken as images", ("x/dose.dcm",))] * expected
 
 
 def test_a_pipe_and_a_file_without_its_mark_do_not_go_unseen(export):

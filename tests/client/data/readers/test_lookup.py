@@ -38,6 +38,12 @@ def test_folders_above_that_of_the_images_and_addresses_are_no_part_of_a_name(
     assert found(home, name) == file
 
 
+def test_a_number_that_a_spreadsheet_rounded_is_said_to_be_one(tmp_path: Path) -> None:
+    picture(tmp_path / "123456789012345.png")
+    with pytest.raises(BadImage, match=r"no image '1\.23E\+14' in .*, which a spreadsheet has rounded"):
+        ImageFinder((tmp_path,)).find("1.23E+14")
+
+
 def test_a_file_of_that_name_in_another_folder_is_named_and_not_taken(tmp_path: Path) -> None:
     picture(tmp_path / "p1" / "a.png")
     with pytest.raises(

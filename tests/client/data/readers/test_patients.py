@@ -51,6 +51,16 @@ def test_one_name_in_several_spellings_is_one_patient_and_is_named() -> None:
     ]
 
 
+def test_numbers_that_a_spreadsheet_rounded_are_named() -> None:
+    """1,676,830,000,000,001 and ...002 are written alike, so two patients are one."""
+    result, unused = named(rows(3), ["1.67683E+15", "1.67683E+15", "P1"], "patient")
+    assert len({row.patient for row in result}) == 2
+    assert [entry.text for entry in unused] == [
+        "taken as they stand: 2 images whose patient a spreadsheet has rounded (1.2E+05); save the column as text "
+        "(row 0, row 1)"
+    ]
+
+
 def test_one_name_in_two_forms_of_unicode_is_one_patient() -> None:
     forms = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
     result, _ = named(rows(2), forms, "lesion")

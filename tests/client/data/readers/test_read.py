@@ -122,6 +122,29 @@ def test_only_takes_the_rows_of_one_site_and_ignores_the_others(tmp_path):
         read(absent, CLASSES)
 
 
+def test_rows_that_nearly_name_this_site_or_no_site_are_worth_a_look(tmp_path):
+    config = csv_with(
+        tmp_path, "file,label,site\na.png,mel,North\nb.png,nv,north\nc.png,nv,\nd.png,nv,south\n"
+    )
+    mine = config.model_copy(update={"row_filter": RowFilter(column="site", values=("North",))})
+    unused = {one.kind: (one.names, one.is_usual) for one in survey(mine, CLASSES).unused}
+    assert unused["rows with site 'north', which differs from the YAML's in large letters only"] == (
+        ("labels.csv row 3",),
+        False,
+    )
+    assert unused["rows that name no site (column site)"] == (("labels.csv row 4",), False)
+    assert unused["rows that the site's YAML leaves to other sites"] == (("labels.csv row 5",), True)
+
+
+def test_names_of_the_label_map_that_no_image_has_are_said(tmp_path):
+    config = csv_with(tmp_path, "file,label\na.png,melanoma\nb.png,nv\n")
+    config = config.model_copy(update={"label_map": {"melanoma": "mel", "naevus": "nv"}})
+    assert [(one.text, one.is_usual) for one in survey(config, CLASSES).unused][-1] == (
+        "not used: 1 names in data.label_map that no image has (naevus)",
+        True,
+    )
+
+
 def test_images_that_a_list_leaves_to_other_sites_are_counted(tmp_path):
     config = csv_with(tmp_path, "file,label\na.png,mel\nb.png,nv\n")
     (tmp_path / "mine.csv").write_text(f"image\n{tmp_path / 'a.png'}\n")

@@ -69,6 +69,14 @@ def test_a_note_beside_the_columns_is_no_row_of_too_many_cells(tmp_path: Path) -
     assert read.problems == ("labels.csv row 4: 5 cells under 4 column names",)
 
 
+def test_a_number_behind_an_apostrophe_is_a_number_and_a_name_keeps_its_own(tmp_path: Path) -> None:
+    read = read_table(table(tmp_path, b"id,name\n'0017,'t Hart\n'1.2.840.5,D'Amico\n"))
+    assert [tuple(cells.values()) for _, cells in read.rows] == [
+        ("0017", "'t Hart"),
+        ("1.2.840.5", "D'Amico"),
+    ]
+
+
 def test_a_column_twice_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SiteDataError, match="has the column 'label' twice"):
         read_table(table(tmp_path, b"file,label,label\na.png,mel,nv\n"))
