@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.data.decoding import dicom
 from client.data.decoding.dicom_kind import other_than_image, with_article
-from client.data.readers.scan import USUAL, every_file, is_dicom
+from client.data.readers.scan import SPECIAL, USUAL, every_file, is_dicom
 from client.data.references import BadImage, DicomFrame, ImageReference, PictureFile
 
 
@@ -50,6 +50,9 @@ def _of_folder(folder: Path) -> Iterator[tuple[Path, ImageReference] | Unreadabl
 
 
 def _of_file(path: Path) -> Iterator[tuple[Path, ImageReference] | Unreadable]:
+    if path.exists() and not path.is_file():  # to open a pipe may take forever
+        yield Unreadable(path, f"is one of the {SPECIAL}")
+        return
     try:
         with path.open("rb") as file:
             marked = is_dicom(file.read(132))

@@ -58,7 +58,7 @@ def _names(manifest: Manifest) -> Iterator[Finding]:
     """Classes that look like one, and a single class."""
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in manifest.classes:
-        letters = _BETWEEN_WORDS.sub("", name.casefold())
+        letters = _BETWEEN_WORDS.sub("", spelling(name))
         spellings[letters if any(map(str.isalpha, letters)) else spelling(name)].append(name)
     alike = tuple(" = ".join(names) for names in spellings.values() if len(names) > 1)
     if alike:

@@ -34,6 +34,10 @@ def _files(images: Sequence[InspectedImage]) -> Iterator[Finding]:
         "{} image(s) show one flat colour; remove them if they are blank",
     )
     yield from _each(
+        [image for image in images if not image.problem and image.ends_in_grey],
+        "{} image(s) end in rows of one grey, as a JPEG that was cut off does; look at them, and fetch them again",
+    )
+    yield from _each(
         [
             image
             for image in images

@@ -26,6 +26,7 @@ Text: TypeAlias = Literal["none", "declared", "suspected"]
 _SMALL = 64
 _FEW_COLOURS = 8
 """As many as a mask of seven structures and their ground has; a picture has hundreds."""
+_LAST_PART, _FILLED_IN = 20, (128, 128, 128)
 _COLOURLESS = 8
 """Most that channels of a grey picture differ; JPEG's own colours are no purer."""
 
@@ -44,6 +45,8 @@ class InspectedImage:
     """Largest standard deviation of a channel, of 255."""
     looks_like_a_mask: bool = False
     """Whether it has as few colours as a mask, and no picture, has."""
+    ends_in_grey: bool = False
+    """Whether its last rows are the grey that a decoder fills in where a JPEG was cut off."""
     digest: str = ""
     fingerprint: int = 0
     text: Text = "none"
@@ -80,11 +83,21 @@ def inspect(row: ImageRow, size: int) -> InspectedImage:
         kind,
         spread,
         picture.getcolors(_FEW_COLOURS) is not None,
+        _ends_in_grey(row.image, picture),
         digest,
         duplicates.fingerprint(small),
         text,
         decode_s,
     )
+
+
+def _ends_in_grey(reference: ImageReference, picture: Image.Image) -> bool:
+    """Whether the last twentieth of a picture is one grey, and the rest is not."""
+    if not isinstance(reference, PictureFile):
+        return False
+    width, height = picture.size
+    last = picture.crop((0, height - max(1, height // _LAST_PART), width, height))
+    return last.getcolors(1) == [(last.width * last.height, _FILLED_IN)] and picture.getcolors(1) is None
 
 
 def _stored(reference: ImageReference, picture: Image.Image) -> tuple[tuple[int, int], str, Text]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -28,6 +29,7 @@ _DOWNSAMPLED = "_downsampled"
 _DRIVE = re.compile(r"[a-z]:/")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 """What an address on the web or in a store begins with; as a path it has one slash."""
+_ENCODINGS = ("utf-8", "cp437", "cp850", "cp1252", "latin-1")
 _QUERY = re.compile(r"[?#].*")
 
 
@@ -109,7 +111,10 @@ class ImageFinder:
         wanted = PurePosixPath(_folded(name))
         if not wanted.name:
             raise BadImage("no name of an image")
-        for path in self._places(wanted):
+        places = (
+            place for read in (name, *_misread(name)) for place in self._places(PurePosixPath(_folded(read)))
+        )
+        for path in places:
             index = self._by_path if len(path.parts) > 1 else self._by_name
             stem = path.stem if path.suffix in SUFFIXES else path.name
             for key in dict.fromkeys(
@@ -194,7 +199,22 @@ def is_file(path: Path) -> bool:
 
 def _folded(name: str) -> str:
     """One spelling for names that people and operating systems take for the same."""
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).casefold().removeprefix("./")
+    visible = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+    return unicodedata.normalize("NFC", visible.strip().replace("\\", "/")).casefold().removeprefix("./")
+
+
+def _misread(name: str) -> Iterator[str]:
+    """The name as it is called if a zip, a disk or the table itself was read in another encoding.
+
+    Windows packs names into a zip as code page 437 or 850, and other programs take them for UTF-8 or Latin-1.
+    """
+    if name.isascii():
+        return
+    for form, one, other in product(("NFC", "NFD"), _ENCODINGS, _ENCODINGS):
+        try:
+            yield unicodedata.normalize(form, name).encode(one).decode(other, "surrogateescape")
+        except UnicodeError:
+            continue
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

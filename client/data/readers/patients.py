@@ -134,7 +134,10 @@ def one_spelling(names: Iterable[str]) -> dict[str, str]:
 
 def spelling(name: str) -> str:
     """What all spellings of a name have in common."""
-    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    visible = "".join(
+        sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf"
+    )
+    folded = " ".join(visible.casefold().split())
     return number[1] if (number := _WHOLE.fullmatch(folded)) else folded
 
 

@@ -25,6 +25,7 @@ def manifest(*classes: str) -> Manifest:
         (("MEL", "Mel", "nv"), ("MEL = Mel",)),
         (("basal cell", "basal-cell", "Basal_Cell", "x"), ("basal cell = basal-cell = Basal_Cell",)),
         (("0", "1", "1.0", "01"), ("1 = 1.0 = 01",)),
+        (("mel", "mel\u200b", "nv"), ("mel = mel\u200b",)),  # a sign that is not seen
         (("1-2", "12", "+", "-", "mel", "nv"), None),
     ],
 )

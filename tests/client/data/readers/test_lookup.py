@@ -38,6 +38,28 @@ def test_folders_above_that_of_the_images_and_addresses_are_no_part_of_a_name(
     assert found(home, name) == file
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("Läsion_Ä.png", "L„sion_Ž.png".encode()),  # packed as code page 437, unpacked as cp1252
+        ("Läsion_Ä.png", "Läsion_Ä.png".encode("cp437")),  # ... and left as it was
+        ("Läsion_Ä.png", "Läsion_Ä.png".encode("latin-1")),
+        ("Läsion_Ä.png", "L├ñsion_├ä.png".encode()),  # UTF-8, unpacked as code page 437
+        ("Läsion.png", "La╠êsion.png".encode()),  # UTF-8 of a Mac, unpacked so
+        ("LÃ¤sion.png", "Läsion.png".encode()),  # the table was saved twice
+        ("P\u200b1/a.png", b"P1/a.png"),
+    ],
+)
+def test_a_name_that_was_read_in_another_encoding_is_found_and_counted(
+    tmp_path: Path, name: str, file: bytes
+) -> None:
+    picture(tmp_path / os.fsdecode(file))
+    picture(tmp_path / "another.png")
+    finder = ImageFinder((tmp_path,))
+    assert os.fsencode(finder.find(name).relative_to(tmp_path)) == file
+    assert [unused.what for unused in finder.unused(tmp_path / "labels.csv")] == ["not used", "found nearly"]
+
+
 def test_a_number_that_a_spreadsheet_rounded_is_said_to_be_one(tmp_path: Path) -> None:
     picture(tmp_path / "123456789012345.png")
     with pytest.raises(BadImage, match=r"no image '1\.23E\+14' in .*, which a spreadsheet has rounded"):

@@ -42,12 +42,12 @@ def test_images_of_unknown_patients_are_of_none_and_are_counted_by_what_they_say
 
 def test_one_name_in_several_spellings_is_one_patient_and_is_named() -> None:
     """Excel and pandas write 007 as 7 or 7.0; people write P 1 as p 1."""
-    values = ["007", "7", "7.0", "P 1", "p  1", "P1", "17", "0", "00", "1.5"]
+    values = ["007", "7", "7.0", "P 1", "p \u200b 1", "P1", "17", "0", "00", "1.5"]
     result, unused = named(rows(len(values)), values, "patient")
     assert [row.patient for row in result] == ["007", "007", "007", "P 1", "P 1", "P1", "17", "0", "0", "1.5"]
     assert [entry.text for entry in unused] == [
         "taken as one: 3 patients in spellings that differ in large letters, blanks, or zeros around a number "
-        "(0 = 00, 007 = 7 = 7.0, P 1 = p  1)"
+        "(0 = 00, 007 = 7 = 7.0, P 1 = p \u200b 1)"
     ]
 
 
