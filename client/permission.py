@@ -122,5 +122,6 @@ class Permission:
             evaluations_today=today.evaluations,
             device_minutes_today=today.seconds / 60,
             num_answered=contract.num_answered,
+            are_known=not isinstance(plan, wire.HeadPlan) or contract.has_shown(plan.weights_digest),
             runs=max(1, contract.runs_under(given) + contract.starts_again(plan)),
         )

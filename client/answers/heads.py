@@ -52,6 +52,7 @@ class HeadAnswers:
             rules.min_cell,
             rules.histogram_bins,
             rules.min_score_cell,
+            rules.max_patient_share,
         )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)

@@ -89,7 +89,8 @@ class PolicyConfig(Frozen):
     max_patient_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Largest share of one patient (or lesion; image where neither is known) in what a round teaches, measured by the
     slopes of the loss while it is trained. Images that the received weights classify without doubt teach nothing, so
-    with weights chosen for it a round is of one image. Such a round is trained and not answered."""
+    with weights chosen for it a round is of one image. Such a round is trained and not answered. The same holds for
+    the features behind a head's sums: no patient's are longer than this share of a class's."""
     own_first_weights: bool = True
     """True: the weights of round 1 are those that this site builds from the study itself. False: a study may start
     from other weights of the server."""

@@ -74,6 +74,10 @@ class Contract:
         """Rounds of this run that were answered."""
         return len(self._agreed.questions)
 
+    def has_shown(self, weights: str) -> bool:
+        """Whether a round or a test of this site was of weights with this digest."""
+        return weights in (*self._agreed.weights.values(), self._agreed.tested)
+
     def runs_under(self, approval: str) -> int:
         """Runs that were begun under this approval."""
         return self._agreed.run if self._agreed.approval == approval else 0

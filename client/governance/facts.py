@@ -52,6 +52,8 @@ class Facts:
     """Runs of this study under its approval, with the one that the plan begins."""
     num_answered: int = 0
     """Rounds of this run of the study that this site has answered."""
+    are_known: bool = True
+    """False for heads on weights that no round or test of this site was of."""
     built: BuiltStudy | None = None
 
 

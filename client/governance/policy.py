@@ -228,6 +228,18 @@ def _weights(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
             "the first weights are not those that this site builds from the study",
             "other first weights are not allowed",
         )
+    if (
+        isinstance(plan, wire.HeadPlan)
+        and policy.own_first_weights
+        and facts.num_answered == 0
+        and not facts.are_known
+        and plan.weights_digest != built.weights_digest
+    ):
+        yield RuleViolation(
+            "own_first_weights",
+            "heads are asked for on weights to which no round of this site has led",
+            "only the first weights that this site builds itself",
+        )
     most = policy.max_weight_change
     if most is not None and built.weight_change > most:
         yield RuleViolation(

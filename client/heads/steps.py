@@ -64,6 +64,8 @@ class Place:
     num_bins: int | None = None
     """Bins that the probabilities of a score are rounded to."""
     min_score_cell: int | None = None
+    max_patient_share: float | None = None
+    """Largest share of one patient in the length of a class's features."""
 
 
 def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
@@ -82,6 +84,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
             for request in views:
                 _check_weights(request.class_weights, plan.study)
                 mapped_ND = table.mapped(_view(plan, request.name, request.fourier, table))
+                _require_many(mapped_ND, train, place.max_patient_share)
                 arrays |= under(
                     f"statistics/{request.name}", sums.statistics(mapped_ND, train.labels_N, request)
                 )
@@ -125,6 +128,15 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         seconds=time.monotonic() - started,
         arrays=arrays,
     )
+
+
+def _require_many(mapped_ND: Floats, train: Features, most: float | None) -> None:
+    """Raise PolicyRefusal if one patient's features are most of a class's sum."""
+    if most is not None and sums.largest_share(mapped_ND, train.labels_N, train.groups_N) > most:
+        raise PolicyRefusal(
+            f"one patient's features are more than {most:.0%} of a class's sum",
+            reason="max_patient_share: a sum of features would be of too few patients",
+        )
 
 
 # --- arrays of the plan ---------------------------------------------------------------------------

@@ -159,8 +159,21 @@ def test_heads_on_weights_that_jump_are_refused(hospital: Hospital) -> None:
     weights = enrolled(trainer, chosen)
     made_up = {name: array * np.float32(-100) for name, array in weights.items()}
     answer = ask(trainer, head_plan(made_up, view("raw", squares=True)))
-    assert refusal(answer) == "max_weight_change: the weights have changed too much since the last round"
+    assert refusal(answer) == (
+        "own_first_weights: heads are asked for on weights to which no round of this site has led; "
+        "max_weight_change: the weights have changed too much since the last round"
+    )
     assert isinstance(ask(trainer, head_plan(weights, view("raw", squares=True))), wire.HeadAnswer)
+
+
+def test_heads_before_any_round_are_of_the_sites_own_first_weights(hospital: Hospital) -> None:
+    trainer, chosen = hospital(heads=["*"]), study(**HEADS)
+    weights = enrolled(trainer, chosen)
+    changed = {name: array * np.float32(1.01) for name, array in weights.items()}
+    answer = ask(trainer, head_plan(changed, view("raw", squares=True)))
+    assert refusal(answer).startswith("own_first_weights: heads are asked for on weights to which no round")
+    assert isinstance(ask(trainer, round_plan(chosen, weights)), wire.RoundAnswer)
+    assert isinstance(ask(trainer, head_plan(changed, view("raw", squares=True))), wire.HeadAnswer)
 
 
 def one_images_gradient(trainer: Trainer, weights: dict[str, np.ndarray]) -> tuple[wire.Answer, np.ndarray]:

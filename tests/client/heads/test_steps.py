@@ -1,6 +1,7 @@
 """One step towards heads at a site: what it answers, and what it refuses, from hand-made features."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,11 @@ def test_a_score_is_of_the_softmax_and_of_each_head_on_the_test_images(
         "softmax": [[1, 0], [1, 0]],
         "federated.nearest_mean": [[1, 0], [0, 1]],
     }
+
+
+def test_a_sum_that_is_one_patients_does_not_leave(study: StudyConfig, place: steps.Place) -> None:
+    """Lengths of the first class are 1 and 3: the longer one has three quarters."""
+    assert answer(study, raw(), replace(place, max_patient_share=0.75)).arrays
+    with pytest.raises(PolicyRefusal, match="more than 74% of a class's sum") as refused:
+        answer(study, raw(), replace(place, max_patient_share=0.74))
+    assert refused.value.reason == "max_patient_share: a sum of features would be of too few patients"

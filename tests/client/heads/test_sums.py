@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from client.heads.sums import gradient, statistics
+from client.heads.sums import gradient, largest_share, statistics
 from common.errors import PolicyRefusal
 from common.heads import square
 from common.wire import Objective, ViewRequest
@@ -72,3 +72,11 @@ def test_a_softmax_that_is_sure_of_all_images_but_one_is_refused():
     objective = Objective(name="p", loss="softmax", class_weights=(1.0, 1.0))
     with pytest.raises(PolicyRefusal, match="would weigh 100%"):
         gradient(rows, np.array([0, 0, 0]), points, objective, ("a", "b", "c"), 2)
+
+
+def test_the_largest_share_is_of_the_patient_whose_images_have_the_longest_features():
+    rows = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, 3.0], [2.0, 0.0]])  # lengths 5, 1, 3, 2
+    labels = np.array([0, 0, 0, 1])
+    assert largest_share(rows, labels, ("a", "b", "b", "c")) == pytest.approx(5 / (5 + 2))  # b: (1 + 3) / 2
+    assert largest_share(rows[3:], labels[3:], ("c",)) == 0  # a class of one patient is min_cell's affair
+    assert largest_share(np.zeros((4, 2)), labels, ("a", "b", "b", "c")) == 0
