@@ -210,9 +210,10 @@ def _misread(name: str) -> Iterator[str]:
     """
     if name.isascii():
         return
-    for form, one, other in product(("NFC", "NFD"), _ENCODINGS, _ENCODINGS):
+    forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    for form, one, other in product(forms, _ENCODINGS, _ENCODINGS):
         try:
-            yield unicodedata.normalize(form, name).encode(one).decode(other, "surrogateescape")
+            yield form.encode(one).decode(other, "surrogateescape")
         except UnicodeError:
             continue
 
