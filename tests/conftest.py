@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from client.config import FoldersData, GroupedSplit, NoSplit, SiteConfig
@@ -17,6 +18,10 @@ from common.config import StudyConfig
 # Models here are tiny: threads that wait for each other cost more than they save, and on a busy
 # machine a hundred times more.
 torch.set_num_threads(1)
+
+# A deadline for an example would be a test of the machine's pace.
+settings.register_profile("consilium", deadline=None)
+settings.load_profile("consilium")
 
 COLOURS = {"dark": (70, 40, 30), "pale": (220, 190, 170), "red": (200, 60, 60)}
 

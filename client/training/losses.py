@@ -49,7 +49,7 @@ def _over_classes(
 
 
 def _plain(local: LocalConfig, class_counts: Sequence[int], study_counts: Sequence[int] | None) -> Loss:
-    match local.loss:
+    match local.chosen_loss:
         case "cross_entropy":
             return by_class(local.label_smoothing)
         case "balanced_softmax":
@@ -62,7 +62,7 @@ def _plain(local: LocalConfig, class_counts: Sequence[int], study_counts: Sequen
         case "focal":
             return focal()
         case _:
-            assert_never(local.loss)
+            assert_never(local.chosen_loss)
 
 
 def balanced_softmax(class_counts: Sequence[int], label_smoothing: float = 0.0) -> Loss:

@@ -122,6 +122,8 @@ Schedule: TypeAlias = Annotated[Constant | Cosine | Step, Field(discriminator="k
 
 Determinism: TypeAlias = Literal["exact", "fast"]
 
+LossKind: TypeAlias = Literal["cross_entropy", "balanced_softmax", "focal"]
+
 Augmentation: TypeAlias = Literal["none", "paper", "dermoscopy", "mri"]
 
 
@@ -149,10 +151,11 @@ class LocalConfig(Frozen):
     """A gradient with a larger Euclidean norm is shrunk to this one. None: it is not."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a label's weight that is spread over all classes."""
-    loss: Literal["cross_entropy", "balanced_softmax", "focal"] = "cross_entropy"
+    loss: LossKind | None = None
     """Loss over the classes. `balanced_softmax` takes the site's own class frequencies out of it, and classes that the
     site does not have (Ren et al. 2020, arXiv:2007.10740). `focal` looks at hard images (Lin et al. 2017,
-    arXiv:1708.02002)."""
+    arXiv:1708.02002). None: `balanced_softmax`; `cross_entropy` if `class_weights` or `sampling` make up for rare
+    classes."""
     prior: Literal["site", "study"] = "site"
     """Class frequencies that `balanced_softmax` takes out: those of the site's own training images, or those of the
     training images of all sites, which the server then sends along."""
@@ -198,9 +201,9 @@ class LocalConfig(Frozen):
                 "loss=balanced_softmax makes up for rare classes, as class_weights and sampling=weighted do; "
                 "keep one"
             )
-        if self.prior == "study" and self.loss != "balanced_softmax":
+        if self.prior == "study" and self.chosen_loss != "balanced_softmax":
             raise ValueError(
-                f"prior=study is for loss=balanced_softmax, found loss={self.loss}; leave one out"
+                f"prior=study is for loss=balanced_softmax, found loss={self.chosen_loss}; leave one out"
             )
         if self.loss == "focal" and self.label_smoothing > 0:
             raise ValueError("loss=focal has no label_smoothing; set it to 0, or take another loss")
@@ -209,6 +212,14 @@ class LocalConfig(Frozen):
                 "sampling=weighted draws images, batch_size=all takes each once; set a batch size, or class_weights"
             )
         return self
+
+    @property
+    def chosen_loss(self) -> LossKind:
+        """The loss of a study that may leave the choice open."""
+        if self.loss is not None:
+            return self.loss
+        evens_out = self.class_weights != "none" or self.sampling == "weighted"
+        return "cross_entropy" if evens_out else "balanced_softmax"
 
     @property
     def keeps_optimizer_state(self) -> bool:

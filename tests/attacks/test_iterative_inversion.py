@@ -24,7 +24,7 @@ SIZE, STEPS = 32, 250
 def found(trainer: Trainer, encoder: str, batch_size: int) -> tuple[float, float]:
     """Likeness of the guesses to the batch's images, and to as many of other patients, each paired in the best way."""
     local = {
-        "steps": 1, "batch_size": batch_size, "augmentation": "none", "precision": "float64",
+        "steps": 1, "batch_size": batch_size, "augmentation": "none", "precision": "float64", "loss": "cross_entropy",
         "optimizer": {"kind": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0},
     }  # fmt: skip
     model: dict[str, Any] = {"encoder": encoder, "image_size": SIZE, "head_start": "library"}
@@ -37,11 +37,11 @@ def found(trainer: Trainer, encoder: str, batch_size: int) -> tuple[float, float
     parameters.load_shared(network, parts, weights)
     names = {name for name, _ in network.named_parameters()}
     share = parameters.statistics_momentum(network, parts) or 1.0
-    change = {name: torch.from_numpy(delta) for name, delta in answer.delta.items()}
+    change = {name: torch.tensor(delta) for name, delta in answer.delta.items()}
     seen = Seen(
         {name: -moved for name, moved in change.items() if name in names},
         {
-            name: torch.from_numpy(weights[name]) + moved / share
+            name: torch.tensor(weights[name]) + moved / share
             for name, moved in change.items()
             if name not in names
         },

@@ -58,7 +58,10 @@ def engine() -> Any:
     except docker.errors.DockerException:
         return None
     version = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-    return client if version.returncode == 0 else None
+    if version.returncode == 0:
+        return client
+    client.close()
+    return None
 
 
 ENGINE = engine()

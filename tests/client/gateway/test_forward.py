@@ -19,6 +19,7 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import WireError
 from common.heads.result import HeadResult
+from common.masking.roster import Announcement
 from common.metrics import Score, empty
 from common.metrics.paired import Paired
 from common.weights import digest
@@ -306,6 +307,10 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",
     },
+    wire.MaskAnswer: {
+        "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares",
+    },
+    Announcement: {"mask_key", "envelope_key", "signature"},
     HeadResult: {"title", "score", "problem", "paired", "interval"},
     Paired: {"right_C4", "num_groups", "products"},
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
@@ -323,8 +328,9 @@ def test_every_field_that_leaves_a_hospital_is_listed(kind: type[Any]) -> None:
 
 def test_no_other_kind_of_answer_exists() -> None:
     answers = {
-        wire.ApprovalAnswer, wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.Failure,
+        wire.ApprovalAnswer, wire.Enrolment, wire.RoundAnswer, wire.HeadAnswer, wire.OverlapAnswer, wire.MaskAnswer,
+        wire.Failure,
     }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, ImageSummary, Sizes, HeadResult, Paired, SignedHead}
+    parts = {Score, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement}
     assert answers | parts == LEAVES.keys()

@@ -104,9 +104,20 @@ def test_the_study_chooses():
     }
     assert of_study(clip["contrastive"], LocalConfig(), (2, 1)) is contrastive
     assert of_study(clip["supervised_contrastive"], LocalConfig(), (2, 1)) is supervised_contrastive
-    smooth = of_study(ClassifierConfig(encoder="x"), LocalConfig(label_smoothing=0.1), (2, 1))
+    plain = LocalConfig(loss="cross_entropy", label_smoothing=0.1)
+    smooth = of_study(ClassifierConfig(encoder="x"), plain, (2, 1))
     expected = cross_entropy(logits(), LABELS_B, label_smoothing=0.1, reduction="sum")
     assert torch.equal(smooth(logits(), LABELS_B, EVEN_C), expected)
+
+
+def test_a_study_that_names_no_loss_has_balanced_softmax_unless_it_evens_classes_out_otherwise():
+    open_choice = of_study(ClassifierConfig(encoder="x"), LocalConfig(), (2, 1))
+    expected = balanced_softmax((2, 1))(logits(), LABELS_B, EVEN_C)
+    assert torch.equal(open_choice(logits(), LABELS_B, EVEN_C), expected)
+    assert LocalConfig().chosen_loss == "balanced_softmax"
+    assert LocalConfig(class_weights="capped").chosen_loss == "cross_entropy"
+    assert LocalConfig(sampling="weighted").chosen_loss == "cross_entropy"
+    assert LocalConfig(loss="focal").chosen_loss == "focal"
 
 
 # --- over classes, for sites whose classes are not alike -----------------------------------------
@@ -134,13 +145,14 @@ def test_a_focal_loss_by_hand():
 
 def test_a_masked_class_is_no_possible_answer_and_its_logit_stays():
     logits_BC = torch.tensor([[1.0, 5.0, 2.0]], dtype=torch.float64, requires_grad=True)
-    local = LocalConfig(absent_classes="mask", label_smoothing=0.0)
+    local = LocalConfig(absent_classes="mask", loss="cross_entropy")
     model = ClassifierConfig(encoder="test_vit", image_size=32)
     loss = of_study(model, local, (3, 0, 4))(logits_BC, torch.tensor([2]), torch.ones(3, dtype=torch.float64))
     assert loss.item() == pytest.approx(softplus(1.0 - 2.0))  # class 1 has no image here
     loss.backward()
     assert logits_BC.grad[0, 1] == 0
-    kept = of_study(model, LocalConfig(), (3, 0, 4))(logits_BC, torch.tensor([2]), torch.ones(3).double())
+    plain = LocalConfig(loss="cross_entropy")
+    kept = of_study(model, plain, (3, 0, 4))(logits_BC, torch.tensor([2]), torch.ones(3).double())
     assert kept.item() > 3  # of three classes, the second seems likely
 
 
