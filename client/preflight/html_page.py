@@ -26,6 +26,7 @@ from client.data.references import BadImage
 from client.preflight.data import Report
 from client.preflight.findings import Finding, Rank
 from common.files import write_atomically
+from common.text import one_line
 
 _SAMPLES, _MOST_SAMPLES = 16, 640
 """Images per class, and in all."""
@@ -144,7 +145,7 @@ def _card(finding: Finding, pictures: "_Pictures") -> _Card:
         finding.rank,
         _BADGES[finding.rank],
         finding.what[:1].upper() + finding.what[1:],
-        finding.items[:_LINES],
+        tuple(map(one_line, finding.items[:_LINES])),
         len(finding.items),
         tuple(pictures.of(row, row.label) for row in finding.rows[:_PICTURES]),
     )
@@ -197,7 +198,7 @@ class _Pictures:
         self._urls = {row.image.key: url for row, url in zip(ordered, urls, strict=True)}
 
     def of(self, row: ImageRow, caption: str) -> _Picture:
-        return _Picture(self._urls[row.image.key], row.image.name, caption)
+        return _Picture(self._urls[row.image.key], one_line(row.image.name), caption)
 
 
 def _thumb(row: ImageRow) -> str:

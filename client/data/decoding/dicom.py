@@ -15,7 +15,7 @@ import logging
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy.typing as npt
 import pydicom
@@ -29,7 +29,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyn
 from client.data.decoding import dicom_rendering as rendering
 from client.data.decoding import dicom_worker
 from client.data.decoding.dicom_codestream import Codestream, of_jpeg, of_jpeg2000
-from client.data.decoding.dicom_extent import MOST_HEADER, check_extent
+from client.data.decoding.dicom_extent import MOST_HEADER, Extent, check_extent, measured
 from client.data.decoding.dicom_frame import Frame, attribute
 from client.data.decoding.dicom_kind import other_than_image, with_article
 from client.data.decoding.dicom_rendering import MOST_PIXELS, rendered
@@ -49,11 +49,19 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 def read_header(path: Path) -> pydicom.FileDataset:
     """The header: everything before the pixels. Raises BadImage."""
+    header, _ = _read(path, is_measured=False)
+    return header
+
+
+def _read(path: Path, *, is_measured: bool) -> tuple[pydicom.FileDataset, Extent | BadImage | None]:
+    """The header, and how far the pixels go, or why that is not known. Raises BadImage."""
     try:
         # A deflated file unpacks as a whole, header and pixels, to a size that is not known before.
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax != DeflatedExplicitVRLittleEndian:
-            return pydicom.dcmread(path, stop_before_pixels=True, defer_size=MOST_HEADER)
+            with path.open("rb") as file:
+                header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=MOST_HEADER)
+                return header, _measured(file, UID(str(syntax))) if is_measured else None
     except InvalidDicomError as error:
         raise BadImage(
             "lacks the header of a DICOM file (132 bytes that end in DICM); export it again, or let `dcmconv` of DCMTK "
@@ -65,6 +73,15 @@ def read_header(path: Path) -> pydicom.FileDataset:
         # Parsers answer a broken file with nearly any error there is, and its text may hold a value.
         raise BadImage(f"cannot be read as DICOM ({type(error).__name__}); export it again") from error
     raise BadImage("is a deflated DICOM, which may unpack to any size; save it undeflated")
+
+
+def _measured(file: BinaryIO, syntax: UID) -> Extent | BadImage:
+    try:
+        return measured(file, syntax)
+    except BadImage as bad:
+        return bad
+    except Exception as error:  # nearly anything, as the file may hold any bytes
+        return BadImage(f"has pixels that cannot be found ({type(error).__name__}); export it again")
 
 
 def num_frames(header: pydicom.Dataset) -> int:
@@ -87,7 +104,7 @@ def num_frames(header: pydicom.Dataset) -> int:
 
 def picture(reference: DicomFrame) -> Image.Image:
     """The frame as RGB or as 8-bit grey. Raises BadImage."""
-    header = _kept_header(reference.path)
+    header, extent = _kept_header(reference.path)
     if (kind := other_than_image(header)) is not None:
         raise BadImage(f"is {with_article(kind)} and no image; leave it out")
     frames = num_frames(header)
@@ -96,7 +113,10 @@ def picture(reference: DicomFrame) -> Image.Image:
     try:
         frame = Frame(header, reference.frame, frames)
         _check_layout(header, frame)
-        check_extent(reference.path, header, frames)
+        if isinstance(extent, BadImage):
+            raise extent  # noqa: TRY301
+        if extent is not None:
+            check_extent(extent, header, frames)
         codestream = _codestream(reference, header, frames)
         colours = _colours(frame, codestream)
         with reserved(header.Rows * header.Columns):
@@ -108,8 +128,8 @@ def picture(reference: DicomFrame) -> Image.Image:
         raise BadImage(f"has pixels ({syntax}) that cannot be decoded ({type(error).__name__})") from error
 
 
-def _kept_header(path: Path) -> pydicom.FileDataset:
-    """The header; that of many frames from memory, if this thread has just read it. Raises BadImage."""
+def _kept_header(path: Path) -> tuple[pydicom.FileDataset, Extent | BadImage | None]:
+    """As `_read`; of a file with many frames from memory, if this thread has just read it. Raises BadImage."""
     try:
         status = path.stat()
     except OSError as error:
@@ -117,11 +137,11 @@ def _kept_header(path: Path) -> pydicom.FileDataset:
     version = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if getattr(_LAST, "version", None) != version:
         # Kept by thread, since pydicom converts values when they are read, and a header is changed by that.
-        header = read_header(path)
+        header, extent = _read(path, is_measured=True)
         if "NumberOfFrames" not in header:
-            return header
-        _LAST.version, _LAST.header = version, header
-    kept: pydicom.FileDataset = _LAST.header
+            return header, extent
+        _LAST.version, _LAST.read = version, (header, extent)
+    kept: tuple[pydicom.FileDataset, Extent | BadImage | None] = _LAST.read
     return kept
 
 

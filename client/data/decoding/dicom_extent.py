@@ -4,9 +4,9 @@ A header that lacks its number of frames would leave all frames but the first un
 are compressed, or not, against what the header says would be read as noise. So what is stored is measured.
 """
 
+import os
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,11 +39,9 @@ class Extent:
     """Of compressed pixels, as far as their fragments tell; None of others."""
 
 
-def check_extent(path: Path, header: pydicom.Dataset, frames: int) -> None:
+def check_extent(extent: Extent, header: pydicom.Dataset, frames: int) -> None:
     """Raises BadImage if a file has other pixels than its header says."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
-    status = path.stat()
-    extent = _extent(path, status.st_size, status.st_mtime_ns)
     if extent.is_implicit != syntax.is_implicit_VR:
         raise BadImage(f"is not written as its transfer syntax ({syntax.name}) says; export it again")
     if (extent.num_bytes is None) != syntax.is_encapsulated:
@@ -84,29 +82,27 @@ def _other_number(stored: int, said: int) -> BadImage:
     )
 
 
-@lru_cache(maxsize=16)
-def _extent(path: Path, _size: int, _changed: int) -> Extent:
-    with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=MOST_HEADER)
-        syntax = UID(header.file_meta.TransferSyntaxUID)
-        order = "<" if syntax.is_little_endian else ">"
-        start = file.read(8)
-        # A length is even, and as a number each of these is odd.
-        is_implicit = start[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
-        start += b"" if is_implicit else file.read(4)
-        if len(start) < 8 or struct.unpack(f"{order}H", start[:2])[0] != _GROUP_OF_PIXELS:
-            raise BadImage("has no pixels; export it again, or leave it out")
-        (length,) = struct.unpack(f"{order}I", start[-4:])
-        if length != _UNDEFINED and not _begins_with_items(file):
-            # A file that is cut off has less than it says.
-            return Extent(is_implicit, min(length, path.stat().st_size - file.tell()), None)
-        offsets = parse_basic_offsets(file)
-        _, places = parse_fragments(file)
-        if offsets:
-            return Extent(is_implicit, None, len(offsets))
-        if syntax == RLELossless or len(places) > _MOST_STARTS:
-            return Extent(is_implicit, None, len(places) if syntax == RLELossless else None)
-        return Extent(is_implicit, None, sum(_begins_a_frame(file, place) for place in places))
+def measured(file: BinaryIO, syntax: UID) -> Extent:
+    """The element that `file` stands at, as after a header was read. Raises BadImage if there are no pixels."""
+    order = "<" if syntax.is_little_endian else ">"
+    start = file.read(8)
+    # A length is even, and as a number each of these is odd.
+    is_implicit = start[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
+    start += b"" if is_implicit else file.read(4)
+    if len(start) < 8 or struct.unpack(f"{order}H", start[:2])[0] != _GROUP_OF_PIXELS:
+        raise BadImage("has no pixels; export it again, or leave it out")
+    (length,) = struct.unpack(f"{order}I", start[-4:])
+    if length != _UNDEFINED and not _begins_with_items(file):
+        # A file that is cut off has less than it says.
+        place = file.tell()
+        return Extent(is_implicit, min(length, file.seek(0, os.SEEK_END) - place), None)
+    offsets = parse_basic_offsets(file)
+    _, places = parse_fragments(file)
+    if offsets:
+        return Extent(is_implicit, None, len(offsets))
+    if syntax == RLELossless or len(places) > _MOST_STARTS:
+        return Extent(is_implicit, None, len(places) if syntax == RLELossless else None)
+    return Extent(is_implicit, None, sum(_begins_a_frame(file, place) for place in places))
 
 
 def _begins_with_items(file: BinaryIO) -> bool:

@@ -42,6 +42,15 @@ def test_a_file_called_like_markup_is_text(tmp_path: Path) -> None:
     )  # alt, title, the caption's title, the caption
 
 
+def test_a_name_that_turns_what_follows_around_is_written_as_its_escape(tmp_path: Path) -> None:
+    mine = row(tmp_path, "gnp.\u202elem.png", "mel")
+    html = page(
+        Report("north", (Finding("look", "small", ("gnp.\u202elem.png",)),), Manifest((mine,), ("mel",))), NOW
+    )
+    assert "\u202e" not in html
+    assert html.count("gnp.\\u202elem.png") == 5  # the finding's line, and the picture's four
+
+
 @pytest.mark.parametrize(
     ("num_lines", "is_folded", "more"), [(8, False, ""), (9, True, ""), (1201, True, "1,001")]
 )

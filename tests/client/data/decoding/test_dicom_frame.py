@@ -173,8 +173,8 @@ def test_a_size_needs_no_pixels(tmp_path):
 def test_the_header_of_many_frames_is_read_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
     path = enhanced(tmp_path / "a.dcm", None, [item(**scaled(1, 0)), item(**scaled(-1, 0))])
     read: list[Path] = []
-    real = dicom_pixels.read_header
-    monkeypatch.setattr(dicom_pixels, "read_header", lambda path: read.append(path) or real(path))
+    real = dicom_pixels._read
+    monkeypatch.setattr(dicom_pixels, "_read", lambda path, **how: read.append(path) or real(path, **how))
     assert (seen(path, 0)[15], seen(path, 1)[15]) == (255, 0)
     assert read == [path]
     enhanced(path, None, [item(**scaled(-1, 0)), item(**scaled(1, 0))])
