@@ -118,6 +118,8 @@ def find(state_dir: Path, wanted: str, *, refuse: bool = False) -> Pending:
             return meant[0]
         if meant:
             break
+    if not waiting and not decided:
+        raise ConfigError(f"no study {wanted!r} waits here; one waits once the server has asked for it")
     listed = ", ".join(one.label for one in waiting) or "nothing"
     former = f"; {'approved' if refuse else 'refused'}: " + ", ".join(one.label for one in decided)
     raise ConfigError(

@@ -42,6 +42,10 @@ class Interrupted(KeyboardInterrupt):
         """As shells report it: 130 after Ctrl-C."""
 
 
+def _pass(_number: int, _frame: FrameType | None) -> None:
+    """Another signal while everything is ending already."""
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C, a closed terminal and `kill` all raise Interrupted, once, so that cleaning up ends.
@@ -51,7 +55,8 @@ def interruptible() -> Iterator[None]:
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         for other in _SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
+            # Not SIG_IGN: of a second signal that has come already, Python would print a trace.
+            signal.signal(other, _pass)
         raise Interrupted(number)
 
     former = {number: signal.signal(number, interrupt) for number in _SIGNALS}

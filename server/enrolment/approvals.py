@@ -259,6 +259,8 @@ class Waiting:
         now = self._clock()
         if (now - self._reminded).total_seconds() < self._remind_after_s or not self.undecided:
             return
+        if self._until is not None and now >= self._until:
+            return  # the waiting ends now, which is said at once
         self._reminded, self._remind_after_s = now, min(2 * self._remind_after_s, _LONGEST_REMINDER_S)
         waiting = ", ".join(self._describe(site, sites.online()) for site in self.undecided)
         agreed = ", ".join(sorted(able)) or "no site yet"

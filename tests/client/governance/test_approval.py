@@ -59,7 +59,7 @@ def test_two_studies_of_one_name_are_kept_apart_by_their_labels(
 
 
 def test_a_study_that_does_not_wait_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"found 0 studies named 'tiny'; waiting: nothing"):
+    with pytest.raises(ConfigError, match=r"no study 'tiny' waits here; one waits once the server has asked"):
         find(tmp_path, "tiny")
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_was_edited_is_named_and_not_approved_by_mistake(
     (path,) = (tmp_path / "approvals" / "pending").iterdir()
     whole = path.read_text()
     path.write_text(whole.replace('"rounds": 2', '"rounds": 200'))
-    with pytest.raises(ConfigError, match="found 0 studies named 'tiny'"):
+    with pytest.raises(ConfigError, match="no study 'tiny' waits here"):
         find(tmp_path, "tiny")
     assert f"{path} was edited, or written by another version" in caplog.text
     for text in ("{", "[]", "{}", whole.replace('"rounds": 2', '"rounds": 200, "rounds": 2'), "[" * 100_000):

@@ -205,6 +205,25 @@ def test_a_command_that_hangs_is_given_up_and_ended(launched: Processes) -> None
     assert not is_alive(pid)
 
 
+def test_two_signals_at_once_as_a_terminal_and_a_script_send_them_leave_no_trace() -> None:
+    """Ctrl-C reaches `site.sh up` and what it started; the script then sends SIGTERM as well."""
+    code = (
+        "import os, signal, sys\n"
+        "from common.processes.launcher import Interrupted, interruptible\n"
+        "both = {signal.SIGINT, signal.SIGTERM}\n"
+        "try:\n"
+        "    with interruptible():\n"
+        "        signal.pthread_sigmask(signal.SIG_BLOCK, both)\n"
+        "        for number in both: os.kill(os.getpid(), number)\n"
+        "        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)\n"
+        "        signal.pause()\n"
+        "except Interrupted as interrupted: sys.exit(interrupted.exit_code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

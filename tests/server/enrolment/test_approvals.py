@@ -138,6 +138,13 @@ def test_the_log_mentions_the_waiting_at_growing_intervals(study, caplog):
     )
 
 
+def test_there_is_no_reminder_of_a_limit_that_is_past(make_study, caplog):
+    people = People({"north": [(0, "undecided")], "south": [(0, "yes")]})
+    with pytest.raises(QuorumNotMet):  # the first reminder would come after a minute, too
+        people.enrol(make_study(deadlines={"approval_s": 60, "repeat_after_s": 0}))
+    assert "still waiting" not in caplog.text
+
+
 def test_a_week_of_waiting_costs_few_messages_and_each_is_the_same_question(study):
     people = People({"north": [(0, "undecided"), (7 * DAY - 60, "yes")], "south": [(0, "yes")]})
     people.enrol(study)
