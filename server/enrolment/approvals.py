@@ -200,15 +200,17 @@ class Waiting:
                 "waits for a person there, and the study waits for no one (deadlines.approval_s: 0)"
             )
             return True
-        if deadlines.approval_s is not None and self._until is not None and now >= self._until:
+        if deadlines.approval_s is not None and now >= self._since + timedelta(seconds=deadlines.approval_s):
             self._give_up(
                 f"no person there answered within {format_span(deadlines.approval_s)} (deadlines.approval_s)"
             )
             return True
-        if len(able & set(self._study.sites.train)) < self._study.sites.quorum:
-            self._quorum_since = None
+        has_quorum = len(able & set(self._study.sites.train)) >= self._study.sites.quorum
+        if has_quorum != (self._quorum_since is not None):
+            self._quorum_since = now if has_quorum else None
+            self._record.save(self._state)  # the limit is another one now
+        if self._quorum_since is None:
             return False
-        self._quorum_since = self._quorum_since or now
         more_s = deadlines.approval_after_quorum_s
         if more_s is None or now < self._quorum_since + timedelta(seconds=more_s):
             return False
@@ -232,8 +234,14 @@ class Waiting:
 
     @property
     def _until(self) -> datetime | None:
-        limit_s = self._study.deadlines.approval_s
-        return None if limit_s is None else self._since + timedelta(seconds=limit_s)
+        """When the waiting ends at the latest: sooner once there is a quorum, if the study says so."""
+        deadlines = self._study.deadlines
+        limits = [
+            (self._since, deadlines.approval_s),
+            (self._quorum_since, deadlines.approval_after_quorum_s),
+        ]
+        ends = [start + timedelta(seconds=more_s) for start, more_s in limits if start and more_s is not None]
+        return min(ends, default=None)
 
     # --- what people read ----------------------------------------------------------------
 

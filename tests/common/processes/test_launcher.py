@@ -223,7 +223,6 @@ def test_two_signals_at_once_as_a_terminal_and_a_script_send_them_leave_no_trace
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
 
 
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
