@@ -422,6 +422,9 @@ def _cost_notes(outcome: Outcome) -> list[str]:
     notes = ["MiB are those of the tensors that were sent in the rounds on record."]
     if any(record.attempts > 1 for record in outcome.rounds):
         notes.append("Of a round that was repeated, a site's last attempt counts.")
+    lost = [row for record in outcome.rounds for row in record.sites if row.outcome in ("failed", "missing")]
+    if any(row.mib_down for row in lost):
+        notes.append("A site that failed or did not answer may not have fetched what was sent to it.")
     if outcome.resumed_after:
         notes.append("A round that was done again counts once.")
     if outcome.heads is not None:

@@ -27,7 +27,7 @@ from common.config import (
 )
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
-from server.report.text import counted, escaped, markdown_table
+from server.report.text import counted, escaped, listed, markdown_table
 
 
 def model_card(outcome: Outcome) -> str:
@@ -99,7 +99,10 @@ def _gaps(outcome: Outcome) -> dict[str, str]:
     silent = {site: reason for site, reason in outcome.unscored.items() if site not in never}
     if silent:
         each = "; ".join(f"{site} ({escaped(reason)})" for site, reason in silent.items())
-        items["Not scored by"] = f"{each}. An earlier model may be."
+        models = [model for record in outcome.rounds for model in (record.validation, record.test)]
+        earlier = [site for site in silent if any(model and site in model.sites for model in models)]
+        also = f". {listed(earlier)} scored an earlier model" if earlier else ""
+        items["Not scored by"] = f"{each}{also}."
     if not outcome.is_closed:
         rounds = counted(outcome.num_rounds, "round")
         items["State"] = f"NOT finished: {rounds} of {outcome.study.rounds} on record, no closing evaluation."

@@ -174,6 +174,17 @@ def test_what_the_costs_leave_out_is_named_where_there_is_any(make_outcome: Make
     assert "A round that was done again counts once." in resumed
     heads = section(make_outcome(heads=HeadTable(3)), "What it cost")
     assert "Messages for the classical heads are not in it." in heads
+    lost = "A site that failed or did not answer may not have fetched what was sent to it."
+
+    def unreachable(state: RoundState) -> RoundState:
+        rows = (replace(row, outcome="failed") if row.site == "west" else row for row in state.sites)
+        return replace(state, sites=tuple(rows))
+
+    assert any(row.mib_down for row in make_outcome().rounds[0].sites if row.site == "west")
+    assert lost in section(make_outcome(unreachable), "What it cost")
+    assert lost not in plain
+    nothing_sent = without("west", "failed", "its gateway is not connected", [1])
+    assert lost not in section(make_outcome(nothing_sent), "What it cost")
 
 
 # --- the sites' images -----------------------------------------------------------------------------

@@ -72,7 +72,9 @@ def test_sites_that_took_no_part_stand_in_the_card_with_the_reason(make_outcome:
 
 def test_a_site_that_did_not_score_the_final_model_stands_in_the_card(make_outcome: MakeOutcome) -> None:
     card = model_card(make_outcome(without("unseen", "missing", "no answer within 9 s", [4])))
-    assert "- **Not scored by**: unseen (no answer within 9 s)." in card
+    assert "- **Not scored by**: unseen (no answer within 9 s). unseen scored an earlier model." in card
+    never = model_card(make_outcome(without("unseen", "missing", "no answer within 9 s", range(9))))
+    assert "- **Not scored by**: unseen (no answer within 9 s).\n" in never
     assert "Not scored by" not in model_card(make_outcome())
 
 
