@@ -122,6 +122,8 @@ def _figures(outcome: Outcome) -> str:
 def _which_images(outcome: Outcome, final: ScoredModel) -> str:
     """What the figures are of, and what else was done with those images, as a paragraph."""
     if final.side == "validation":
+        if outcome.study.selection is None:
+            return "**The figures are of validation images: no test images were scored.**"
         return (
             "**The figures are of validation images, by which the study chooses: no test images were scored.** They "
             "look better than the model is."

@@ -148,7 +148,10 @@ def _evaluators(outcome: Outcome) -> str:
     never = outcome.never_there
     for site in (site for site in evaluate if site not in last and outcome.rounds):
         if not outcome.is_closed and site not in never:
-            sentences.append(f"{site} never trains and scores the model at the end.")
+            if outcome.ending is None:
+                sentences.append(f"{site} never trains and scores the model at the end.")
+            else:
+                sentences.append(f"{site} was to score the model at the end, which the study did not reach.")
             continue
         reason = unscored.get(site) or never.get(site) or "no score is on record"
         sentences.append(f"{site} was to score the model and never did: {escaped(reason)}.")

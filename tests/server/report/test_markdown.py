@@ -112,6 +112,32 @@ def chosen(round_: int, value: float = 0.5) -> Change:
 BY = {"selection": {"metric": "accuracy", "sites": ("north", "south")}}
 
 
+def test_it_is_said_of_which_images_the_figures_are(make_outcome: MakeOutcome) -> None:
+    def figures(*changes: Change, **more: Any) -> str:
+        return section(make_outcome(*changes, **more), "The model after round 3")
+
+    def untested(state: RoundState) -> RoundState:
+        return replace(state, test_scores={})
+
+    def tested(state: RoundState) -> RoundState:
+        return replace(state, test_scores=state.scores)
+
+    chooses = {"settings": {"selection": {"metric": "loss"}}}
+    once = "The figures are of test images, which were scored once, with these weights."
+    validation = "**The figures are of validation images"
+    assert once in figures()
+    assert f"{validation}: no test images were scored.**" in figures(untested)
+    assert f"{validation}, by which the study chooses: no test images were scored.** They" in figures(
+        untested, **chooses
+    )
+    in_rounds = figures(tested)
+    assert (
+        "The figures are of test images. **They were scored in the rounds as well, for the curves.**"
+        in in_rounds
+    )
+    assert once not in in_rounds
+
+
 def test_the_best_round_is_named_with_the_images_that_chose_it(make_outcome: MakeOutcome) -> None:
     text = section(make_outcome(chosen(2), settings=BY), "The model after round 3")
     assert (
@@ -271,6 +297,18 @@ def test_kinds_of_heads_are_explained_if_the_table_has_them(make_outcome: MakeOu
     assert "*federated*:" not in lost
     assert "- federated.lda could not be fitted: too few." in lost
     assert "could not be fitted" not in local
+
+
+def test_the_row_that_the_model_predicts_with_is_named_or_the_reason_why_there_is_none(
+    make_outcome: MakeOutcome,
+) -> None:
+    final = {"settings": {"final_head": "federated_lda"}}
+    fitted = legend(make_outcome(heads=heads("federated.lda"), **final))
+    assert "**The study's model predicts with federated.lda** (`final_head`)" in fitted
+    lost = legend(make_outcome(heads=heads(lacking={"federated.lda": "too few"}), **final))
+    assert "federated.lda, could not be fitted: its model predicts with the softmax." in lost
+    assert "predicts with federated.lda" not in lost
+    assert "predicts with" not in legend(make_outcome(heads=heads("federated.lda")))
 
 
 def test_a_site_without_a_column_is_named(make_outcome: MakeOutcome) -> None:

@@ -9,7 +9,7 @@ from common.config import StudyConfig
 from server.report.opening import joining, opening
 from server.report.outcome import Ending
 from server.state import Best, RoundState
-from tests.server.report.conftest import MakeOutcome, without
+from tests.server.report.conftest import MakeOutcome, rescored, without
 
 SITES = ("north", "south", "west")
 
@@ -137,6 +137,21 @@ def test_a_site_that_scored_for_a_while_is_named_with_the_last_model_it_scored(
     assert "unseen never trained and scored the model until that after round 1." in text
     assert "It did not score the final model: no answer within 9 s." in text
     assert "only scored the model" not in text
+
+
+def test_a_site_that_is_to_score_at_the_end_is_not_promised_when_there_was_no_end(
+    make_outcome: MakeOutcome,
+) -> None:
+    def only_at_the_end(state: RoundState) -> RoundState:
+        rows = tuple(row for row in state.sites if row.site != "unseen")
+        return rescored(replace(state, sites=rows), lambda site, score: None if site == "unseen" else score)
+
+    assert "unseen never trains and scores the model at the end." in opening(
+        make_outcome(only_at_the_end, last=2)
+    )
+    ended = opening(make_outcome(only_at_the_end, last=2, ending=Ending("stopped", "by the operator")))
+    assert "unseen was to score the model at the end, which the study did not reach." in ended
+    assert "never trains" not in ended
 
 
 def test_a_study_without_such_sites_says_nothing_of_them(make_outcome: MakeOutcome) -> None:
