@@ -58,6 +58,7 @@ from common.config.rounds import (
     SitesConfig,
     WaitForAll,
 )
+from common.config.secure_aggregation import SecureAggregationConfig
 from common.config.study import (
     StudyConfig,
 )
@@ -145,6 +146,7 @@ __all__ = [
     "RandomText",
     "Scaffold",
     "Schedule",
+    "SecureAggregationConfig",
     "SeedWeights",
     "SelectionConfig",
     "Sgd",
