@@ -11,6 +11,7 @@ from client.config import (
     BrainMriData,
     BratsData,
     ByImageSplit,
+    ColumnSplit,
     CsvData,
     DataConfig,
     DicomData,
@@ -129,7 +130,19 @@ def on_sides(manifest: Manifest, site: SiteConfig) -> tuple[Manifest, list[Findi
             split = foreseen(manifest, site.split, site.state_dir)
     except SiteDataError as error:
         return _without_sides(manifest), [Finding("stops", str(error))]
-    return split, list(_uneven(split, site))
+    return split, [*_unused_sides(manifest, site), *_uneven(split, site)]
+
+
+def _unused_sides(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:
+    """Sides that folders, a table or an archive state, where the settings draw others."""
+    stated = Counter(row.split for row in manifest.rows if row.split is not None)
+    if stated and not isinstance(site.split, ColumnSplit | NoSplit):
+        sides = ", ".join(f"{side} {count}" for side, count in sorted(stated.items()))
+        yield Finding(
+            "look",
+            f"the data state a side of the split for {stated.total()} of {len(manifest.rows)} images ({sides}), and "
+            f"`split.kind: {site.split.kind}` does not use it; take `column` to keep the published split",
+        )
 
 
 def _uneven(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:

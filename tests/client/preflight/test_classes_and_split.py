@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from client.config import CsvData, DataConfig, DicomData, FoldersData, IsicData, MedMnistData
-from client.data.manifest import ImageRow, Manifest
+from client.config import CsvData, DataConfig, DicomData, FoldersData, IsicData, MedMnistData, SiteConfig
+from client.data.manifest import ImageRow, Manifest, grouped
 from client.data.references import PictureFile
-from client.preflight.classes_and_split import of_classes
+from client.preflight.classes_and_split import of_classes, on_sides
 from client.preflight.findings import Finding
 
 FOLDERS = FoldersData(root=Path("data"))
@@ -78,3 +78,25 @@ def test_images_without_a_patient_are_counted_with_what_this_kind_of_data_can_do
     ]
     assert text.startswith("2 of 2 images (100%) name no patient or lesion: ")
     assert remedy in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_said"), [("grouped", True), ("by_image", True), ("column", False), ("none", False)]
+)
+def test_sides_that_the_data_state_and_the_settings_do_not_use_are_said(
+    tmp_path: Path, kind: str, is_said: bool
+) -> None:
+    """Folders train and test, or a published fold, under the default split."""
+    sides = ["train"] * 9 + ["test"] * 6
+    rows = [
+        ImageRow(PictureFile(tmp_path / f"{n}.png"), ("mel", "nv")[n % 2], None, side, f"row {n}", f"P{n}")
+        for n, side in enumerate(sides)
+    ]
+    split = {"kind": kind, **({"all": "train"} if kind == "none" else {})}
+    site = SiteConfig.model_validate({"name": "n", "data": FOLDERS, "split": split, "state_dir": tmp_path})
+    _, found = on_sides(Manifest(tuple(grouped(rows)), ("mel", "nv")), site)
+    texts = [finding.what for finding in found if "state a side" in finding.what]
+    assert texts == is_said * [
+        "the data state a side of the split for 15 of 15 images (test 6, train 9), and "
+        f"`split.kind: {kind}` does not use it; take `column` to keep the published split"
+    ]
