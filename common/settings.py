@@ -109,7 +109,8 @@ def validate_settings(
 def _without_value(document: yaml_text.Document | None) -> list[str]:
     """A rule with nothing behind its colon would be no rule, without a word."""
     return [
-        f"{way}: nothing stands after it (line {line}); write a value or null, or remove the line"
+        f"{way}: nothing stands after it (line {line}); write a value or null, {{}} for an empty section, "
+        "or remove the line"
         for way, line in (document.without_value() if document else ())
     ]
 
@@ -143,7 +144,7 @@ _NUMBER_EXPECTED = ("int_type", "float_type", "bool_type", "time_type")
 def _line(
     detail: ErrorDetails, kind: type[BaseModel], known: list[str], document: yaml_text.Document | None
 ) -> str:
-    field = ".".join(str(part) for part in _named(detail, kind)) or "(whole file)"
+    field = ".".join(_way(detail, kind, document)) or "(whole file)"
     match detail["type"]:
         case error if error in _TEXT_EXPECTED and _is_loose(detail["input"]):
             return _needs_quotes(detail, field, document)
@@ -193,6 +194,13 @@ def _choice(detail: ErrorDetails, kind: type[BaseModel], field: str) -> str:
     found = str(detail["ctx"]["tag"])
     close = difflib.get_close_matches(found, tags, n=1, cutoff=0.7)
     return f"{field}.kind: {setting_words.choice(tags, found, close[0] if close else None)}"
+
+
+def _way(detail: ErrorDetails, kind: type[BaseModel], document: yaml_text.Document | None) -> tuple[str, ...]:
+    """The setting's path: as the file has it, names of a site or a class included, where the file has one."""
+    written = document.known(detail["loc"]) if document is not None else ()
+    named = tuple(str(part) for part in _named(detail, kind))
+    return written if len(written) > len(named) else named
 
 
 def _is_loose(value: object) -> bool:
@@ -283,14 +291,15 @@ def paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted paths of all settings of a model; one that several kinds of a setting share comes several times."""
     for name, field in kind.model_fields.items():
         yield prefix + name
+        below = f"{name}.NAME" if get_origin(field.annotation) is dict else name
         for inner in _models(field.annotation):
-            yield from paths(inner, f"{prefix}{name}.")
+            yield from paths(inner, f"{prefix}{below}.")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) in (Annotated, Union, UnionType, list, tuple):
+    elif get_origin(annotation) in (Annotated, Union, UnionType, list, tuple, dict):
         for inner in get_args(annotation):
             yield from _models(inner)
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from common.config import Name
+from common.config.types import Line
 from common.network.hosts import EVERY_IPV4, listening_address, reachable_host
 from common.settings import Frozen
 
@@ -45,7 +46,7 @@ class ServerConfig(Frozen):
 class SiteEntry(Frozen):
     """One hospital, as the operator knows it."""
 
-    institution: str = ""
+    institution: Line = ""
     """For people: on its start-up kit and in lists."""
 
 
@@ -72,6 +73,19 @@ class FederationConfig(Frozen):
     """The hospitals, by the name that studies use."""
     synthetic: bool = False
     """The images were generated; every output says so."""
+
+    @field_validator("sites")
+    @classmethod
+    def _differ(cls, sites: dict[str, SiteEntry]) -> dict[str, SiteEntry]:
+        spelled: dict[str, str] = {}
+        for name in sites:
+            other = spelled.setdefault(name.lower(), name)
+            if other != name:
+                raise ValueError(
+                    f"{other} and {name} differ in capital letters only, which file systems and people take for one; "
+                    "rename one of them"
+                )
+        return sites
 
 
 class SimulatedSites(Frozen):

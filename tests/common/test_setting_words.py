@@ -97,3 +97,18 @@ def test_a_file_of_another_kind_is_called_so_and_not_full_of_mistakes(text, kind
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"given.yaml is not a valid {what}: it has the settings of a {other} (")
     assert line.endswith(f"Give the file of a {what}.")
+
+
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        ("{north: University Hospital}", "sites.north: expected settings below it, one a line as `name: value`"),
+        ("{north: {instituton: x}}", "sites.north.instituton: no such setting; did you mean sites.NAME.institution?"),
+        ('{north: {institution: "a\\nb"}}', "sites.north.institution: character 2 is \\n, expected one line of plain"),
+        ("{North: {}, north: {}}", "sites: North and north differ in capital letters only, which file systems"),
+        ("\n  north:\n", "sites.north: nothing stands after it (line 4); write a value or null, {} for an empty"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_what_has_a_name_of_its_own_is_said_with_that_name(sites, said):
+    (line,) = mistakes(FEDERATION.replace("{north: {}}", sites), FederationConfig)
+    assert line.startswith(said)

@@ -259,7 +259,7 @@ def test_several_keys_that_stand_twice_are_one_a_line():
 
 def test_a_setting_with_nothing_behind_its_colon_is_no_default_without_a_word():
     assert mistakes(GOOD.replace("rounds: 3", "rounds: 0") + "heads:\n") == [
-        "heads: nothing stands after it (line 9); write a value or null, or remove the line",
+        "heads: nothing stands after it (line 9); write a value or null, {} for an empty section, or remove the line",
         "rounds: Input should be greater than or equal to 1; found 0",
     ]
     assert parse_settings(GOOD + "heads: null\n", StudyConfig, "study", name="good.yaml").heads is None
@@ -283,5 +283,5 @@ def test_a_name_that_needs_quotes_gets_them_when_it_is_written():
 
 def test_a_section_with_nothing_in_it_is_one_mistake_not_two():
     assert mistakes(GOOD.replace("  encoder: convnext_t\n", "")) == [
-        "model: nothing stands after it (line 6); write a value or null, or remove the line"
+        "model: nothing stands after it (line 6); write a value or null, {} for an empty section, or remove the line"
     ]
