@@ -15,7 +15,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common.errors import ConfigError
+from common.errors import ConfigError, StorageError
+from common.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,31 @@ class SiteKey:
 
 
 def make_site_key(folder: Path, site: str) -> SiteKey:
-    """A new key pair for `site`; one that is there is replaced."""
+    """A new key pair for `site`; one that is there is replaced. Raises StorageError."""
     key = ec.generate_private_key(ec.SECP384R1())
     pair = SiteKey(folder / f"{site}.key", folder / f"{site}.pub")
-    folder.mkdir(parents=True, exist_ok=True)
     write_private(pair.private, key, serialization.PrivateFormat.OpenSSH)
-    pair.public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    write_atomically(pair.public, public)
     return pair
 
 
 def write_private(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:
-    """Write a private key that only this user can read."""
+    """Write a private key that only this user can read. Raises StorageError.
+
+    In its place, not beside it and renamed: a container that has this one file mounted would keep the former one.
+    """
     pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)  # a file that was there before keeps its mode otherwise
-        file.truncate()
-        file.write(pem)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # a file that was there before keeps its mode otherwise
+            file.write(pem)
+            file.truncate()  # at last: on a full disk a former key is still there
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; choose a folder that is yours, on a disk with some space"
+        ) from error
 
 
 def read_public(path: Path) -> ec.EllipticCurvePublicKey:

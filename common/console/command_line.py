@@ -39,6 +39,9 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What a person has to change about a file or a folder, wherever a command meets it."""
+
 Handler: TypeAlias = Callable[..., int]
 """A command: its options in, its exit code out."""
 Rows: TypeAlias = list[tuple[str, str]]
@@ -164,6 +167,9 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         _discard_output()
         return BROKEN_PIPE
     except OSError as error:
+        if error.errno in _CLOSED and error.filename is not None:
+            print(one_line(f"{_text(error.filename)} cannot be used: {error.strerror}"), file=sys.stderr)
+            return COULD_NOT
         if error.errno not in _FULL:
             raise
         _discard_output()
@@ -205,6 +211,10 @@ def _reader_is_gone() -> bool:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLOUT)
     return any(event & select.POLLERR for _, event in waiting.poll(0))
+
+
+def _text(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
 
 
 def _discard_output() -> None:

@@ -1,5 +1,6 @@
 """What both command lines have in common, on a program of three commands."""
 
+import errno
 import os
 import pty
 import signal
@@ -60,6 +61,9 @@ def run(ran: list[object]) -> Run:
             "sigterm": Interrupted(signal.SIGTERM),
             "bug": ZeroDivisionError(),
             "other-pipe": BrokenPipeError(),
+            "denied": PermissionError(errno.EACCES, "Permission denied", "/data/a\x1b.png"),
+            "read-only": OSError(errno.EROFS, "Read-only file system", Path("/kit/site.key")),
+            "no-file": PermissionError(errno.EPERM, "Operation not permitted"),
         }
         raise errors[error]
 
@@ -244,6 +248,17 @@ def program(arguments: Sequence[str]) -> list[str]:
 def environment(**changes: str) -> dict[str, str]:
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
     return {**plain, "TERM": "xterm-256color", **changes}
+
+
+def test_a_file_that_may_not_be_used_is_a_sentence_wherever_a_command_meets_it(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fail", "denied") == 1
+    assert capsys.readouterr().err == "/data/a\\x1b.png cannot be used: Permission denied\n"
+    assert run("fail", "read-only") == 1
+    assert capsys.readouterr().err == "/kit/site.key cannot be used: Read-only file system\n"
+    with pytest.raises(PermissionError):  # of no file: a fault of ours
+        run("fail", "no-file")
 
 
 @pytest.mark.parametrize(
