@@ -223,8 +223,18 @@ def _with_patients(
         if identifier != owner.identifier:
             joined.append(row.image.name)
         result.append(replace(row, patient=hidden(secret, owner.kind, identifier) if identifier else None))
-    kind = f"images whose PatientID is that of other images {SEVERAL_SPELLINGS}"
-    return result, [Unused(kind, tuple(joined), what=TAKEN_AS_ONE)] if joined else []
+    by_study = [
+        row.image.name
+        for row, owner in zip(rows, owners, strict=True)
+        if owner.kind == "study" and owner.identifier
+    ]
+    several = f"images whose PatientID is that of other images {SEVERAL_SPELLINGS}"
+    unknown = "images whose PatientID is empty or a placeholder, so that two studies of one patient are two patients"
+    found = [
+        Unused(several, tuple(joined), what=TAKEN_AS_ONE),
+        Unused(unknown, tuple(by_study), what="grouped by their study"),
+    ]
+    return result, [entry for entry in found if entry.names]
 
 
 def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[str]]:

@@ -242,7 +242,10 @@ def test_images_without_a_patient_are_grouped_by_their_study(export, tmp_path):
         data = pydicom.dcmread(path)
         data.PatientID = ""
         data.save_as(path)
-    assert len({row.group for row in read.read(export, ("a", "b")).rows[:4]}) == 1
+    contents = read.survey(export, ("a", "b"))
+    assert len({row.group for row in contents.manifest.rows[:4]}) == 1
+    (entry,) = [one for one in contents.unused if one.what == "grouped by their study"]
+    assert entry.names == ("IM0002 frame 1", "IM0002 frame 2", "IM0002 frame 3", "a.dcm frame 1")
 
 
 @pytest.mark.parametrize(
