@@ -109,8 +109,8 @@ def _check(
     look, or is fine. Exit code 1 if one of them keeps this site out of a study.
     """
     from client.config import load_site
+    from client.preflight import agreement, machine, role
     from client.preflight import data as check
-    from client.preflight import machine, role
     from client.preflight.findings import ranked
 
     site = load_site(settings)
@@ -120,7 +120,12 @@ def _check(
         None if chosen is None else chosen.classes,
         check.USUAL_SIDE if chosen is None else _stored_side(chosen),
     )
-    in_study = [] if chosen is None else role.findings(chosen, site, data.used or data.manifest)
+    used = data.used or data.manifest
+    in_study = (
+        []
+        if chosen is None
+        else [*role.findings(chosen, site, used), *agreement.findings(chosen, site, used)]
+    )
     report = replace(data, findings=ranked([*machine.check(site), *data.findings, *in_study]))
     code = _print_findings(report.findings, f"by its images and its machine, {site.name}")
     if html is not None:
