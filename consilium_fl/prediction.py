@@ -87,6 +87,8 @@ def load_predictor(
     *,
     weights_dir: str | PathLike[str] | None = None,
     device: str = "auto",
+    adapt_to: Iterable[str | PathLike[str]] = (),
+    views: int = 1,
 ) -> Predictor:
     """The network of a finished run, with the head called `head`. None: with the one that the study ends with, which is
     its own softmax unless `final_head` names another.
@@ -94,6 +96,10 @@ def load_predictor(
     `run` is a run, the operator's folder of it, or a site's own folder under `state_dir`, which holds the site's
     local heads. `weights_dir` is where the study's start weights lie, if they come from a file. `device` is
     `auto`, `cpu`, `cuda` or `cuda:1`.
+
+    `adapt_to` are images of the source that is to be predicted, without labels: the statistics of batch normalisation
+    are measured on them (Li et al. 2016). With `views` 2, 4 or 8, an image's probabilities are the mean over it and
+    its mirror image, both upside down, and all of them turned by a quarter.
 
     Raises ConfigError if there is no such head or device, SiteDataError if files are missing or do not belong
     together.
@@ -104,4 +110,7 @@ def load_predictor(
     """
     folder = Path(run) if isinstance(run, str | PathLike) else run.folder
     weights = None if weights_dir is None else Path(weights_dir)
-    return Predictor(predict.load(folder, head, weights, choose_device(device)))
+    classifier = predict.load(folder, head, weights, choose_device(device), views)
+    if images := [Path(path) for path in adapt_to]:
+        classifier.adapt(predict.squares(classifier, images))
+    return Predictor(classifier)

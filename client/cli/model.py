@@ -64,6 +64,23 @@ def _predict(
         Path | None, typer.Option("--out", metavar="FILE.csv", help="Write here instead of to the terminal.")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    adapt_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapt-to",
+            metavar="DIR",
+            help="Images of the source that is predicted, without labels: batch normalisation takes its statistics "
+            "from them. For a source that training has not seen.",
+        ),
+    ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            "--views",
+            metavar="N",
+            help="2, 4 or 8: the mean over an image and its mirror image, both upside down, all turned by a quarter.",
+        ),
+    ] = 1,
 ) -> int:
     """Predict class probabilities for images with a finished study.
 
@@ -74,7 +91,14 @@ def _predict(
     from common.files import write_atomically
     from consilium_fl.prediction import load_predictor
 
-    predictor = load_predictor(study, head, weights_dir=weights, device=device)
+    predictor = load_predictor(
+        study,
+        head,
+        weights_dir=weights,
+        device=device,
+        adapt_to=() if adapt_to is None else (adapt_to,),
+        views=views,
+    )
     if out is None:
         if sys.stdout is None:
             raise ConfigError("standard output is closed; name a file with --out FILE.csv")

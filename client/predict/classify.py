@@ -54,6 +54,12 @@ def classify(
         yield from _classes(classifier, waiting)
 
 
+def squares(classifier: ImageClassifier, images: Iterable[Path]) -> list[decode.Pixels]:
+    """Decoded squares of all images that can be read."""
+    found = _squares(classifier.preprocessing, images)
+    return [square[2] for square in found if not isinstance(square, Unreadable)]
+
+
 def _squares(
     preprocessing: Preprocessing, images: Iterable[Path | Picture]
 ) -> Iterator[tuple[Path | None, int, decode.Pixels] | Unreadable]:

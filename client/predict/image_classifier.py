@@ -19,6 +19,7 @@ from client.data.decoding import decode
 from client.heads import features, sklearn_heads
 from client.images import Preprocessing
 from client.model import build, parameters
+from client.predict import adaptation
 from client.training.hardware.precision import weights_dtype
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
@@ -56,9 +57,26 @@ class ImageClassifier:
     head: Head
     study: StudyConfig
     device: torch.device
+    num_views: int = 1
+    """Views of an image that its probabilities are the mean over."""
+
+    def adapt(self, squares: Sequence[decode.Pixels]) -> int:
+        """Measure the statistics of batch normalisation on these images; returns the number of layers that have some.
+
+        Raises what `adaptation.adapt_statistics` raises.
+        """
+        if not squares:
+            raise SiteDataError("found no image to adapt to, expected a folder of images of the same source")
+        images = Squares(squares, self.preprocessing)
+        return adaptation.adapt_statistics(self.model, images, self.device, self.study.local.precision)
 
     def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
         """(N, C) of decoded squares. Raises ConsiliumError if the weights give no numbers."""
+        shown = [adaptation.views(square, self.num_views) for square in squares]
+        by_view = [self._of_view([views[number] for views in shown]) for number in range(self.num_views)]
+        return np.mean(by_view, axis=0) if len(by_view) > 1 else by_view[0]
+
+    def _of_view(self, squares: Sequence[decode.Pixels]) -> Floats:
         images = Squares(squares, self.preprocessing)
         features_NF, logits_NC = features.extract(
             self.model, images, layer=self.layer, device=self.device, precision=self.study.local.precision
@@ -105,12 +123,16 @@ def _require_model(folder: Path) -> None:
     )
 
 
-def load(folder: Path, title: str | None, weights_dir: Path | None, device: torch.device) -> ImageClassifier:
+def load(
+    folder: Path, title: str | None, weights_dir: Path | None, device: torch.device, num_views: int = 1
+) -> ImageClassifier:
     """The network of a study's folder with the head called `title`, or with its softmax; None: as the study says.
 
-    Raises ConfigError if there is no such head, SiteDataError if files are missing or do not belong together.
+    `num_views` are the views of an image that it is judged by. Raises ConfigError if there is no such head or no such
+    number of views, SiteDataError if files are missing or do not belong together.
     """
     _require_model(folder)
+    adaptation.require_views(num_views)
     study = load_settings(folder / STUDY, StudyConfig, "study")
     path = folder / WEIGHTS
     arrays, about = load_file(path)
@@ -136,7 +158,7 @@ def load(folder: Path, title: str | None, weights_dir: Path | None, device: torc
     if study.local.channels_last:
         model = model.to(memory_format=torch.channels_last)
     layer = None if study.heads is None else study.heads.layer
-    return ImageClassifier(study.classes, model, built.preprocessing, layer, head, study, device)
+    return ImageClassifier(study.classes, model, built.preprocessing, layer, head, study, device, num_views)
 
 
 def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalHead:

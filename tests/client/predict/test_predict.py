@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.uid import SegmentationStorage
 
 from client.cli.main import main
@@ -188,3 +189,30 @@ def test_a_mask_among_dicom_files_is_left_out_by_its_kind_and_not_classified(
     told = capsys.readouterr()
     assert [Path(line["file"]).name for line in lines(told.out)] == ["image.dcm"]
     assert "mask.dcm is a segmentation and no image" in told.err
+
+
+def test_views_give_the_mean_over_an_image_and_its_mirror_image(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    for name, shown in (("a", pixels), ("b", pixels[:, ::-1])):
+        Image.fromarray(np.ascontiguousarray(shown)).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert main(["predict", "--study", str(run), *files]) == 0
+    one, other = lines(capsys.readouterr().out)
+    assert main(["predict", "--study", str(run), "--views", "2", files[0]]) == 0
+    (both,) = lines(capsys.readouterr().out)
+    for name in ("dark", "pale", "red"):
+        mean = (float(one[name]) + float(other[name])) / 2
+        assert float(both[name]) == pytest.approx(mean, abs=2e-6)
+
+
+def test_a_network_that_has_nothing_to_adapt_and_views_that_do_not_exist_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = str(tmp_path / "north-images")
+    assert main(["predict", "--study", str(run), "--adapt-to", images, images]) == 1
+    assert "no batch normalisation" in capsys.readouterr().err
+    assert main(["predict", "--study", str(run), "--views", "3", images]) == 1
+    assert "found 3 views of an image" in capsys.readouterr().err
