@@ -9,7 +9,7 @@ import os
 import secrets
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -142,7 +142,15 @@ def _rows(config: DataConfig, state_dir: Path | None) -> tuple[Path, ReadRows]:
     taken = {row.image.key for row in rows}
     others = tuple(row.source for row in contents.rows if row.image.key not in taken)
     left = [Unused(f"images that {config.image_list.name} leaves to other sites", others, is_usual=True)]
-    return where, ReadRows(rows, [*contents.problems, *not_in_data], left if others else [])
+    notes = _about({row.source for row in rows}, contents.unused)
+    return where, ReadRows(rows, [*contents.problems, *not_in_data], [*notes, *(left if others else [])])
+
+
+def _about(sources: Set[str], unused: Sequence[Unused]) -> Iterator[Unused]:
+    """What a reader says of rows from these sources, such as patients that no cell names."""
+    for one in unused:
+        if own := tuple(name for name in one.names if name in sources):
+            yield replace(one, names=own)
 
 
 @contextmanager

@@ -155,6 +155,14 @@ def test_images_that_a_list_leaves_to_other_sites_are_counted(tmp_path):
     ]
 
 
+def test_notes_on_a_sites_own_rows_are_kept_where_a_list_leaves_others_out(tmp_path):
+    config = csv_with(tmp_path, "file,label,patient\na.png,mel,unknown\nb.png,nv,unknown\n")
+    config = config.model_copy(update={"columns": Columns(patient="patient")})
+    (tmp_path / "mine.csv").write_text(f"image\n{tmp_path / 'a.png'}\n")
+    contents = survey(config.model_copy(update={"image_list": tmp_path / "mine.csv"}), CLASSES)
+    assert [one.names for one in contents.unused if "placeholder" in one.kind] == [("labels.csv row 2",)]
+
+
 def test_sites_in_one_process_read_the_data_that_their_lists_share_once(tmp_path, monkeypatch):
     config = csv_with(tmp_path, "file,label\na.png,mel\nb.png,nv\n")
     lists = {}
