@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from common.config import StudyConfig
     from server.deployment import queue
     from server.deployment.folder import ServerFolder
-    from server.deployment.study_runner import Outcome
+    from server.deployment.study_runner import StudyEnd
 
 _WAIT_S = 120.0
 
@@ -124,7 +124,7 @@ def _up(
 
     folder = open_folder(directory)
 
-    def serve() -> "Outcome":
+    def serve() -> "StudyEnd":
         first = None if study is None else load_settings(study, StudyConfig, "study")
         if metrics_port is not None:
             _serve_metrics(folder, metrics_host, metrics_port)
@@ -143,10 +143,10 @@ def _up(
     return 0
 
 
-def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> "Outcome":
+def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_done: bool) -> "StudyEnd":
     """Run the server until it ends; returns how its last study ended."""
     from server.deployment import daemon
-    from server.deployment.study_runner import Outcome
+    from server.deployment.study_runner import StudyEnd
 
     try:
         return daemon.up(folder, study=study, once=exit_when_done)
@@ -154,7 +154,7 @@ def _serve(folder: "ServerFolder", study: "StudyConfig | None", *, exit_when_don
         if exit_when_done:
             raise
         log.event("the server is stopping; what was running goes on at the next start")
-        return Outcome(True, "")
+        return StudyEnd(True, "")
 
 
 def _serve_metrics(folder: "ServerFolder", host: str, port: int) -> None:
@@ -228,7 +228,7 @@ def _print_queued(folder: "ServerFolder", name: str) -> None:
 
 def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
     """Show the log of a study until it is over; the exit code says whether it finished."""
-    from server.deployment.study_runner import Outcome
+    from server.deployment.study_runner import StudyEnd
     from server.storage import status
 
     run_dir, place = folder.runs / entry.name, folder.root / "running" / entry.path.name
@@ -249,7 +249,7 @@ def _wait(folder: "ServerFolder", entry: "queue.Entry") -> int:
     if now is None:
         print("The study did NOT finish: it never began", file=sys.stderr)
         return COULD_NOT
-    outcome = Outcome.of(now)
+    outcome = StudyEnd.of(now)
     if outcome.incomplete:
         print(f"The study finished, but it is INCOMPLETE: {now.reason}", file=sys.stderr)
     elif not outcome.finished:

@@ -28,14 +28,21 @@ from common.settings import load_settings
 from server.deployment import queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.deployment.refusals import RefusalReader, sentence
-from server.deployment.study_runner import Outcome, follow, run_folder, set_aside, size, write_server_settings
+from server.deployment.study_runner import (
+    StudyEnd,
+    follow,
+    run_folder,
+    set_aside,
+    size,
+    write_server_settings,
+)
 from server.deployment.superlink import CONNECTION, START_S, SUPERLINK, Federation, hub_folder
 from server.storage import checkpoint, requests, status
 
 _KEYS_S, _TRY_AGAIN_S = 0.5, 10.0
 
 
-def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = False) -> Outcome:
+def up(folder: ServerFolder, *, study: StudyConfig | None = None, once: bool = False) -> StudyEnd:
     """Run this server until it is stopped; with `once`, until no study waits any more.
 
     `study` is asked for first, unless one of its name is to go on. Returns how the last study ended.
@@ -122,9 +129,9 @@ class Host(Federation):
         self.folder.ready.touch()
         log.event("the server is ready; sites may connect")
 
-    def serve(self, *, once: bool) -> Outcome:
+    def serve(self, *, once: bool) -> StudyEnd:
         """Run what waits; without `once`, for ever. Raises LaunchError."""
-        last = Outcome(False, "no study was asked for")
+        last = StudyEnd(False, "no study was asked for")
         while True:
             entry = queue.running(self.folder) or next(iter(queue.waiting(self.folder)), None)
             if entry is not None:
@@ -140,7 +147,7 @@ class Host(Federation):
 
     # --- one study -----------------------------------------------------------------------
 
-    def _conduct(self, entry: queue.Entry) -> Outcome:
+    def _conduct(self, entry: queue.Entry) -> StudyEnd:
         """Run one study to its end, whichever that is. Raises LaunchError if the server itself cannot go on."""
         run_dir = self.folder.runs / entry.name
         broken_off = entry.path.parent.name == "running"
@@ -154,16 +161,16 @@ class Host(Federation):
             if SUPERLINK in self._supervision.given_up:
                 raise
             log.lines(f"study {entry.name} could not be run: {error}", level=logging.WARNING)
-            outcome = Outcome(False, str(error))
+            outcome = StudyEnd(False, str(error))
         finally:
             self._study, self._run_id = None, None
         queue.end(entry)
         return outcome
 
-    def _run_to_its_end(self, entry: queue.Entry, run_dir: Path) -> Outcome:
+    def _run_to_its_end(self, entry: queue.Entry, run_dir: Path) -> StudyEnd:
         before = status.read_status(run_dir)
         if before is not None and before.is_over and (entry.is_new or before.status == "finished"):
-            return Outcome.of(before)  # killed between its end and its removal
+            return StudyEnd.of(before)  # killed between its end and its removal
         with run_folder(run_dir, resume=True):  # nothing of another study is there
             file = entry.path if entry.is_new else run_dir / "study.yaml"
             self._study = load_settings(file, StudyConfig, "study")

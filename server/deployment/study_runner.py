@@ -31,7 +31,7 @@ _FULL_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyEnd:
     """How a study ended."""
 
     finished: bool
@@ -41,7 +41,7 @@ class Outcome:
     """All rounds are done, but an `evaluate` site did not score the final model."""
 
     @classmethod
-    def of(cls, now: status.Status) -> "Outcome":
+    def of(cls, now: status.Status) -> "StudyEnd":
         """The outcome of a study that is over."""
         return cls(now.status == "finished", now.reason, now.status == status.INCOMPLETE)
 
@@ -51,7 +51,7 @@ class Outcome:
         return "finished" if self.finished else status.INCOMPLETE if self.incomplete else "failed"
 
 
-def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
+def follow(federation: Federation, run_dir: Path, shown: int) -> StudyEnd:
     """Show the server's log as it grows until the study ended. Raises LaunchError if it cannot end.
 
     `shown` bytes of it are of an earlier start and not shown again.
@@ -67,7 +67,7 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
             now = now.or_died()
             if now.is_over:
                 show()
-                return Outcome.of(now)
+                return StudyEnd.of(now)
             crash = now.reason if now.status == "crashed" else None
             if now.status == "starting" and time.monotonic() > begun_by:
                 logs = federation.work / "logs"
@@ -79,7 +79,7 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> Outcome:
                         f"the server crashed {MOST_CRASHES + 1} times without a round in between: {crash}"
                     )
                     status.set_status(run_dir, "failed", reason)
-                    return Outcome(False, reason)
+                    return StudyEnd(False, reason)
                 log.warn(f"the server crashed ({crash}); it goes on from the last checkpoint")
                 run_again = True
         if run_again:

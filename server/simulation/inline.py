@@ -18,7 +18,7 @@ from common.lock import held
 from common.settings import load_settings
 from server.conduct import conduct
 from server.config import ServerConfig
-from server.deployment.study_runner import Outcome, run_folder, write_server_settings
+from server.deployment.study_runner import StudyEnd, run_folder, write_server_settings
 from server.rounds.sites import InProcessSites, Sites
 from server.simulation.engines import HostedTrainer, Inline
 from server.simulation.launch import LocalSite, require_known
@@ -60,7 +60,7 @@ def run_inline(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
-) -> Outcome:
+) -> StudyEnd:
     """Run `study` with these sites in this process; returns when it finished or failed.
 
     `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside. Raises LaunchError, and
@@ -80,7 +80,7 @@ def run_inline(
         trainers.rest()
 
 
-def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: bool, resume: bool) -> Outcome:
+def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: bool, resume: bool) -> StudyEnd:
     """Run `study` from this process, with the server's part in it. Raises LaunchError if the folder is in use."""
     with (
         held(
@@ -95,7 +95,7 @@ def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: boo
             conduct(load_settings(settings, ServerConfig, "server"), sites, pause=_no_wait)
         now = status.read_status(run_dir)
         assert now is not None, "a study that was conducted has a status"
-        return Outcome.of(now)
+        return StudyEnd.of(now)
 
 
 def _no_wait(_: float) -> None:

@@ -24,7 +24,7 @@ from common.network import unix_sockets
 from common.processes.flower import environment
 from common.processes.launcher import Processes
 from common.processes.ports import claim_port, free_ports, obstacle
-from server.deployment.study_runner import Outcome, follow, run_folder, size, write_server_settings
+from server.deployment.study_runner import StudyEnd, follow, run_folder, size, write_server_settings
 from server.deployment.superlink import hub_folder
 from server.simulation.local_federation import LocalFederation
 
@@ -49,7 +49,7 @@ def run_local(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
-) -> Outcome:
+) -> StudyEnd:
     """Run `study` with these sites; returns when it finished or failed.
 
     `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside.

@@ -22,7 +22,7 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import ConfigError, WireError
 from common.wire import codec
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
 from server.simulation.engines import OpenTrainer, Ray
@@ -109,7 +109,7 @@ def run_ray(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
-) -> Outcome:
+) -> StudyEnd:
     """Run `study` with these sites on Ray's workers; returns when it finished or failed.
 
     Raises LaunchError, and ConfigError if Ray is not installed or the settings of a site are wrong.

@@ -8,7 +8,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
 from server.config import SimulatedSites
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.simulation.engines import Engine, Inline, Processes, Ray
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite, run_local
@@ -26,7 +26,7 @@ def simulate_study(
     engine: Engine,
     adopt: bool,
     leave_out: Collection[str] = (),
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, StudyEnd]:
     """Run the study with the sites of `sites_dir` to its end; returns the run's folder and how it ended.
 
     Raises ConfigError or LaunchError before it starts.
@@ -42,7 +42,7 @@ def simulate_study(
     return run_dir, run_study(study, sites_dir, federation, run_dir, engine=engine, leave_out=leave_out)
 
 
-def resume_run(run_dir: Path, sites_dir: Path, *, engine: Engine) -> Outcome:
+def resume_run(run_dir: Path, sites_dir: Path, *, engine: Engine) -> StudyEnd:
     """Continue a run that broke off, from its last checkpoint. Raises ConfigError or LaunchError."""
     if checkpoint.latest(run_dir) is None:
         raise ConfigError(f"{run_dir} has no checkpoint to resume from; run the study with `simulate`")
@@ -65,7 +65,7 @@ def run_study(
     engine: Engine = PROCESSES,
     leave_out: Collection[str] = (),
     resume: bool = False,
-) -> Outcome:
+) -> StudyEnd:
     """Run one study to its end with these sites. Raises ConfigError or LaunchError."""
     study.require_vectors()
     if set(study.classes) != set(federation.classes):

@@ -38,7 +38,7 @@ def launched(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
         asked.append({"study": study, "run_dir": folder, **more})
         if folder != run_dir:
             shutil.copytree(run_dir, folder)
-        return simulation.Outcome(True, "1 rounds")
+        return simulation.StudyEnd(True, "1 rounds")
 
     for module in (simulation, experiments):
         monkeypatch.setattr(module, "run_study", run_study)

@@ -14,7 +14,7 @@ from common.settings import to_yaml
 from server.cli import main, operate
 from server.deployment import daemon, queue, server_overview, site_keys
 from server.deployment.folder import ServerFolder, open_folder
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.provisioning import startup_kit
 from server.storage import status
 from server.storage.requests import take_readmitted
@@ -167,7 +167,7 @@ def test_a_key_is_enrolled_and_revoked_for_good(command, folder, tmp_path) -> No
 def test_a_server_that_is_stopped_has_done_its_work_unless_it_was_to_finish(
     command, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
 ) -> None:
-    def up(*_: object, **__: object) -> Outcome:
+    def up(*_: object, **__: object) -> StudyEnd:
         raise Interrupted(15)  # SIGTERM
 
     monkeypatch.setattr(daemon, "up", up)
@@ -175,12 +175,14 @@ def test_a_server_that_is_stopped_has_done_its_work_unless_it_was_to_finish(
 
 
 def test_a_server_whose_last_study_failed_says_so(command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "up", lambda *_, **__: Outcome(False, "no quorum"))
+    monkeypatch.setattr(daemon, "up", lambda *_, **__: StudyEnd(False, "no quorum"))
     assert command("up", "--exit-when-done")[0] == 1
 
 
 def test_the_exit_code_of_an_incomplete_study_is_3(command, folder, monkeypatch, tmp_path, named) -> None:
-    monkeypatch.setattr(daemon, "up", lambda *_, **__: Outcome(False, "3 rounds; no unseen", incomplete=True))
+    monkeypatch.setattr(
+        daemon, "up", lambda *_, **__: StudyEnd(False, "3 rounds; no unseen", incomplete=True)
+    )
     assert command("up", "--exit-when-done")[0] == 3
     over = tmp_path / "over"
     assert command("up", "--exit-when-done", "--over", over)[0] == 0  # a container that is not started again
@@ -199,10 +201,10 @@ def test_the_exit_code_of_an_incomplete_study_is_3(command, folder, monkeypatch,
 
 @pytest.mark.parametrize(
     ("outcome", "text"),
-    [(Outcome(True, "3 rounds"), "finished"), (Outcome(False, "no quorum"), "failed: no quorum")],
+    [(StudyEnd(True, "3 rounds"), "finished"), (StudyEnd(False, "no quorum"), "failed: no quorum")],
 )
 def test_a_container_reads_how_the_last_study_ended(
-    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: Outcome, text: str
+    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: StudyEnd, text: str
 ) -> None:
     monkeypatch.setattr(daemon, "up", lambda *_, **__: outcome)
     assert command("up", "--exit-when-done", "--over", tmp_path / "over")[0] == 0

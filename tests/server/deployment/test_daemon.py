@@ -17,7 +17,7 @@ from common.settings import to_yaml
 from server.deployment import daemon, queue, site_keys
 from server.deployment.daemon import Host
 from server.deployment.folder import ServerFolder, open_folder
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.deployment.superlink import CONNECTION, SUPERLINK
 from server.provisioning import startup_kit
 from server.storage import requests, status
@@ -73,7 +73,7 @@ class Told:
         self.ran.append((settings.parent.name, sorted(values["node_ids"])))
         return 77
 
-    def follow(self, run_dir: Path) -> Outcome:
+    def follow(self, run_dir: Path) -> StudyEnd:
         end = self.ends.get(run_dir.name, "finished")
         if isinstance(end, BaseException):
             raise end
@@ -82,9 +82,9 @@ class Told:
             self.host.look()
             now = status.read_status(run_dir)
             assert now is not None
-            return Outcome(False, now.reason)
+            return StudyEnd(False, now.reason)
         status.set_status(run_dir, end, "3 rounds")
-        return Outcome(end == "finished", "3 rounds", end == status.INCOMPLETE)
+        return StudyEnd(end == "finished", "3 rounds", end == status.INCOMPLETE)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_study_that_ended_just_before_the_kill_is_not_run_again(told: Told, fo
     queue.put(folder, named("done"))
     queue.begin(folder, queue.waiting(folder)[0])
     status.set_status(folder.runs / "done", "finished", "3 rounds")
-    assert told.host.serve(once=True) == Outcome(True, "3 rounds")
+    assert told.host.serve(once=True) == StudyEnd(True, "3 rounds")
     assert told.ran == []
 
 
@@ -154,7 +154,7 @@ def test_a_study_that_is_incomplete_is_over_and_can_be_gone_on_with(
     if broken_off:  # killed between its end and its removal from the queue
         queue.begin(folder, queue.waiting(folder)[0])
         status.set_status(folder.runs / "a", status.INCOMPLETE, "3 rounds")
-    assert told.host.serve(once=True) == Outcome(False, "3 rounds", incomplete=True)
+    assert told.host.serve(once=True) == StudyEnd(False, "3 rounds", incomplete=True)
     assert "study a: finished, incomplete after 3 rounds" in caplog.text
     assert len(told.ran) == (0 if broken_off else 1)
     (folder.runs / "a" / "checkpoints").mkdir()
@@ -175,7 +175,7 @@ def test_a_new_study_of_a_name_leaves_the_former_run_beside_it(told: Told, folde
 def test_a_stopped_study_is_stopped_in_flower_and_can_go_on(told: Told, folder, named) -> None:
     told.ends = {"a": "stop"}
     queue.put(folder, named("a"))
-    assert told.host.serve(once=True) == Outcome(False, "stopped by the operator before round 1")
+    assert told.host.serve(once=True) == StudyEnd(False, "stopped by the operator before round 1")
     assert f"stop 77 {CONNECTION}" in told.commands
     with pytest.raises(ConfigError, match="has no checkpoint"):
         queue.put_back(folder, "a")

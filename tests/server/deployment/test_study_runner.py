@@ -64,7 +64,7 @@ def say(tmp_path: Path) -> Callable[..., Callable[[], bool]]:
     return make
 
 
-def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[study_runner.Outcome, int]:
+def followed(tmp_path: Path, *looks: Callable[[], bool]) -> tuple[study_runner.StudyEnd, int]:
     federation = Scripted(tmp_path, list(looks), tmp_path)
     return study_runner.follow(cast(LocalFederation, federation), tmp_path, 0), federation.num_runs
 
@@ -164,5 +164,5 @@ def test_a_study_that_is_incomplete_is_not_a_finished_one(tmp_path, say) -> None
     outcome, num_runs = followed(tmp_path, say("running"), say("finished, incomplete", "3 rounds; no unseen"))
     assert (outcome.finished, outcome.incomplete, outcome.reason) == (False, True, "3 rounds; no unseen")
     assert (outcome.word, num_runs) == ("finished, incomplete", 0)
-    assert study_runner.Outcome(True, "").word == "finished"
-    assert study_runner.Outcome(False, "").word == "failed"
+    assert study_runner.StudyEnd(True, "").word == "finished"
+    assert study_runner.StudyEnd(False, "").word == "failed"

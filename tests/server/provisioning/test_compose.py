@@ -15,7 +15,7 @@ from server.config import SimulatedSites
 from server.deployment import daemon
 from server.deployment.folder import open_folder
 from server.deployment.site_keys import enrolled
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.provisioning import compose as containers
 from tests.places import ROOT
 
@@ -143,14 +143,14 @@ def test_everything_that_an_engine_has_once_can_be_named_from_outside() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "told"),
-    [(Outcome(True, "2 rounds"), "finished\n"), (Outcome(False, "no quorum"), "failed: no quorum\n")],
+    [(StudyEnd(True, "2 rounds"), "finished\n"), (StudyEnd(False, "no quorum"), "failed: no quorum\n")],
 )
 def test_a_study_that_is_over_is_not_run_again(
-    made: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, told: str
+    made: Path, monkeypatch: pytest.MonkeyPatch, outcome: StudyEnd, told: str
 ) -> None:
     asked: list[StudyConfig | None] = []
 
-    def up(_folder: object, *, study: StudyConfig | None, once: bool) -> Outcome:
+    def up(_folder: object, *, study: StudyConfig | None, once: bool) -> StudyEnd:
         asked.append(study)
         return outcome
 
@@ -166,7 +166,7 @@ def test_a_study_that_is_over_is_not_run_again(
 def test_a_server_that_cannot_start_says_so_to_those_who_wait(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def up(_folder: object, *, study: StudyConfig | None, once: bool) -> Outcome:
+    def up(_folder: object, *, study: StudyConfig | None, once: bool) -> StudyEnd:
         raise LaunchError("the port is taken")
 
     monkeypatch.setattr(daemon, "up", up)

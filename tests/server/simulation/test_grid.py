@@ -13,7 +13,7 @@ from common.config import AdamW, Sgd, StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
 from server.config import SimulatedSites
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.report import write
 from server.report.comparison import Row, figures_of, write_comparison
 from server.simulation import grid as experiments
@@ -117,12 +117,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run(
         study: StudyConfig, _sites: Path, _federation: SimulatedSites, run_dir: Path, **_: Any
-    ) -> Outcome:
+    ) -> StudyEnd:
         names.append(study.name)
         if run_dir.exists():
             run_dir.rename(run_dir.with_name(f"{run_dir.name}.1"))
         leave_a_run(run_dir, study, study.rounds + 1)
-        return Outcome(True, "")
+        return StudyEnd(True, "")
 
     monkeypatch.setattr(experiments, "run_study", run)
     return names
@@ -183,9 +183,9 @@ def test_the_plan_and_the_time_left_stand_in_the_log(
 def test_a_comparison_stands_there_after_every_run(
     grid_file: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    succeed: Callable[..., Outcome] = experiments.run_study
+    succeed: Callable[..., StudyEnd] = experiments.run_study
 
-    def run(study: StudyConfig, *arguments: Any, **more: Any) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, **more: Any) -> StudyEnd:
         if study.name == "b":
             raise KeyboardInterrupt
         return succeed(study, *arguments, **more)
@@ -200,7 +200,7 @@ def test_a_comparison_stands_there_after_every_run(
 def test_whatever_ends_one_run_does_not_end_the_grid(
     error: Exception, grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: Any, **__: Any) -> Outcome:
+    def run(*_: Any, **__: Any) -> StudyEnd:
         raise error
 
     monkeypatch.setattr(experiments, "run_study", run)
@@ -210,9 +210,9 @@ def test_whatever_ends_one_run_does_not_end_the_grid(
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(
     grid_file: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    succeed: Callable[..., Outcome] = experiments.run_study
+    succeed: Callable[..., StudyEnd] = experiments.run_study
 
-    def run(study: StudyConfig, *arguments: Any, **more: Any) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, **more: Any) -> StudyEnd:
         if study.name == "a":
             raise LaunchError("port 9092 is taken")
         return succeed(study, *arguments, **more)
@@ -231,7 +231,7 @@ def test_a_run_that_is_incomplete_is_a_row_that_says_so_and_is_resumed(
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def run(study: StudyConfig, *arguments: Any, engine: object, resume: bool = False) -> Outcome:
+    def run(study: StudyConfig, *arguments: Any, engine: object, resume: bool = False) -> StudyEnd:
         assert engine == Processes()
         asked.append((study.name, resume))
         run_dir = arguments[-1]
@@ -239,7 +239,7 @@ def test_a_run_that_is_incomplete_is_a_row_that_says_so_and_is_resumed(
             leave_a_run(run_dir, study, study.rounds + 1)
         ended: Any = "finished" if resume or study.name == "b" else status.INCOMPLETE
         status.set_status(run_dir, ended, "2 rounds; no unseen")
-        return Outcome(ended == "finished", "2 rounds; no unseen", ended == status.INCOMPLETE)
+        return StudyEnd(ended == "finished", "2 rounds; no unseen", ended == status.INCOMPLETE)
 
     monkeypatch.setattr(experiments, "run_study", run)
     _, rows = run_grid(grid_file, tmp_path, tmp_path / "runs")

@@ -20,7 +20,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.settings import to_yaml
 from common.weights import digest, load_file
-from server.deployment.study_runner import Outcome
+from server.deployment.study_runner import StudyEnd
 from server.simulation import inline
 from server.simulation.engines import Inline
 from server.simulation.inline import Trainers, run_inline
@@ -29,7 +29,7 @@ from tests.places import ROOT
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
-Run = Callable[..., tuple[Outcome, Path]]
+Run = Callable[..., tuple[StudyEnd, Path]]
 ENGINE = Inline(HostedTrainer)
 SECONDS = ("seconds", "train_s", "evaluate_s", "answered_after_s", "answer_times")
 
@@ -76,7 +76,7 @@ def rounds_of(run_dir: Path) -> list[dict[str, Any]]:
 
 def test_a_study_leaves_the_files_of_a_real_federation(run: Run, tmp_path: Path) -> None:
     outcome, folder = run()
-    assert outcome == Outcome(True, "2 rounds")
+    assert outcome == StudyEnd(True, "2 rounds")
     for name in ("rounds.jsonl", "report.md", "weights.safetensors", "study.yaml", "status.json"):
         assert (folder / name).is_file(), name
     assert list((folder / "checkpoints").iterdir())
