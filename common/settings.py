@@ -160,6 +160,10 @@ def _line(
             return _unknown(field, str(detail["loc"][-1]), known)
         case "union_tag_invalid" | "union_tag_not_found":
             return _choice(detail, kind, field)
+        case "model_attributes_type" | "model_type" if detail["input"] in (tags := _tags(detail, kind)):
+            return f"{field}: {detail['input']} is one of its kinds; write {{kind: {detail['input']}}}"
+        case "model_attributes_type" if isinstance(detail["input"], str) and tags:
+            return f"{field}: {setting_words.choice(tags, detail['input'], None)}, as {{kind: {tags[0]}}}"
         case "missing":
             return f"{field}: missing; add it"
         case "value_error":
@@ -185,15 +189,20 @@ def _unknown(field: str, name: str, known: list[str]) -> str:
 
 def _choice(detail: ErrorDetails, kind: type[BaseModel], field: str) -> str:
     """A sentence on a `kind` that is missing, or that there is not."""
-    here = [kind]
-    for part in detail["loc"]:
-        here = _below(here, part)
-    tags = [str(tag) for model in here for tag in _kinds(model)]
+    tags = _tags(detail, kind)
     if detail["type"] == "union_tag_not_found":
         return f"{field}.kind: missing; add it, one of {', '.join(tags)}"
     found = str(detail["ctx"]["tag"])
     close = difflib.get_close_matches(found, tags, n=1, cutoff=0.7)
     return f"{field}.kind: {setting_words.choice(tags, found, close[0] if close else None)}"
+
+
+def _tags(detail: ErrorDetails, kind: type[BaseModel]) -> list[str]:
+    """The kinds of the setting at a location, none if it has no kinds."""
+    here = [kind]
+    for part in detail["loc"]:
+        here = _below(here, part)
+    return [str(tag) for model in here for tag in _kinds(model)]
 
 
 def _way(detail: ErrorDetails, kind: type[BaseModel], document: yaml_text.Document | None) -> tuple[str, ...]:

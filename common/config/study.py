@@ -38,7 +38,7 @@ from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig
 from common.config.secure_aggregation import SecureAggregationConfig, wrong_masks
 from common.config.training import LocalConfig, Sgd
 from common.config.transport import TransportConfig
-from common.config.types import MOST_NAMES, Line, Name, ScoredSide
+from common.config.types import MOST_NAMES, MOST_ROUNDS, Line, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
 
@@ -65,7 +65,7 @@ class StudyConfig(Frozen):
     """Sites that take part, and the quorum of a round."""
     model: ModelConfig
     """The network and the weights that it starts from. Without `kind` it is a `classifier`."""
-    rounds: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
     """Rounds of training. One closing evaluation follows the last."""
     local: LocalConfig = LocalConfig()
     """Training at a site within one round."""

@@ -22,6 +22,9 @@ Line = Annotated[str, StringConstraints(max_length=LONGEST_LINE), AfterValidator
 LibraryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,199}$")]
 """A name of a library's or a hub's, e.g. of an encoder: letters, digits, `_ . : / @ + -`, at most 200 of them."""
 
+MOST_ROUNDS = 10**9 - 1
+"""Most rounds of a study: what a message can number, with the closing evaluation."""
+
 MOST_NAMES = 1000
 """Most classes and most sites of a study."""
 

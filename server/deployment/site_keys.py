@@ -101,7 +101,8 @@ def enrol(folder: ServerFolder, site: str, public: Path) -> Key:
     for path in folder.sites.joinpath(REVOKED).glob("*.pub"):
         if read_key(path, site).pem == key.pem:
             raise ConfigError(
-                f"{public} was revoked before and cannot come back; the site makes a new key with `consilium-site key --renew`"
+                f"{public} was revoked before and cannot come back; the site makes a new key with "
+                "`consilium-site key --renew`"
             )
     text = public.read_bytes().split()
     write_atomically(folder.sites / f"{site}.pub", b" ".join(text[:2]) + b"\n")

@@ -112,3 +112,22 @@ def test_a_file_of_another_kind_is_called_so_and_not_full_of_mistakes(text, kind
 def test_a_mistake_in_what_has_a_name_of_its_own_is_said_with_that_name(sites, said):
     (line,) = mistakes(FEDERATION.replace("{north: {}}", sites), FederationConfig)
     assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("algorithm: fedprox", "algorithm: fedprox is one of its kinds; write {kind: fedprox}"),
+        ("aggregation: median", "aggregation: median is one of its kinds; write {kind: median}"),
+        ("local: {optimizer: adam}", "local.optimizer: adam is one of its kinds; write {kind: adam}"),
+        ("algorithm: fedsgd", "algorithm: found 'fedsgd', expected one of fedavg, "),
+    ],
+)
+def test_a_kind_without_its_braces_is_shown_with_them(line, said):
+    (problem,) = mistakes(STUDY + line, StudyConfig)
+    assert problem.startswith(said)
+
+
+def test_more_rounds_than_a_message_can_number_are_refused_before_a_site_refuses_them():
+    (line,) = mistakes(STUDY.replace("rounds: 1", "rounds: 1000000000"), StudyConfig)
+    assert line.startswith("rounds: Input should be less than or equal to 999999999")
