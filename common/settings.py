@@ -160,10 +160,8 @@ def _line(
             return _unknown(field, str(detail["loc"][-1]), known)
         case "union_tag_invalid" | "union_tag_not_found":
             return _choice(detail, kind, field)
-        case "model_attributes_type" | "model_type" if detail["input"] in (tags := _tags(detail, kind)):
-            return f"{field}: {detail['input']} is one of its kinds; write {{kind: {detail['input']}}}"
-        case "model_attributes_type" if isinstance(detail["input"], str) and tags:
-            return f"{field}: {setting_words.choice(tags, detail['input'], None)}, as {{kind: {tags[0]}}}"
+        case "model_attributes_type" if isinstance(detail["input"], str) and _tags(detail, kind):
+            return f"{field}: {_bare_kind(detail['input'], _tags(detail, kind))}"
         case "missing":
             return f"{field}: missing; add it"
         case "value_error":
@@ -195,6 +193,13 @@ def _choice(detail: ErrorDetails, kind: type[BaseModel], field: str) -> str:
     found = str(detail["ctx"]["tag"])
     close = difflib.get_close_matches(found, tags, n=1, cutoff=0.7)
     return f"{field}.kind: {setting_words.choice(tags, found, close[0] if close else None)}"
+
+
+def _bare_kind(found: str, tags: list[str]) -> str:
+    """A kind that was written without its braces, or no kind."""
+    if found in tags:
+        return f"{found} is one of its kinds; write {{kind: {found}}}"
+    return f"{setting_words.choice(tags, found, None)}, as {{kind: {tags[0]}}}"
 
 
 def _tags(detail: ErrorDetails, kind: type[BaseModel]) -> list[str]:
