@@ -70,7 +70,11 @@ def test_a_field_is_described_as_it_is_written_in_the_yaml() -> None:
     rate = next(one for one in of_study("local.optimizer", "adam").settings if one.path.endswith(".lr"))
     assert (rate.path, rate.type, rate.default) == ("local.optimizer.lr", "number, more than 0", "0.001")
     rounds = next(one for one in of_study("").settings if one.path == "rounds")
-    assert (rounds.type, rounds.default, rounds.unit) == ("whole number, at least 1", None, "rounds")
+    assert (rounds.type, rounds.default, rounds.unit) == (
+        "whole number, at least 1, at most 999,999,999",
+        None,
+        "rounds",
+    )
 
 
 def test_each_kind_of_a_choice_is_a_section_and_what_all_share_stands_once() -> None:
