@@ -236,3 +236,58 @@ def test_an_audit_log_tells_whose_shares_left_and_none_of_the_secrets(
     for site in sites.values():
         text = (site.state_dir / "audit.jsonl").read_text()
         assert not any(share in text for share in revealed)
+
+
+class Killed(Exception):
+    """The server's process is gone."""
+
+
+def _killed_at(kind: str, after: int = 0) -> Callable[[str, wire.Plan], bool]:
+    """Ends the server when the answer number `after` to this step comes in."""
+    heard = []
+
+    def silent(site: str, plan: wire.Plan) -> bool:
+        if isinstance(plan, wire.MaskPlan) and plan.step.kind == kind:
+            heard.append(site)
+            if len(heard) > after:
+                raise Killed
+        return False
+
+    return silent
+
+
+def test_a_server_that_dies_before_a_sum_is_opened_has_the_round_masked_again(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=1, **MASKS)
+    with pytest.raises(Killed):
+        after_one_round(study, sites, _killed_at("shares"))
+    masked, _ = after_one_round(study, sites, never)  # trainers and server were started again
+    plain, _ = after_one_round(make_study(rounds=1, **{**MASKS, "secure_aggregation": None}), sites, never)
+    assert masked == plain
+
+
+def test_a_round_whose_sum_was_opened_and_lost_is_not_masked_again_and_says_so(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=1, **MASKS)
+    with pytest.raises(Killed):
+        after_one_round(study, sites, _killed_at("reveal", after=2))
+    with pytest.raises(QuorumNotMet, match="the sum of round 1 was opened, its masks are not made again"):
+        after_one_round(study, sites, never)
+
+
+def test_a_study_goes_on_after_a_round_with_trainers_that_were_started_again(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    digests = []
+    for masks in (MASKS["secure_aggregation"], None):
+        study = make_study(rounds=2, **{**MASKS, "secure_aggregation": masks})
+        watched = Watched(sites, never)
+        cohort = enrol(study, watched, None)
+        start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+        first = next(run_rounds(study, watched, cohort, start, pause=lambda _: None))
+        again = Watched(sites, never)
+        cohort = enrol(study, again, first.weights, first_round=2)
+        digests.append(digest(next(run_rounds(study, again, cohort, first, pause=lambda _: None)).weights))
+    assert digests[0] == digests[1]

@@ -475,6 +475,10 @@ def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) ->
             f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
             f"{row.mib_up:.1f} MiB back"
         )
+    elif row.num_steps:
+        parts.append(
+            f"trained {row.num_steps} steps on {row.num_examples} images, {row.mib_up:.1f} MiB back under masks"
+        )
     scored = [f"{score.num_images} {side}" for side, score in scores.items() if score.num_images]
     if scored:
         parts.append(f"scored {' and '.join(scored)} images")

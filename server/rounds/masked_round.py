@@ -111,6 +111,10 @@ class MaskedRound:
                 stream = Stream(agreement.pair_seed(key, public, about))
                 (added if site < gone else subtracted).append(stream)
         total.unmask(added, subtracted)
+        log.event(
+            f"round {self._number}: the sum of {', '.join(survivors)} is opened, with shares of {len(helpers)} of them",
+            round=self._number,
+        )
 
     def _ask(self, steps: Mapping[str, MaskStep]) -> dict[str, wire.MaskAnswer]:
         """Answers by site; why a site has none is in `lacking`."""
