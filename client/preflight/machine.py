@@ -6,6 +6,7 @@ does not see is the usual problem.
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,13 @@ LITTLE_DISK_MIB, NO_DISK_MIB, LITTLE_MEMORY_MIB = 20_480, 1_024, 4_096
 
 
 def check(site: SiteConfig) -> Iterator[Finding]:
-    """The socket's path, the device, the disk that state_dir is on, the memory."""
+    """The encoding of names, the socket's path, the device, the disk that state_dir is on, the memory."""
+    if (encoding := sys.getfilesystemencoding()).lower().replace("-", "") != "utf8":
+        yield Finding(
+            "look",
+            f"this shell has names of files in {encoding}, and site.yaml is in UTF-8: a name with other letters than "
+            "a to z is not found. `export LC_ALL=C.UTF-8` before this, and before the trainer",
+        )
     if site.socket is not None and (why := unix_sockets.too_long(site.socket)) is not None:
         yield Finding("stops", why)
     yield _device(site.device)

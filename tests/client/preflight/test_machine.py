@@ -1,6 +1,7 @@
 """What a machine brings: a device, room on the disk, memory."""
 
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -63,3 +64,14 @@ def test_a_socket_with_a_short_path_is_not_spoken_of(tmp_path: Path) -> None:
         "the path of the socket" in finding.text
         for finding in machine.check(site(tmp_path, socket=Path("/run/t.sock")))
     )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "is_named"), [("utf-8", False), ("UTF8", False), ("iso8859-1", True), ("ascii", True)]
+)
+def test_a_shell_whose_names_are_in_another_encoding_than_site_yaml_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, is_named: bool
+) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    said = [finding for finding in machine.check(site(tmp_path)) if "names of files" in finding.text]
+    assert [(finding.rank, encoding in finding.text) for finding in said] == [("look", True)] * is_named
