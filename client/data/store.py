@@ -30,7 +30,7 @@ import torch
 
 from client.config import CacheConfig
 from client.data import image_cache
-from client.data.augment import augmented
+from client.data.augment import change_into, draw
 from client.data.decoding import decode
 from client.data.manifest import ImageRow, Manifest, Side, refuse
 from client.data.progress import shown
@@ -120,6 +120,7 @@ class StoredImages:
         self._rows_N = rows_N
         self._labels_N = labels_N
         self._size = preprocessing.image_size
+        self._mean, self._std = preprocessing.mean, preprocessing.std
         self._mean_C11 = torch.tensor(preprocessing.mean).view(3, 1, 1)
         self._std_C11 = torch.tensor(preprocessing.std).view(3, 1, 1)
         self._augmentation = augmentation
@@ -136,7 +137,7 @@ class StoredImages:
         """
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
         if (changed_BCSS := self._changed(rows_B, generator)) is not None:
-            return self._normalise(changed_BCSS.to(torch.float32))
+            return changed_BCSS
         tops, lefts, flips = self._places(len(rows_B), generator)
         batch_BCSS = torch.empty(len(rows_B), 3, size, size)
         # One image after another, so that each is still in the processor's cache when it is normalised.
@@ -173,11 +174,15 @@ class StoredImages:
         return images_BCSS.div_(255).sub_(mean_C11).div_(std_C11)
 
     def _changed(self, rows_B: Sequence[int], generator: torch.Generator | None) -> torch.Tensor | None:
-        """uint8 images (B, 3, S, S) of an augmentation that does more than crop and mirror; None without one."""
+        """Images (B, 3, S, S), normalised, of an augmentation that does more than crop and mirror; None without one."""
         if generator is None or self._augmentation not in ("dermoscopy", "mri") or not rows_B:
             return None
-        squares_BCRR = [self._pixels_NRRC[row].permute(2, 0, 1) for row in rows_B]
-        return augmented(squares_BCRR, self._augmentation, self._size, generator)
+        batch_BCSS = torch.empty(len(rows_B), 3, self._size, self._size)
+        changes_B = draw(self._augmentation, len(rows_B), generator)
+        for image_CSS, row, change in zip(batch_BCSS, rows_B, changes_B, strict=True):
+            square_CRR = self._pixels_NRRC[row].permute(2, 0, 1)
+            change_into(image_CSS, square_CRR, change, self._mean, self._std)
+        return batch_BCSS
 
     def _normalise(self, images_CSS: torch.Tensor) -> torch.Tensor:
         """In place."""
