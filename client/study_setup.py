@@ -16,6 +16,7 @@ from client.data.store import ImageStore
 from client.governance import small_cells
 from client.images import Preprocessing
 from client.model import build, parameters
+from client.training import mixing
 from client.training.hardware import determinism
 from client.training.hardware.out_of_memory import MostAtOnce
 from client.training.state.local_state import SiteState
@@ -55,6 +56,8 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
     log.event(f"built {study.model.encoder}: {built.report.source}")
     chosen = parameters.partition(built.model, study.model)
     parameters.freeze(built.model, chosen)
+    if study.local.mixstyle > 0:
+        mixing.places(built.model)  # before the images: an encoder without such places is refused
     rows = read.read(site.data, study.classes, site.state_dir)
     try:
         split = kept_split.kept(rows, site.split, site.state_dir)

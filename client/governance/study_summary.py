@@ -45,9 +45,14 @@ def _work(local: LocalConfig) -> str:
 def _steps(local: LocalConfig) -> str:
     size = "all images" if local.batch_size == "all" else f"{local.batch_size} images"
     optimizer = local.optimizer
+    mixed = "".join(
+        f", {name} {share:g}"
+        for name, share in (("mixstyle", local.mixstyle), ("amplitude_mix", local.amplitude_mix))
+        if share > 0
+    )
     return (
         f"steps on {size}, {optimizer.kind} with learning rate {optimizer.lr:g}, {local.schedule.kind} schedule, "
-        f"precision {local.precision}, augmentation {local.augmentation}"
+        f"precision {local.precision}, augmentation {local.augmentation}{mixed}"
     )
 
 

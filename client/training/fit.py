@@ -22,6 +22,7 @@ from client.training.hardware.out_of_memory import MostAtOnce, attempt, take_les
 from client.training.hardware.precision import autocast, compute_dtype, weights_dtype
 from client.training.hardware.prefetch import Prefetcher, Prepared, on_host
 from client.training.losses import Loss, Slopes, by_class
+from client.training.mixing import amplitude_mix, mixstyle
 from client.training.optimizers import build_optimizer
 from client.training.penalty import Penalty
 from client.training.state.optimizer_state import arrays, load
@@ -129,6 +130,7 @@ def fit(
 
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        mixstyle(model, local.mixstyle),
         Prefetcher(prepare, device) as portions,
     ):
         stepper = _Stepper(
@@ -294,6 +296,8 @@ class _Stepper:
         for prepared, labels_B in self.portions.get(step, following):
             for start, stop in spans(len(labels_B), self.micro_batch_size):
                 piece_BCHW = prepared.on_device((start, stop), self.device, self.weights_C.dtype)
+                if self.local.amplitude_mix > 0:
+                    piece_BCHW = amplitude_mix(piece_BCHW, self.local.amplitude_mix)
                 if self.local.channels_last:
                     piece_BCHW = piece_BCHW.contiguous(memory_format=torch.channels_last)
                 yield piece_BCHW, labels_B[start:stop].to(self.device, non_blocking=True)

@@ -174,6 +174,12 @@ class LocalConfig(Frozen):
     augmentation: Augmentation = "paper"
     """`paper`: random crop from 256/224 of the image size, horizontal flip. `dermoscopy`: any rotation, both
     flips, scale, colour. `mri`: small rotations, horizontal flip, scale, brightness and contrast."""
+    mixstyle: Share = 0.0
+    """Probability that the channel statistics of a batch's early features are mixed among its images (MixStyle, Zhou et
+    al. 2021, arXiv:2104.02008). For CNNs. It makes a network lean less on the look of one camera."""
+    amplitude_mix: Share = 0.0
+    """Probability that an image gets a part of the amplitudes of its Fourier spectrum from another of its batch (Xu et
+    al. 2021, arXiv:2105.11120). Shapes stay, colour and texture change."""
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = "auto"
     """`auto`: bf16 autocast on a GPU that has it, float32 elsewhere."""
     channels_last: bool = True
@@ -188,6 +194,21 @@ class LocalConfig(Frozen):
     def _epochs_or_steps(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs={self.epochs:g} and steps={self.steps} contradict each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _styles_are_mixed_in_batches(self) -> Self:
+        if self.mixstyle == 0 and self.amplitude_mix == 0:
+            return self
+        if 1 in (self.batch_size, self.micro_batch_size):
+            raise ValueError(
+                "mixstyle and amplitude_mix mix the images of a batch, found batches of 1 (batch_size, "
+                "micro_batch_size); it takes 2 or more"
+            )
+        if self.mixstyle > 0 and self.compile:
+            raise ValueError(
+                "mixstyle and compile do not go together; set compile to false, or mixstyle to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ _SHARE = "share, 0 to 1"
 
 _BY_NAME = {
     "alpha": PURE,
+    "amplitude_mix": "probability",
     "beta1": PURE,
     "beta2": PURE,
     "betas": PURE,
@@ -35,6 +36,7 @@ _BY_NAME = {
     "max_step": "factor",
     "decay": PURE,
     "min_gain": "as the metric",
+    "mixstyle": "probability",
     "momentum": PURE,
     "mu": PURE,
     "norm_clip": "Euclidean norm of a delta",
