@@ -89,26 +89,13 @@ def _change(ranges: Ranges, draws_K: list[float]) -> Change:
     )
 
 
-def change_into(
-    image_CSS: torch.Tensor,
-    square_CRR: torch.Tensor,
-    change: Change,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    """Write the changed uint8 square (3, R, R) into a contiguous float32 image (3, S, S).
-
-    `mean` and `std` of the channels, in parts of 255, are taken off and divided by.
-    """
-    size = image_CSS.shape[-1]
-    pixels_CP = _placed(square_CRR.to(torch.float32), change, size).view(3, -1)
+def change_into(image_CSS: torch.Tensor, square_CRR: torch.Tensor, change: Change) -> None:
+    """Write the changed uint8 square (3, R, R) into a contiguous float32 image (3, S, S): whole numbers, 0 to 255."""
+    pixels_CP = _placed(square_CRR.to(torch.float32), change, image_CSS.shape[-1]).view(3, -1)
     matrix_CC, rest_C1 = _light(pixels_CP, change)
-    factor_C1 = torch.tensor([[1 / (255 * part)] for part in std])
-    shift_C1 = torch.tensor([[-middle / part] for middle, part in zip(mean, std, strict=True)])
     done_CP = image_CSS.view(3, -1)
-    torch.addmm(factor_C1 * rest_C1 + shift_C1, factor_C1 * matrix_CC, pixels_CP, out=done_CP)
-    for done_P, middle, part in zip(done_CP, mean, std, strict=True):
-        done_P.clamp_(-middle / part, (1 - middle) / part)  # black and white
+    torch.addmm(rest_C1 + 0.5, matrix_CC, pixels_CP, out=done_CP)  # a half, to round down from
+    done_CP.floor_().clamp_(0, 255)
 
 
 def _placed(square_CRR: torch.Tensor, change: Change, size: int) -> torch.Tensor:

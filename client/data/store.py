@@ -120,7 +120,6 @@ class StoredImages:
         self._rows_N = rows_N
         self._labels_N = labels_N
         self._size = preprocessing.image_size
-        self._mean, self._std = preprocessing.mean, preprocessing.std
         self._mean_C11 = torch.tensor(preprocessing.mean).view(3, 1, 1)
         self._std_C11 = torch.tensor(preprocessing.std).view(3, 1, 1)
         self._augmentation = augmentation
@@ -136,7 +135,7 @@ class StoredImages:
         The paper's augmentation: a crop from anywhere in the stored square, mirrored half the time.
         """
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
-        if (changed_BCSS := self._changed(rows_B, generator)) is not None:
+        if (changed_BCSS := self._changed(rows_B, generator, normalised=True)) is not None:
             return changed_BCSS
         tops, lefts, flips = self._places(len(rows_B), generator)
         batch_BCSS = torch.empty(len(rows_B), 3, size, size)
@@ -156,7 +155,7 @@ class StoredImages:
         rows_B, size = self._rows_N[indices_B].tolist(), self._size
         # Channels last, as they are stored, so that whole lines are copied.
         squares_BSSC = torch.empty(len(rows_B), size, size, 3, dtype=torch.uint8, pin_memory=pinned)
-        if (changed_BCSS := self._changed(rows_B, generator)) is not None:
+        if (changed_BCSS := self._changed(rows_B, generator, normalised=False)) is not None:
             squares_BSSC.copy_(changed_BCSS.permute(0, 2, 3, 1))
             return squares_BSSC.permute(0, 3, 1, 2), torch.zeros(len(rows_B), dtype=torch.bool)
         tops, lefts, flips = self._places(len(rows_B), generator)
@@ -173,15 +172,22 @@ class StoredImages:
         mean_C11, std_C11 = self._mean_C11.to(images_BCSS.device), self._std_C11.to(images_BCSS.device)
         return images_BCSS.div_(255).sub_(mean_C11).div_(std_C11)
 
-    def _changed(self, rows_B: Sequence[int], generator: torch.Generator | None) -> torch.Tensor | None:
-        """Images (B, 3, S, S), normalised, of an augmentation that does more than crop and mirror; None without one."""
+    def _changed(
+        self, rows_B: Sequence[int], generator: torch.Generator | None, *, normalised: bool
+    ) -> torch.Tensor | None:
+        """Images (B, 3, S, S) of an augmentation that does more than crop and mirror; None without one.
+
+        Whole numbers from 0 to 255, if they are not to be normalised.
+        """
         if generator is None or self._augmentation not in ("dermoscopy", "mri") or not rows_B:
             return None
         batch_BCSS = torch.empty(len(rows_B), 3, self._size, self._size)
         changes_B = draw(self._augmentation, len(rows_B), generator)
         for image_CSS, row, change in zip(batch_BCSS, rows_B, changes_B, strict=True):
             square_CRR = self._pixels_NRRC[row].permute(2, 0, 1)
-            change_into(image_CSS, square_CRR, change, self._mean, self._std)
+            change_into(image_CSS, square_CRR, change)
+            if normalised:
+                self._normalise(image_CSS)
         return batch_BCSS
 
     def _normalise(self, images_CSS: torch.Tensor) -> torch.Tensor:
