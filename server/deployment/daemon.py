@@ -137,8 +137,10 @@ class Host(Federation):
             if entry is not None:
                 last = self._conduct(entry)
                 ran = last.finished or last.incomplete
-                tell = log.event if last.finished else log.warn
-                tell(f"study {entry.name}: {f'{last.word} after ' if ran else ''}{last.reason}")
+                log.lines(
+                    f"study {entry.name}: {f'{last.word} after ' if ran else ''}{last.reason}",
+                    level=logging.INFO if last.finished else logging.WARNING,
+                )
             elif once:
                 return last
             else:
@@ -160,7 +162,6 @@ class Host(Federation):
         except ConsiliumError as error:
             if SUPERLINK in self._supervision.given_up:
                 raise
-            log.lines(f"study {entry.name} could not be run: {error}", level=logging.WARNING)
             outcome = StudyEnd(False, str(error))
         finally:
             self._study, self._run_id = None, None

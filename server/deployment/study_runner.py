@@ -8,13 +8,13 @@ last checkpoint as long as that helps, and the status says how it ended.
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import log
 from common.config import StudyConfig
-from common.errors import LaunchError
+from common.errors import ConsiliumError, LaunchError, StorageError
 from common.files import write_atomically
 from common.polling import POLL_S
 from common.processes.tail import Tail
@@ -170,6 +170,10 @@ def run_folder(run_dir: Path, *, resume: bool) -> Iterator[None]:
             reason = _room_reason(run_dir) or str(error)
             status.set_status(run_dir, "failed", reason)
             raise LaunchError(reason) from error
+        except ConsiliumError as error:  # such as a study that this version cannot read
+            with suppress(StorageError):  # a full disk has another word for it
+                status.set_status(run_dir, "failed", " ".join(str(error).split()))
+            raise
         except KeyboardInterrupt:
             if (now := status.read_status(run_dir)) is not None and not now.is_over:
                 status.set_status(

@@ -114,6 +114,21 @@ def test_a_study_that_fails_is_followed_by_the_next(told: Told, folder, named) -
     assert (now.status, now.reason) == ("failed", "flwr run did not work")
 
 
+def test_a_study_that_this_version_cannot_read_has_failed_and_does_not_start_for_ever(
+    told: Told, folder, named, caplog
+) -> None:
+    """A newer command line wrote it, while an older server was still up."""
+    entry = queue.put(folder, named("newer"))
+    entry.path.write_text(entry.path.read_text().replace("rounds: 3", "rounds: three"))
+    assert not told.host.serve(once=True).finished
+    now = status.read_status(folder.runs / "newer")
+    assert now is not None
+    assert now.status == "failed"
+    assert "newer.yaml is not a valid study: rounds: Input should be a valid integer" in now.reason
+    assert queue.running(folder) is None
+    assert sum("is not a valid study" in message for message in caplog.messages) == 1
+
+
 def test_without_its_superlink_the_server_ends(told: Told, folder, named) -> None:
     told.ends = {"a": LaunchError("superlink is given up")}
     queue.put(folder, named("a"))
