@@ -205,7 +205,17 @@ def _run(
         )
     entry = queue.put(folder, study)
     _print_queued(folder, study.name)
-    return _wait(folder, entry) if wait else 0
+    if not wait:
+        return 0
+    try:
+        return _wait(folder, entry)
+    except Interrupted as interrupted:
+        print(
+            f"study {study.name} goes on at the server: `consilium-server logs {folder.root} -f` shows it, "
+            f"`consilium-server stop {folder.root}` ends it",
+            file=sys.stderr,
+        )
+        return interrupted.exit_code
 
 
 def resume(folder: "ServerFolder", name: str) -> int:
@@ -406,7 +416,7 @@ def _stop(directory: ServerDir) -> int:
     """Stop the study that runs; `resume` goes on with it."""
     from server.deployment import queue
     from server.deployment.folder import open_folder
-    from server.storage import requests
+    from server.storage import checkpoint, requests
 
     folder = open_folder(directory)
     now = queue.running(folder)
@@ -418,5 +428,10 @@ def _stop(directory: ServerDir) -> int:
         )
     requests.ask_to_stop(folder.runs / now.name)
     _wait_until(folder, lambda: not now.path.exists(), f"study {now.name} has not stopped")
-    print(f"study {now.name} is stopped; `consilium-server resume {folder.root} {now.name}` goes on with it")
+    again = (
+        f"`consilium-server resume {folder.root} {now.name}` goes on with it"
+        if checkpoint.latest(folder.runs / now.name) is not None
+        else f"it had no round, so `consilium-server run {folder.root}` with its file begins it again"
+    )
+    print(f"study {now.name} is stopped; {again}")
     return 0

@@ -79,6 +79,39 @@ def test_waiting_for_a_study_ends_if_no_server_runs(command, folder, named, tmp_
     assert [entry.name for entry in queue.waiting(folder)] == ["a"]
 
 
+def test_ctrl_c_while_it_waits_ends_the_waiting_and_not_the_study(
+    command, folder, named, tmp_path, monkeypatch
+) -> None:
+    def interrupt(*_: object) -> int:
+        raise Interrupted(2)
+
+    monkeypatch.setattr(operate, "_wait", interrupt)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(named("a").model_dump(mode="json")))
+    code, said = command("run", tmp_path / "s.yaml", "--wait")
+    assert code == 130
+    assert f"study a goes on at the server: `consilium-server logs {folder.root} -f` shows it" in said
+    assert "every process that was started has ended" not in said
+    assert [entry.name for entry in queue.waiting(folder)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("round_", "said"), [(None, "it had no round, so `consilium-server run"), (2, "`consilium-server resume")]
+)
+def test_a_stopped_study_is_only_said_to_go_on_if_it_can(
+    command, folder, named, monkeypatch, round_: int | None, said: str
+) -> None:
+    queue.put(folder, named("a"))
+    entry = queue.begin(folder, queue.waiting(folder)[0])
+    (folder.runs / "a" / "checkpoints").mkdir(parents=True)
+    if round_ is not None:
+        (folder.runs / "a" / "checkpoints" / f"round-{round_:04}.safetensors").touch()
+    monkeypatch.setattr(ServerFolder, "is_up", True)
+    monkeypatch.setattr(operate, "_wait_until", lambda *_: queue.end(entry))
+    code, printed = command("stop")
+    assert code == 0
+    assert said in printed
+
+
 def test_sites_are_listed_whether_they_have_a_key_or_not(command, folder) -> None:
     site_keys.revoke(folder, "south")
     code, said = command("sites")
