@@ -19,7 +19,7 @@ from common.config import Algorithm, FedAvg, FedProx, LocalConfig
 from common.config.training import AdamW, Sgd
 
 NEGLIGIBLE = 1e-3
-"""Steps whose influence is below this share of the largest one count as none."""
+"""Steps whose influence is below this share of the largest one count as none, and so do patients in a step."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Exposure:
     """Of one round at this site."""
 
     fewest_patients: int
-    """In an optimizer step that is not negligible. The last, shorter batch of an epoch does not count here if the
-    influence of the steps is known."""
+    """In an optimizer step that is not negligible, without patients whose weight in it is. The last, shorter batch of an
+    epoch does not count here if the influence of the steps is known."""
     largest_share: float
     """Of one patient in the sum of all steps, each weighted by its influence, or in any step if that is not known."""
     left_out: int = 0
@@ -70,7 +70,8 @@ def exposure(
         shares_P[patients_U] += counts_for * share_U
         is_full = influence is None or len(indices_B) >= full
         if is_full and counts_for > NEGLIGIBLE * most:
-            fewest = min(fewest, len(patients_U))
+            # With class weights of the server's choice a few images can be all that a step is of.
+            fewest = min(fewest, int((share_U > NEGLIGIBLE * share_U.max()).sum()))
         if influence is None:
             largest = max(largest, float(share_U.max()))
     seen = len(torch.unique(patients_N[torch.cat(batches)]))
