@@ -27,8 +27,8 @@ class Exposure:
     """Of one round at this site."""
 
     fewest_patients: int
-    """In an optimizer step that is not negligible, without patients whose weight in it is. The last, shorter batch of an
-    epoch does not count here if the influence of the steps is known."""
+    """In an optimizer step that is not negligible, without patients whose weight in it is. The last, shorter batch of
+    an epoch does not count here if the influence of the steps is known."""
     largest_share: float
     """Of one patient in the sum of all steps, each weighted by its influence, or in any step if that is not known."""
     left_out: int = 0
