@@ -9,7 +9,7 @@ import torch
 from client.config import PolicyConfig, SiteConfig
 from client.study_setup import StudySetup, first_weights, set_up
 from common.config import StudyConfig
-from common.errors import SiteDataError
+from common.errors import ConfigError, SiteDataError
 from common.weights import digest
 
 MakeSite = Callable[..., SiteConfig]
@@ -47,6 +47,16 @@ def test_a_study_in_float64_is_set_up_in_float64(make_site: MakeSite, make_study
     built = set_up(precise, site, CPU)
     assert {parameter.dtype for parameter in built.model.parameters()} == {torch.float64}
     assert {array.dtype for array in first_weights(built, site).values()} == {np.dtype("float64")}
+
+
+def test_a_study_that_mixes_styles_of_an_encoder_without_any_is_refused_before_the_first_round(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    study = make_study()
+    model = study.model.model_copy(update={"encoder": "test_vit"})
+    local = study.local.model_copy(update={"mixstyle": 0.5})
+    with pytest.raises(ConfigError, match="mixstyle is for CNNs"):
+        set_up(study.model_copy(update={"model": model, "local": local}), make_site("north"), CPU)
 
 
 def test_images_that_the_policy_leaves_out_are_not_in_the_store(
