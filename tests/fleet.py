@@ -33,7 +33,7 @@ from common.processes.ports import free_ports
 from server.deployment import certificates
 from server.deployment.access_log import RefusalRecorder
 from server.transport import flower_state, hub
-from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor
+from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor, short_windows
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -118,19 +118,20 @@ def fleet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     identity = certificates.make_server_identity(folder / "identity", ["localhost", "127.0.0.1"])
     (port,) = free_ports(1)
     certificate = (identity.ca.read_bytes(), identity.certificate.read_bytes(), identity.key.read_bytes())
-    server = SUPERLINK._run_fleet_api_grpc_rere(  # type: ignore[attr-defined]
-        address=f"127.0.0.1:{port}",
-        state_factory=states,
-        objectstore_factory=objects,
-        enable_supernode_auth=True,
-        certificates=certificate,
-        interceptors=[
-            RefusalRecorder(folder / "refused.jsonl"),
-            GatewayCalls(presence, files, states),
-            NodeAuthServerInterceptor(states),
-            GatewayInterceptor(presence, states),
-        ],
-    )
+    with short_windows():
+        server = SUPERLINK._run_fleet_api_grpc_rere(  # type: ignore[attr-defined]
+            address=f"127.0.0.1:{port}",
+            state_factory=states,
+            objectstore_factory=objects,
+            enable_supernode_auth=True,
+            certificates=certificate,
+            interceptors=[
+                RefusalRecorder(folder / "refused.jsonl"),
+                GatewayCalls(presence, files, states),
+                NodeAuthServerInterceptor(states),
+                GatewayInterceptor(presence, states),
+            ],
+        )
     socket = unix_sockets.short_folder("s") / "s"
     inner = hub.serve(socket, states, presence)
     made = Fleet(folder, server, states, presence, files, f"localhost:{port}", socket)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from common.polling import wait_until
 from common.processes.ports import accepts_connections, free_ports
 from common.weights import digest
 from common.wire import codec, flower_codec
-from common.wire.gateway_calls import INLINE_BYTES
+from common.wire.gateway_calls import INLINE_BYTES, LINE_OPTIONS
 from server.deployment import certificates
 from server.rounds.flower_sites import FlowerSites
 from server.rounds.sites import Deadline
@@ -149,6 +149,25 @@ def test_an_answer_may_have_twice_the_weights_and_64_mib_and_no_more(
     with pytest.raises(CallFailed, match="RESOURCE_EXHAUSTED"):
         gateway.upload(iter([b"12345", b"678901"]), SECONDS)
     assert not list((server.folder / "weights").rglob("*.part"))
+
+
+def test_flowers_server_lets_little_of_a_call_wait_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each site that sends fast takes 100 MiB of the server's memory."""
+    made: list[dict[str, object]] = []
+    former = grpc.server
+
+    def noted(*arguments: object, options: Iterable[tuple[str, object]], **rest: object) -> grpc.Server:
+        made.append(dict(options))
+        return former(*arguments, options=options, **rest)
+
+    monkeypatch.setattr(grpc, "server", noted)
+    with fleet(tmp_path, monkeypatch):
+        assert grpc.server is noted
+    (flowers,) = [options for options in made if "grpc.keepalive_time_ms" in options]
+    assert set(LINE_OPTIONS) <= flowers.items()
+    assert set(LINE_OPTIONS) <= set(connections._OPTIONS)
 
 
 def test_a_list_of_messages_in_hand_has_an_end(server: Fleet, gateway: Connection) -> None:

@@ -66,6 +66,7 @@ from common.wire.codec import SCHEMA
 from common.wire.gateway_calls import (
     CONNECT,
     DOWNLOAD,
+    LINE_OPTIONS,
     MESSAGE,
     NODE_HEADER,
     NOTHING_S,
@@ -95,6 +96,7 @@ _PROCESS = uuid.uuid4().hex
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    *LINE_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a new connection does not inherit the pauses of the one before
 ]
 

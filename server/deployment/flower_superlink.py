@@ -21,7 +21,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from server.deployment import local_users
 from server.deployment.access_log import RefusalRecorder
 from server.transport import flower_state, hub
-from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor
+from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor, short_windows
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -40,16 +40,17 @@ def main(arguments: Sequence[str]) -> None:
     def start_fleet_api(*, state_factory: Any, interceptors: Sequence[Any] | None = None, **rest: Any) -> Any:
         flower_state.clean_up(state_factory.state())
         hubs.append(hub.serve(socket, state_factory, presence))
-        return start(
-            state_factory=state_factory,
-            interceptors=[
-                recorder,
-                GatewayCalls(presence, files, state_factory),
-                *(interceptors or []),
-                GatewayInterceptor(presence, state_factory),
-            ],
-            **rest,
-        )
+        with short_windows():
+            return start(
+                state_factory=state_factory,
+                interceptors=[
+                    recorder,
+                    GatewayCalls(presence, files, state_factory),
+                    *(interceptors or []),
+                    GatewayInterceptor(presence, state_factory),
+                ],
+                **rest,
+            )
 
     def for_me_alone(**rest: Any) -> None:
         serve(http=local_users.only_mine(AutoHTTPProtocol, recorder.note_user), **rest)

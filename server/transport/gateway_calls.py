@@ -5,7 +5,8 @@ time it is woken, so that a revoked key is cut off at once.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -18,6 +19,7 @@ from common.wire.codec import SCHEMA
 from common.wire.gateway_calls import (
     CONNECT,
     DOWNLOAD,
+    LINE_OPTIONS,
     MESSAGE,
     NODE_HEADER,
     NOTHING,
@@ -40,6 +42,21 @@ _HEARTBEAT = "/flwr.proto.Fleet/SendNodeHeartbeat"
 
 Authenticate: TypeAlias = Callable[[Any], None]
 """Aborts the call if its key is not that of its node."""
+
+
+@contextmanager
+def short_windows() -> Iterator[None]:
+    """Within, a server that Flower makes has `LINE_OPTIONS`, for which Flower has no setting."""
+    make = grpc.server
+
+    def server(*arguments: Any, options: Iterable[tuple[str, Any]] = (), **rest: Any) -> grpc.Server:
+        return make(*arguments, options=[*options, *LINE_OPTIONS], **rest)
+
+    grpc.server = server
+    try:
+        yield
+    finally:
+        grpc.server = make
 
 
 class _AsFlowersCall:
