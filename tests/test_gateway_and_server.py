@@ -18,7 +18,7 @@ from flwr.client.grpc_rere_client import node_auth_client_interceptor
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 
 from client.gateway import connection as connections
-from client.gateway.connection import CallFailed, Connection, MessageGone, reply
+from client.gateway.connection import CallFailed, Connection, MessageGone, Offer, reply
 from client.gateway.reasons import reason
 from client.preflight import connection as preflight
 from common import keys, wire
@@ -31,7 +31,7 @@ from common.wire import codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES, LINE_OPTIONS
 from server.deployment import certificates
 from server.rounds.flower_sites import FlowerSites
-from server.rounds.sites import Deadline
+from server.rounds.sites import Deadline, Reply
 from server.transport import hub
 from tests.fleet import Fleet, fleet
 from tests.places import ROOT
@@ -96,6 +96,26 @@ def plans(make_study: Callable[..., StudyConfig], weights: dict[str, np.ndarray]
     return {"north": plan}
 
 
+def answer_of_round(delta: dict[str, np.ndarray]) -> wire.RoundAnswer:
+    return wire.RoundAnswer(
+        plan_id="p1", site="north", round=1, scores={"validation": empty(3)}, num_examples=4, num_steps=1,
+        train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta=delta,
+    )  # fmt: skip
+
+
+def receive(
+    connection: Connection, offer: Offer, after_a_piece: Callable[[], None] = lambda: None
+) -> wire.Plan | wire.Answer:
+    """The plan of an offer whose weights lie beside it."""
+    apart = flower_codec.beside(connection.content(offer))
+    assert apart is not None
+    pieces = []
+    for piece in connection.download(apart.name, SECONDS):
+        pieces.append(piece)
+        after_a_piece()
+    return codec.from_bytes(b"".join(codec.with_header(apart.header, iter(pieces), apart.size)))
+
+
 def test_weights_go_both_ways_through_files_and_leave_none_behind(
     server: Fleet,
     gateway: Connection,
@@ -111,16 +131,8 @@ def test_weights_go_both_ways_through_files_and_leave_none_behind(
     def answer() -> None:
         for _ in wakes:
             if (offer := gateway.next_offer()) is not None:
-                apart = flower_codec.beside(gateway.content(offer))
-                assert apart is not None
-                pieces = gateway.download(apart.name, SECONDS)
-                plan = codec.from_bytes(b"".join(codec.with_header(apart.header, pieces, apart.size)))
-                received.append(plan)
-                said = wire.RoundAnswer(
-                    plan_id="p1", site="north", round=1, scores={"validation": empty(3)}, num_examples=4, num_steps=1,
-                    train_loss=0.5, train_s=1.0, evaluate_s=1.0, delta=delta,
-                )  # fmt: skip
-                data = codec.to_bytes(said)
+                received.append(receive(gateway, offer))
+                data = codec.to_bytes(answer_of_round(delta))
                 name = gateway.upload(iter([data[:1000], data[1000:]]), SECONDS)
                 content = flower_codec.Beside("", name, len(data)).records()
                 gateway.send(offer, reply(offer, content), 0.1)
@@ -301,6 +313,57 @@ def test_a_gateway_that_is_killed_is_offered_its_message_again_when_it_is_back(
         assert len(list(sites.grid.pull_messages([sent]))) == 1
     finally:
         back.cut()
+
+
+def a_piece_then(piece: bytes, then: Callable[[], None]) -> Iterator[bytes]:
+    """Pieces of an upload in whose midst something happens."""
+    yield piece
+    then()
+    yield piece
+
+
+@pytest.mark.parametrize("cut_while", ["weights are received", "weights are sent"])
+def test_a_gateway_that_is_killed_with_weights_on_the_line_starts_over_with_them(
+    server: Fleet,
+    gateway: Connection,
+    sites: FlowerSites,
+    make_study: Callable[..., StudyConfig],
+    cut_while: str,
+) -> None:
+    weights = {"w": np.arange(3 * 2**20, dtype=np.float32)}  # six pieces
+    delta = {"w": np.full(3 * 2**20, 0.5, np.float32)}
+    sent = codec.to_bytes(answer_of_round(delta))
+    wakes = connect(gateway)
+    replies: list[Reply] = []
+    asking = threading.Thread(
+        target=lambda: replies.extend(sites.ask(plans(make_study, weights), Deadline(SECONDS)))
+    )
+    asking.start()
+    next(wakes)
+    offer = gateway.next_offer()
+    assert offer is not None
+    with pytest.raises(CallFailed):
+        if cut_while == "weights are received":
+            receive(gateway, offer, after_a_piece=gateway.cut)
+        else:
+            gateway.upload(a_piece_then(sent[: len(sent) // 2], gateway.cut), SECONDS)
+    assert soon(lambda: not server.is_online())
+    assert soon(lambda: not list((server.folder / "weights").rglob("*.part")))
+    back, _ = come_back(server)
+    try:
+        again = back.next_offer()
+        assert again is not None
+        plan = receive(back, again)
+        name = back.upload(iter([sent]), SECONDS)
+        back.send(again, reply(again, flower_codec.Beside("", name, len(sent)).records()), 0.5)
+        asking.join(SECONDS)
+    finally:
+        back.cut()
+    assert isinstance(plan, wire.RoundPlan)
+    assert digest(plan.weights) == digest(weights)
+    (heard,) = replies
+    assert isinstance(heard.answer, wire.RoundAnswer)
+    assert digest(heard.answer.delta) == digest(delta)
 
 
 def test_what_a_gateway_still_has_in_hand_is_not_offered_again(

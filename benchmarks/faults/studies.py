@@ -138,9 +138,13 @@ def all_sites_fail(world: World) -> list[Seen]:
 
 
 def kills(world: World) -> list[Seen]:
-    """One process after the other is killed while a round is under way; the weights stay the same."""
-    calm, gate = world.calm_weights(6), world.gate("kills", 1)
-    launch = world.launch("kills", Plan(gates={"north": gate.folder}), rounds=6)
+    """One process after the other is killed while a round is under way; the weights stay the same.
+
+    Those that travel are quantised, so what server and sites remember of former rounds must survive as well.
+    """
+    transport = {"up": "int8", "down": "int8"}
+    calm, gate = world.calm_weights(6, transport=transport), world.gate("kills", 1)
+    launch = world.launch("kills", Plan(gates={"north": gate.folder}), rounds=6, transport=transport)
     seen = [
         kill_in_round(launch, gate, 2, "trainer killed with a plan in hand", "north-trainer"),
         kill_in_round(launch, gate, 3, "ServerApp killed", None),

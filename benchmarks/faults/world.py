@@ -130,8 +130,8 @@ class World:
 
     folder: Path
     launches: list[Launch] = field(default_factory=list)
-    _calm: dict[int, str] = field(default_factory=dict)
-    """Digest by number of rounds."""
+    _calm: dict[str, str] = field(default_factory=dict)
+    """Digest by what the study changes."""
 
     def __post_init__(self) -> None:
         self.sites = self.folder / "sites"
@@ -154,7 +154,13 @@ class World:
         (self.sites / "federation.yaml").write_text(yaml_text.dump(about))
 
     def launch(
-        self, name: str, plan: Plan | None = None, *, runs: Path | None = None, **changes: object
+        self,
+        name: str,
+        plan: Plan | None = None,
+        *,
+        runs: Path | None = None,
+        engine: str = "processes",
+        **changes: object,
     ) -> Launch:
         """`simulate` on a study of tiny steps, with what `changes` replaces in it."""
         study = {
@@ -169,7 +175,7 @@ class World:
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml_text.dump(study))
         runs = runs or self.folder / "runs"
-        return self._start(name, runs, ["simulate", str(file), "--runs", str(runs)], plan)
+        return self._start(name, runs, ["simulate", str(file), "--runs", str(runs), "--engine", engine], plan)
 
     def gate(self, name: str, rounds: int) -> Gate:
         """A gate that lets a trainer work on so many rounds, and then holds it."""
@@ -178,13 +184,14 @@ class World:
         made.let(rounds)
         return made
 
-    def calm_weights(self, rounds: int) -> str:
-        """Digest of the weights of a study that nothing happens to: the same under every name."""
-        if rounds not in self._calm:
-            calm = self.launch(f"calm-{rounds}", rounds=rounds)
+    def calm_weights(self, rounds: int, **changes: object) -> str:
+        """Digest of the weights of a study that nothing happens to, in one process: the same under every name."""
+        key = json.dumps({"rounds": rounds} | changes, sort_keys=True)
+        if key not in self._calm:
+            calm = self.launch(f"calm-{len(self._calm)}", engine="inline", rounds=rounds, **changes)
             assert calm.end() == 0, calm.said()
-            self._calm[rounds] = calm.weights()
-        return self._calm[rounds]
+            self._calm[key] = calm.weights()
+        return self._calm[key]
 
     def resume(self, launch: Launch) -> Launch:
         """`resume` on the run of a launch that broke off."""
