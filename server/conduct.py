@@ -140,6 +140,7 @@ def _conduct(
     states = run_rounds(
         study, sites, cohort, start,
         readmit=readmit, best_weights=best_weights, on_progress=on_progress, pause=pause,
+        mask_record=config.run_dir / "opening.json",
     )  # fmt: skip
     del start  # its weights are needed for one round only
     for state in states:

@@ -95,13 +95,16 @@ class Watched:
 
 
 def after_one_round(
-    study: StudyConfig, sites: Mapping[str, SiteConfig], silent: Callable[[str, wire.Plan], bool]
+    study: StudyConfig,
+    sites: Mapping[str, SiteConfig],
+    silent: Callable[[str, wire.Plan], bool],
+    record: Path | None = None,
 ) -> tuple[str, Watched]:
     """Digest of the weights after round 1, and who was asked."""
     watched = Watched(sites, silent)
     cohort = enrol(study, watched, None)
     start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
-    state = next(run_rounds(study, watched, cohort, start, pause=lambda _: None))
+    state = next(run_rounds(study, watched, cohort, start, pause=lambda _: None, mask_record=record))
     return digest(state.weights), watched
 
 
@@ -267,14 +270,45 @@ def test_a_server_that_dies_before_a_sum_is_opened_has_the_round_masked_again(
     assert masked == plain
 
 
-def test_a_round_whose_sum_was_opened_and_lost_is_not_masked_again_and_says_so(
+@pytest.mark.parametrize("gone", [None, "north"], ids=["of all", "of those that stayed"])
+def test_a_server_that_dies_while_a_sum_is_opened_opens_the_same_sum_when_it_is_back(
+    gone: str | None, sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(rounds=1, **LOSES)
+    lost = never if gone is None else _drops(wire.RoundPlan)
+    killed = _killed_at("reveal", after=1)  # one site has given its shares out
+    with pytest.raises(Killed):
+        after_one_round(
+            study, sites, lambda site, plan: lost(site, plan) or killed(site, plan), tmp_path / "record"
+        )
+    masked, watched = after_one_round(study, sites, never, tmp_path / "record")
+    trained = {answer.site for answer in watched.answers if isinstance(answer, wire.RoundAnswer)}
+    assert trained == set(NAMES) - {gone}
+    plain, _ = after_one_round(make_study(rounds=1, **{**LOSES, "secure_aggregation": None}), sites, lost)
+    assert masked == plain
+
+
+def test_a_sum_that_was_being_opened_waits_for_all_of_its_sites(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(rounds=1, **LOSES)
+    with pytest.raises(Killed):
+        after_one_round(study, sites, _killed_at("reveal", after=1), tmp_path / "record")
+    with pytest.raises(QuorumNotMet, match=r"the answer of north is missing now\. Resume the study when"):
+        after_one_round(study, sites, _drops(wire.RoundPlan), tmp_path / "record")
+    masked, _ = after_one_round(study, sites, never, tmp_path / "record")
+    plain, _ = after_one_round(make_study(rounds=1, **{**LOSES, "secure_aggregation": None}), sites, never)
+    assert masked == plain
+
+
+def test_sites_mask_no_round_again_whose_sum_was_opened(
     sites: dict[str, SiteConfig], make_study: MakeStudy
 ) -> None:
     study = make_study(rounds=1, **MASKS)
     with pytest.raises(Killed):
         after_one_round(study, sites, _killed_at("reveal", after=2))
     with pytest.raises(QuorumNotMet, match="the sum of round 1 was opened, its masks are not made again"):
-        after_one_round(study, sites, never)
+        after_one_round(study, sites, never)  # a server that lost its record
 
 
 def test_a_study_goes_on_after_a_round_with_trainers_that_were_started_again(

@@ -348,10 +348,10 @@ def cut_line(world: World, seconds: float = 60.0) -> list[Seen]:
     ]  # fmt: skip
 
 
-def slow_line(world: World) -> list[Seen]:
-    """A model of 16 MB over 4 Mbit/s with 100 ms each way, for one of two sites."""
+def slow_line(world: World, mbit: float = 4.0) -> list[Seen]:
+    """A model of 16 MB over few Mbit/s with 100 ms each way, for one of two sites."""
     launch = world.launch(
-        "slow", Plan(links={"north": Link(mbit=4, delay_ms=100)}), rounds=1,
+        "slow", Plan(links={"north": Link(mbit=mbit, delay_ms=100)}), rounds=1,
         model={"encoder": "efficientnet_b0", "image_size": 32}, local={"steps": 1, "batch_size": 4},
         deadlines={"enrol_s": 400, "round_s": 400, "evaluate_s": 400},
     )  # fmt: skip
@@ -359,8 +359,8 @@ def slow_line(world: World) -> list[Seen]:
     line = _line(launch, r"round 1  north: trained.*")
     return [
         Seen(
-            "4 Mbit/s, 100 ms", "16 MB each way to one of two sites", _without_time(line), _answered_after(line),
-            _how_it_ended(launch, code), "nothing", code == 0,
+            f"{mbit:g} Mbit/s, 100 ms", "16 MB each way to one of two sites", _without_time(line),
+            _answered_after(line), _how_it_ended(launch, code), "nothing", code == 0,
         )
     ]  # fmt: skip
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from common import log
 from common.config import Scaffold, StudyConfig
@@ -47,21 +48,29 @@ def run_rounds(
     best_weights: Callable[[], Mapping[str, Array]] | None = None,
     on_progress: ProgressCallback = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
+    mask_record: Path | None = None,
 ) -> Iterator[RoundState]:
     """States after round start.round+1, ..., study.rounds, then the closing evaluation.
 
     Ends earlier if the study's selection stops it. The closing state has the weights of the last round and their
     validation scores, the chosen weights and their test scores, and a round number of one more. `readmit` is called
     before every round and returns the sites that the operator readmits. `best_weights` reads the weights of an earlier
-    round that the study has chosen. `on_progress` is called with the progress of the round. Raises QuorumNotMet; every
-    state yielded before is complete.
+    round that the study has chosen. `on_progress` is called with the progress of the round. `mask_record` is the file
+    of `MaskedRound`. Raises QuorumNotMet; every state yielded before is complete.
     """
     state = start
     del start  # no weights but those of `state` are held from round to round
     sites_that_decide = selection.deciding(study, cohort)
     while state.round < study.rounds and not stops_early(study, state):
         state = _trained(
-            study, sites, cohort, _readmitted(state, readmit()), sites_that_decide, on_progress, pause
+            study,
+            sites,
+            cohort,
+            _readmitted(state, readmit()),
+            sites_that_decide,
+            on_progress,
+            pause,
+            mask_record,
         )
         yield state
 
@@ -98,6 +107,7 @@ def _trained(
     sites_that_decide: Sequence[str],
     on_progress: ProgressCallback,
     pause: Callable[[float], None],
+    mask_record: Path | None,
 ) -> RoundState:
     """The state after one more round of training. Raises QuorumNotMet."""
     after, collector = _collect(
@@ -109,6 +119,7 @@ def _trained(
         score=_sides(study, state),
         on_progress=on_progress,
         pause=pause,
+        mask_record=mask_record,
     )
     collector.log_limited_shares()
     # An array of the delta is computed when the step reads it, so next to the weights before and after it
@@ -221,13 +232,14 @@ def _collect(
     score: tuple[ScoredSide, ...],
     on_progress: ProgressCallback,
     pause: Callable[[float], None],
+    mask_record: Path | None = None,
 ) -> tuple[RoundState, RoundCollector]:
     """The next state without its weights and optimizer, and the collector with the updates.
 
     Without a quorum the round is repeated as often as the study allows. Raises QuorumNotMet.
     """
     collector = RoundCollector(study, cohort, state, train=train, score=score, on_progress=on_progress)
-    masks = _prepared_masks(study, sites, collector, pause) if train else None
+    masks = _prepared_masks(study, sites, collector, pause, mask_record) if train else None
     while True:
         collector.ask(sites)
         if collector.num_answered >= study.sites.quorum:
@@ -257,12 +269,16 @@ def _collect(
 
 
 def _prepared_masks(
-    study: StudyConfig, sites: Sites, collector: RoundCollector, pause: Callable[[float], None]
+    study: StudyConfig,
+    sites: Sites,
+    collector: RoundCollector,
+    pause: Callable[[float], None],
+    record: Path | None,
 ) -> MaskedRound | None:
     """The masks of the collector's round; None in a study without them. Raises QuorumNotMet."""
     if study.secure_aggregation is None:
         return None
-    masks = MaskedRound(study, sites, collector.number, pause)
+    masks = MaskedRound(study, sites, collector.number, pause, record)
     masks.prepare(collector.trainers)
     collector.take_masks(masks.envelopes, masks.lacking)
     return masks

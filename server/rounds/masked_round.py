@@ -3,31 +3,55 @@
 Bonawitz et al. 2017, figure 4. The server passes messages on and adds up. It learns seeds of the sites whose answers
 it added, and mask keys of sites that dropped out, from as many sites as the study's threshold says. Sites check what
 it passes on (`client/masking/session.py`).
+
+A site opens one sum a round. So before the server asks for that, it keeps on disk which one it is: killed and started
+again, it collects the same answers under the same masks, and opens the same sum.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from common import log, wire
-from common.config import StudyConfig
+from common.config import Name, StudyConfig
 from common.errors import QuorumNotMet
+from common.files import read_json, write_json
 from common.masking import agreement, roster, sharing
 from common.masking.roster import Announcement
 from common.masking.stream import Stream
+from common.settings import Frozen
 from common.wire.mask_steps import Envelopes, MaskStep
 from server.aggregation.masked_mean import MaskedMean
 from server.rounds.failures import failure_sentence
 from server.rounds.sites import Deadline, Sites
 
 
+class Opening(Frozen):
+    """The sum that is opened, and the masks on it. Nothing of it is secret: shares are sealed for their sites."""
+
+    study: str
+    """Fingerprint."""
+    round: int
+    announcements: dict[Name, Announcement]
+    envelopes: dict[Name, Envelopes]
+    survivors: tuple[Name, ...]
+
+
 class MaskedRound:
     """The masks of one round, from the keys to the opened sum."""
 
     def __init__(
-        self, study: StudyConfig, sites: Sites, number: int, pause: Callable[[float], None] = time.sleep
+        self,
+        study: StudyConfig,
+        sites: Sites,
+        number: int,
+        pause: Callable[[float], None] = time.sleep,
+        record: Path | None = None,
     ) -> None:
+        """`record` is a file that outlives this process; None: a sum that this process does not open is lost."""
         self._study, self._sites, self._number, self._pause = study, sites, number, pause
+        self._record, self._began = record, _opening(record, study, number)
         self._announcements: dict[str, Announcement] = {}
         self.envelopes: dict[str, Envelopes] = {}
         """Shares for each site that has masks, by the site that sealed them."""
@@ -36,6 +60,9 @@ class MaskedRound:
 
     def prepare(self, names: Collection[str]) -> None:
         """Have these sites make masks with each other. Raises QuorumNotMet if too few do."""
+        if self._began is not None:
+            self._go_on_with(self._began)
+            return
         needed = max(self._study.mask_threshold, self._study.sites.quorum)
         few = ""
         for attempt in range(1, self._study.deadlines.repeats + 2):
@@ -52,6 +79,19 @@ class MaskedRound:
         why = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.lacking.items()))
         raise QuorumNotMet(
             f"round {self._number}: {few} ({why}). The weights after round {self._number - 1} are kept."
+        )
+
+    def _go_on_with(self, began: Opening) -> None:
+        self._announcements = began.announcements
+        self.envelopes = {site: began.envelopes[site] for site in began.survivors}
+        self.lacking = dict.fromkeys(
+            began.envelopes.keys() - self.envelopes.keys(),
+            "the round's sum was being opened without it when the server ended",
+        )
+        log.event(
+            f"round {self._number}: the sum of {', '.join(began.survivors)} was being opened when the server ended; "
+            "their answers are collected again",
+            round=self._number,
         )
 
     def _prepare(self, names: Collection[str]) -> None:
@@ -79,6 +119,7 @@ class MaskedRound:
     def open(self, total: MaskedMean) -> None:
         """Take the masks off the sum of the sites that were added. Raises QuorumNotMet if too few help."""
         survivors, threshold = total.sites, self._study.mask_threshold
+        began = self._begin(survivors)
         answers: dict[str, wire.MaskAnswer] = {}
         step = wire.RevealStep(survivors=survivors)
         for attempt in range(1, self._study.deadlines.repeats + 2):
@@ -100,7 +141,7 @@ class MaskedRound:
         }
         added, subtracted = [Stream(seed) for seed in seeds.values()], list[Stream]()
         about = roster.session(self._announcements, self._study.fingerprint, self._number)
-        for gone in self.envelopes.keys() - set(survivors):
+        for gone in began.envelopes.keys() - set(survivors):
             key = _combined({places[one]: answers[one].key_shares.get(gone) for one in helpers})
             if agreement.public(key).hex() != self._announcements[gone].mask_key:
                 raise QuorumNotMet(
@@ -115,6 +156,27 @@ class MaskedRound:
             f"round {self._number}: the sum of {', '.join(survivors)} is opened, with shares of {len(helpers)} of them",
             round=self._number,
         )
+
+    def _begin(self, survivors: tuple[str, ...]) -> Opening:
+        """What is opened; it is on disk from now on. Raises QuorumNotMet if it is not what was begun before."""
+        if self._began is not None:
+            if missing := set(self._began.survivors) - set(survivors):
+                raise QuorumNotMet(
+                    f"round {self._number}: its sum was being opened when the server ended, and can be opened with all "
+                    f"of its sites alone; the answer of {', '.join(sorted(missing))} is missing now. Resume the study "
+                    f"when they are connected. The weights after round {self._number - 1} are kept."
+                )
+            return self._began
+        began = Opening(
+            study=self._study.fingerprint,
+            round=self._number,
+            announcements=self._announcements,
+            envelopes=self.envelopes,
+            survivors=survivors,
+        )
+        if self._record is not None:
+            write_json(self._record, began)
+        return began
 
     def _ask(self, steps: Mapping[str, MaskStep]) -> dict[str, wire.MaskAnswer]:
         """Answers by site; why a site has none is in `lacking`."""
@@ -154,6 +216,12 @@ def with_envelopes(plan: wire.RoundPlan, envelopes: Envelopes) -> wire.RoundPlan
     return plan.model_copy(
         update={"plan_id": hashlib.sha256(text.encode()).hexdigest()[:32], "envelopes": envelopes}
     )
+
+
+def _opening(record: Path | None, study: StudyConfig, number: int) -> Opening | None:
+    """The sum of this round that a server before this one was about to open. Raises StorageError."""
+    found = read_json(record, Opening) if record is not None else None
+    return found if found is not None and (found.study, found.round) == (study.fingerprint, number) else None
 
 
 def _combined(shares: Mapping[int, str | None]) -> bytes:
