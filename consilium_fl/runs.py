@@ -170,7 +170,7 @@ class Run:
         )
 
     def write_report(self) -> Path:
-        """Write report.md and its pictures again, from what is on record; returns report.md.
+        """Write report.md with its pictures, and report.html, from what is on record; returns report.md.
 
         Raises StorageError if a record is damaged, ModuleNotFoundError without matplotlib.
         """

@@ -35,20 +35,25 @@ _LEGEND = (
 
 def markdown(outcome: Outcome) -> str:
     """The whole report."""
-    sections = [
-        opening(outcome),
-        *_data(outcome),
-        _figures(outcome),
-        _confusion(outcome),
-        _classes(outcome),
-        *own_models.section(outcome),
-        *_heads(outcome),
-        _rounds(outcome),
-        _costs(outcome),
-        troubles(outcome),
-        model_card(outcome),
-    ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(sections(outcome).values()) + "\n"
+
+
+def sections(outcome: Outcome) -> dict[str, str]:
+    """The report's sections by a short name, in their order; each but the first begins with its heading."""
+    found = {
+        "opening": [opening(outcome)],
+        "images": _data(outcome),
+        "model": [_figures(outcome)],
+        "confusion": [_confusion(outcome)],
+        "classes": [_classes(outcome)],
+        "own": own_models.section(outcome),
+        "heads": _heads(outcome),
+        "rounds": [_rounds(outcome)],
+        "cost": [_costs(outcome)],
+        "troubles": [troubles(outcome)],
+        "card": [model_card(outcome)],
+    }
+    return {name: text for name, texts in found.items() for text in texts}
 
 
 def _data(outcome: Outcome) -> list[str]:

@@ -1,8 +1,8 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
-The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `status.json` and the study alone, so it can be
-written again, or for a study that ended early. It is a folder of three files that refer to each other by name, and
-nothing is ever written outside that folder.
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `status.json` and the study alone,
+so it can be written again, or for a study that ended early. `report.md` refers to two pictures by name; `report.html`
+says the same in one file, with more figures. Nothing is ever written outside the run's folder.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,19 @@ from common.config import StudyConfig
 from common.files import write_atomically
 from server.enrolment import census, overlap
 from server.heads import record
-from server.report import plots
+from server.report import html, plots
 from server.report.markdown import markdown
 from server.report.outcome import Ending, Outcome
 from server.state import RoundState
-from server.storage import history, status
+from server.storage import history, last_scores, status
+
+PAGE = "report.html"
 
 
 def append_round(run_dir: Path, state: RoundState, study: StudyConfig) -> None:
-    """Record one round in `rounds.jsonl`; recording it again replaces it. Raises StorageError."""
+    """Record one round in `rounds.jsonl` and `scores.json`; recording it again replaces it. Raises StorageError."""
     history.append_round(run_dir, state, study.sites.evaluate)
+    last_scores.keep(run_dir, state)
 
 
 def write_report(
@@ -34,9 +37,9 @@ def write_report(
     start_from: Path | None = None,
     ending: Ending | None = None,
 ) -> Path:
-    """Write report.md, curves.png and confusion.png from what is on record; returns the first.
+    """Write report.md, its two pictures and report.html from what is on record; returns the first.
 
-    `synthetic` puts a banner on all three. `start_from` is the file with the first weights, if the operator gave
+    `synthetic` puts a banner on all of them. `start_from` is the file with the first weights, if the operator gave
     one. `ending` is how the study ends; None takes it from its status. Raises StorageError.
     """
     rounds, now = history.read_rounds(run_dir), status.read_status(run_dir)
@@ -63,4 +66,5 @@ def write_report(
         write_atomically(run_dir / "confusion.png", matrix)
     path = run_dir / "report.md"
     write_atomically(path, markdown(outcome).encode())
+    write_atomically(run_dir / PAGE, html.page(outcome, last_scores.load(run_dir), run_dir).encode())
     return path

@@ -181,7 +181,9 @@ def test_the_pictures_that_the_report_shows_are_there(finished, study):
         assert (finished / name).read_bytes().startswith(PNG)
     assert {path.name for path in finished.iterdir()} == {
         "rounds.jsonl",
+        "scores.json",
         "report.md",
+        "report.html",
         "curves.png",
         "confusion.png",
     }
