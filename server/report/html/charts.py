@@ -52,7 +52,7 @@ class Chart:
 
     title: str
     description: str
-    """What a reader who does not see the chart is told."""
+    """For a reader who does not see the chart."""
     x_label: str
     y_label: str
     x_ticks: tuple[Tick, ...]

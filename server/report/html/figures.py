@@ -120,10 +120,10 @@ def _curve(
     top = max((y for one in series for _, y in one.points if math.isfinite(y)), default=1.0)
     first, last = models[0].after_round, models[-1].after_round
     ends = [y for _, y in pooled if math.isfinite(y)]
-    told = f" Pooled: {ends[0]:.3f} first, {ends[-1]:.3f} last." if ends else ""
+    in_words = f" Pooled: {ends[0]:.3f} first, {ends[-1]:.3f} last." if ends else ""
     return chart(
         title.capitalize() if not title.startswith("AUROC") else title,
-        f"{title} of the model after rounds {first} to {last}, {len(sites)} sites.{told}",
+        f"{title} of the model after rounds {first} to {last}, {len(sites)} sites.{in_words}",
         series,
         x_label="model after round",
         y_label=title,
@@ -202,11 +202,13 @@ def class_curves(outcome: Outcome, kept: LastScores) -> list[Chart]:
     if len(classes) <= MOST_SERIES:
         named = list(zip(classes, histogram_C2B, strict=True))
         auroc_C = outcome.final.pooled.figures.auroc_C if outcome.final is not None else ()
-        told = ", ".join(f"{n} {a:.3f}" for n, a in zip(classes, auroc_C, strict=False) if math.isfinite(a))
+        in_words = ", ".join(
+            f"{n} {a:.3f}" for n, a in zip(classes, auroc_C, strict=False) if math.isfinite(a)
+        )
         charts = [
             chart(
                 "ROC, one class against all others",
-                f"Sensitivity over 1 minus specificity. AUROC: {told}.",
+                f"Sensitivity over 1 minus specificity. AUROC: {in_words}.",
                 [Series(name, roc(h), kind_of(place)) for place, (name, h) in enumerate(named)]
                 + [Series("by chance", [(0, 0), (1, 1)], "ideal")],
                 x_label="1 - specificity",
@@ -239,12 +241,12 @@ def _precision(histogram_2B: Histogram) -> list[tuple[float, float]]:
 
 def _reliability(scored: PooledScore) -> Chart:
     filled = [one for one in reliability(scored.score) if one is not None]
-    told = "; ".join(
+    in_words = "; ".join(
         f"{one.accuracy:.2f} at {one.confidence:.2f} ({one.num_images} images)" for one in filled
     )
     return chart(
         "Reliability of the predicted class",
-        f"Share of right predictions by mean probability: {told}.",
+        f"Share of right predictions by mean probability: {in_words}.",
         [
             Series("this model", [(one.confidence, one.accuracy) for one in filled], "c0 d0", markers=True),
             Series("perfectly calibrated", [(0, 0), (1, 1)], "ideal"),

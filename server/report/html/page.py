@@ -90,7 +90,7 @@ def _left_out(outcome: Outcome, kept: LastScores) -> Iterator[str]:
         if final.side == "test" and kept.of("validation", final.after_round) is None:
             yield "Thresholds chosen on validation images: this model has no scores on them."
     if len(study.classes) > charts.MOST_SERIES:
-        yield f"ROC and precision over recall: {len(study.classes)} lines cannot be told apart."
+        yield f"ROC and precision over recall: {len(study.classes)} lines are too many for one chart."
     if len(study.classes) > figures.MOST_CLASSES:
         yield f"Recall by site and thresholds: a table each for {len(study.classes)} classes is too long."
     if len(final.sites) > figures.MOST_SITES:
