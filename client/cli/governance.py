@@ -1,7 +1,5 @@
 """Commands by which a site decides about studies and reviews what has left."""
 
-import getpass
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 from client.cli.options import GOVERNANCE, SiteFile
 from common.console import terminal
 from common.console.command_line import command
+from common.console.person import user_name
 from common.errors import ConfigError
 
 
@@ -107,7 +106,7 @@ def _approve(
     if reason and not refuse:
         raise ConfigError("--reason is for a refusal; add --refuse")
     approval.require_reason(reason)
-    state_dir, by = load_site(settings).state_dir, _user()
+    state_dir, by = load_site(settings).state_dir, user_name()
     meant = approval.find(state_dir, study, refuse=refuse)
     entry = {"study": meant.study.name, "fingerprint": meant.study.fingerprint, "by": by}
     if refuse:
@@ -119,13 +118,6 @@ def _approve(
     approval.approve(state_dir, meant, by=by, now=datetime.now(UTC))
     print(f"approved: {approval.describe(meant)}")
     return 0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
 
 
 def _audit(

@@ -20,7 +20,17 @@ from common.network.hosts import joined, plain_host
 from common.polling import POLL_S, wait_until
 from common.processes.launcher import Interrupted
 from common.processes.tail import Tail
-from server.cli.options import SERVER, STUDIES, RunDir, ServerDir, SiteName, StudyFile
+from server.cli import console
+from server.cli.options import (
+    CONSOLE_PORT,
+    SERVER,
+    STUDIES,
+    ConsolePort,
+    RunDir,
+    ServerDir,
+    SiteName,
+    StudyFile,
+)
 
 if TYPE_CHECKING:
     from common.config import StudyConfig
@@ -40,6 +50,7 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-server up /srv/skin",
             "consilium-server up /srv/skin --metrics-port 9464",
+            "consilium-server up /srv/skin --console",
             "consilium-server up /srv/skin --study study.yaml --exit-when-done",
         ],
     )(_up)
@@ -102,6 +113,10 @@ def _up(
             help="Address for the metrics. There is no password; the default is this machine only.",
         ),
     ] = "127.0.0.1",
+    with_console: Annotated[
+        bool, typer.Option("--console", help="Serve the console for a browser on this machine.")
+    ] = False,
+    console_port: ConsolePort = CONSOLE_PORT,
     over: Annotated[
         Path | None,
         typer.Option(
@@ -128,6 +143,8 @@ def _up(
         first = None if study is None else load_settings(study, StudyConfig, "study")
         if metrics_port is not None:
             _serve_metrics(folder, metrics_host, metrics_port)
+        if with_console:
+            console.beside(folder, console_port)
         return _serve(folder, first, exit_when_done=exit_when_done)
 
     if over is None:
@@ -193,17 +210,12 @@ def _run(
     """
     from common.config import StudyConfig
     from common.settings import load_settings
-    from server.deployment import queue, site_keys
+    from server.deployment import orders
     from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
     study = load_settings(study_file, StudyConfig, "study")
-    if missing := sorted(set(study.sites.all) - site_keys.enrolled(folder).keys()):
-        raise ConfigError(
-            f"the study names {', '.join(missing)}, whose keys are not enrolled; `consilium-server enrol` "
-            "them, or leave them out of the study"
-        )
-    entry = queue.put(folder, study)
+    entry = orders.start(folder, study, "command line")
     _print_queued(folder, study.name)
     if not wait:
         return 0
@@ -220,9 +232,9 @@ def _run(
 
 def resume(folder: "ServerFolder", name: str) -> int:
     """Put a study that broke off or was stopped back into the queue. Raises ConfigError."""
-    from server.deployment import queue
+    from server.deployment import orders
 
-    queue.put_back(folder, name)
+    orders.resume(folder, name, "command line")
     _print_queued(folder, name)
     return 0
 
@@ -278,11 +290,11 @@ def _enrol(
 
     If the server does not run, from its next start.
     """
-    from server.deployment import site_keys
+    from server.deployment import orders, site_keys
     from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
-    key = site_keys.enrol(folder, site, public_key)
+    key = orders.enrol(folder, site, public_key, "command line")
     print(f"{site} may connect, with the key\n  {key.fingerprint}")
     print("Compare it with what the site reads out: `consilium-site key` printed it there.")
     _wait_until(
@@ -296,11 +308,11 @@ def _revoke(directory: ServerDir, site: SiteName) -> int:
 
     It needs a new key to come back.
     """
-    from server.deployment import site_keys
+    from server.deployment import orders, site_keys
     from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
-    key = site_keys.revoke(folder, site)
+    key = orders.revoke(folder, site, "command line")
     _wait_until(folder, lambda: key.pem not in site_keys.nodes(folder.database), f"{site} is not cut off")
     print(f"{site} is cut off; its key {key.fingerprint} is never accepted again")
     return 0
@@ -361,18 +373,9 @@ def _readmit(run_dir: RunDir, site: SiteName) -> int:
 
     A study that is running need not be stopped.
     """
-    from common.config import StudyConfig
-    from common.settings import load_settings
-    from server.storage import requests, status
+    from server.deployment import orders
 
-    now = status.read_status(run_dir)
-    if now is not None and (run_dir / "study.yaml").exists():
-        study = load_settings(run_dir / "study.yaml", StudyConfig, "study")
-        if site not in study.sites.all:
-            raise ConfigError(f"study {study.name} names no site {site}, only {', '.join(study.sites.all)}")
-        if now.status == "finished":
-            raise ConfigError(f"study {study.name} is finished; there is no next round")
-    requests.ask_to_readmit(run_dir, site)
+    now = orders.readmit(run_dir, site, "command line")
     when = "once it is resumed, in the next round" if now is not None and now.is_over else "in the next round"
     print(f"{site} gets a plan again {when} of {run_dir.name}")
     return 0
@@ -414,19 +417,12 @@ def _latest(folder: "ServerFolder") -> str:
 
 def _stop(directory: ServerDir) -> int:
     """Stop the study that runs; `resume` goes on with it."""
-    from server.deployment import queue
+    from server.deployment import orders
     from server.deployment.folder import open_folder
-    from server.storage import checkpoint, requests
+    from server.storage import checkpoint
 
     folder = open_folder(directory)
-    now = queue.running(folder)
-    if now is None:
-        raise ConfigError("no study is running")
-    if not folder.is_up:
-        raise ConfigError(
-            f"no server runs here, so nothing runs; study {now.name} goes on at the next `consilium-server up`"
-        )
-    requests.ask_to_stop(folder.runs / now.name)
+    now = orders.stop(folder, "command line")
     _wait_until(folder, lambda: not now.path.exists(), f"study {now.name} has not stopped")
     again = (
         f"`consilium-server resume {folder.root} {now.name}` goes on with it"

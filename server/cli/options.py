@@ -36,3 +36,7 @@ Engine: TypeAlias = Annotated[
         "a network; quicker, and the same bits. `ray`: trainers on Ray's workers, for many sites.",
     ),
 ]
+CONSOLE_PORT = 8765
+ConsolePort: TypeAlias = Annotated[
+    int, typer.Option("--console-port", metavar="PORT", min=1, max=65535, help="Port of the console.")
+]

@@ -1,0 +1,1 @@
+"""What both consoles in the browser share: login, protection against other pages, layout, serving."""
