@@ -16,8 +16,9 @@ from typing import Any
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+    "--disable-dev-shm-usage",
     "--disable-features=Translate,MediaRouter,OptimizationHints", "--hide-scrollbars",
     "--remote-debugging-pipe",
 )  # fmt: skip
@@ -40,7 +41,8 @@ class Chromium:
         to_read, self._to = os.pipe()
         self._from, to_write = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WITH_PIPES, str(to_read), str(to_write), PROGRAM, *_FLAGS, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", _WITH_PIPES, str(to_read), str(to_write), PROGRAM, *_FLAGS,
+             f"--user-data-dir={profile}"],
             pass_fds=(to_read, to_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env=os.environ | {"HOME": str(profile)},
         )  # fmt: skip

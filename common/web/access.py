@@ -1,6 +1,6 @@
 """Login of a console: one token in a file, and signed cookies.
 
-The token is the only secret. It lies in a file of its user alone, so that whoever may read the file may log in. A
+The token is the only secret. It lies in a file of its user alone, so the person who may read the file may log in. A
 cookie names a session and its end, with a code that only the token's holder can compute. So sessions live through a
 restart, and a new token ends them all. The form token of a session (against requests that another page makes) is
 computed in the same way.

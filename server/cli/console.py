@@ -1,6 +1,7 @@
 """Commands for the console: pages in a browser for the person who runs the server."""
 
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from common.processes.launcher import Interrupted
 from server.cli.options import CONSOLE_PORT, SERVER, ServerDir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from common.web.serve import Place
     from server.deployment.folder import ServerFolder
@@ -33,11 +34,16 @@ def add_commands(app: typer.Typer) -> None:
     )(_console)
 
 
-def beside(folder: "ServerFolder", port: int) -> None:
-    """Serve the console on loopback until this process ends. Raises ConfigError, LaunchError."""
+@contextmanager
+def beside(folder: "ServerFolder", port: int) -> "Iterator[None]":
+    """Serve the console on loopback as long as this lasts. Raises ConfigError, LaunchError."""
     from common.web.serve import Place
 
-    _start(folder, Place(port=port))
+    stop = _start(folder, Place(port=port))
+    try:
+        yield
+    finally:
+        stop()
 
 
 def _console(
@@ -68,12 +74,17 @@ def _console(
 
     stop = _start(open_folder(directory), Place(host, port, cert, key))
     try:
-        threading.Event().wait()
+        _wait()
     except Interrupted:
         log.event("the console is stopping; studies go on")
     finally:
         stop()
     return DONE
+
+
+def _wait() -> None:
+    """Wait for the signal that ends this process."""
+    threading.Event().wait()
 
 
 def _start(folder: "ServerFolder", place: "Place") -> "Callable[[], None]":

@@ -7,6 +7,7 @@ while it does not, and its user needs no more rights than those on the files.
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,9 +144,8 @@ def _up(
         first = None if study is None else load_settings(study, StudyConfig, "study")
         if metrics_port is not None:
             _serve_metrics(folder, metrics_host, metrics_port)
-        if with_console:
-            console.beside(folder, console_port)
-        return _serve(folder, first, exit_when_done=exit_when_done)
+        with console.beside(folder, console_port) if with_console else nullcontext():
+            return _serve(folder, first, exit_when_done=exit_when_done)
 
     if over is None:
         outcome = serve()

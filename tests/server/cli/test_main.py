@@ -23,6 +23,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "run",
         "status",
         "logs",
+        "console",
         "stop",
         "readmit",
         "resume",

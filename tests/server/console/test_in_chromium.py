@@ -108,7 +108,9 @@ def test_a_page_of_a_stranger_gives_no_order_and_markup_of_a_site_does_not_run(
     assert queue.waiting(folder) == []
 
 
-def test_without_javascript_and_with_ten_thousand_lines_the_log_is_read(chromium, place, run_dir, folder) -> None:
+def test_without_javascript_and_with_ten_thousand_lines_the_log_is_read(
+    chromium, place, run_dir, folder
+) -> None:
     lines = "".join(f"10:00:00  {'WARNING: ' if n % 100 == 0 else ''}event {n}\n" for n in range(10_000))
     (run_dir / "server.log").write_text(lines)
     with serving(application(folder, Sessions(TOKEN), place.address), place):
