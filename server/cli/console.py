@@ -95,9 +95,9 @@ def _start(folder: "ServerFolder", place: "Place") -> "Callable[[], None]":
         raise LaunchError(
             f"the console needs the package {error.name}; install Consilium with its extra `server`"
         ) from error
-    file = folder.root / "console.token"
+    address, file = place.address, folder.root / "console.token"
     token, is_new = access.load_token(file)
-    stop = serve.start(application(folder, access.Sessions(token), place.address), place)
+    stop = serve.start(application(folder, access.Sessions(token), address), place)
     log.event(f"the console is on {place.url}; its token is in {file}")
     if is_new and is_terminal():  # a journal keeps what a service prints
         print(f"The token for the console, shown this once:\n  {token}", flush=True)

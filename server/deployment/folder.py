@@ -10,6 +10,7 @@ whether the server runs or not, and what was asked for outlives a power cut.
     queue/, running/    studies that wait, and the one that runs
     runs/STUDY/         what a study leaves
     wishes/             what the operator asks of a running study
+    orders.jsonl        what the operator has ordered, here and on the console; console.token opens the latter
     flower/, logs/      the SuperLink's database, app and weights on their way, and what every process says
 """
 
