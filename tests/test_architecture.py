@@ -29,6 +29,7 @@ TURNED = {
     "the Python interface on neither side": ("consilium_fl/studies.py", "import client.config"),
     "torch and what needs it only at the sites": ("server/aggregation/mean.py", "import torch"),
     "no torch where the network is": ("client/gateway/link.py", "import client.training.hardware.device"),
+    "no images where the site's console is": ("client/console/reading.py", "import client.data.manifest"),
     "flwr only where messages are packed, sent and launched": ("client/trainer.py", "import flwr"),
     "folders of common, from top to bottom": ("common/config/study.py", "import common.wire"),
     "folders of the server, from top to bottom": ("server/aggregation/mean.py", "import server.rounds.loop"),
@@ -90,7 +91,14 @@ def loads(module: str, unwanted: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "module", ["client.gateway.relay", "client.gateway.link", "client.gateway.settings", "server.app"]
+    "module",
+    [
+        "client.gateway.relay",
+        "client.gateway.link",
+        "client.gateway.settings",
+        "server.app",
+        "client.console.app",
+    ],
 )
 def test_a_process_without_images_starts_without_torch(module: str) -> None:
     assert not loads(module, "torch")

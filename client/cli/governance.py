@@ -1,7 +1,6 @@
 """Commands by which a site decides about studies and reviews what has left."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -101,22 +100,11 @@ def _approve(
     """
     from client.config import load_site
     from client.governance import approval
-    from client.governance.audit import Audit
+    from client.governance.decide import decide
 
-    if reason and not refuse:
-        raise ConfigError("--reason is for a refusal; add --refuse")
-    approval.require_reason(reason)
-    state_dir, by = load_site(settings).state_dir, user_name()
-    meant = approval.find(state_dir, study, refuse=refuse)
-    entry = {"study": meant.study.name, "fingerprint": meant.study.fingerprint, "by": by}
-    if refuse:
-        Audit(state_dir).append("decline", entry | ({"reason": reason} if reason else {}))
-        approval.refuse(state_dir, meant, by=by, now=datetime.now(UTC), reason=reason)
-        print(f"refused: {approval.describe(meant)}")
-        return 0
-    Audit(state_dir).append("approval", entry)  # first: an approval that is not in the log does not count
-    approval.approve(state_dir, meant, by=by, now=datetime.now(UTC))
-    print(f"approved: {approval.describe(meant)}")
+    state_dir = load_site(settings).state_dir
+    meant = decide(state_dir, study, by=user_name(), refuse=refuse, reason=reason)
+    print(f"{'refused' if refuse else 'approved'}: {approval.describe(meant)}")
     return 0
 
 

@@ -7,7 +7,7 @@ work without it.
 import sys
 from collections.abc import Sequence
 
-from client.cli import data, governance, model, run
+from client.cli import console, data, governance, model, run
 from common.console import command_line
 
 NAME = "consilium-site"
@@ -19,6 +19,7 @@ app = command_line.program(
 data.add_preflight(app)
 run.add_commands(app)
 governance.add_commands(app)
+console.add_commands(app)
 model.add_commands(app)
 data.add_simulation(app)
 

@@ -99,6 +99,12 @@ def pending(state_dir: Path) -> list[Pending]:
     return [one for one in _all(state_dir, "pending") if decision(state_dir, one.study).answer == "undecided"]
 
 
+def decided(state_dir: Path) -> list[Pending]:
+    """Studies that a person has approved or refused, the latest decision first."""
+    known = [*_all(state_dir, "approved"), *_all(state_dir, "refused")]
+    return sorted(known, key=lambda one: one.asked, reverse=True)
+
+
 def end(state_dir: Path, study: StudyConfig) -> None:
     """An approval that was used up: from now on the study needs another one."""
     _path(state_dir, "approved", study).unlink(missing_ok=True)

@@ -37,14 +37,34 @@ class Sent:
 
 def describe(name: str, state_dir: Path, socket: Path | None, now: datetime | None = None) -> str:
     """The status as text. Raises StorageError."""
-    lines = [f"{name}: {_trainer(socket)}"]
+    lines = [f"{name}: {trainer(socket)}"]
     lines += summarize(audit.events(state_dir / audit.FILE), now or datetime.now(UTC))
     lines += [f"waits for your approval: {approval.describe(study)}" for study in approval.pending(state_dir)]
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a site does now, and what it has sent."""
+
+    open_plan: Fields | None
+    """The plan that is worked on; None while the site waits for one."""
+    last: Fields | None
+    """The log's last line; None without any."""
+    by_study: dict[str, Sent]
+
+
 def summarize(events: Iterable[Fields], now: datetime) -> list[str]:
     """Lines on the current work and, by study, on what has left, from the audit log's entries."""
+    work = follow(events)
+    if work.last is None:
+        return ["no plan received and nothing sent yet"]
+    lines = (describe_study(name, left) for name, left in work.by_study.items())
+    return [doing(work, now), *lines]
+
+
+def follow(events: Iterable[Fields]) -> Work:
+    """The current work and, by study, what has left, from the audit log's entries."""
     by_study: dict[str, Sent] = {}
     studies: dict[str, str] = {}  # by plan
     answered: set[str] = set()
@@ -77,19 +97,21 @@ def summarize(events: Iterable[Fields], now: datetime) -> list[str]:
                 left.refused += 1
             case "failure":
                 left.failed += 1
-    if last is None:
-        return ["no plan received and nothing sent yet"]
-    return [_doing(open_plan, last, now), *(_study(name, left) for name, left in by_study.items())]
+    return Work(open_plan, last, by_study)
 
 
-def _doing(open_plan: Fields | None, last: Fields, now: datetime) -> str:
-    if open_plan is None:
-        return f"waits for a plan, since {_since(last, now)}"
+def doing(work: Work, now: datetime) -> str:
+    """What the site works on, and since when."""
+    if work.last is None:
+        return "no plan received and nothing sent yet"
+    if (open_plan := work.open_plan) is None:
+        return f"waits for a plan, since {_since(work.last, now)}"
     what = f"round {open_plan['round']}" if "round" in open_plan else "the set-up"
     return f"works on {what} of study {open_plan['study']}, since {_since(open_plan, now)}"
 
 
-def _study(name: str, left: Sent) -> str:
+def describe_study(name: str, left: Sent) -> str:
+    """What has left for one study, in one line."""
     sent = f"{left.answers} answers, {left.num_bytes / 2**20:,.1f} MiB"
     rounds = f", of {len(left.rounds)} rounds" if left.rounds else ""
     last = f"; last at {left.last[:19].replace('T', ' ')} UTC" if left.last else ""
@@ -113,7 +135,8 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _trainer(socket: Path | None) -> str:
+def trainer(socket: Path | None) -> str:
+    """Whether the trainer runs, for a person."""
     if socket is None:
         return "site.yaml names no socket, so whether the trainer runs is not known"
     if (why := unix_sockets.too_long(socket)) is not None:

@@ -30,6 +30,14 @@ class Place:
     port: int = 8765
     certificate: Path | None = None
     key: Path | None = None
+    published: bool = False
+    """In a container whose port is published on the machine's loopback alone: it listens on every address of the
+    container, and is found under the names of loopback."""
+
+    @property
+    def listen(self) -> str:
+        """The address to listen on."""
+        return "0.0.0.0" if self.published else self.host
 
     @property
     def address(self) -> Address:
@@ -75,9 +83,9 @@ def _names(certificate: Path) -> set[str]:
 
 
 @contextmanager
-def serving(app: ASGIApp, place: Place) -> Iterator[None]:
+def serving(app: ASGIApp, place: Place, confine: Callable[[], object] | None = None) -> Iterator[None]:
     """Serve `app` in a thread as long as this lasts. Raises ConfigError, LaunchError."""
-    stop = start(app, place)
+    stop = start(app, place, confine)
     try:
         yield
     finally:
@@ -96,15 +104,18 @@ def _tls(place: Place) -> ssl.SSLContext:
     return context
 
 
-def start(app: ASGIApp, place: Place) -> Callable[[], None]:
-    """Serve `app` in a thread until the returned function is called. Raises ConfigError, LaunchError."""
+def start(app: ASGIApp, place: Place, confine: Callable[[], object] | None = None) -> Callable[[], None]:
+    """Serve `app` in a thread until the returned function is called. Raises ConfigError, LaunchError.
+
+    `confine` is called once the port is open, before anything is answered.
+    """
     context = None if place.address.scheme == "http" else _tls(place)
     try:
-        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        listener = socket.create_server((place.host, place.port), family=family, backlog=64)
+        family = socket.AF_INET6 if ":" in place.listen else socket.AF_INET
+        listener = socket.create_server((place.listen, place.port), family=family, backlog=64)
     except OSError as error:
         raise LaunchError(
-            f"{joined(place.host, place.port)} cannot be used for the console: {error.strerror}; give another port"
+            f"{joined(place.listen, place.port)} cannot be used for the console: {error.strerror}; give another port"
         ) from error
     config = uvicorn.Config(
         app,
@@ -121,6 +132,8 @@ def start(app: ASGIApp, place: Place) -> Callable[[], None]:
         timeout_graceful_shutdown=1,
         ssl_context_factory=None if context is None else lambda *_: context,
     )
+    if confine is not None:
+        confine()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="console", daemon=True)
     thread.start()

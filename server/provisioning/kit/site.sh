@@ -7,6 +7,7 @@
 #   ./site.sh status     what this site is doing, and what has left it
 #   ./site.sh users      without Docker, as root, once: two users, one for the gateway and one for the trainer
 #   ./site.sh units      without Docker: what both systemd units need of site.yaml and gateway.yaml
+#   ./site.sh console    pages for a browser on this machine: what is trained, what has left, studies to decide about
 #   ./site.sh pending, approve STUDY (or approve STUDY --refuse), audit, logs, down
 set -eu
 umask 077
@@ -101,7 +102,7 @@ need_images() {
 what=${1:-help}
 [ $# -eq 0 ] || shift
 case $what in
-key | check | up | status | pending | approve | audit)
+key | check | up | status | console | pending | approve | audit)
     if [ -n "$plain" ]; then need_program; else need_images; fi
     ;;
 units) need_program ;;
@@ -165,6 +166,14 @@ units)
     echo "copy both units and both folders *.service.d to /etc/systemd/system, then systemctl daemon-reload"
     ;;
 status | pending | audit) trainer "$what" "$(settings)" "$@" ;;
+console)
+    if [ -n "$plain" ]; then exec consilium-site console site.yaml "$@"; fi
+    mkdir -p state/approvals state/console
+    : >>state/audit.jsonl # so that the container sees this file, and not the folder with the decoded images
+    write_env || exit 1
+    echo "the console is on http://127.0.0.1:8766/ until Ctrl-C; its token is in state/console/token"
+    exec docker compose run --rm --service-ports console
+    ;;
 approve) trainer approve "$(settings)" "$@" ;;
 *)
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0"

@@ -27,6 +27,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "pending",
         "approve",
         "audit",
+        "console",
         "mask-key",
         "predict",
         "merge",

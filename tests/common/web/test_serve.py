@@ -26,6 +26,12 @@ def test_loopback_is_found_under_its_own_names_alone() -> None:
     assert address.scheme == "http"
 
 
+def test_in_a_container_it_listens_everywhere_and_is_found_under_loopback_alone() -> None:
+    place = Place(published=True)
+    assert place.listen == "0.0.0.0"
+    assert place.address == Place().address
+
+
 def test_with_a_certificate_it_is_found_under_the_names_in_it(tmp_path) -> None:
     identity = make_server_identity(tmp_path, ["console.example", "192.0.2.7"])
     address = Place("192.0.2.7", 8443, identity.certificate, identity.key).address

@@ -385,3 +385,13 @@ def test_without_a_word_it_says_what_there_is(site_sh) -> None:
     code, said, calls = site_sh(docker=True)
     assert (code, calls) == (2, [])
     assert "./site.sh check" in said
+
+
+def test_the_console_is_served_with_docker_and_without(kit: Path, site_sh) -> None:
+    assert site_sh("console", docker=False) == (0, "", ["consilium-site console site.yaml"])
+    code, said, calls = site_sh("console", docker=True)
+    assert code == 0
+    assert "http://127.0.0.1:8766/" in said
+    assert calls == ["docker compose run --rm --service-ports console"]
+    assert (kit / "state" / "audit.jsonl").read_bytes() == b""
+    assert (kit / "state" / "console").is_dir()

@@ -94,6 +94,19 @@ def test_a_kits_trainer_has_no_network_and_no_key_and_its_gateway_no_images(made
     }  # fmt: skip
 
 
+def test_a_kits_console_sees_neither_images_nor_the_trainers_files_and_is_on_loopback(made: Path) -> None:
+    compose = yaml.safe_load(files(made / "kits" / "north.zip")["docker-compose.yml"])
+    console = compose["services"]["console"]
+    assert {mount["source"]: mount.get("read_only", False) for mount in console["volumes"]} == {
+        "./site.yaml": True, "./state/audit.jsonl": False, "./state/approvals": False, "./state/console": False,
+    }  # fmt: skip
+    assert console["ports"] == ["127.0.0.1:8766:8766"]
+    assert console["profiles"] == ["console"]
+    assert console["read_only"] is True
+    assert console["cap_drop"] == ["ALL"]
+    assert not {"inside", "outside"} & set(console["networks"])
+
+
 def test_to_provision_again_changes_nothing(made: Path, tmp_path: Path) -> None:
     before = state(made)
     told = list(startup_kit.provision(tmp_path / "federation.yaml", made))
