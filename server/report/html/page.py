@@ -11,19 +11,20 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from common.release import version
 from server.report import markdown
 from server.report.html import charts, figures
+from server.report.html.templates import STYLE, TEMPLATES
 from server.report.html.text import Section, section
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.storage.last_scores import LastScores
 
 _TEMPLATES = Environment(
-    loader=PackageLoader("server.report.html"),
+    loader=DictLoader(TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -47,16 +48,14 @@ def page(outcome: Outcome, kept: LastScores, run_dir: Path) -> str:
             name: Section(one.title, Markup()) if name in _IN_FIGURES else one
             for name, one in sections.items()
         }
-    style, _, _ = _TEMPLATES.loader.get_source(_TEMPLATES, "page.css")  # type: ignore[union-attr]
-    style = style.replace("\r\n", "\n")
     final = outcome.final
     return _TEMPLATES.get_template("page.html.jinja").render(
         title=opening.title,
         opening=opening.body,
         synthetic=SYNTHETIC if outcome.synthetic else "",
         sections=sections,
-        style=Markup(style),
-        policy=f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; base-uri 'none'; form-action 'none'",
+        style=Markup(STYLE),
+        policy=f"default-src 'none'; style-src 'sha256-{_sha256(STYLE)}'; base-uri 'none'; form-action 'none'",
         curves=figures.curves(outcome),
         forests=figures.forests(outcome),
         matrices=matrices,

@@ -1,6 +1,9 @@
 """What the ServerApp's bundle holds: it stays on the server, and nothing of a site's code is in it."""
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -25,6 +28,17 @@ def test_flower_packs_the_servers_code_and_the_common_one_alone(app: Path) -> No
         "pyproject.toml",
         "server",
     }
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr's
+def test_a_study_is_conducted_and_reported_from_what_flower_packs(app: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(io.BytesIO(build_fab_from_disk(app))).extractall(tmp_path)
+    code = "import server.app, server.conduct; print(server.conduct.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "server/conduct.py"), done.stderr
 
 
 def test_nothing_of_a_sites_code_is_staged(app: Path) -> None:
