@@ -55,7 +55,7 @@ def simulate(
         given,
         Path(sites),
         Path(runs),
-        engine=engines.engine(engine, _open_trainer, port, workers, gpu_share),
+        engine=engines.engine(engine, open_trainer, port, workers, gpu_share),
         adopt=adopt,
         leave_out=leave_out,
     )
@@ -74,11 +74,11 @@ def resume(
         True
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    simulation.resume_run(folder, Path(sites), engine=engines.engine(engine, _open_trainer, port))
+    simulation.resume_run(folder, Path(sites), engine=engines.engine(engine, open_trainer, port))
     return Run.open(folder)
 
 
-def _open_trainer() -> engines.OpenTrainer:
+def open_trainer() -> engines.OpenTrainer:
     """The sites' side, for an engine that runs it in this process. Raises ModuleNotFoundError that names the extra.
 
     It is loaded by name, as the other engine starts `python -m client.cli`: the server's side knows no trainer.
@@ -135,11 +135,11 @@ def compare(
     `only` names variants to run instead of all. A study that fails does not stop the others. Raises ConfigError
     if the grid or the sites cannot be used.
 
-        >>> comparison = compare("configs/paper/ham10000-sites.yaml", "sites")      # doctest: +SKIP
+        >>> comparison = compare("configs/grid/ham10000-sites.yaml", "sites")      # doctest: +SKIP
         >>> [(v.name, v.run.scores()[-1].balanced_accuracy) for v in comparison.variants]   # doctest: +SKIP
     """
     folder, rows = experiments.run_grid(
-        Path(grid), Path(sites), Path(runs), tuple(only), engines.engine(engine, _open_trainer)
+        Path(grid), Path(sites), Path(runs), tuple(only), engines.engine(engine, open_trainer)
     )
     return Comparison(
         folder,

@@ -8,6 +8,7 @@ from client.config import load_site
 from common.config import StudyConfig
 from common.settings import load_settings
 from server.config import FederationConfig
+from server.paper.experiment import Experiment
 from server.simulation.grid import Grid, studies
 from tests.places import CONFIGS
 
@@ -22,6 +23,9 @@ def test_a_shipped_yaml_is_valid(path: Path) -> None:
         case "site":
             load_site(path)
         case "paper":
+            experiment = load_settings(path, Experiment, "experiment")
+            assert experiment.name == path.stem
+        case "grid":
             grid = load_settings(path, Grid, "grid")
             assert grid.name == path.stem
             assert len(studies(grid, path.name)) == len(grid.variants) * len(grid.seeds)
@@ -32,4 +36,4 @@ def test_a_shipped_yaml_is_valid(path: Path) -> None:
 
 
 def test_some_of_each_kind_ship() -> None:
-    assert {path.parent.name for path in SHIPPED} >= {"study", "site", "paper"}
+    assert {path.parent.name for path in SHIPPED} >= {"study", "site", "grid", "paper"}

@@ -442,8 +442,6 @@ def _named_paths(entries: Iterable[str]) -> dict[str, Path]:
         if name in paths:
             raise ConfigError(f"--join {entry}: there is a site {name} already; give each its own name")
         paths[name] = Path(path)
-    if len(paths) < 2:
-        raise ConfigError("--join needs at least two data sets, each with a --join of its own")
     return paths
 
 

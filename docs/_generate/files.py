@@ -11,6 +11,7 @@ from client.gateway.settings import GatewayConfig
 from common.config import StudyConfig
 from common.settings import Frozen
 from server.config import FederationConfig, ServerConfig
+from server.paper.experiment import Experiment
 from server.simulation.grid import Grid
 
 
@@ -34,6 +35,7 @@ FILES = {
         SettingsFile("gateway", "Gateway", GatewayConfig),
         SettingsFile("federation", "Federation", FederationConfig, "server"),
         SettingsFile("server", "Server", ServerConfig),
-        SettingsFile("grid", "Grid of studies", Grid, "paper"),
+        SettingsFile("grid", "Grid of studies", Grid, "grid"),
+        SettingsFile("experiment", "Experiment of the paper", Experiment, "paper"),
     )
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from common.console import command_line
 from common.processes.launcher import interruptible
-from server.cli import console, operate, provision, simulate
+from server.cli import console, operate, paper, provision, simulate
 
 NAME = "consilium-server"
 
@@ -20,6 +20,7 @@ provision.add_commands(app)
 operate.add_commands(app)
 console.add_commands(app)
 simulate.add_commands(app)
+paper.add_commands(app)
 provision.add_container_commands(app)
 
 

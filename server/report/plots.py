@@ -1,4 +1,4 @@
-"""The two pictures of a report: curves over the rounds, and the confusion matrix.
+"""Pictures of reports: curves over the rounds, the confusion matrix, and comparisons of runs.
 
 Colours are those of Okabe and Ito (2008), their yellow darkened for a white page: they
 differ for any colour vision. Every site has its own marker as well, so that a black-and-white
@@ -120,6 +120,29 @@ def comparison(
         if not same_images:
             title = "Runs compared; NOT all tested on the same images, see the table"
         _banner(picture, title, synthetic=synthetic)
+        return png(picture)
+
+
+def bars(lengths: Mapping[str, tuple[float, float]], label: str, title: str, scratch: Path) -> bytes:
+    """A bar a model, as PNG: its length, and half of its interval, 0 for none. NaN is a bar of no length."""
+    with matplotlib_in(scratch):
+        from matplotlib.figure import Figure
+
+        picture = Figure(figsize=(8, 1.2 + 0.28 * max(1, len(lengths))), dpi=120, layout="constrained")
+        axes = picture.subplots()
+        places = range(len(lengths))
+        means = [0.0 if math.isnan(mean) else mean for mean, _ in lengths.values()]
+        axes.barh(
+            places, means, xerr=[half for _, half in lengths.values()], color=_COLOURS[0], height=0.7,
+            error_kw={"elinewidth": 1.2, "capsize": 2},
+        )  # fmt: skip
+        axes.set_yticks(places, lengths)
+        axes.invert_yaxis()  # the first one above
+        axes.set_xlabel(label)
+        axes.set_xlim(left=0)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        _banner(picture, title, synthetic=False)
         return png(picture)
 
 

@@ -157,9 +157,21 @@ def run_grid(
     Raises ConfigError before the first study if the grid, the sites or `only` cannot be used.
     """
     grid = load_settings(grid_file, Grid, "grid")
+    return run(grid, plan(grid, grid_file.name), grid_file.name, sites_dir, runs, only, engine)
+
+
+def run(
+    grid: Grid,
+    planned: Plan,
+    file: str,
+    sites_dir: Path,
+    runs: Path,
+    only: tuple[str, ...] = (),
+    engine: Engine = PROCESSES,
+) -> tuple[Path, tuple[Row, ...]]:
+    """`run_grid` for a grid that was read and planned; `file` is its name in messages."""
     federation = load_federation(sites_dir)
-    planned = plan(grid, grid_file.name)
-    wanted = _wanted(planned.studies, only, grid_file.name)
+    wanted = _wanted(planned.studies, only, file)
     folder = runs / grid.name
     waiting = {key: study for key, study in wanted.items() if not _has_finished(folder / study.name, study)}
     log.event(planned.describe(grid.name, wanted, num_finished=len(wanted) - len(waiting)))

@@ -153,7 +153,6 @@ def test_the_command_writes_sites_that_a_simulation_takes(
     [
         (["--join", "ham"], "expected NAME=SITE.yaml"),
         (["--join", "h m=x.yaml"], "expected NAME=SITE.yaml"),
-        (["--join", "ham=x.yaml"], "at least two data sets"),
         (["--join", "ham=x.yaml", "--join", "ham=y.yaml"], "there is a site ham already"),
         (["--join", "a=x.yaml", "--join", "b=y.yaml", "--data", "d"], "leave --data and --pooled out"),
         (["--drop-shared", "a"], "go with --join"),

@@ -1,0 +1,148 @@
+"""The sites of an experiment, written by `consilium-site simulate --join`, and its encoders' first weights."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import log
+from common.errors import ConfigError
+from common.files import write_atomically
+from common.settings import to_yaml
+from server.paper.experiment import Experiment
+from server.simulation.grid import Grid
+
+RECORD = "made-from.json"
+
+
+def sites(
+    experiment: Experiment, places: Mapping[str, str], folder: Path, weights: Path | None, seed: int = 0
+) -> Path:
+    """The folder of the experiment's sites below `folder`; made once.
+
+    Raises ConfigError if the data cannot be joined, or if there are sites already that were made from other data.
+    """
+    out = folder / "sites"
+    settings = {name: _filled(site.model_dump(), places) for name, site in experiment.sites.items()}
+    made_from: dict[str, Any] = {
+        "sites": settings,
+        "drop_shared": experiment.drop_shared,
+        "classes": _classes(experiment),
+    }
+    made_from |= {"weights": str(weights.absolute()) if weights else None, "seed": seed}
+    record = json.dumps(made_from, indent=1, sort_keys=True).encode()
+    if (folder / RECORD).exists():
+        if (folder / RECORD).read_bytes() != record:
+            raise ConfigError(
+                f"the sites in {out} were made from other data or weights, and runs beside them are of those; give "
+                "another folder with --runs, or remove this one"
+            )
+        log.event(f"the sites in {out} are kept")
+        return out
+    command = ["simulate", "--out", str(out), "--seed", str(seed)]
+    for name, values in settings.items():
+        path = folder / "joined" / f"{name}.yaml"
+        values = {key: value for key, value in values.items() if value}
+        write_atomically(path, to_yaml({"name": name, "state_dir": f"state/{name}", **values}))
+        command += ["--join", f"{name}={path}"]
+    command += ["--classes", *_classes(experiment)]
+    if experiment.drop_shared:
+        command += ["--drop-shared", *experiment.drop_shared]
+    if weights is not None:
+        command += ["--weights", str(weights)]
+    log.event(f"preparing {len(settings)} site(s); images that several of them have are looked for")
+    call_site(command)
+    write_atomically(folder / RECORD, record)
+    return out
+
+
+def with_weights(grid: Grid, weights: Path | None, *, random: bool) -> tuple[Grid, tuple[str, ...]]:
+    """The grid whose encoders start from files in `weights`, and those encoders that start from random weights.
+
+    An encoder's file is ENCODER.safetensors, or ENCODER.ANYTHING.safetensors. Raises ConfigError if an encoder has
+    none and `random` weights were not asked for.
+    """
+    encoders = _encoders(grid)
+    files = {name: path for name in encoders if (path := _file(name, weights)) is not None}
+    lacking = tuple(name for name in encoders if name not in files)
+    if lacking and not random:
+        where = f"in {weights}" if weights else "without --weights DIR"
+        raise ConfigError(
+            f"no weights for {', '.join(lacking)} {where}: put ENCODER.safetensors there (timm's key names), or let "
+            "them start from random weights with --random-weights, which the results then say"
+        )
+    presets = {setting: dict(by_value) for setting, by_value in grid.presets.items()}
+    by_encoder = presets.setdefault("model.encoder", {})
+    for name, path in files.items():
+        start = {"kind": "file", "name": path.name, "sha256": _sha256(path)}
+        there = by_encoder.get(name, {})
+        by_encoder[name] = there | {"model": {**there.get("model", {}), "weights": start}}
+    return grid.model_copy(update={"presets": presets}), lacking
+
+
+def with_vectors(grid: Grid, file: Path, weights: Path | None) -> Path:
+    """A file of the grid, whose text towers were asked for the classes' vectors once. Raises ConfigError."""
+    write_atomically(file, to_yaml(grid.model_dump(mode="json", exclude_defaults=True)))
+    text = grid.study.get("model", {}).get("text", {})
+    if not text or text.get("kind") == "random" or text.get("trainable"):
+        return file
+    out = file.with_stem(f"{file.stem}-with-vectors")
+    if not out.exists():
+        call_site(
+            ["embed-prompts", str(file), "--out", str(out), *(["--weights", str(weights)] if weights else [])]
+        )
+    return out
+
+
+def call_site(arguments: list[str]) -> None:
+    """Run a command of `consilium-site`: the server's side knows no image. Raises ConfigError if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "client.cli", *arguments], stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise ConfigError(f"`consilium-site {arguments[0]}` failed:\n{done.stderr.strip()[-3000:]}")
+
+
+def _classes(experiment: Experiment) -> tuple[str, ...]:
+    return tuple(experiment.grid["study"]["classes"])
+
+
+def _filled(value: Any, places: Mapping[str, str]) -> Any:
+    """`value` with the paths in place of `{ham10000}` and the like."""
+    match value:
+        case dict():
+            return {key: _filled(inner, places) for key, inner in value.items()}
+        case list() | tuple():
+            return [_filled(inner, places) for inner in value]
+        case str():
+            for name, path in places.items():
+                value = value.replace(f"{{{name}}}", path)
+            return value
+        case _:
+            return value
+
+
+def _encoders(grid: Grid) -> list[str]:
+    values = grid.axes.get("model.encoder") or [grid.study["model"]["encoder"]]
+    return [str(value) for value in (values.values() if isinstance(values, dict) else values)]
+
+
+def _file(encoder: str, weights: Path | None) -> Path | None:
+    if weights is None:
+        return None
+    plain = weights / f"{encoder}.safetensors"
+    found = [plain] if plain.exists() else sorted(weights.glob(f"{encoder}.*.safetensors"))
+    if len(found) > 1:
+        raise ConfigError(
+            f"{weights} has several files for {encoder}: {', '.join(path.name for path in found)}; keep one, or call "
+            f"it {plain.name}"
+        )
+    return found[0] if found else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,235 @@
+"""The results of an experiment: a row a model, mean and interval over the seeds; Markdown, CSV, LaTeX, a picture."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from common.files import write_atomically
+from common.metrics import Figures
+from server.heads import record as heads
+from server.paper.experiment import Experiment, Size
+from server.report import plots
+from server.report.comparison import Row
+from server.report.text import escaped, markdown_table
+
+COLUMNS: Mapping[str, Callable[[Figures], float]] = {
+    "ACC": lambda f: f.accuracy,
+    "BACC": lambda f: f.balanced_accuracy,
+    "PRE": lambda f: f.precision_weighted,
+    "REC": lambda f: f.recall_weighted,
+    "F1": lambda f: f.f1_weighted,
+    "AUC": lambda f: f.auroc_macro,
+    "AVG of five": lambda f: f.avg_acc_bacc_pre_rec_f1,
+    "AVG of six": lambda f: f.avg_acc_bacc_pre_rec_f1_auroc,
+}
+"""By what the paper calls them, in percent. Its AVG has two readings: without and with the AUC."""
+
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Quantiles of Student's t at 97.5 % by degrees of freedom, from 1; beyond them the normal's 1.96 is close."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of several seeds, and half of its 95 % interval (Student's t); NaN for one seed."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        return f"{self.mean:.1f}" if math.isnan(self.half) else f"{self.mean:.1f} ± {self.half:.1f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Of at least one value."""
+    mean = statistics.fmean(values)
+    if len(values) == 1 or math.isnan(mean):
+        return Estimate(mean, math.nan)
+    freedom = len(values) - 1
+    quantile = _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96
+    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model: what all its seeds gave."""
+
+    name: str
+    seeds: tuple[int, ...]
+    """That finished."""
+    figures: Mapping[str, Estimate]
+    """In percent, by column."""
+    known: str
+    """What the paper says of it."""
+    remark: str
+    """Why seeds are missing, or what the model started from; empty without a remark."""
+
+
+def lines(experiment: Experiment, rows: Sequence[Row], random_encoders: Sequence[str]) -> list[Line]:
+    """One line a model, in the order in which they were run."""
+    made = []
+    for name in dict.fromkeys(row.variant for row in rows):
+        mine = [row for row in rows if row.variant == name]
+        scored = {row.seed: found for row in mine if (found := _tested(experiment, row)) is not None}
+        remarks = [f"seed {row.seed}: {row.failure or 'no scores'}" for row in mine if row.seed not in scored]
+        if any(encoder in name.split("-") or name.startswith(encoder) for encoder in random_encoders):
+            remarks.append("started from random weights")
+        made.append(
+            Line(
+                name,
+                tuple(scored),
+                {
+                    title: estimate([100 * read(found) for found in scored.values()])
+                    for title, read in COLUMNS.items()
+                }
+                if scored
+                else {},
+                "; ".join(known.figure for known in experiment.known if fnmatchcase(name, known.rows)),
+                "; ".join(remarks),
+            )
+        )
+    return made
+
+
+def write(
+    experiment: Experiment, size: Size, rows: Sequence[Row], random_encoders: Sequence[str], folder: Path
+) -> Path:
+    """Write results.md, .csv, .tex and .png into `folder`; returns the first."""
+    made = lines(experiment, rows, random_encoders)
+    intro = [f"# {experiment.title}", ""]
+    if size == "small":
+        intro += [f"**Smaller than in the paper.** {experiment.small.reduced}", ""]
+    tested = experiment.tested_on or "all sites together"
+    intro += [
+        f"Test images of {tested}, scored once, on the chosen weights. Figures are percent: mean of the seeds ± half "
+        "of the 95 % interval over them (Student's t); one seed has none. PRE, REC and F1 are weighted by class size, "
+        "AUC is the mean of one against the rest. The paper does not say what its AVG averages: both readings are "
+        "given.",
+        "",
+    ]
+    table = [
+        [escaped(line.name), str(len(line.seeds)), *(str(line.figures.get(title, "-")) for title in COLUMNS),
+         escaped(line.known), escaped(line.remark)]
+        for line in made
+    ]  # fmt: skip
+    columns = ["model", "seeds", *COLUMNS, "the paper", "remark"]
+    parts = [*intro, markdown_table(columns, table, right=1), *_heads(rows)]
+    write_atomically(folder / "results.md", ("\n".join(parts) + "\n").encode())
+    write_atomically(folder / "results.csv", _csv(made))
+    write_atomically(folder / "results.tex", _latex(experiment, made))
+    picture = plots.bars(
+        {line.name: _bar(line) for line in made if line.figures},
+        "AVG of five, percent",
+        experiment.title,
+        folder,
+    )
+    write_atomically(folder / "results.png", picture)
+    return folder / "results.md"
+
+
+def _tested(experiment: Experiment, row: Row) -> Figures | None:
+    """The chosen weights on the test images that count; None for a run that failed or lacks some of them."""
+    tested = row.rounds[-1].test if row.rounds else None
+    if row.failure is not None or tested is None:
+        return None
+    if experiment.tested_on is None:
+        return tested.pooled.figures
+    scored = tested.sites.get(experiment.tested_on)
+    return None if scored is None else scored.figures
+
+
+def _bar(line: Line) -> tuple[float, float]:
+    figure = line.figures["AVG of five"]
+    return figure.mean, 0.0 if math.isnan(figure.half) else figure.half
+
+
+def _csv(made: Sequence[Line]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    ends = [f"{title}{end}" for title in COLUMNS for end in ("", " half interval")]
+    writer.writerow(["model", "seeds", *ends, "the paper", "remark"])
+    for line in made:
+        numbers = [
+            "" if math.isnan(value) else f"{value:.3f}"
+            for title in COLUMNS
+            for figure in [line.figures.get(title, Estimate(math.nan, math.nan))]
+            for value in (figure.mean, figure.half)
+        ]
+        writer.writerow([line.name, " ".join(map(str, line.seeds)), *numbers, line.known, line.remark])
+    return text.getvalue().encode()
+
+
+def _latex(experiment: Experiment, made: Sequence[Line]) -> bytes:
+    """A table for the package booktabs."""
+    body = [
+        " & ".join(
+            [
+                _tex(line.name),
+                *(_tex(str(line.figures.get(title, "-"))) for title in COLUMNS),
+                _tex(line.known),
+            ]
+        )
+        + r" \\"
+        for line in made
+    ]
+    head = " & ".join(["Model", *COLUMNS, "Paper"]) + r" \\"
+    text = [
+        f"% {experiment.title}; needs \\usepackage{{booktabs}}",
+        rf"\begin{{tabular}}{{l{'r' * len(COLUMNS)}l}}",
+        r"\toprule", head, r"\midrule", *body, r"\bottomrule",
+        r"\end{tabular}",
+    ]  # fmt: skip
+    return ("\n".join(text) + "\n").encode()
+
+
+def _tex(text: str) -> str:
+    for sign in "&%$#_{}":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("±", r"$\pm$")
+
+
+def _heads(rows: Sequence[Row]) -> list[str]:
+    """Heads on the networks' features, by model, head and site; nothing if no study fits heads."""
+    cells: dict[tuple[str, str, str], list[heads.Cell]] = {}
+    for row in rows:
+        table = heads.read(row.run_dir) if row.run_dir.exists() else None
+        for site, by_title in (table.cells if table else {}).items():
+            for title, cell in by_title.items():
+                cells.setdefault((row.variant, title, site), []).append(cell)
+    if not cells:
+        return []
+    body = [
+        [escaped(model), escaped(title), escaped(site), str(found[0].num_images), _mean(found, "accuracy"),
+         _mean(found, "balanced_accuracy"), _mean(found, "auroc"), _gain(found)]
+        for (model, title, site), found in cells.items()
+    ]  # fmt: skip
+    columns = ["model", "head", "site", "images", "ACC", "BACC", "AUC", "gain in BACC over softmax, points"]
+    return [
+        "",
+        "## Heads on the features",
+        "",
+        "Percent, mean of the seeds. The gain has the 95 % interval over the patients or lesions of the images, of the "
+        "first seed.",
+        "",
+        markdown_table(columns, body, right=3),
+    ]
+
+
+def _mean(cells: Sequence[heads.Cell], name: str) -> str:
+    values = [100 * value for cell in cells if (value := getattr(cell, name)) is not None]
+    return f"{statistics.fmean(values):.1f}" if values else "-"
+
+
+def _gain(cells: Sequence[heads.Cell]) -> str:
+    first = cells[0]
+    if first.gain is None:
+        return "-" if not first.problem else first.problem
+    if first.gain_low is None or first.gain_high is None:
+        return _mean(cells, "gain")
+    return f"{_mean(cells, 'gain')} [{100 * first.gain_low:.1f}, {100 * first.gain_high:.1f}]"

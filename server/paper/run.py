@@ -1,0 +1,121 @@
+"""One experiment from the data sets on the disk to its table: `consilium-server paper NAME --data DIR`."""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import log
+from common.config import StudyConfig
+from common.console.spans import format_span
+from common.settings import load_settings
+from server.paper import datasets, experiment, prepare, results
+from server.paper.experiment import Experiment, Size
+from server.report.comparison import Row
+from server.report.text import counted
+from server.simulation import grid as grids
+from server.simulation.engines import Engine
+from server.simulation.simulate import load_federation
+from server.storage.history import read_rounds
+
+_LOOK_S = 2.0
+"""How often it is looked whether the first round has ended."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An experiment that was run."""
+
+    table: Path
+    """results.md; .csv, .tex and .png lie beside it."""
+    rows: tuple[Row, ...]
+
+
+def run(
+    name: str,
+    data: Path,
+    runs: Path,
+    engine: Engine,
+    *,
+    size: Size = "paper",
+    weights: Path | None = None,
+    random_weights: bool = False,
+    only: tuple[str, ...] = (),
+    plan_only: bool = False,
+) -> Done | None:
+    """Prepare the sites, run every study that has not finished yet, write the results; None if it was only planned.
+
+    Everything lies in RUNS/NAME-SIZE. A run that fails is a row that says why. Raises ConfigError for data sets that
+    are not there, weights that are missing, and settings that cannot be used; nothing was begun then.
+    """
+    wanted = experiment.load(name)
+    places = datasets.find(wanted.data_sets, data)
+    for key in wanted.data_sets:
+        log.event(f"{datasets.DATA_SETS[key].title}: {places[key]}")
+    grid, from_random = prepare.with_weights(wanted.grid_of(size), weights, random=random_weights)
+    folder = runs / f"{wanted.name}-{size}"
+    sites = prepare.sites(wanted, places, folder, weights)
+    file = prepare.with_vectors(grid, folder / "grid.yaml", weights)
+    grid = load_settings(file, grids.Grid, "grid")
+    planned = grids.plan(grid, wanted.name)
+    _describe(wanted, size, planned.studies, load_federation(sites).sites)
+    if plan_only:
+        return None
+    with _hours_after_a_round(planned.studies, folder / grid.name):
+        _, rows = grids.run(grid, planned, wanted.name, sites, folder, only, engine)
+    return Done(results.write(wanted, size, rows, from_random, folder), rows)
+
+
+def _describe(
+    wanted: Experiment, size: Size, studies: Mapping[tuple[str, int], StudyConfig], images: Mapping[str, int]
+) -> None:
+    rounds = sum(study.rounds for study in studies.values())
+    log.event(
+        f"{wanted.title}, size {size}: {counted(len(studies), 'run')}, {counted(rounds, 'round')} and about "
+        f"{sum(_steps(study, images) for study in studies.values()):,} optimizer steps together"
+    )
+    if size == "small":
+        log.event(f"smaller than in the paper: {wanted.small.reduced}")
+
+
+def _steps(study: StudyConfig, images: Mapping[str, int]) -> int:
+    """Optimizer steps of all sites, if every image was for training."""
+    local = study.local
+    if local.steps is not None:
+        return study.rounds * local.steps * len(study.sites.train)
+    size = {
+        site: local.batch_size if isinstance(local.batch_size, int) else images[site]
+        for site in study.sites.train
+    }
+    return sum(
+        math.ceil(study.rounds * (local.epochs or 1) * images[site] / size[site])
+        for site in study.sites.train
+    )
+
+
+@contextmanager
+def _hours_after_a_round(studies: Mapping[tuple[str, int], StudyConfig], folder: Path) -> Iterator[None]:
+    """Say how long all runs take at the pace of the first round that ends; later runs may have larger encoders."""
+    waiting = [study for study in studies.values() if not read_rounds(folder / study.name)]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            for study in waiting:
+                if first := [record for record in read_rounds(folder / study.name) if not record.closing]:
+                    hours = first[0].seconds * sum(other.rounds for other in waiting) / 3600
+                    log.event(
+                        f"the first round, with {study.model.encoder}, took {format_span(first[0].seconds)}; at this "
+                        f"pace all runs take about {hours:.1f} hours"
+                    )
+                    return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
