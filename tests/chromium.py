@@ -143,6 +143,26 @@ class Tab:
         self.run(f"document.querySelector({json.dumps(selector)}).focus()")
         self.call("Input.insertText", text=text)
 
+    def press(self, key: str, code: int) -> None:
+        """Press a key: Tab (9), Enter (13)."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text
+            )
+
+    def press_button(self, words: str) -> None:
+        """Go to the link or button with these words and press it, with the keyboard alone; wait for the next page."""
+        for _ in range(60):
+            self.press("Tab", 9)
+            if self.run("document.activeElement.innerText") == words:
+                break
+        assert self.run("document.activeElement.innerText") == words
+        assert self.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        before = self._num_loads()
+        self.press("Enter", 13)
+        self.loaded(before)
+
     def text(self) -> str:
         """What the page shows."""
         return str(self.run("document.body.innerText"))

@@ -25,7 +25,13 @@ class Pages:
             lstrip_blocks=True,
             finalize=_plain,
         )
-        self._templates.filters |= {"ago": ago, "moment": moment, "size": size, "span": format_span}
+        self._templates.filters |= {
+            "ago": ago,
+            "moment": moment,
+            "clock": clock,
+            "size": size,
+            "span": format_span,
+        }
         self._templates.globals |= {"title": title, "links": dict(links)}
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -47,6 +53,14 @@ def _plain(value: Any) -> Any:
 def moment(when: datetime) -> str:
     """`when` for a person: "2026-03-01 12:00:05 UTC"."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def clock(text: str) -> str:
+    """A moment in ISO 8601, as `moment` writes it; any other text as it is."""
+    try:
+        return moment(datetime.fromisoformat(text))
+    except ValueError:
+        return text
 
 
 def ago(when: datetime) -> str:
