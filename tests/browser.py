@@ -1,21 +1,41 @@
 """A browser of the tests: it sends to a console what a browser on one of its pages sends."""
 
 import re
+from typing import Any
 
+import httpx
 from starlette.testclient import TestClient
 
 TOKEN = "t" * 43
 ORIGIN = "http://127.0.0.1:8765"
 
 
-class Browser(TestClient):
-    """Sends what a browser on a page of the console sends."""
+class Forms:
+    """Fills in the forms of a console."""
 
-    def form_token(self, page: str = "/sites") -> str:
+    origin = ORIGIN
+
+    def form_token(self: Any, page: str = "/login") -> str:
         found = re.search(r'name="form_token" value="(\w+)"', self.get(page).text)
         assert found is not None
         return found[1]
 
-    def submit(self, page: str, origin: str | None = ORIGIN, **form: str):
+    def submit(self: Any, page: str, origin: str | None = "", **form: str) -> Any:
+        """Send a form of this console; `origin` is the page's, None for none."""
         form = {"form_token": self.form_token(), **form}
-        return self.post(page, data=form, headers={} if origin is None else {"origin": origin})
+        headers = {} if origin is None else {"origin": origin or self.origin}
+        return self.post(page, data=form, headers=headers)
+
+
+class Browser(Forms, TestClient):
+    """On an application in this process."""
+
+
+class Visitor(Forms, httpx.Client):
+    """On a console that another process serves on this machine."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.origin = f"http://127.0.0.1:{port}"
+        super().__init__(base_url=self.origin, trust_env=False, timeout=60)
+        answer = self.post("/login", data={"token": token}, headers={"origin": self.origin})
+        assert answer.status_code == 303, answer.text

@@ -3,6 +3,8 @@
 Real processes on this machine, started as the pages for operators and hospitals say.
 """
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +19,10 @@ import yaml
 from PIL import Image
 
 from benchmarks.faults.world import ENV, ROOT, START_S, soon
-from common.processes.ports import free_ports
+from common.processes.ports import accepts_connections, free_ports
 from server.state import Approvals
 from server.storage.status import read_status
+from tests.browser import Visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -133,7 +136,9 @@ def study(folder: Path, classes: Sequence[str]) -> Path:
 def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finishes_at_its_first_run(
     federation: Started,
 ) -> None:
-    federation.start("up", *OPERATOR, "up", federation.server)
+    operators, site_port = free_ports(2)
+    up = (*OPERATOR, "up", federation.server, "--console", "--console-port", str(operators))
+    federation.start("up", *up)
     for site in SITES:
         federation.start(f"{site}-trainer", *SITE, "trainer", federation.settings(site))
         federation.start(f"{site}-gateway", *SITE, "gateway", federation.settings(site).parent)
@@ -150,7 +155,7 @@ def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finish
 
     federation.processes["up"].send_signal(signal.SIGKILL)
     federation.processes["up"].wait(60)
-    federation.start("up", *OPERATOR, "up", federation.server)
+    federation.start("up", *up)
     log = federation.server / "runs" / "first" / "server.log"
     soon(
         lambda: log.read_text().count("waiting for people to approve study first") == 2,
@@ -160,7 +165,23 @@ def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finish
     assert again is not None
     assert again.since == asked.since
 
-    federation.type(*SITE, "approve", federation.settings("north"), "first")
+    # One person types, the other uses the console; the operator looks on.
+    federation.start("console", *SITE, "console", federation.settings("north"), "--port", str(site_port))
+    soon(lambda: accepts_connections(site_port) and accepts_connections(operators), "both consoles")
+    token = federation.settings("north").parent / "state" / "console" / "token"
+    with (
+        Visitor(site_port, token.read_text()) as person,
+        Visitor(operators, (federation.server / "console.token").read_text()) as operator,
+    ):
+        assert operator.get("/studies/first").text.count("waits for approval since") == 2
+        label = re.search(r"/studies/(first-\w+)", person.get("/").text)
+        assert label is not None
+        fingerprint = re.search(r'name="fingerprint" value="(\w+)"', person.get(f"/studies/{label[1]}").text)
+        assert fingerprint is not None
+        answered = person.submit(f"/studies/{label[1]}", answer="yes", fingerprint=fingerprint[1])
+        assert answered.status_code == 303, answered.text
+        assert "approval" in person.get("/sent?lines=all").text
+        soon(lambda: "approved since" in operator.get("/studies/first").text, "a yes on the operator's page")
     assert soon(lambda: federation.waits_for("south"), "a yes that is known") < 60
     federation.type(*SITE, "approve", federation.settings("south"), "first")
     assert federation.processes["run"].wait(START_S) == 0, federation.said("run")
@@ -168,6 +189,13 @@ def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finish
     assert "still waiting for south" in said
     assert "ERROR" not in said
     assert said.count("WARNING") == 1  # the server that was killed
+    with Visitor(operators, (federation.server / "console.token").read_text()) as operator:
+        page = operator.get("/studies/first").text
+        assert "finished" in page
+        assert "report.html" in page
+        assert page.count("<figure") >= 3
+    orders = (federation.server / "orders.jsonl").read_text()
+    assert [json.loads(line)["order"] for line in orders.splitlines()] == ["enrol", "enrol", "start"]
     audit = federation.type(*SITE, "audit", federation.settings("south"))
     assert audit.count("plan: ") < 12  # questions that were repeated stand in it once
 
