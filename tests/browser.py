@@ -35,7 +35,11 @@ class Visitor(Forms, httpx.Client):
     """On a console that another process serves on this machine."""
 
     def __init__(self, port: int, token: str) -> None:
-        self.origin = f"http://127.0.0.1:{port}"
+        self.origin, self._token = f"http://127.0.0.1:{port}", token
         super().__init__(base_url=self.origin, trust_env=False, timeout=60)
-        answer = self.post("/login", data={"token": token}, headers={"origin": self.origin})
+
+    def __enter__(self) -> "Visitor":
+        super().__enter__()
+        answer = self.post("/login", data={"token": self._token}, headers={"origin": self.origin})
         assert answer.status_code == 303, answer.text
+        return self
