@@ -2,8 +2,10 @@
 
 import io
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -11,6 +13,9 @@ from client.cli.options import MODELS
 from common import log
 from common.console.command_line import command
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.classification import Unreadable
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -22,8 +27,18 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-site predict --study runs/demo images/ --out classes.csv",
             "consilium-site predict --study runs/demo --head federated.lda scan.dcm",
+            "consilium-site predict --onnx skin.onnx images/",
         ],
     )(_predict)
+    command(
+        app,
+        "export",
+        MODELS,
+        examples=[
+            "consilium-site export runs/demo --format onnx --out skin.onnx",
+            "consilium-site export runs/demo --format torchscript --out skin.pt --check images/",
+        ],
+    )(_export)
     command(app, "merge", MODELS, examples=["consilium-site merge runs/demo --out whole.safetensors"])(_merge)
     command(
         app,
@@ -38,13 +53,21 @@ def _predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Files, folders or DICOM.", show_default=False)
     ],
     study: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--study",
             metavar="DIR",
             help="A run's folder, or this site's own folder of a study under state_dir.",
         ),
-    ],
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx",
+            metavar="FILE",
+            help="In place of --study: a file that `export --format onnx` wrote. It needs no torch.",
+        ),
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option(
@@ -89,30 +112,100 @@ def _predict(
     not a medical device.
     """
     from common.files import write_atomically
-    from consilium_fl.prediction import load_predictor
 
-    predictor = load_predictor(
-        study,
-        head,
-        weights_dir=weights,
-        device=device,
-        adapt_to=() if adapt_to is None else (adapt_to,),
-        views=views,
-    )
+    write_csv = _writer(study, onnx, head, weights, device, adapt_to, views)
     if out is None:
         if sys.stdout is None:
             raise ConfigError("standard output is closed; name a file with --out FILE.csv")
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A file name of any encoding comes out as the bytes that it has.
             sys.stdout.reconfigure(errors="surrogateescape")
-        problems = predictor.write_csv(images, sys.stdout)
+        problems = write_csv(images, sys.stdout)
     else:
         text = io.StringIO()
-        problems = predictor.write_csv(images, text)
+        problems = write_csv(images, text)
         write_atomically(out, text.getvalue().encode(errors="surrogateescape"))
     for problem in problems:
         print(f"left out: {problem.path} {problem.reason}", file=sys.stderr)
     return 1 if any(not problem.is_usual for problem in problems) else 0
+
+
+def _writer(
+    study: Path | None,
+    onnx: Path | None,
+    head: str | None,
+    weights: Path | None,
+    device: str,
+    adapt_to: Path | None,
+    views: int,
+) -> "Callable[[Iterable[Path], TextIO], list[Unreadable]]":
+    """What writes a line of CSV for each image. Raises ConfigError if options contradict each other."""
+    if (study is None) == (onnx is None):
+        raise ConfigError("predict: found both or neither of --study and --onnx, expected one of them")
+    if onnx is not None:
+        options = {"--head": head, "--weights": weights, "--adapt-to": adapt_to}
+        given = [name for name, value in options.items() if value is not None] + ["--views"] * (views != 1)
+        if given:
+            raise ConfigError(
+                f"predict --onnx: {given[0]} has no meaning here; the file has all that it predicts with"
+            )
+        from client import classification
+        from client.classification.exported import load_onnx
+
+        return partial(classification.write, load_onnx(onnx))
+    from consilium_fl.prediction import load_predictor
+
+    assert study is not None
+    adapt = () if adapt_to is None else (adapt_to,)
+    return load_predictor(
+        study, head, weights_dir=weights, device=device, adapt_to=adapt, views=views
+    ).write_csv
+
+
+def _export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    wanted: Annotated[
+        Literal["onnx", "torchscript", "safetensors"],
+        typer.Option("--format", help="safetensors: weights alone, under the encoder's own names."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the model.")],
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            metavar="NAME",
+            help="A federated head, or softmax. Without it: the study's `final_head`.",
+        ),
+    ] = None,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--check",
+            metavar="IMAGE",
+            help="Images, or folders, on which the file is compared with torch, too.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="Folder with the file that the study started from."),
+    ] = None,
+) -> int:
+    """Write a finished run as one file for other programs: preprocessing, network, head and names of the classes.
+
+    The file reads squares of uint8 and gives probabilities. It is kept only if they are torch's to 1e-4, on generated
+    squares and on the images of --check.
+    """
+    import torch
+
+    from client import predict
+    from client.predict.export import export
+
+    classifier = predict.load(run_dir, head, weights, torch.device("cpu"))
+    squares = predict.squares(classifier, check or [])
+    if check and not squares:
+        raise ConfigError("--check: found no image that can be read, expected at least one")
+    log.event(export(classifier, out, wanted, squares=squares, weights_dir=weights).describe())
+    return 0
 
 
 def _merge(

@@ -59,6 +59,9 @@ class ImageClassifier:
     device: torch.device
     num_views: int = 1
     """Views of an image that its probabilities are the mean over."""
+    head_title: str = SOFTMAX
+    weights_sha256: str = ""
+    """Digest of the run's shared weights."""
 
     def adapt(self, squares: Sequence[decode.Pixels]) -> int:
         """Measure the statistics of batch normalisation on these images; returns the number of layers that have some.
@@ -158,7 +161,18 @@ def load(
     if study.local.channels_last:
         model = model.to(memory_format=torch.channels_last)
     layer = None if study.heads is None else study.heads.layer
-    return ImageClassifier(study.classes, model, built.preprocessing, layer, head, study, device, num_views)
+    return ImageClassifier(
+        study.classes,
+        model,
+        built.preprocessing,
+        layer,
+        head,
+        study,
+        device,
+        num_views,
+        title,
+        weights_digest,
+    )
 
 
 def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalHead:

@@ -53,7 +53,7 @@ class View:
         if self.components_FK is not None:
             mapped = mapped @ self.components_FK
         if self.fourier is not None:
-            weights_KD, offsets_D = _drawn(self.fourier, mapped.shape[1])
+            weights_KD, offsets_D = drawn(self.fourier, mapped.shape[1])
             mapped = mapped @ weights_KD
             mapped += offsets_D
             np.cos(mapped, out=mapped)
@@ -83,7 +83,7 @@ def read_view(arrays: Arrays, fourier: Fourier | None) -> View:
     return View(shift_F, scale_F, components_FK, fourier)
 
 
-def _drawn(fourier: Fourier, width: int) -> tuple[Floats, Floats]:
+def drawn(fourier: Fourier, width: int) -> tuple[Floats, Floats]:
     """Directions and offsets. RandomState, because its draws never change from version to version."""
     draws = np.random.RandomState(fourier.seed)
     directions_KD = np.sqrt(2 * fourier.gamma) * draws.normal(size=(width, fourier.num_components))

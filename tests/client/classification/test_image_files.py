@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from client.predict.image_files import Unreadable, references
+from client.classification.image_files import Unreadable, references
 
 
 def test_a_pipe_that_is_named_is_not_waited_for(tmp_path: Path) -> None:

@@ -8,18 +8,43 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, Protocol, TextIO
 
 from PIL.Image import Image as Picture
 
+from client.classification.image_files import Unreadable, references
 from client.data.decoding import decode
 from client.data.references import BadImage, DicomFrame
-from client.images import Preprocessing
-from client.predict.image_classifier import ImageClassifier
-from client.predict.image_files import Unreadable, references
 from common.heads import Floats
 
 _BATCH = 64
+
+
+class Preparation(Protocol):
+    """How an image becomes the square that a classifier reads."""
+
+    @property
+    def stored_size(self) -> int:
+        """Pixels a side."""
+
+    @property
+    def interpolation(self) -> Literal["nearest", "bilinear", "bicubic"]:
+        """Interpolation to that size."""
+
+
+class Classifier(Protocol):
+    """Whatever gives class probabilities for decoded squares."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+
+    @property
+    def preprocessing(self) -> Preparation:
+        """How images are prepared for it."""
+
+    def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
+        """(N, C); rows sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +59,7 @@ class Classified:
     probabilities_C: Floats
 
 
-def classify(
-    classifier: ImageClassifier, images: Iterable[Path | Picture]
-) -> Iterator[Classified | Unreadable]:
+def classify(classifier: Classifier, images: Iterable[Path | Picture]) -> Iterator[Classified | Unreadable]:
     """Classes of images in files, folders and memory, in order.
 
     Images are classified in batches, so an unreadable file comes before the other images of its batch.
@@ -54,14 +77,14 @@ def classify(
         yield from _classes(classifier, waiting)
 
 
-def squares(classifier: ImageClassifier, images: Iterable[Path]) -> list[decode.Pixels]:
+def squares(classifier: Classifier, images: Iterable[Path]) -> list[decode.Pixels]:
     """Decoded squares of all images that can be read."""
     found = _squares(classifier.preprocessing, images)
     return [square[2] for square in found if not isinstance(square, Unreadable)]
 
 
 def _squares(
-    preprocessing: Preprocessing, images: Iterable[Path | Picture]
+    preprocessing: Preparation, images: Iterable[Path | Picture]
 ) -> Iterator[tuple[Path | None, int, decode.Pixels] | Unreadable]:
     size, interpolation = preprocessing.stored_size, preprocessing.interpolation
     for number, image in enumerate(images, start=1):
@@ -84,14 +107,14 @@ def _squares(
 
 
 def _classes(
-    classifier: ImageClassifier, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
+    classifier: Classifier, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
 ) -> Iterator[Classified]:
     probabilities_NC = classifier.probabilities([square for _, _, square in batch])
     for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):
         yield Classified(path, frame, classifier.classes[int(row_C.argmax())], row_C)
 
 
-def write(classifier: ImageClassifier, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
+def write(classifier: Classifier, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
     """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
 
     Returns the files that could not be used.
