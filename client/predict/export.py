@@ -160,7 +160,7 @@ def _to_torchscript(whole: Portable, label: Label, path: Path) -> Run:
 def _to_safetensors(
     classifier: ImageClassifier, whole: Portable, label: Label, path: Path, weights_dir: Path | None
 ) -> Run:
-    """The encoder's own layers and names, and the head's arrays; read back into a network that is built anew."""
+    """The encoder's own layers and names, and the head's arrays; read back into a second network."""
     tensors = {name: tensor.numpy() for name, tensor in whole.model.state_dict().items()}
     metadata = {KEY: label.model_dump_json()}
     head = classifier.head
