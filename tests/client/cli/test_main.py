@@ -30,6 +30,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "console",
         "mask-key",
         "predict",
+        "export",
         "merge",
         "embed-prompts",
         "split",
