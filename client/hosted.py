@@ -82,7 +82,7 @@ class HostedTrainer:
         `turn` is the site's number among those of this machine, which take turns over the GPUs.
         """
         self._site = load_site(settings)
-        self._device = choose_device(self._site.device, turn)
+        self._device = choose_device(self._site.devices[0], turn)
         self._log_file, self._turn = log_file, turn
         self._trainer: Trainer | None = None
         self._inside: ProcessState | None = None

@@ -4,6 +4,7 @@ The model side decides the preparation (it comes with the encoder), the data sid
 out. Neither side depends on more of the other than this file.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
@@ -41,6 +42,21 @@ class Images(Protocol):
         """float32 (B, 3, S, S), normalised; augmented with `generator`'s draws, else centre-cropped."""
 
 
+@dataclass(frozen=True)
+class Finishing:
+    """The device's part of a batch: some images are mirrored, all are normalised."""
+
+    mean_C11: torch.Tensor
+    std_C11: torch.Tensor
+
+    def __call__(self, squares_BCSS: torch.Tensor, mirrored_B: torch.Tensor) -> torch.Tensor:
+        """float32 (B, 3, S, S) from `squares`, on whatever device they are: `batch`, but for the last bit on a GPU."""
+        mirrored_B111 = mirrored_B.to(squares_BCSS.device, non_blocking=True)[:, None, None, None]
+        images_BCSS = torch.where(mirrored_B111, squares_BCSS.flip(3), squares_BCSS).to(torch.float32)
+        mean_C11, std_C11 = self.mean_C11.to(images_BCSS.device), self.std_C11.to(images_BCSS.device)
+        return images_BCSS.div_(255).sub_(mean_C11).div_(std_C11)
+
+
 @runtime_checkable
 class ImagesInTwoSteps(Images, Protocol):
     """Images whose batch is cut by the processor and finished by the device, so that few bytes are copied."""
@@ -53,5 +69,6 @@ class ImagesInTwoSteps(Images, Protocol):
         `pinned`: in memory that a GPU reads by itself.
         """
 
-    def finished(self, squares_BCSS: torch.Tensor, mirrored_B: torch.Tensor) -> torch.Tensor:
-        """float32 (B, 3, S, S) from `squares`, on whatever device they are: `batch`, but for the last bit on a GPU."""
+    @property
+    def finishing(self) -> Finishing:
+        """What is left to do with `squares`. It holds no image, so it may go to another process."""

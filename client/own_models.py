@@ -74,6 +74,7 @@ def train(
             if study.local.keeps_optimizer_state
             else None,
             most_at_once=setup.most_at_once,
+            further=setup.further,
         )
         if fitted.optimizer_state:
             setup.state.keep_optimizer(plan.round, fitted.optimizer_state, name)

@@ -4,6 +4,7 @@ Building it costs seconds to minutes: images are read and decoded, weights are l
 it from round to round, and every step that depends on the study alone is here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,8 @@ from client.governance import small_cells
 from client.images import Preprocessing
 from client.model import build, parameters
 from client.training import mixing
+from client.training.devices.group import FurtherDevices
+from client.training.devices.refusals import require_parts
 from client.training.hardware import determinism
 from client.training.hardware.out_of_memory import MostAtOnce
 from client.training.state.local_state import SiteState
@@ -43,13 +46,17 @@ class StudySetup:
     frozen_digest: str
     most_at_once: MostAtOnce = field(default_factory=MostAtOnce)
     """How many images the device took at once in this study."""
+    further: FurtherDevices | None = None
+    """Devices that share each batch with the trainer's own."""
 
 
-def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudySetup:
-    """Build the model and read the images that the site's policy allows.
+def set_up(
+    study: StudyConfig, site: SiteConfig, device: torch.device, further: Sequence[torch.device] = ()
+) -> StudySetup:
+    """Build the model and read the images that the site's policy allows. `further` devices share each batch.
 
     Raises SiteDataError if the images or labels are unusable, PolicyRefusal if too few are left, and
-    ConfigError if the study's weights are not those of its model.
+    ConfigError if the study's weights are not those of its model, or its batches cannot be shared by devices.
     """
     determinism.apply(study.local.determinism)
     built = build.of_study(study, site.weights_dir)
@@ -58,6 +65,8 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
     parameters.freeze(built.model, chosen)
     if study.local.mixstyle > 0:
         mixing.places(built.model)  # before the images: an encoder without such places is refused
+    if further and site.name in study.sites.train:
+        require_parts(study, built.model, chosen)
     rows = read.read(site.data, study.classes, site.state_dir)
     try:
         split = kept_split.kept(rows, site.split, site.state_dir)
@@ -89,6 +98,7 @@ def set_up(study: StudyConfig, site: SiteConfig, device: torch.device) -> StudyS
         first_local=parameters.local_arrays(model, chosen),
         weights_digest=digest(parameters.shared_arrays(model, chosen)),
         frozen_digest=parameters.frozen_digest(model, chosen),
+        further=FurtherDevices(further, study, site.weights_dir, chosen.trained) if further else None,
     )
 
 

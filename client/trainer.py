@@ -26,7 +26,7 @@ from client.permission import Permission, Received
 from client.study_setup import StudySetup, set_up
 from client.training import update
 from client.training.hardware import determinism
-from client.training.hardware.device import choose_device
+from client.training.hardware.device import choose_devices
 from client.training.state.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
@@ -69,7 +69,7 @@ class Trainer:
         self._site = site
         self._audit = audit.Audit(site.state_dir, clock)
         self._permission = Permission(site, self._audit, clock, pause)
-        self._device = choose_device(site.device, turn)
+        self._device, *self._further = choose_devices(site.devices, turn)
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
         self._undecided: Undecided | None = None
@@ -201,6 +201,8 @@ class Trainer:
             return self._setup
         self._heads.forget()
         self._facts.forget()
+        if self._setup is not None and self._setup.further is not None:
+            self._setup.further.close()
         self._setup = None  # the former study's model and images go before new ones come
-        self._setup = set_up(study, self._site, self._device)
+        self._setup = set_up(study, self._site, self._device, self._further)
         return self._setup

@@ -9,6 +9,7 @@ ConsiliumError
 ├── QuorumNotMet      the study operator
 ├── StorageError      the administrator of the disk, on the side that raised it
 ├── LaunchError       the person who starts the processes on this machine
+├── DeviceLost        no one at once; the site's next round starts the device's process again
 └── SiteFailure       the data manager, who finds the details in the site's own log
 
 A message names the value, what was expected and what to do. Messages of errors raised
@@ -62,6 +63,10 @@ class StorageError(ConsiliumError):
 
 class LaunchError(ConsiliumError):
     """A process of the federation could not be started or died."""
+
+
+class DeviceLost(ConsiliumError):
+    """A further device of a site, or the process that computes on it, has gone."""
 
 
 class SiteFailure(ConsiliumError):

@@ -30,7 +30,7 @@ def answer(plan: wire.EnrolPlan, setup: StudySetup, site: SiteConfig, device: to
         validation_counts=validation,
         test_counts=test,
         withheld=small_cells.withholds(site.policy),
-        device=device_name(device),
+        device=device_name(device, len(site.devices)),
         images=setup.store.summary(site.policy.min_cell),
         weights=first_weights(setup, site) if plan.want_weights else {},
     )

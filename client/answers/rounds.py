@@ -77,6 +77,7 @@ class RoundAnswers:
             if study.local.keeps_optimizer_state
             else None,
             most_at_once=setup.most_at_once,
+            further=setup.further,
         )
         self._require_many(setup, fitted)
         if fitted.optimizer_state:

@@ -154,7 +154,7 @@ def _merged(found: list[Mount]) -> list[Mount]:
 def compose(site: SiteConfig, found: list[Mount]) -> str:
     """A compose file beside the kit's own. Its first lines are for `site.sh`: the device, and what must exist."""
     lines = ["# Written by ./site.sh from site.yaml: what the trainer sees. It is written again each time."]
-    lines += [f"# device: {site.device}", *(f"# needs: {mount.source}" for mount in found)]
+    lines += [f"# device: {site.devices[0]}", *(f"# needs: {mount.source}" for mount in found)]
     lines += ["services:", "  trainer:", "    volumes:" if found else "    volumes: []"]
     for mount in found:
         source, target = (

@@ -7,7 +7,7 @@ folder, so that a site's folder can be moved or mounted elsewhere as a whole.
 
 import re
 from pathlib import Path
-from typing import Annotated, Self, TypeVar, assert_never
+from typing import Annotated, Self, TypeAlias, TypeVar, assert_never
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -43,6 +43,9 @@ class CacheConfig(Frozen):
     """Most that such files may take together."""
 
 
+DeviceSetting: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
 class SiteConfig(Frozen):
     """One hospital's trainer."""
 
@@ -56,10 +59,12 @@ class SiteConfig(Frozen):
     """Folder that the trainer may write to; it keeps decoded images and its own state there."""
     weights_dir: Path | None = None
     """Folder with weights files that studies may start from."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
+    device: DeviceSetting | Annotated[tuple[DeviceSetting, ...], Field(min_length=1)] = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`; or several GPUs, `[cuda:0, cuda:1]`, which share
+    each batch."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads to compute and to decode with. None: as many as there are cores."""
+    """CPU threads to compute and to decode with. None: as many as there are cores. Each of several devices has so
+    many."""
     cache: CacheConfig = CacheConfig()
     """Space for decoded images."""
     policy: PolicyConfig = PolicyConfig()
@@ -72,6 +77,29 @@ class SiteConfig(Frozen):
     it does not come from the server. None: no such study."""
     socket: Path | None = None
     """Unix socket on which the trainer listens for its gateway."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices one by one, the trainer's own first."""
+        return (self.device,) if isinstance(self.device, str) else self.device
+
+    @model_validator(mode="after")
+    def _devices_share_batches(self) -> Self:
+        named = ["cuda:0" if device == "cuda" else device for device in self.devices]
+        if len(named) == 1:
+            return self
+        found = f"device=[{', '.join(self.devices)}]"
+        if "auto" in named:
+            raise ValueError(f"{found}: auto finds one device; name each, as in [cuda:0, cuda:1]")
+        if len({device.partition(":")[0] for device in named}) > 1:
+            raise ValueError(
+                f"{found}: a batch is shared in equal parts, so a CPU would make a GPU wait; name devices of one kind"
+            )
+        if named[0] != "cpu" and len(set(named)) < len(named):
+            raise ValueError(
+                f"{found}: a GPU is named twice, and would take each part after the other; name it once"
+            )
+        return self
 
     @model_validator(mode="after")
     def _split_has_a_column(self) -> Self:

@@ -36,7 +36,7 @@ from client.data.manifest import ImageRow, Manifest, Side, refuse
 from client.data.progress import shown
 from client.data.references import BadImage
 from client.data.summary import summary
-from client.images import Preprocessing
+from client.images import Finishing, Preprocessing
 from common.config import Augmentation
 from common.errors import SiteDataError
 from common.log import event
@@ -165,12 +165,10 @@ class StoredImages:
             out_BSSC[place] = stored_NRRC[row, top : top + size, left : left + size]
         return squares_BSSC.permute(0, 3, 1, 2), torch.tensor(flips, dtype=torch.bool)
 
-    def finished(self, squares_BCSS: torch.Tensor, mirrored_B: torch.Tensor) -> torch.Tensor:
-        """float32 (B, 3, S, S) from `squares`, on whatever device they are: `batch`, but for the last bit on a GPU."""
-        mirrored_B111 = mirrored_B.to(squares_BCSS.device, non_blocking=True)[:, None, None, None]
-        images_BCSS = torch.where(mirrored_B111, squares_BCSS.flip(3), squares_BCSS).to(torch.float32)
-        mean_C11, std_C11 = self._mean_C11.to(images_BCSS.device), self._std_C11.to(images_BCSS.device)
-        return images_BCSS.div_(255).sub_(mean_C11).div_(std_C11)
+    @property
+    def finishing(self) -> Finishing:
+        """What is left to do with `squares`."""
+        return Finishing(self._mean_C11, self._std_C11)
 
     def _changed(
         self, rows_B: Sequence[int], generator: torch.Generator | None, *, normalised: bool

@@ -12,6 +12,7 @@ from common import log, wire
 from common.errors import (
     ConfigError,
     ConsiliumError,
+    DeviceLost,
     PolicyRefusal,
     SiteDataError,
     StorageError,
@@ -26,6 +27,7 @@ _ADVICE: dict[wire.ErrorKind, str] = {
     "weights": "the site could not compute with the weights it received, or training diverged",
     "policy": "the plan asks for what this site did not agree to",
     "memory": "the site ran out of memory; lower image_size or micro_batch_size",
+    "device": "a further device of the site has gone; the site's next round starts its process again",
     "storage": "the site could not write to its disk",
     "message": "the site could not understand the plan; install the same version on both sides",
     "unreachable": "the site's trainer did not answer",
@@ -67,6 +69,8 @@ def _kind(error: BaseException) -> wire.ErrorKind:
             return "message"
         case WeightsMissing():
             return "no_base"
+        case DeviceLost():
+            return "device"
         case MemoryError():
             return "memory"
         case ConsiliumError():

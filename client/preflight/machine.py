@@ -28,7 +28,8 @@ def check(site: SiteConfig) -> Iterator[Finding]:
         )
     if site.socket is not None and (why := unix_sockets.too_long(site.socket)) is not None:
         yield Finding("stops", why)
-    yield _device(site.device)
+    for setting in site.devices:
+        yield _device(setting)
     yield _disk(site.state_dir, site.cache.disk_mib)
     yield _memory(site.cache.memory_mib)
 

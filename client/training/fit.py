@@ -9,7 +9,7 @@ micro-batch at a time, so smaller ones change what it computes.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from client.images import Images
 from client.model.parameters import TensorNames, freeze, train_mode
-from client.training.batches import PassPlace, batch_size, class_weights, spans, split, training_batches
+from client.training.backward import Backward, Scale, seed_dropout
+from client.training.batches import PassPlace, batch_size, class_weights, split, training_batches
+from client.training.devices.group import FurtherDevices, Step
 from client.training.hardware.out_of_memory import MostAtOnce, attempt, take_less
-from client.training.hardware.precision import autocast, compute_dtype, weights_dtype
+from client.training.hardware.precision import compute_dtype, weights_dtype
 from client.training.hardware.prefetch import Prefetcher, Prepared, on_host
 from client.training.losses import Loss, Slopes, by_class
-from client.training.mixing import amplitude_mix, mixstyle
+from client.training.mixing import mixstyle
 from client.training.optimizers import build_optimizer
 from client.training.penalty import Penalty
 from client.training.state.optimizer_state import arrays, load
@@ -92,15 +94,16 @@ def fit(
     optimizer_state: Arrays | None = None,
     class_counts: Sequence[int] | None = None,
     most_at_once: MostAtOnce | None = None,
+    further: FurtherDevices | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
     starts fresh. `class_counts` are training images of all sites, if the study weighs by them. `most_at_once`
-    remembers from round to round how many images the device takes.
+    remembers from round to round how many images the device takes. `further` devices compute parts of each batch.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
-    TooLittleMemory if one is too large, ConsiliumError if loss or weights are not finite. After an
-    error the weights are of no use.
+    TooLittleMemory if one is too large, DeviceLost if a further device has gone, ConsiliumError if loss or weights are
+    not finite. After an error the weights are of no use.
     """
     start_s = time.perf_counter()
     num_images = len(images.labels_N)
@@ -124,6 +127,16 @@ def fit(
     rescales = not isinstance(local.optimizer, Sgd) or local.clip_grad_norm is not None
     slopes = Slopes(num_images, device, by_step=rescales)
     most = most_at_once or MostAtOnce()
+    passes = Backward(
+        model=model,
+        local=local,
+        loss=loss or by_class(local.label_smoothing),
+        weights_C=class_weights(images.labels_N, num_classes, local, class_counts).to(device, dtype),
+        device=device,
+        slopes=slopes,
+    )
+    if further is not None:
+        further.begin(model, parts, local, passes.loss, passes.weights_C, seed)
 
     def prepare(step: int) -> Iterable[tuple[Prepared, Tensor]]:
         return _portions(images, batches[step], local, device, seed, step)
@@ -134,18 +147,14 @@ def fit(
         Prefetcher(prepare, device) as portions,
     ):
         stepper = _Stepper(
-            model=model,
+            passes=passes,
+            further=further,
             portions=portions,
-            local=local,
-            loss=loss or by_class(local.label_smoothing),
             penalty=penalty,
             optimizer=optimizer,
-            slopes=slopes,
             scaler=torch.amp.GradScaler(device.type, enabled=is_fp16),
-            device=device,
             seed=seed,
             num_steps=len(batches),
-            weights_C=class_weights(images.labels_N, num_classes, local, class_counts).to(device, dtype),
             micro_batch_size=min(
                 most.training or MOST_IMAGES,
                 local.micro_batch_size or MOST_IMAGES,
@@ -153,7 +162,7 @@ def fit(
             ),
         )
         losses = _Losses(1 if device.type == "cpu" else _LOOK_EVERY)
-        weights_C = stepper.weights_C.cpu()
+        weights_C = passes.weights_C.cpu()
         weight_sum = 0.0
         rates = learning_rates(local, progress, len(batches))
         for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
@@ -232,19 +241,15 @@ def _portions(
 class _Stepper:
     """Takes optimizer steps; remembers how many images fit on the device."""
 
-    model: nn.Module
+    passes: Backward
+    further: FurtherDevices | None
     portions: Prefetcher[int, Iterable[tuple[Prepared, Tensor]]]
     """The processor's part of each step's batch."""
-    local: LocalConfig
-    loss: Loss
     penalty: Penalty | None
     optimizer: torch.optim.Optimizer
-    slopes: Slopes
     scaler: torch.amp.GradScaler
-    device: torch.device
     seed: int
     num_steps: int
-    weights_C: Tensor
     micro_batch_size: int
 
     def step(self, step: int, lr: float, weight: float, most: MostAtOnce) -> Tensor:
@@ -263,51 +268,34 @@ class _Stepper:
     def _gradients(self, step: int, weight: float) -> Tensor:
         """Leave the batch's gradient in the parameters; returns its summed loss."""
         self.optimizer.zero_grad()
-        self.slopes.begin()
-        self._seed_dropout(step)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch_BCHW, labels_B in self._pieces(step):
-            with autocast(self.local.precision, self.device):
-                logits_BC = self.model(batch_BCHW)
-            # bf16 has 8 bits, too few for a sum of exponentials
-            logits_BC = logits_BC.to(self.weights_C.dtype)
-            self.slopes.watch(logits_BC, self.scaler)
-            loss = self.loss(logits_BC, labels_B, self.weights_C)
-            # Divided by the weight of the whole batch, so that the pieces add up to its mean.
-            torch.autograd.backward(self.scaler.scale(loss / weight))
-            loss_sum += loss.detach()
-        if self.penalty is not None:
-            torch.autograd.backward(self.scaler.scale(self.penalty(self.model)))
-        return loss_sum
-
-    def _seed_dropout(self, step: int) -> None:
-        seed = derive(self.seed, "dropout", step)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(
-                    seed
-                )  # the processor's generator is the augmentation's, in another thread
-        else:
-            torch.manual_seed(seed)
-
-    def _pieces(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, on the device, in micro-batches."""
+        self.passes.slopes.begin()
+        if self.further is not None:
+            self.further.begin_step()
+        seed_dropout(derive(self.seed, "dropout", step), self.passes.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.passes.device)
         following = step + 1 if step + 1 < self.num_steps else None
         for prepared, labels_B in self.portions.get(step, following):
-            for start, stop in spans(len(labels_B), self.micro_batch_size):
-                piece_BCHW = prepared.on_device((start, stop), self.device, self.weights_C.dtype)
-                if self.local.amplitude_mix > 0:
-                    piece_BCHW = amplitude_mix(piece_BCHW, self.local.amplitude_mix)
-                if self.local.channels_last:
-                    piece_BCHW = piece_BCHW.contiguous(memory_format=torch.channels_last)
-                yield piece_BCHW, labels_B[start:stop].to(self.device, non_blocking=True)
+            scale = Scale(self.scaler.get_scale(), self.scaler.scale)
+            span = (0, len(labels_B))
+            if self.further is not None:
+                shared = Step(step, self.micro_batch_size, weight, scale.value)
+                span = self.further.hand_out(prepared, labels_B, shared)
+            for loss in self.passes.losses(prepared, labels_B, span, self.micro_batch_size, weight, scale):
+                loss_sum += loss
+            if self.further is not None:
+                loss_sum += self.further.collect(self.passes.slopes)
+        if self.further is not None:
+            self.further.add_gradients()
+        if self.penalty is not None:
+            torch.autograd.backward(self.scaler.scale(self.penalty(self.passes.model)))
+        return loss_sum
 
     def _try_step(self, step: int, lr: float) -> bool:
         """Step along the gradient; False if fp16's loss scale was too large and has been lowered."""
         self.scaler.unscale_(self.optimizer)
-        if self.local.clip_grad_norm is not None:
+        if self.passes.local.clip_grad_norm is not None:
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.local.clip_grad_norm)
+            nn.utils.clip_grad_norm_(trained, self.passes.local.clip_grad_norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -3,10 +3,12 @@
 The training loop takes any of these. Two of them compare the images of a batch with each other. They
 need nothing but the logits, for the cosine of image i with the text of image j is the one with the class
 of j. They see one micro-batch at a time, as batch normalisation does, so smaller ones give fewer
-images to compare with.
+images to compare with. A loss is a function of this file with its numbers bound, so that it can be sent to the process
+of another device.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import torch
@@ -73,13 +75,12 @@ def balanced_softmax(class_counts: Sequence[int], label_smoothing: float = 0.0) 
     left out of the softmax, so a site does not teach the network that it never occurs.
     """
     prior_C = torch.tensor(class_counts, dtype=torch.float64).clamp(min=1).log()
-    plain = by_class(label_smoothing)
-
-    def adjusted(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
-        return plain(logits_BC + shares_C.to(logits_BC), labels_B, weights_C)
-
     shares_C = prior_C[torch.tensor(class_counts) > 0]
-    return among(class_counts, adjusted)
+    return among(class_counts, partial(_raised, shares_C, by_class(label_smoothing)))
+
+
+def _raised(shares_C: Tensor, loss: Loss, logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+    return loss(logits_BC + shares_C.to(logits_BC), labels_B, weights_C)
 
 
 def among(class_counts: Sequence[int], loss: Loss) -> Loss:
@@ -87,35 +88,36 @@ def among(class_counts: Sequence[int], loss: Loss) -> Loss:
     is_present_C = torch.tensor(class_counts) > 0
     if bool(is_present_C.all()):
         return loss
-    present_P, places_C = is_present_C.nonzero().squeeze(1), is_present_C.cumsum(0) - 1
+    return partial(_masked, is_present_C.nonzero().squeeze(1), is_present_C.cumsum(0) - 1, loss)
 
-    def masked(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
-        present = present_P.to(logits_BC.device)
-        places_B = places_C.to(labels_B.device)[labels_B]
-        return loss(logits_BC[:, present], places_B, weights_C[present])
 
-    return masked
+def _masked(
+    present_P: Tensor, places_C: Tensor, loss: Loss, logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor
+) -> Tensor:
+    present = present_P.to(logits_BC.device)
+    places_B = places_C.to(labels_B.device)[labels_B]
+    return loss(logits_BC[:, present], places_B, weights_C[present])
 
 
 def focal(gamma: float = 2.0) -> Loss:
     """Cross-entropy times (1 - p)^gamma, p the probability of the right class (Lin et al. 2017, arXiv:1708.02002)."""
+    return partial(_focal, gamma)
 
-    def loss(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
-        right_B = log_softmax(logits_BC, dim=1).gather(1, labels_B[:, None]).squeeze(1)
-        return -(weights_C[labels_B] * (1 - right_B.exp()) ** gamma * right_B).sum()
 
-    return loss
+def _focal(gamma: float, logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+    right_B = log_softmax(logits_BC, dim=1).gather(1, labels_B[:, None]).squeeze(1)
+    return -(weights_C[labels_B] * (1 - right_B.exp()) ** gamma * right_B).sum()
 
 
 def by_class(label_smoothing: float = 0.0) -> Loss:
     """Cross-entropy over the classes."""
+    return partial(_by_class, label_smoothing)
 
-    def loss(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
-        return cross_entropy(
-            logits_BC, labels_B, weight=weights_C, label_smoothing=label_smoothing, reduction="sum"
-        )
 
-    return loss
+def _by_class(label_smoothing: float, logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
+    return cross_entropy(
+        logits_BC, labels_B, weight=weights_C, label_smoothing=label_smoothing, reduction="sum"
+    )
 
 
 def contrastive(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor) -> Tensor:
@@ -163,14 +165,26 @@ class Slopes:
         """A step begins, perhaps once more."""
         self._pieces.clear()
 
-    def watch(self, logits_BC: Tensor, scaler: torch.amp.GradScaler) -> None:
-        """Note the slopes of these logits once the loss is followed back. Micro-batches come in order."""
-        scale = scaler.get_scale()
+    def watch(self, logits_BC: Tensor, scale: float) -> None:
+        """Note the slopes of these logits once the loss, `scale` times as large, is followed back.
+
+        Micro-batches come in order.
+        """
 
         def note(slopes_BC: Tensor) -> None:
             self._pieces.append(slopes_BC.detach().abs().sum(dim=1).double() / scale)
 
         logits_BC.register_hook(note)  # type: ignore[no-untyped-call]
+
+    def take(self) -> Tensor:
+        """The slopes that were noted since the last call or the step's begin, which are forgotten."""
+        slopes_B = torch.cat(self._pieces)
+        self._pieces.clear()
+        return slopes_B
+
+    def add(self, slopes_B: Tensor) -> None:
+        """Note the slopes of images that another device has computed on; they follow those noted before."""
+        self._pieces.append(slopes_B.to(self.sums_N.device))
 
     def count(self, indices_B: Tensor, weight: float) -> None:
         """Add the step that was taken on these images, `weight` times."""

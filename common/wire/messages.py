@@ -306,7 +306,17 @@ class HeadAnswer(Message):
 
 
 ErrorKind: TypeAlias = Literal[
-    "data", "study", "weights", "policy", "memory", "storage", "message", "unreachable", "internal", "no_base"
+    "data",
+    "study",
+    "weights",
+    "policy",
+    "memory",
+    "device",
+    "storage",
+    "message",
+    "unreachable",
+    "internal",
+    "no_base",
 ]
 """`no_base`: the site does not hold the weights that a plan's change is of, and needs whole ones."""
 

@@ -394,3 +394,26 @@ def test_a_healthy_site_named_like_a_patient_sends_nothing_of_it_either(
     assert isinstance(answer, wire.Enrolment)
     for data_out in (reply, trainer.answer(round_plan(study, answer.weights))):
         assert_nothing_of_the_patient_in(codec.split(data_out)[0].encode(), tmp_path)
+
+
+# --- a site of two devices -------------------------------------------------------------------
+
+
+def test_a_device_whose_process_is_killed_costs_the_site_one_answer(
+    make_site: MakeSite, make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(model={"encoder": "test_vit", "image_size": 32})
+    trainer = Trainer(make_site("north").model_copy(update={"device": ("cpu", "cpu")}))
+    enrolment = enrolled(trainer, study)
+    assert enrolment.device == "2 x cpu"
+    assert isinstance(
+        codec.from_bytes(trainer.answer(round_plan(study, enrolment.weights))), wire.RoundAnswer
+    )
+    assert trainer._setup is not None
+    assert trainer._setup.further is not None
+    trainer._setup.further._processes[0]._process.kill()
+    failed = failure(trainer.answer(round_plan(study, enrolment.weights, plan_id="again")))
+    assert failed.error == "device"
+    assert "next round starts its process again" in failed.advice
+    assert "was ended by signal 9" in caplog.text
+    trainer._setup.further.close()

@@ -1,4 +1,6 @@
-"""The device that a site trains on."""
+"""The devices that a site trains on."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -25,8 +27,12 @@ def choose_device(setting: str, turn: int = 0) -> torch.device:
     return device
 
 
-def device_name(device: torch.device) -> str:
+def choose_devices(settings: Sequence[str], turn: int = 0) -> tuple[torch.device, ...]:
+    """The devices of a site, the first of which is the trainer's own. Raises ConfigError as `choose_device`."""
+    return tuple(choose_device(setting, turn) for setting in settings)
+
+
+def device_name(device: torch.device, num_devices: int = 1) -> str:
     """Name for the server's table; no serial numbers, and of the characters that a message takes."""
-    if device.type != "cuda":
-        return device.type
-    return wire.device_name(torch.cuda.get_device_name(device))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return wire.device_name(name if num_devices == 1 else f"{num_devices} x {name}")

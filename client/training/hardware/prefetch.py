@@ -13,7 +13,7 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
-from client.images import Images, ImagesInTwoSteps
+from client.images import Finishing, Images, ImagesInTwoSteps
 
 Key = TypeVar("Key")
 Batch = TypeVar("Batch")
@@ -60,18 +60,18 @@ class Prefetcher(Generic[Key, Batch]):
 class Prepared:
     """The processor's part of a batch: images as they are copied, and which of them the device is still to mirror."""
 
-    images: Images
     part_BCHW: Tensor
-    mirrored_B: Tensor | None
-    """None: nothing is left to do but to copy."""
+    mirrored_B: Tensor | None = None
+    finishing: Finishing | None = None
+    """What the device does with them. None: nothing is left to do but to copy."""
 
     def on_device(self, span: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
         """The batch from `start` to `stop`, copied without stopping the processor, and finished."""
         part_BCHW = self.part_BCHW[slice(*span)]
         copied_BCHW = part_BCHW.to(device, non_blocking=part_BCHW.is_pinned())
-        if self.mirrored_B is not None:
-            assert isinstance(self.images, ImagesInTwoSteps), "on_host made it of such"
-            copied_BCHW = self.images.finished(copied_BCHW, self.mirrored_B[slice(*span)])
+        if self.finishing is not None:
+            assert self.mirrored_B is not None, "they come together"
+            copied_BCHW = self.finishing(copied_BCHW, self.mirrored_B[slice(*span)])
         return copied_BCHW.to(dtype)
 
 
@@ -80,7 +80,7 @@ def on_host(
 ) -> Prepared:
     """The processor's part of a batch: for a GPU squares of bytes in pinned memory, else the batch itself."""
     if device.type != "cuda":
-        return Prepared(images, images.batch(indices_B, draws), None)
+        return Prepared(images.batch(indices_B, draws))
     if not isinstance(images, ImagesInTwoSteps):
-        return Prepared(images, images.batch(indices_B, draws).pin_memory(), None)
-    return Prepared(images, *images.squares(indices_B, draws, pinned=True))
+        return Prepared(images.batch(indices_B, draws).pin_memory())
+    return Prepared(*images.squares(indices_B, draws, pinned=True), images.finishing)

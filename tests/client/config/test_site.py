@@ -87,6 +87,27 @@ def test_devices_that_exist_are_accepted(device, tmp_path):
     assert load_site(written(tmp_path, text)).device == device
 
 
+@pytest.mark.parametrize("devices", ["[cuda:0, cuda:1]", "[cpu, cpu]", "[cuda:3]"])
+def test_several_devices_of_one_kind_are_accepted(devices, tmp_path):
+    text = f"name: a\ndata: {{kind: folders, root: i}}\nstate_dir: s\ndevice: {devices}\n"
+    assert load_site(written(tmp_path, text)).devices == tuple(devices.strip("[]").split(", "))
+
+
+@pytest.mark.parametrize(
+    ("devices", "why"),
+    [
+        ("[cuda, cuda:0]", "a GPU is named twice"),
+        ("[cpu, cuda:0]", "a CPU would make a GPU wait"),
+        ("[auto, cuda:1]", "auto finds one device"),
+        ("[]", "at least 1"),
+    ],
+)
+def test_devices_that_cannot_share_a_batch_are_refused_with_the_reason(devices, why, tmp_path):
+    text = f"name: a\ndata: {{kind: folders, root: i}}\nstate_dir: s\ndevice: {devices}\n"
+    with pytest.raises(ConfigError, match=why):
+        load_site(written(tmp_path, text))
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path):
     path = written(
         tmp_path,

@@ -70,7 +70,7 @@ def test_images_in_two_steps_have_the_values_of_a_whole_batch(augmentation, tmp_
     squares_BCSS, mirrored_B = images.squares(indices_B, torch.Generator().manual_seed(5))
     assert squares_BCSS.dtype == torch.uint8
     whole = images.batch(indices_B, torch.Generator().manual_seed(5))
-    assert torch.equal(images.finished(squares_BCSS, mirrored_B), whole)
+    assert torch.equal(images.finishing(squares_BCSS, mirrored_B), whole)
 
 
 def test_a_cpu_gets_whole_batches_in_the_format_of_the_weights(generate_images) -> None:
