@@ -42,6 +42,10 @@ _ENDING_S = 20.0
 """How long the processes of a server that was killed may take to end."""
 HUB_SOCKET = "hub.sock"
 
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
+"""A thread of the SuperLink serves each site, and glibc would keep for each what pieces of weights once took. So pieces
+are given back to the system at once (mallopt(3))."""
+
 WriteSettings = Callable[[Mapping[str, int]], Path]
 """Writes server.yaml for these Flower nodes by site; returns it."""
 
@@ -101,6 +105,7 @@ class Federation:
                 "--host", "127.0.0.1", "--port", str(self._control_port),
                 "--fleet-api-address", joined(self.fleet_host, self.fleet_port),
             ],
+            _MEMORY,
         )  # fmt: skip
 
     def stage(self) -> None:
