@@ -153,6 +153,19 @@ def unfinished_runs(database: Path) -> set[int]:
     return {row[0] % 2**64 for row in rows}
 
 
+def failed_run(database: Path, run_id: int) -> str | None:
+    """Why Flower's run of this number failed, in Flower's words; None if it did not.
+
+    Raises LaunchError if the database cannot be read.
+    """
+    rows = _rows(
+        database,
+        "SELECT run.run_id, task.details FROM run JOIN task ON task.task_id = run.primary_task_id "
+        "WHERE task.sub_status = 'failed'",
+    )
+    return next((str(details) for number, details in rows if number % 2**64 == run_id), None)
+
+
 def _rows(database: Path, query: str) -> list[tuple[Any, ...]]:
     """Rows of the SuperLink's database; none without one, or before Flower made its tables. Raises LaunchError."""
     if not database.exists():

@@ -72,6 +72,8 @@ def follow(federation: Federation, run_dir: Path, shown: int) -> StudyEnd:
             if now.status == "starting" and time.monotonic() > begun_by:
                 logs = federation.work / "logs"
                 crash = f"it did not begin within {_BEGIN_S:.0f} s; the logs in {logs} tell why"
+            if now.status == "starting" and (why := federation.why_the_run_failed()) is not None:
+                crash = f"it ended before it began: {' '.join(why.split())}"
             if crash is not None:
                 _require_room(run_dir, crash)
                 if crashes.is_hopeless():

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -26,7 +26,7 @@ from common.processes.launcher import Command, Processes, flower_command
 from common.processes.ports import accepts_connections, free_ports, obstacle, taken
 from common.processes.restarts import MOST, Ended, Supervision
 from common.processes.toml import quoted
-from server.deployment import bundle
+from server.deployment import bundle, site_keys
 from server.deployment.certificates import ServerIdentity, require_usable
 from server.state import Approvals
 
@@ -82,6 +82,8 @@ class Federation:
     _unknown: bool = False
     """True while the SuperLink does not know the sites' keys, because its database was gone."""
     _app: Path = Path()
+    _run: int | None = None
+    """Flower's number of the run that was started last."""
 
     # --- the first start -----------------------------------------------------------------
 
@@ -139,7 +141,16 @@ class Federation:
             ],
             deadline_s=START_S,
         )  # fmt: skip
-        return _run_id(printed)
+        self._run = _run_id(printed)
+        return self._run
+
+    def why_the_run_failed(self) -> str | None:
+        """What ended the ServerApp that was started last, if it said nothing itself; None while nothing did."""
+        if self._run is None:
+            return None
+        with suppress(LaunchError):  # the database may be locked for a moment
+            return site_keys.failed_run(self._database, self._run)
+        return None
 
     @property
     def refusals(self) -> Path:

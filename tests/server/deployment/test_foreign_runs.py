@@ -16,9 +16,12 @@ def database(tmp_path: Path) -> Path:
     path = tmp_path / "superlink.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE run (run_id INTEGER, primary_task_id INTEGER)")
-        connection.execute("CREATE TABLE task (task_id INTEGER, finished_at TEXT)")
+        connection.execute(
+            "CREATE TABLE task (task_id INTEGER, finished_at TEXT, sub_status TEXT, details TEXT)"
+        )
         connection.executemany("INSERT INTO run VALUES (?, ?)", [(1, 10), (2, 20), (-1, 30)])
-        connection.executemany("INSERT INTO task VALUES (?, ?)", [(10, "now"), (20, None), (30, None)])
+        tasks = [(10, "now", "failed", "no module"), (20, None, "", ""), (30, None, "", "")]
+        connection.executemany("INSERT INTO task VALUES (?, ?, ?, ?)", tasks)
     connection.close()
     return path
 
@@ -26,6 +29,12 @@ def database(tmp_path: Path) -> Path:
 def test_unfinished_runs_have_flowers_own_numbers(database: Path, tmp_path: Path) -> None:
     assert site_keys.unfinished_runs(database) == {2, 2**64 - 1}  # the database keeps them with a sign
     assert site_keys.unfinished_runs(tmp_path / "none.db") == set()
+
+
+def test_a_failed_run_has_flowers_reason(database: Path, tmp_path: Path) -> None:
+    assert site_keys.failed_run(database, 1) == "no module"
+    assert site_keys.failed_run(database, 2**64 - 1) is None
+    assert site_keys.failed_run(tmp_path / "none.db", 1) is None
 
 
 def test_a_strange_run_is_ended_and_named_once(

@@ -31,6 +31,8 @@ class Scripted:
         self.run_dir, self.looks, self.work = run_dir, iter(looks), work
         self.has_superlink = True
         self.num_runs = 0
+        self.failures: list[str | None] = []
+        """What Flower says of the ServerApp at each look while it has not begun."""
         self.waited_for: list[list[str]] = []
         self.refusals: list[bool] = []
         """Runs that Flower does not take; True where the SuperLink ended under them."""
@@ -38,6 +40,9 @@ class Scripted:
     def look(self) -> bool:
         self.has_superlink = True
         return next(self.looks)()
+
+    def why_the_run_failed(self) -> str | None:
+        return self.failures.pop(0) if self.failures else None
 
     def show_approvals(self, approvals: Approvals | None) -> None:
         self.waited_for.append([] if approvals is None else list(approvals.sites))
@@ -131,6 +136,18 @@ def test_a_server_that_never_says_that_it_began_counts_as_crashed(tmp_path, say,
     assert not outcome.finished
     assert "4 times without a round in between: it did not begin within 0 s; the logs in" in outcome.reason
     assert num_runs == 3
+
+
+def test_a_server_that_fails_before_it_says_anything_is_noticed_with_flowers_reason(tmp_path, say) -> None:
+    """As with a package that does not load: its own log has not begun."""
+    federation = Scripted(tmp_path, [say("starting"), *[say(None)] * 4], tmp_path)
+    federation.failures = [None, *["ServerApp failed:\nno templates"] * 4]
+    outcome = study_runner.follow(cast(LocalFederation, federation), tmp_path, 0)
+    assert not outcome.finished
+    assert (
+        "4 times without a round in between: it ended before it began: ServerApp failed: no templates"
+        in outcome.reason
+    )
 
 
 def test_while_the_server_is_started_again_the_status_says_so(tmp_path, say) -> None:
