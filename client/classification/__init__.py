@@ -1,6 +1,6 @@
 """Classes of images by any classifier, without torch: which files are images, and a line of CSV for each."""
 
-from client.classification.classify import Classified, Classifier, classify, squares, write
+from client.classification.classify import Classified, Classifier, classify, decoded, squares, write
 from client.classification.image_files import Unreadable
 
-__all__ = ["Classified", "Classifier", "Unreadable", "classify", "squares", "write"]
+__all__ = ["Classified", "Classifier", "Unreadable", "classify", "decoded", "squares", "write"]

@@ -65,7 +65,7 @@ def classify(classifier: Classifier, images: Iterable[Path | Picture]) -> Iterat
     Images are classified in batches, so an unreadable file comes before the other images of its batch.
     """
     waiting: list[tuple[Path | None, int, decode.Pixels]] = []
-    for square in _squares(classifier.preprocessing, images):
+    for square in decoded(classifier.preprocessing, images):
         if isinstance(square, Unreadable):
             yield square
             continue
@@ -79,13 +79,14 @@ def classify(classifier: Classifier, images: Iterable[Path | Picture]) -> Iterat
 
 def squares(classifier: Classifier, images: Iterable[Path]) -> list[decode.Pixels]:
     """Decoded squares of all images that can be read."""
-    found = _squares(classifier.preprocessing, images)
+    found = decoded(classifier.preprocessing, images)
     return [square[2] for square in found if not isinstance(square, Unreadable)]
 
 
-def _squares(
+def decoded(
     preprocessing: Preparation, images: Iterable[Path | Picture]
 ) -> Iterator[tuple[Path | None, int, decode.Pixels] | Unreadable]:
+    """Path, frame from 1 and decoded square of each image, in order; `Unreadable` for what is none."""
     size, interpolation = preprocessing.stored_size, preprocessing.interpolation
     for number, image in enumerate(images, start=1):
         if isinstance(image, Picture):

@@ -28,6 +28,7 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-site predict --study runs/demo images/ --out classes.csv",
             "consilium-site predict --study runs/demo --head federated.lda scan.dcm",
             "consilium-site predict --onnx skin.onnx images/",
+            "consilium-site predict --study runs/demo --explain heat/ images/ --out classes.csv",
         ],
     )(_predict)
     command(
@@ -104,6 +105,14 @@ def _predict(
             help="2, 4 or 8: the mean over an image and its mirror image, both upside down, all turned by a quarter.",
         ),
     ] = 1,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            "--explain",
+            metavar="DIR",
+            help="Also write heat maps to this folder: a PNG per line of the CSV, and index.html to look through.",
+        ),
+    ] = None,
 ) -> int:
     """Predict class probabilities for images with a finished study.
 
@@ -114,6 +123,8 @@ def _predict(
     from common.files import write_atomically
 
     write_csv = _writer(study, onnx, head, weights, device, adapt_to, views)
+    if explain is not None:
+        _write_heat_maps(images, study, head, weights, device, explain, plain=adapt_to is None and views == 1)
     if out is None:
         if sys.stdout is None:
             raise ConfigError("standard output is closed; name a file with --out FILE.csv")
@@ -160,6 +171,30 @@ def _writer(
     return load_predictor(
         study, head, weights_dir=weights, device=device, adapt_to=adapt, views=views
     ).write_csv
+
+
+def _write_heat_maps(
+    images: list[Path],
+    study: Path | None,
+    head: str | None,
+    weights: Path | None,
+    device: str,
+    folder: Path,
+    *,
+    plain: bool,
+) -> None:
+    """Write heat maps of the images. Raises ConfigError if they would not be of what is predicted."""
+    if study is None or not plain:
+        raise ConfigError(
+            "predict --explain: found --onnx, --adapt-to or --views, expected --study without them"
+        )
+    from client import predict
+    from client.predict.sheet import SHEET, write_heat_maps
+    from client.training.hardware.device import choose_device
+
+    classifier = predict.load(study, head, weights, choose_device(device))
+    number = write_heat_maps(classifier, images, folder)
+    log.event(f"wrote heat maps of {number} images to {folder}; look at {folder / SHEET}")
 
 
 def _export(

@@ -1,0 +1,141 @@
+"""Heat maps in a folder: one PNG per image, and a contact sheet to look through.
+
+Everything stays at the site. A picture's number is its line in the CSV of `predict`, so its name says nothing of a
+patient.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from client.classification import Unreadable, decoded
+from client.data.decoding import decode
+from client.predict.explain import Explainer, Heat, explainer
+from client.predict.image_classifier import ImageClassifier
+from common.files import make_private, write_atomically
+from common.text import one_line
+
+SHEET = "index.html"
+_BATCH, _MOST_SHOWN, _THUMB = 16, 600, 160
+"""Images at once; pictures in the sheet; pixels a side of one there."""
+_OPAQUE = 0.6
+"""How much of the image the hottest place hides."""
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0; } main { max-width: 1180px; margin: 0 auto; padding: 20px; }
+.sheet { display: flex; flex-wrap: wrap; gap: 16px; list-style: none; padding: 0; }
+figure { margin: 0; width: 324px; } img { width: 160px; height: 160px; margin-right: 2px; }
+figcaption { font-size: 13px; overflow-wrap: anywhere; }
+"""
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("client.predict"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    number: int
+    name: str
+    frame: int
+    predicted: str
+    share: str
+    """Probability in percent."""
+    image: str
+    heat: str
+    """Data URLs."""
+    is_empty: bool
+
+
+def write_heat_maps(classifier: ImageClassifier, images: Iterable[Path], folder: Path) -> int:
+    """Write a picture per image and the sheet into `folder`, for its owner alone; returns the number of pictures.
+
+    Files that cannot be read are skipped; `predict` names them. Raises ConfigError if the classifier has no place
+    to read heat maps from, StorageError.
+    """
+    explained = explainer(classifier)
+    make_private(folder)
+    shown: list[_Picture] = []
+    number = 0
+    for picture, content in _pictures(explained, images):
+        number += 1
+        write_atomically(folder / f"{number:05d}.png", content, private=True)
+        if number <= _MOST_SHOWN:
+            shown.append(picture)
+    write_atomically(folder / SHEET, _sheet(classifier, shown, number - len(shown)).encode(), private=True)
+    return number
+
+
+def _pictures(explained: Explainer, images: Iterable[Path]) -> Iterator[tuple[_Picture, bytes]]:
+    classifier = explained.classifier
+    found = (one for one in decoded(classifier.preprocessing, images) if not isinstance(one, Unreadable))
+    number = 0
+    while batch := list(islice(found, _BATCH)):
+        squares = [square for _, _, square in batch]
+        probabilities_NC = classifier.probabilities(squares)
+        predicted_N = probabilities_NC.argmax(axis=1).tolist()
+        heats = explained.heat(squares, predicted_N)
+        for (path, frame, square), place, row_C, heat in zip(
+            batch, predicted_N, probabilities_NC, heats, strict=True
+        ):
+            number += 1
+            seen = _middle(square, classifier.preprocessing.image_size)
+            warm = overlay(seen, heat)
+            picture = _Picture(
+                number,
+                one_line("" if path is None else path.name),
+                frame,
+                classifier.classes[place],
+                f"{100 * row_C[place]:.1f}",
+                _url(seen),
+                _url(warm),
+                is_empty=not heat.any(),
+            )
+            yield picture, _png(np.concatenate([seen, warm], axis=1))
+
+
+def overlay(square: decode.Pixels, heat: Heat) -> npt.NDArray[np.uint8]:
+    """The image with yellow to red over it, the more the hotter; where heat is 0 it is as it was."""
+    colour = np.stack([np.full_like(heat, 255.0), 215 * (1 - heat), np.zeros_like(heat)], axis=-1)
+    share = (_OPAQUE * heat)[..., None]
+    mixed: npt.NDArray[np.uint8] = (square * (1 - share) + colour * share).round().astype(np.uint8)
+    return mixed
+
+
+def _middle(square: decode.Pixels, size: int) -> decode.Pixels:
+    start = (square.shape[0] - size) // 2
+    return square[start : start + size, start : start + size]
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _url(pixels: npt.NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((_THUMB, _THUMB)).save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _sheet(classifier: ImageClassifier, pictures: list[_Picture], num_more: int) -> str:
+    return _TEMPLATES.get_template("sheet.html.jinja").render(
+        study=classifier.study.name,
+        encoder=classifier.study.model.encoder,
+        head=classifier.head_title,
+        pictures=pictures,
+        num_more=num_more,
+        style=Markup(_STYLE),
+        style_sha256=base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(),
+    )
