@@ -34,6 +34,7 @@ def simulate(
     engine: EngineName = "processes",
     workers: int | None = None,
     gpu_share: float | None = None,
+    start_from: Run | Where | None = None,
 ) -> Run:
     """Run a study to its end with the sites in the folder `sites`; returns the run, finished or failed.
 
@@ -41,7 +42,8 @@ def simulate(
     `adopt` takes sites and classes from the folder instead of from the study, so that every site trains.
     Sites in `leave_out` are enrolled but never start. `port` is the server's; None takes 9092, or a free one.
     `engine` is `processes`, `inline` or `ray`; weights and scores have the same bits. `ray` has `workers`, each with
-    `gpu_share` of a GPU.
+    `gpu_share` of a GPU. `start_from` is a run, its folder or a file of weights to begin with; with `rounds: 0` the
+    study only scores them.
 
     Every process that was started has ended on return, on an error and on KeyboardInterrupt. Raises ConfigError
     or LaunchError if the study cannot start.
@@ -58,6 +60,7 @@ def simulate(
         engine=engines.engine(engine, open_trainer, port, workers, gpu_share),
         adopt=adopt,
         leave_out=leave_out,
+        start_from=_weights_of(start_from),
     )
     return Run.open(folder)
 
@@ -76,6 +79,16 @@ def resume(
     folder = run.folder if isinstance(run, Run) else Path(run)
     simulation.resume_run(folder, Path(sites), engine=engines.engine(engine, open_trainer, port))
     return Run.open(folder)
+
+
+def _weights_of(start_from: Run | Where | None) -> Path | None:
+    match start_from:
+        case None:
+            return None
+        case Run():
+            return start_from.folder
+        case _:
+            return Path(start_from)
 
 
 def open_trainer() -> engines.OpenTrainer:

@@ -21,7 +21,7 @@ from common import lock, log
 from common.config import StudyConfig
 from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
-from common.weights import Array, load_file
+from common.weights import Array
 from server.config import ServerConfig
 from server.enrolment import approvals, census, overlap_check
 from server.enrolment import cohort as enrolment
@@ -33,7 +33,7 @@ from server.rounds import scores, selection
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
-from server.storage import checkpoint, history, requests
+from server.storage import checkpoint, history, requests, start_weights
 from server.storage.status import (
     INCOMPLETE,
     Stage,
@@ -120,9 +120,12 @@ def _conduct(
     """Run the study. Returns how it ended and how far it came, as a sentence for its status."""
     synthetic = "; SYNTHETIC images, the figures say nothing about medicine" if config.synthetic else ""
     log.event(
-        f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, {study.rounds} rounds of "
-        f"{study.algorithm.kind} with {', '.join(study.sites.train)}{synthetic}"
+        f"study {study.name}: {study.model.encoder}, {len(study.classes)} classes, "
+        + (f"{study.rounds} rounds of {study.algorithm.kind} with " if study.rounds else "only scores, with ")
+        + f"{', '.join(study.sites.train if study.rounds else study.sites.all)}{synthetic}"
     )
+    if study.start_from is not None:
+        log.event(f"it starts from {study.start_from.name} (hash {study.start_from.sha256[:12]})")
     enrolment.wait_for_sites(study, sites, pause)
     start, cohort = _begin(config, study, sites)
     cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
@@ -183,6 +186,7 @@ def _ending(study: StudyConfig, state: RoundState, cohort: Cohort) -> Ending:
     done = f"{num_rounds} rounds" if early is None else f"{num_rounds} of {study.rounds} rounds: {early}"
     lacking = scores.unscored_in(study, state)
     left = [f"{site} took no part: {cohort.absent[site]}" for site in cohort.absent if site not in lacking]
+    done = done if study.rounds else "scoring, without rounds"
     parts = [done, *([scores.sentence(lacking)] if lacking else []), *left]
     incomplete = lacking and study.sites.evaluate_missing == "incomplete"
     if incomplete:
@@ -233,7 +237,7 @@ def _begin(config: ServerConfig, study: StudyConfig, sites: Sites) -> tuple[Roun
         add_resumption(config.run_dir, state.round)
         cohort = enrolment.enrol(study, sites, state.weights, first_round=state.round + 1, people=people)
         return state, replace(cohort, weights={})
-    first = None if config.start_from is None else load_file(config.start_from)[0]
+    first = None if config.start_from is None else start_weights.load(study, config.start_from)
     cohort = enrolment.enrol(study, sites, first, people=people)
     reference = cohort.reference
     start = RoundState(0, cohort.weights, reference.layout, reference.preprocessing)

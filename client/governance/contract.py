@@ -184,6 +184,9 @@ class Contract:
         corrects = isinstance(study.algorithm, Scaffold) and plan.train and plan.round > 1
         if (plan.control or plan.control_variate) and not corrects:
             yield "a control variate comes along, and the study has none in this round"
+        given = study.start_from
+        if plan.round == 1 and given is not None and arrays_digest != given.sha256:
+            yield "the first weights are not those that the study starts from"
         yield from self._tested_once(plan, arrays_digest)
         known = self._agreed.weights.get(plan.round - 1)
         if _only_tests(plan):  # after the rounds, of the weights that were chosen among them
@@ -227,6 +230,9 @@ class Contract:
         known = self._agreed.weights.get(plan.round)
         if known is not None and known != plan.weights_digest:
             yield f"the weights are not those after round {plan.round}"
+        given = plan.study.start_from
+        if plan.round == 0 and given is not None and plan.weights_digest != given.sha256:
+            yield "the weights are not those that the study starts from"
         yield from self._tested_once(plan, plan.weights_digest)
         yield from head_contract.problems(plan, plan.study.heads)
         # A search has as many points as the study says at most; the same point may come again.

@@ -11,9 +11,15 @@ def lines(study: StudyConfig) -> Iterator[str]:
     model, sites = study.model, study.sites
     tuned = "" if model.tuning is None else f" by {model.tuning.kind}"
     yield f"{model.kind} {model.encoder}{tuned}, classes {', '.join(study.classes)}"
-    yield f"starts from {_start(study)}; trains and sends {_trained(study)}"
-    yield f"{study.rounds} rounds of {_work(study.local)}, {study.algorithm.kind}"
-    yield f"{_steps(study.local)}"
+    yield f"starts from {_start(study)}; trains and sends {_trained(study) if study.rounds else 'NOTHING'}"
+    if study.start_from is not None:
+        given = study.start_from
+        yield f"the server SENDS the first weights: {given.name} (hash {given.sha256[:12]})"
+    if study.rounds:
+        yield f"{study.rounds} rounds of {_work(study.local)}, {study.algorithm.kind}"
+        yield f"{_steps(study.local)}"
+    else:
+        yield "no rounds: the first weights are scored, and no network is trained"
     yield (
         f"trains: {', '.join(sites.train)}; scores only: {', '.join(sites.evaluate) or 'none'}; goes on with "
         f"{sites.quorum} training site(s)"

@@ -58,6 +58,7 @@ from common.config.rounds import (
     SitesConfig,
     WaitForAll,
 )
+from common.config.scoring import GivenWeights
 from common.config.secure_aggregation import SecureAggregationConfig
 from common.config.study import (
     StudyConfig,
@@ -122,6 +123,7 @@ __all__ = [
     "FedYogi",
     "FileWeights",
     "GeometricMedian",
+    "GivenWeights",
     "Grace",
     "HubWeights",
     "HuggingFaceText",

@@ -35,6 +35,7 @@ from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logist
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.personalisation import NoPersonal, Personalisation
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
+from common.config.scoring import GivenWeights, wrong_scoring
 from common.config.secure_aggregation import SecureAggregationConfig, wrong_masks
 from common.config.training import LocalConfig, Sgd
 from common.config.transport import TransportConfig
@@ -65,8 +66,12 @@ class StudyConfig(Frozen):
     """Sites that take part, and the quorum of a round."""
     model: ModelConfig
     """The network and the weights that it starts from. Without `kind` it is a `classifier`."""
-    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
-    """Rounds of training. One closing evaluation follows the last."""
+    start_from: GivenWeights | None = Field(default=None, exclude_if=lambda start: start is None)
+    """Weights of an earlier run to begin with, which the server sends. `--start-from` fills it in. None: the sites
+    build the first weights from `model`."""
+    rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)]
+    """Rounds of training. One closing evaluation follows the last. 0: nothing is trained, the first weights are scored
+    at every site, and `heads` are fitted on them."""
     local: LocalConfig = LocalConfig()
     """Training at a site within one round."""
     algorithm: Algorithm = FedAvg()
@@ -135,6 +140,12 @@ class StudyConfig(Frozen):
                 f"aggregation.{problem}. A round may go on with {self.sites.quorum} site(s): raise "
                 "sites.required, name more sites or choose another rule"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _without_rounds_nothing_is_trained(self) -> Self:
+        if (problem := wrong_scoring(self)) is not None:
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from server.cli.options import (
     RunDir,
     ServerDir,
     SiteName,
+    StartFrom,
     StudyFile,
 )
 
@@ -203,6 +204,7 @@ def _run(
             "--wait", help="Show its log to the end; exit code 0 only if it finished, 3 if it is incomplete."
         ),
     ] = False,
+    start_from: StartFrom = None,
 ) -> int:
     """Put a study into the queue.
 
@@ -215,6 +217,10 @@ def _run(
 
     folder = open_folder(directory)
     study = load_settings(study_file, StudyConfig, "study")
+    if start_from is not None:
+        from server.storage import start_weights
+
+        study = start_weights.started_from(study, start_from, folder.runs)
     entry = orders.start(folder, study, "command line")
     _print_queued(folder, study.name)
     if not wait:

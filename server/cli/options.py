@@ -28,6 +28,14 @@ Port: TypeAlias = Annotated[
         help="Port for the sites to connect to; without it 9092, or a free one.",
     ),
 ]
+StartFrom: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--start-from",
+        metavar="RUN|FILE",
+        help="Begin with the weights of this run, or of a file of a run's weights. With `rounds: 0` they are scored.",
+    ),
+]
 Engine: TypeAlias = Annotated[
     Literal["processes", "inline", "ray"],
     typer.Option(

@@ -7,7 +7,17 @@ import typer
 
 from common.console.command_line import command, study_exit_code
 from common.errors import ConfigError
-from server.cli.options import SIMULATION, STUDIES, Engine, Port, RunDir, RunsDir, SitesDir, StudyFile
+from server.cli.options import (
+    SIMULATION,
+    STUDIES,
+    Engine,
+    Port,
+    RunDir,
+    RunsDir,
+    SitesDir,
+    StartFrom,
+    StudyFile,
+)
 
 if TYPE_CHECKING:
     from consilium_fl.runs import Run
@@ -34,6 +44,7 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-server simulate study.yaml --sites sites --adopt",
             "consilium-server simulate study.yaml --sites sites --engine inline",
             "consilium-server simulate study.yaml --sites sites --leave-out north south",
+            "consilium-server simulate scores.yaml --sites sites --start-from runs/demo",
         ],
     )(_simulate)
     command(
@@ -80,6 +91,7 @@ def _simulate(
             "--gpu-share", metavar="X", min=0.0, help="With `--engine ray`: GPUs for each of them, as 0.25."
         ),
     ] = None,
+    start_from: StartFrom = None,
 ) -> int:
     """Run a study with all its sites on this machine.
 
@@ -100,6 +112,7 @@ def _simulate(
         engine=engine,
         workers=workers,
         gpu_share=gpu_share,
+        start_from=start_from,
     )
     print(run.describe())
     return _exit_code(run)

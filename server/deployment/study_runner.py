@@ -20,7 +20,7 @@ from common.polling import POLL_S
 from common.processes.tail import Tail
 from common.settings import to_yaml
 from server.deployment.superlink import Federation
-from server.storage import checkpoint, status
+from server.storage import checkpoint, start_weights, status
 
 MOST_CRASHES = 3
 """Of the ServerApp, without a round in between."""
@@ -143,7 +143,11 @@ def write_server_settings(
     synthetic: bool,
     fingerprints: Mapping[str, str] | None = None,
 ) -> Path:
-    """server.yaml and the study as run; returns the first."""
+    """server.yaml and the study as run; returns the first.
+
+    Raises ConfigError if the study starts from weights that are not there.
+    """
+    first = start_weights.place_of(study, run_dir.parent)
     study_file, settings = run_dir / "study.yaml", run_dir / "server.yaml"
     write_atomically(study_file, to_yaml(study.model_dump(mode="json")))
     values = {
@@ -153,6 +157,7 @@ def write_server_settings(
         "fingerprints": dict(fingerprints or {}),
         "synthetic": synthetic,
         "log": log.form(),
+        "start_from": None if first is None else str(first),
     }
     write_atomically(settings, to_yaml(values))
     return settings

@@ -62,7 +62,8 @@ def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
 def require_classes(study: StudyConfig, census: Census) -> None:
     """Raises ConfigError that names every class that no site has, or no site trains on."""
     trainers = [site for name, site in census.sites.items() if name in study.sites.train]
-    untrained = _without(study, [site.train_counts for site in trainers])
+    trains = study.rounds > 0 or study.heads is not None
+    untrained = _without(study, [site.train_counts for site in trainers]) if trains else []
     nowhere = _without(
         study, [(*s.train_counts, *s.validation_counts, *s.test_counts) for s in census.sites.values()]
     )

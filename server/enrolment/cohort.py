@@ -313,12 +313,13 @@ def _disagreements(
     refused: dict[str, str] = {}
     if weights is None:
         return refused
+    trains = study.rounds > 0 or study.heads is not None
     for site, enrolment in enrolled.items():
         if (difference := mismatch(enrolment.layout, weights)) is not None:
             refused[site] = f"its model differs from the first weights: {difference}"
         elif any(len(counts) != len(study.classes) for counts in _counts(enrolment)):
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
-        elif site in study.sites.train and sum(enrolment.train_counts) == 0:
+        elif trains and site in study.sites.train and sum(enrolment.train_counts) == 0:
             refused[site] = "it has no training images of the study's classes"
         elif site in study.sites.evaluate and not sum(map(sum, _counts(enrolment)[1:])):
             held_back = "that its policy lets be counted" if enrolment.withheld else "of the study's classes"

@@ -112,7 +112,11 @@ def _figures(outcome: Outcome) -> str:
     ]  # fmt: skip
     return "\n\n".join(
         [
-            f"## The model after round {after}{early}" if after else "## The model before training",
+            f"## The model after round {after}{early}"
+            if after
+            else "## The model before training"
+            if planned
+            else "## The model",
             *_selected(outcome, final),
             _which_images(outcome, final),
             markdown_table(head, rows),

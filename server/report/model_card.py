@@ -51,7 +51,11 @@ def model_card(outcome: Outcome) -> str:
         stored if outcome.preprocessing is None else f"`{json.dumps(dict(outcome.preprocessing))}`"
     )
     started = f"`{study.model.weights.model_dump_json()}`"
-    if outcome.start_from is not None:
+    if study.start_from is not None:
+        given = study.start_from
+        origin = f"the weights of {escaped(given.name)}, which the server sent (hash `{given.sha256[:12]}`)"
+        started = f"{origin}; layers that are not trained from {started}"
+    elif outcome.start_from is not None:
         started = f"the operator's file `{outcome.start_from}`; layers that are not trained from {started}"
     size = "the encoder's own" if study.model.image_size is None else f"{study.model.image_size} px"
     items = {
@@ -66,13 +70,14 @@ def model_card(outcome: Outcome) -> str:
         **_gaps(outcome),
         "Seed and fingerprint": f"{study.seed}, `{study.fingerprint}`",
     }
+    head = ["training site", "training images a round", "rounds with its update"]
     if outcome.synthetic:
         items = {"Data": f"**{SYNTHETIC}.**"} | items
     return "\n\n".join(
         [
             "## Model card",
             "\n".join(f"- **{name}**: {text}" for name, text in items.items()),
-            markdown_table(["training site", "training images a round", "rounds with its update"], rows),
+            *([markdown_table(head, rows)] if study.rounds else []),
         ]
     )
 

@@ -29,14 +29,18 @@ def opening(outcome: Outcome) -> str:
     lines = [f"# {study.name}"]
     if outcome.synthetic:
         lines += [f"> **{SYNTHETIC.capitalize()}.**"]
-    lines += [_subject(outcome), _rounds(outcome)]
-    lines += [paragraph for paragraph in (_evaluators(outcome), *_end(outcome)) if paragraph]
+    paragraphs = (_subject(outcome), _rounds(outcome), _evaluators(outcome), *_end(outcome))
+    lines += [paragraph for paragraph in paragraphs if paragraph]
     return "\n\n".join(lines)
 
 
 def _subject(outcome: Outcome) -> str:
     study, done = outcome.study, outcome.num_rounds
     kind = f"{model_kind(study)} for {len(study.classes)} classes ({', '.join(study.classes)})"
+    if not study.rounds:
+        given = "the first weights" if study.start_from is None else f"weights of {study.start_from.name}"
+        scored = counted(len(outcome.final.sites) if outcome.final else 0, "site")
+        return f"{kind} was scored by {scored}, and nothing was trained: it has {escaped(given)}."
     planned = f"{counted(len(study.sites.train), 'site')} in {counted(study.rounds, 'round')}"
     if not outcome.trained:
         return f"{kind} was to be trained by {planned}. No update of a site is on record."
@@ -48,8 +52,10 @@ def _subject(outcome: Outcome) -> str:
 
 
 def _rounds(outcome: Outcome) -> str:
-    """What a site does in a round, how the results are joined, and who did it."""
+    """What a site does in a round, how the results are joined, and who did it; nothing without rounds."""
     study = outcome.study
+    if not study.rounds:
+        return ""
     local = study.local
     amount = (
         f"{local.num_epochs:g} epoch{'' if local.num_epochs == 1 else 's'}"

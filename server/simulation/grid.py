@@ -185,7 +185,7 @@ def run(
             del waiting[variant, seed]
             seconds, num_rounds = seconds + time.monotonic() - started, num_rounds + study.rounds
             left = sum(study.rounds for study in waiting.values())
-            if left and failure is None:
+            if left and num_rounds and failure is None:
                 log.event(_time_left(seconds / num_rounds * left, len(waiting), left))
         else:
             log.event(f"{study.name} has finished before; it is kept")

@@ -13,7 +13,7 @@ from server.simulation.engines import Engine, Inline, Processes, Ray
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite, run_local
 from server.simulation.ray_workers import run_ray
-from server.storage import checkpoint
+from server.storage import checkpoint, start_weights
 
 PROCESSES = Processes()
 
@@ -26,10 +26,11 @@ def simulate_study(
     engine: Engine,
     adopt: bool,
     leave_out: Collection[str] = (),
+    start_from: Path | None = None,
 ) -> tuple[Path, StudyEnd]:
     """Run the study with the sites of `sites_dir` to its end; returns the run's folder and how it ended.
 
-    Raises ConfigError or LaunchError before it starts.
+    `start_from` is a run or a file with the first weights. Raises ConfigError or LaunchError before it starts.
     """
     federation = load_federation(sites_dir)
     name = study.name
@@ -38,6 +39,8 @@ def simulate_study(
     if adopt:
         changes = {"classes": federation.classes, "sites": {"train": tuple(federation.sites)}}
         study = validate_settings(study.model_dump() | changes, StudyConfig, "study", name)
+    if start_from is not None:
+        study = start_weights.started_from(study, start_from, runs)
     run_dir = runs / study.name
     return run_dir, run_study(study, sites_dir, federation, run_dir, engine=engine, leave_out=leave_out)
 

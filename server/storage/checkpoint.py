@@ -196,11 +196,12 @@ def save_weights(path: Path, state: RoundState, study: StudyConfig) -> Path:
         "format": "pt",  # what timm and transformers look for in a safetensors file
         "study": study.name,
         "study_fingerprint": study.fingerprint,
-        "round": str(state.round),
+        "round": str(state.round - state.closing),
         "encoder": study.model.encoder,
         "classes": json.dumps(study.classes),
         "preprocessing": json.dumps(dict(state.preprocessing)),
         "trainable": json.dumps(study.model.model_dump(mode="json")["trainable"]),
+        "seed": str(study.seed),
         "weights_start": study.model.weights.model_dump_json(),
         "model": study.model.model_dump_json(),
         "sha256": digest(state.weights),

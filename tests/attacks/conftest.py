@@ -102,10 +102,16 @@ def enrolled(trainer: Trainer, chosen: StudyConfig) -> dict[str, np.ndarray]:
 
 
 def round_plan(
-    chosen: StudyConfig, weights: object, *, number: int = 1, train: bool = True, plan_id: str = "r"
+    chosen: StudyConfig,
+    weights: object,
+    *,
+    number: int = 1,
+    train: bool = True,
+    plan_id: str = "r",
+    **more: Any,
 ) -> wire.RoundPlan:
     return wire.RoundPlan(
-        plan_id=plan_id, site="north", study=chosen, round=number, train=train, weights=weights
+        plan_id=plan_id, site="north", study=chosen, round=number, train=train, weights=weights, **more
     )
 
 

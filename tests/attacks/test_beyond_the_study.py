@@ -78,6 +78,25 @@ def test_a_restarted_trainer_remembers_what_it_was_asked(hospital: Hospital) -> 
     assert "was answered before" in refusal(ask(restarted, round_plan(chosen, other, plan_id="after")))
 
 
+@pytest.mark.parametrize("changes", [{}, {"train": False, "score": ["test"]}, {"train": False}])
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_study_from_given_weights_begins_with_those_and_no_others(
+    hospital: Hospital, rounds: int, changes: dict[str, object]
+) -> None:
+    earlier = enrolled(hospital(), study(name="other"))
+    theirs = {name: array * np.float32(1.01) for name, array in earlier.items()}
+    trainer = hospital(own_first_weights=False)
+    local = {} if rounds == 0 else study().local.model_dump()
+    given = {"name": "skin, round 9", "sha256": digest(theirs)}
+    chosen = study(start_from=given, rounds=rounds, local=local)
+    approve(trainer, chosen)
+    assert isinstance(enrol(trainer, chosen, plan_id="e3"), wire.Enrolment)
+    answer = ask(trainer, round_plan(chosen, earlier, **({"train": rounds > 0} | changes), plan_id="own"))
+    assert "contract: the first weights are not those that the study starts from" in refusal(answer)
+    answer = ask(trainer, round_plan(chosen, theirs, train=False, plan_id="given"))
+    assert isinstance(answer, wire.RoundAnswer)
+
+
 # --- heads -----------------------------------------------------------------------------------
 
 HEADS = {"heads": {"local": [{"kind": "knn"}], "federated": [{"kind": "lda"}, {"kind": "logistic"}]}}

@@ -27,7 +27,7 @@ sites:
   required: 3
 model:
   encodr: convnext_t
-rounds: 0
+rounds: -1
 learning_rate: 0.1
 """
 
@@ -51,7 +51,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once():
         "sites: required=3 can never be met by 2 training site(s); lower the first or name more sites",
         "model.encoder: missing; add it",
         "model.encodr: no such setting; did you mean model.encoder?",
-        "rounds: Input should be greater than or equal to 1; found 0",
+        "rounds: Input should be greater than or equal to 0; found -1",
         "learning_rate: no such setting; did you mean local.optimizer.lr?",
     ]
 
@@ -258,9 +258,9 @@ def test_several_keys_that_stand_twice_are_one_a_line():
 
 
 def test_a_setting_with_nothing_behind_its_colon_is_no_default_without_a_word():
-    assert mistakes(GOOD.replace("rounds: 3", "rounds: 0") + "heads:\n") == [
+    assert mistakes(GOOD.replace("rounds: 3", "rounds: -1") + "heads:\n") == [
         "heads: nothing stands after it (line 9); write a value or null, {} for an empty section, or remove the line",
-        "rounds: Input should be greater than or equal to 1; found 0",
+        "rounds: Input should be greater than or equal to 0; found -1",
     ]
     assert parse_settings(GOOD + "heads: null\n", StudyConfig, "study", name="good.yaml").heads is None
 

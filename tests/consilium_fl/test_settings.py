@@ -20,7 +20,7 @@ def test_the_examples_of_the_docstrings_are_true(module: object, monkeypatch: py
 
 
 def test_every_mistake_of_a_study_is_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("name: x\nrounds: 0\nlearning_rate: 1\n")
+    (tmp_path / "bad.yaml").write_text("name: x\nrounds: -1\nlearning_rate: 1\n")
     with pytest.raises(consilium_fl.ConsiliumError, match="learning_rate: no such setting") as caught:
         consilium_fl.read_study(tmp_path / "bad.yaml")
     assert "rounds: " in str(caught.value)

@@ -58,7 +58,7 @@ def test_a_yaml_that_ships_names_its_schema_in_the_first_line(path: Path, name: 
     "change",
     [
         {"rouns": 3},
-        {"rounds": 0},
+        {"rounds": -1},
         {"local": {"optimizer": {"kind": "sdg"}}},
         {"local": {"optimizer": {"lr": 0.1}}},
         {"classes": ["nv"]},

@@ -71,7 +71,7 @@ def test_a_field_is_described_as_it_is_written_in_the_yaml() -> None:
     assert (rate.path, rate.type, rate.default) == ("local.optimizer.lr", "number, more than 0", "0.001")
     rounds = next(one for one in of_study("").settings if one.path == "rounds")
     assert (rounds.type, rounds.default, rounds.unit) == (
-        "whole number, at least 1, at most 999,999,999",
+        "whole number, at least 0, at most 999,999,999",
         None,
         "rounds",
     )

@@ -96,7 +96,7 @@ def test_a_study_without_a_text_tower_has_nothing_to_ask(tmp_path):
 
 
 def test_all_mistakes_of_the_study_are_reported(tower, tmp_path):
-    source = write(tmp_path / "x.yaml", study_of(tower | {"templates": ["a mole"]}, rounds=0))
+    source = write(tmp_path / "x.yaml", study_of(tower | {"templates": ["a mole"]}, rounds=-1))
     with pytest.raises(ConfigError) as caught:
         embed_file(source, tmp_path / "new.yaml", None)
     assert "without {class}" in str(caught.value)

@@ -22,7 +22,7 @@ def test_all_mistakes_of_a_study_are_reported_at_once(
     tmp_path: Path, sites: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "bad.yaml"
-    study.write_text("name: x\nclasses: [mel, nv]\nrounds: 0\nlearning_rate: 1\nsites: {train: [a, a]}\n")
+    study.write_text("name: x\nclasses: [mel, nv]\nrounds: -1\nlearning_rate: 1\nsites: {train: [a, a]}\n")
     assert main(["simulate", str(study), "--sites", str(sites), "--runs", str(tmp_path / "runs")]) == 1
     told = capsys.readouterr().err
     for mistake in ("rounds: ", "learning_rate: no such setting", "a is named twice", "model: missing"):

@@ -65,9 +65,9 @@ def test_every_variant_is_run_with_every_seed_under_a_name_of_its_own() -> None:
 
 def test_a_variant_that_is_no_study_is_named() -> None:
     with pytest.raises(ConfigError, match=r"grid\.yaml, variant typo") as caught:
-        studies(grid({"good": {}, "typo": {"local": {"learning_rate": 1}, "rounds": 0}}), "grid.yaml")
+        studies(grid({"good": {}, "typo": {"local": {"learning_rate": 1}, "rounds": -1}}), "grid.yaml")
     assert "local.learning_rate: no such setting" in str(caught.value)
-    assert "rounds: Input should be greater than or equal to 1" in str(caught.value)
+    assert "rounds: Input should be greater than or equal to 0" in str(caught.value)
 
 
 def test_the_base_is_left_as_it_was() -> None:
