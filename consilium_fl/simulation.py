@@ -15,8 +15,10 @@ from typing import TypeAlias
 from common.config import StudyConfig
 from consilium_fl.extras import missing
 from consilium_fl.runs import Run
+from server.report.matrix import Table
 from server.simulation import engines
 from server.simulation import grid as experiments
+from server.simulation import matrix as matrices
 from server.simulation import simulate as simulation
 from server.simulation.engines import EngineName
 
@@ -79,6 +81,33 @@ def resume(
     folder = run.folder if isinstance(run, Run) else Path(run)
     simulation.resume_run(folder, Path(sites), engine=engines.engine(engine, open_trainer, port))
     return Run.open(folder)
+
+
+def matrix(
+    study: StudyConfig | Where, sites: Where, *, runs: Where = "runs", engine: EngineName = "processes"
+) -> Table:
+    """Run each site's own model, the federated and the pooled one with the settings of one study, and compare them.
+
+    Every model is scored on every site's test images. The pooled one needs a site `pooled` in `sites`. Returns the
+    table, in `runs`/NAME-matrix. A model that fails does not stop the others. Raises ConfigError.
+
+        >>> matrix("configs/study/demo.yaml", "runs/sites").path                    # doctest: +SKIP
+    """
+    given = study if isinstance(study, StudyConfig) else Path(study)
+    return matrices.run_matrix(given, Path(sites), Path(runs), engines.engine(engine, open_trainer))
+
+
+def leave_one_site_out(
+    study: StudyConfig | Where, sites: Where, *, runs: Where = "runs", engine: EngineName = "processes"
+) -> Table:
+    """Run the study, and once more without each training site, which then scores the model of the others.
+
+    Returns the table, in `runs`/NAME-leave-one-site-out. Raises ConfigError.
+
+        >>> leave_one_site_out("configs/study/demo.yaml", "runs/sites").path        # doctest: +SKIP
+    """
+    given = study if isinstance(study, StudyConfig) else Path(study)
+    return matrices.run_left_out(given, Path(sites), Path(runs), engines.engine(engine, open_trainer))
 
 
 def _weights_of(start_from: Run | Where | None) -> Path | None:

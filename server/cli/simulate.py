@@ -21,6 +21,7 @@ from server.cli.options import (
 
 if TYPE_CHECKING:
     from consilium_fl.runs import Run
+    from server.report.matrix import Table
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -56,6 +57,18 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-server compare grid.yaml --sites sites --only fedavg fedprox",
         ],
     )(_compare)
+    command(
+        app,
+        "matrix",
+        SIMULATION,
+        examples=["consilium-server matrix study.yaml --sites sites --engine inline"],
+    )(_matrix)
+    command(
+        app,
+        "leave-one-site-out",
+        SIMULATION,
+        examples=["consilium-server leave-one-site-out study.yaml --sites sites --engine inline"],
+    )(_leave_one_site_out)
 
 
 def _simulate(
@@ -181,6 +194,41 @@ def _compare(
 
     compared = simulation.compare(grid, sites, runs=runs, only=only or (), engine=engine)
     return study_exit_code(finished=compared.finished, incomplete=compared.incomplete)
+
+
+def _matrix(
+    study: StudyFile, sites: SitesDir, runs: RunsDir = Path("runs"), engine: Engine = "processes"
+) -> int:
+    """Compare each site's own model, the federated and the pooled one.
+
+    Trains them with the settings of one study, and scores each on every site's test images. The pooled model needs a
+    site with all training images, which `consilium-site simulate --pooled` writes. Writes matrix.md and .csv into
+    RUNS/NAME-matrix; what has finished before is kept. Exit code 0 only if all finished; 3 if one is incomplete.
+    """
+    from consilium_fl import simulation
+
+    return _tabled(simulation.matrix(study, sites, runs=runs, engine=engine))
+
+
+def _leave_one_site_out(
+    study: StudyFile, sites: SitesDir, runs: RunsDir = Path("runs"), engine: Engine = "processes"
+) -> int:
+    """Compare a study with itself without one of its sites, each in turn.
+
+    The site that is left out scores the model of the others on its test images. Writes leave-one-site-out.md and .csv
+    into RUNS/NAME-leave-one-site-out. Exit codes as of `matrix`.
+    """
+    from consilium_fl import simulation
+
+    return _tabled(simulation.leave_one_site_out(study, sites, runs=runs, engine=engine))
+
+
+def _tabled(table: "Table") -> int:
+    print(f"wrote {table.path}")
+    failed = bool(table.failures)
+    return study_exit_code(
+        finished=not failed and not table.lacking, incomplete=bool(table.lacking) and not failed
+    )
 
 
 def _report(run_dir: RunDir) -> int:

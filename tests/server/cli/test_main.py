@@ -30,6 +30,9 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "report",
         "simulate",
         "compare",
+        "paper",
+        "matrix",
+        "leave-one-site-out",
         "compose",
         "containers",
     }
