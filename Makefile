@@ -38,11 +38,12 @@ wheel: install ## one wheel in dist/, with start-up kit, example settings and da
 	cp requirements.lock dist/
 	@ls dist/*-$(VERSION)-*.whl
 
+# Three processes on two cores: whole federations often wait, for a line, a deadline or a process that starts.
 test: install ## every test this machine can run
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-quick: install ## tests of milliseconds: no federation of real processes, no container, no large encoder
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not docker'
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not docker'
 
 lint: install ## ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff check .
