@@ -47,6 +47,24 @@ def add_commands(app: typer.Typer) -> None:
         MODELS,
         examples=["consilium-site embed-prompts study.yaml --weights weights --out study-whole.yaml"],
     )(_embed_prompts)
+    command(
+        app,
+        "fetch-weights",
+        MODELS,
+        examples=[
+            "consilium-site fetch-weights convnext_t --out weights",
+            "consilium-site fetch-weights ViT-B-32 --library open_clip --tag laion2b_s34b_b79k --out weights",
+            "consilium-site fetch-weights OWNER/NAME --library hugging_face --out weights",
+        ],
+    )(_fetch_weights)
+    command(
+        app,
+        "import-weights",
+        MODELS,
+        examples=[
+            "consilium-site import-weights swin_t.pth --encoder swin_t --out weights/swin_t.safetensors"
+        ],
+    )(_import_weights)
 
 
 def _predict(
@@ -280,4 +298,51 @@ def _embed_prompts(
     for embedded in embed_file(study, out, weights):
         print(embedded.describe())
     log.event(f"wrote {out}")
+    return 0
+
+
+def _fetch_weights(
+    encoder: Annotated[
+        str,
+        typer.Argument(metavar="ENCODER", help="An encoder of the paper or of timm, or as --library says."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    library: Annotated[
+        Literal["timm", "open_clip", "hugging_face"],
+        typer.Option(
+            "--library", help="open_clip: a whole CLIP. hugging_face: a text tower, OWNER/NAME on the hub."
+        ),
+    ] = "timm",
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", metavar="TAG", help="Which published weights; open_clip needs it."),
+    ] = None,
+) -> int:
+    """Fetch weights from Hugging Face's hub, for a folder that hospitals get.
+
+    Needs the internet; no other command does. Writes the file as the hub has it, compared with the hub's hash, and
+    NAME.origin.json with licence, origin and commit beside it. Prints what a study writes to start from it.
+    """
+    from client.model.fetch import fetch
+
+    print(fetch(encoder, out, library=library, tag=tag).describe())
+    return 0
+
+
+def _import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of torchvision, timm or open_clip.")],
+    encoder: Annotated[
+        str,
+        typer.Option("--encoder", metavar="ENCODER", help="The encoder that they are of."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="NEW.safetensors", help="Where to write them.")],
+) -> int:
+    """Convert a weights file of another library into safetensors that a study can start from.
+
+    Files of pickles are read without running what is in them. torchvision's tensors get timm's names, if timm's network
+    then gives what torchvision's gives. Prints what a study writes to start from it.
+    """
+    from client.model.imported import convert
+
+    print(convert(file, encoder, out).describe())
     return 0

@@ -33,6 +33,8 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "export",
         "merge",
         "embed-prompts",
+        "fetch-weights",
+        "import-weights",
         "split",
         "simulate",
         "partition",
