@@ -26,7 +26,7 @@ from server.config import ServerConfig
 from server.enrolment import approvals, census, overlap_check
 from server.enrolment import cohort as enrolment
 from server.heads import fit, record
-from server.report import census_table, terminal
+from server.report import census_table, terminal, tracking
 from server.report import write as report
 from server.report.outcome import Ending
 from server.rounds import scores, selection
@@ -126,6 +126,7 @@ def _conduct(
     )
     if study.start_from is not None:
         log.event(f"it starts from {study.start_from.name} (hash {study.start_from.sha256[:12]})")
+    tracking.require_libraries(config)
     enrolment.wait_for_sites(study, sites, pause)
     start, cohort = _begin(config, study, sites)
     cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
@@ -145,15 +146,18 @@ def _conduct(
         readmit=readmit, best_weights=best_weights, on_progress=on_progress, pause=pause,
         mask_record=config.run_dir / "opening.json",
     )  # fmt: skip
+    done = start.round
     del start  # its weights are needed for one round only
-    for state in states:
-        log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
-        report.append_round(config.run_dir, state, study)
-        checkpoint.keep_best(config.run_dir, state)
-        if not state.closing:
-            checkpoint.save(config.run_dir, state, study)
-            scores.require_heard(study, state)
-            _fit_heads(config, study, sites, cohort, state)
+    with tracking.following(config, study, done) as track:
+        for state in states:
+            log.lines(terminal.round_table(study, state, synthetic=config.synthetic), round=state.round)
+            report.append_round(config.run_dir, state, study)
+            checkpoint.keep_best(config.run_dir, state)
+            track()
+            if not state.closing:
+                checkpoint.save(config.run_dir, state, study)
+                scores.require_heard(study, state)
+                _fit_heads(config, study, sites, cohort, state)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)

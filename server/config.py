@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
@@ -22,6 +23,54 @@ def _once(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(hosts))
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(
+            f"found {path}, expected an absolute path; Flower starts the server in a folder of its own"
+        )
+    return path
+
+
+def _one_of_each(trackers: "tuple[Tracking, ...]") -> "tuple[Tracking, ...]":
+    if len({one.kind for one in trackers}) < len(trackers):
+        raise ValueError("found two entries of one kind, expected one of each at most")
+    return trackers
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    if not parts.scheme:
+        raise ValueError("expected an address with its scheme, such as https://mlflow.example.org")
+    if parts.password or parts.username:
+        raise ValueError(
+            "found a user in the address; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+    return uri
+
+
+class TensorBoardTracking(Frozen):
+    """Figures of the rounds as TensorBoard reads them, in a folder per study."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+    dir: Annotated[Path, AfterValidator(_absolute)]
+    """Absolute path of a folder on the server's machine."""
+
+
+class MlflowTracking(Frozen):
+    """Figures of the rounds in an MLflow run per study, at the operator's own MLflow server."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    uri: Annotated[str, AfterValidator(_without_password)]
+    """Address of the server, as in `https://mlflow.example.org`. A password or token belongs into MLflow's own
+    environment variables."""
+    experiment: Line = "consilium"
+    """Name of the experiment at that server; it is made if it is not there."""
+
+
+Tracking: TypeAlias = Annotated[TensorBoardTracking | MlflowTracking, Field(discriminator="kind")]
+"""Where figures of the rounds go besides rounds.jsonl."""
+
+
 class ServerConfig(Frozen):
     """One run of one study on this server. Paths are absolute: Flower starts the server in a
     folder of its own."""
@@ -39,6 +88,8 @@ class ServerConfig(Frozen):
     """Form of the log: for people, or one JSON object a line."""
     synthetic: bool = False
     """The images were generated; every output says so."""
+    tracking: Annotated[tuple[Tracking, ...], AfterValidator(_one_of_each)] = ()
+    """Where figures of the rounds go besides rounds.jsonl, all at the operator's. Nothing by default."""
     start_from: Path | None = None
     """Safetensors file with the study's tensors to begin with, instead of asking a site."""
 
@@ -73,6 +124,8 @@ class FederationConfig(Frozen):
     """The hospitals, by the name that studies use."""
     synthetic: bool = False
     """The images were generated; every output says so."""
+    tracking: Annotated[tuple[Tracking, ...], AfterValidator(_one_of_each)] = ()
+    """Where figures of the rounds go besides rounds.jsonl, all at the operator's. Nothing by default."""
 
     @field_validator("sites")
     @classmethod

@@ -204,6 +204,7 @@ class Host(Federation):
             run_dir,
             self._nodes(),
             synthetic=self.folder.config.synthetic,
+            tracking=self.folder.config.tracking,
             fingerprints={
                 site: key.fingerprint for site, key in site_keys.read_key_files(self.folder).keys.items()
             },

@@ -7,7 +7,7 @@ last checkpoint as long as that helps, and the status says how it ended.
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from common.files import write_atomically
 from common.polling import POLL_S
 from common.processes.tail import Tail
 from common.settings import to_yaml
+from server.config import Tracking
 from server.deployment.superlink import Federation
 from server.storage import checkpoint, start_weights, status
 
@@ -142,6 +143,7 @@ def write_server_settings(
     *,
     synthetic: bool,
     fingerprints: Mapping[str, str] | None = None,
+    tracking: Sequence[Tracking] = (),
 ) -> Path:
     """server.yaml and the study as run; returns the first.
 
@@ -156,6 +158,7 @@ def write_server_settings(
         "node_ids": dict(node_ids),
         "fingerprints": dict(fingerprints or {}),
         "synthetic": synthetic,
+        "tracking": [one.model_dump(mode="json") for one in tracking],
         "log": log.form(),
         "start_from": None if first is None else str(first),
     }
