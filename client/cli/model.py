@@ -264,6 +264,14 @@ def _export(
 def _merge(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.safetensors", help="Where to write the model.")],
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            metavar="NAME",
+            help="A federated head that is linear, or softmax. Without it: the study's `final_head`.",
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="DIR", help="Folder with the file that the study started from."),
@@ -271,11 +279,13 @@ def _merge(
 ) -> int:
     """Write a finished run's whole model, with LoRA's products merged into its layers.
 
-    The file has the encoder's own layers and names, for use outside of Consilium.
+    The file has the encoder's own layers and names, for use outside of Consilium. Its classifier is the head that the
+    study ends with.
     """
-    from client.model.merge import merge_run
+    from client.predict.merge import merge_run
 
-    log.event(f"wrote {merge_run(run_dir, out, weights)} tensors to {out}")
+    num_tensors, title = merge_run(run_dir, out, weights, head)
+    log.event(f"wrote {num_tensors} tensors to {out}; the classifier is {title}")
     return 0
 
 

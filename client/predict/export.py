@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,13 +21,14 @@ from torch import Tensor
 from client.classification.exported import INPUT, KEY, OUTPUT, Label, Squares, load_onnx
 from client.data.decoding import decode
 from client.model import build, tuning
+from client.predict import fold
 from client.predict.image_classifier import ImageClassifier
 from client.predict.portable import Portable, portable
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.heads import FittedHead, Floats
 from common.heads.view import under
 from common.release import version
-from common.weights import load_file, save_file
+from common.weights import Array, load_file, save_file
 
 Format: TypeAlias = Literal["onnx", "torchscript", "safetensors"]
 Run: TypeAlias = Callable[[Sequence[decode.Pixels]], Floats]
@@ -160,21 +162,26 @@ def _to_torchscript(whole: Portable, label: Label, path: Path) -> Run:
 def _to_safetensors(
     classifier: ImageClassifier, whole: Portable, label: Label, path: Path, weights_dir: Path | None
 ) -> Run:
-    """The encoder's own layers and names, and the head's arrays; read back into a second network."""
-    tensors = {name: tensor.numpy() for name, tensor in whole.model.state_dict().items()}
-    metadata = {KEY: label.model_dump_json()}
-    head = classifier.head
-    if isinstance(head, FittedHead):
-        tensors |= under(_HEAD, head.arrays())
-        metadata["head"] = head.form.model_dump_json()
-    save_file(path, tensors, metadata)
-    arrays, _ = load_file(path)
+    """The encoder's own layers and names; read back into a second network.
+
+    A head is the classifier of these layers. If it cannot be, its arrays stand beside them.
+    """
+    network, head, layer = deepcopy(whole.model), classifier.head, classifier.layer
+    metadata, beside = {KEY: label.model_dump_json()}, dict[str, Array]()
     fresh = tuning.merged(build.of_study(classifier.study, weights_dir).model).to(whole.mean.dtype)
+    if isinstance(head, FittedHead) and not fold.obstacle(network, head, layer):
+        fold.put_into(network, head, layer)
+        fold.put_into(fresh, head, layer)
+    elif isinstance(head, FittedHead):
+        beside = under(_HEAD, head.arrays())
+        metadata["head"] = head.form.model_dump_json()
+    save_file(path, {n: tensor.numpy() for n, tensor in network.state_dict().items()} | beside, metadata)
+    arrays, _ = load_file(path)
     own = {
         name: torch.from_numpy(array) for name, array in arrays.items() if not name.startswith(f"{_HEAD}/")
     }
     fresh.load_state_dict(own)
-    again = Portable(fresh.eval(), classifier.preprocessing, whole.head, classifier.layer).eval()
+    again = Portable(fresh.eval(), classifier.preprocessing, whole.head if beside else None, layer).eval()
     return lambda squares: _run(again, squares)
 
 

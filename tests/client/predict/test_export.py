@@ -89,9 +89,18 @@ def test_a_safetensors_file_has_the_encoders_own_layers_the_head_and_the_label(m
     export(classifier, tmp_path / "skin.safetensors", "safetensors")
     arrays, metadata = load_file(tmp_path / "skin.safetensors")
     assert not any("lora" in name for name in arrays)
+    assert not any("head_on_features" in name for name in arrays)  # it is the classifier
+    assert "head" not in metadata
+    assert not np.array_equal(arrays["head.weight"], classifier.model.get_classifier().weight.detach())
+    assert Label.model_validate_json(metadata[KEY]).weights_sha256 == classifier.weights_sha256
+
+
+def test_a_head_that_cannot_be_the_classifier_stands_beside_the_layers(make_run, tmp_path):
+    run = make_run("test_convnext", kind="clip", text={"kind": "random", "width": 8})
+    export(predict.load(run, "federated.lda", None, CPU), tmp_path / "skin.safetensors", "safetensors")
+    arrays, metadata = load_file(tmp_path / "skin.safetensors")
     assert arrays["head_on_features/weights"].shape[1] == 3
     assert json.loads(metadata["head"])["form"] == "linear"
-    assert Label.model_validate_json(metadata[KEY]).weights_sha256 == classifier.weights_sha256
 
 
 def test_a_file_that_computes_something_else_is_not_kept(make_run, tmp_path, monkeypatch):
