@@ -108,3 +108,19 @@ def test_the_report_has_a_column_for_each_model(make_study: MakeStudy, tmp_path:
     assert [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:] == [
         ":---", "north", "south", "**pooled, training sites**",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("alone", "columns"), [(True, ["FedBN", "alone"]), (False, ["FedBN"])])
+def test_fedbn_is_named_as_the_model_of_each_sites_own(
+    make_study: MakeStudy, tmp_path: Path, alone: bool, columns: list[str]
+) -> None:
+    model = {"encoder": "test_efficientnet", "image_size": 32, "batch_norm": "local"}
+    settings = personal(kind="none", alone=alone) | {"rounds": 1, "selection": {"metric": "loss"}}
+    folder = run(tmp_path / "a", make_study(model=model, **settings))
+    section = (
+        (folder / "report.md").read_text().split("## Global model and the sites' own")[1].split("\n## ")[0]
+    )
+    head = next(line for line in section.splitlines() if line.startswith("|"))
+    assert [cell.strip().split(", ")[-1] for cell in head.split("|")[3:-1]] == columns * 2
+    assert "*FedBN*: the study's model with each site's own normalisation layers" in section
+    assert ("*alone*" in section) is alone

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import sklearn
 from pydantic import TypeAdapter, ValidationError
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import euclidean_distances
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.model_selection import GridSearchCV, ParameterGrid, StratifiedGroupKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import Pipeline
@@ -67,8 +68,12 @@ def fit(
     *,
     seed: int,
     threads: int,
+    validation: tuple[Rows, Labels] | None = None,
 ) -> Pipeline:
-    """The fitted pipeline; where the setting lists values, the best by balanced accuracy over grouped folds."""
+    """The fitted pipeline; where the setting lists values, the best by balanced accuracy on `validation`.
+
+    Without validation images: the best over grouped folds of the training images.
+    """
     head, grid = _head(config, labels_N, seed, threads)
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())] if config.scale else []
     if config.pca is not None:
@@ -77,10 +82,19 @@ def fit(
     if all(len(values) == 1 for values in grid.values()):
         pipeline.set_params(**{name: values[0] for name, values in grid.items()})
         return pipeline.fit(features_ND, labels_N)
+    if validation is not None and len(validation[1]):
+        fitted = (clone(pipeline).set_params(**one).fit(features_ND, labels_N) for one in ParameterGrid(grid))
+        return max(fitted, key=lambda candidate: _balanced_accuracy(candidate, *validation))
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=seed)
     search = GridSearchCV(pipeline, grid, scoring="balanced_accuracy", cv=folds, n_jobs=1)
     best: Pipeline = search.fit(features_ND, labels_N, groups=groups_N).best_estimator_
     return best
+
+
+def _balanced_accuracy(pipeline: Pipeline, features_ND: Rows, labels_N: Labels) -> float:
+    """Mean over the classes that have images of their share that is right."""
+    right_N = pipeline.predict(features_ND) == labels_N
+    return float(np.mean([right_N[labels_N == label].mean() for label in np.unique(labels_N)]))
 
 
 def _head(

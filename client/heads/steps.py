@@ -252,9 +252,10 @@ def _fit(
         label=None if keep is None else label,
     )
     started = time.monotonic()
+    chosen_on = table.sides["validation"]
     result = worker.run(
         job, train_ND, train.labels_N, train.groups_N, table.sides[scored].features_NF,
-        state_dir=place.state_dir, keep=keep,
+        validation=(chosen_on.features_NF, chosen_on.labels_N), state_dir=place.state_dir, keep=keep,
     )  # fmt: skip
     log.event(f"fitted {config.title} on {len(train_ND)} images in {time.monotonic() - started:.1f} s")
     return result

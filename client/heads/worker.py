@@ -51,12 +51,14 @@ def run(
     groups_N: Sequence[str],
     test_ND: npt.NDArray[np.floating],
     *,
+    validation: tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]] | None = None,
     state_dir: Path,
     keep: Path | None = None,
 ) -> Mapping[str, Array]:
     """Fit in a worker process: a head's `probabilities` of the test rows, or a vote's `weights` and `bias`.
 
-    `keep` is where the head goes. Raises HeadUnavailable if there is none, StorageError if the disk is full.
+    Values of a setting are chosen on `validation`, features and labels, if there are any. `keep` is where the head
+    goes. Raises HeadUnavailable if there is none, StorageError if the disk is full.
     """
     if len(np.unique(labels_N)) < 2:
         raise HeadUnavailable(
@@ -68,6 +70,8 @@ def run(
         folder = Path(scratch)
         groups = np.array([numbers[group] for group in groups_N], np.int64)
         arrays = {"train": train_ND, "labels": labels_N, "groups": groups, "test": test_ND}
+        if validation is not None and len(validation[1]):
+            arrays |= {"validation": validation[0], "validation_labels": validation[1]}
         save_file(folder / "features.safetensors", arrays, {})
         (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         _work(folder, job)
@@ -119,8 +123,9 @@ def main(folder: Path) -> None:
         result = sklearn_heads.coefficients(config, train_ND, labels_N, job.num_classes, job.seed)
     else:
         pipeline = sklearn_heads.fit(
-            config, train_ND, labels_N, arrays["groups"].tolist(), seed=job.seed, threads=job.threads
-        )
+            config, train_ND, labels_N, arrays["groups"].tolist(), seed=job.seed, threads=job.threads,
+            validation=(arrays["validation"], arrays["validation_labels"]) if "validation" in arrays else None,
+        )  # fmt: skip
         result = {"probabilities": sklearn_heads.probabilities(pipeline, arrays["test"], job.num_classes)}
         if job.label is not None:
             sklearn_heads.save(folder / "head", pipeline, sklearn_heads.HeadLabel.model_validate(job.label))

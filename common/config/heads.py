@@ -26,7 +26,8 @@ def _as_list(value: object) -> object:
 _Numbers = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
 _Wholes = Annotated[tuple[Whole, ...], Field(min_length=1, max_length=8)]
 OneOrMore = Annotated[_Numbers, BeforeValidator(_as_list, json_schema_input_type=Positive | _Numbers)]
-"""Values to choose from by grouped cross-validation on the site's training images; a single one is used as is."""
+"""Values to choose from by the site's validation images, or without any by grouped cross-validation on its training
+images; a single one is used as is."""
 OneOrMoreWhole = Annotated[_Wholes, BeforeValidator(_as_list, json_schema_input_type=Whole | _Wholes)]
 _Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=8)]
 OneOrMoreShares = Annotated[
@@ -67,7 +68,8 @@ class Local(Head):
     """A head that each site fits for itself."""
 
     folds: Annotated[int, Field(ge=2, le=10)] = 3
-    """Folds of the cross-validation that chooses among several values, grouped like the split."""
+    """Folds of the cross-validation that chooses among several values at a site without validation images, grouped like
+    the split."""
     time_limit_s: Positive = 300
     """Longest fit, in seconds. A longer one is stopped, and the report names it."""
 

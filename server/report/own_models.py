@@ -11,12 +11,15 @@ _MEANINGS: dict[OwnModel, str] = {
 }
 
 
+_FEDBN = "the study's model with each site's own normalisation layers (`model.batch_norm: local`)"
+
+
 def section(outcome: Outcome) -> list[str]:
-    """Nothing if the study has no such models."""
-    record = outcome.final_record
-    if record is None or record.test is None or not record.own:
+    """Nothing if the study has no such models. Under FedBN the study's model is one of each site's own."""
+    record, is_fedbn = outcome.final_record, outcome.study.model.batch_norm == "local"
+    if record is None or record.test is None or not (record.own or is_fedbn):
         return []
-    models: dict[str, ScoredModel] = {"global": record.test}
+    models: dict[str, ScoredModel] = {"FedBN" if is_fedbn else "global": record.test}
     models.update({str(name): model for name, model in record.own.items()})
     sites = [
         site for site in outcome.study.sites.train if any(site in model.sites for model in models.values())
@@ -27,7 +30,9 @@ def section(outcome: Outcome) -> list[str]:
     rows = [[site, *_row([model.sites.get(site) for model in models.values()])] for site in sites]
     if len(sites) > 1:
         rows.append(["**pooled, training sites**", *_row([_pooled(model) for model in models.values()])])
-    legend = " ".join(f"*{name}*: {text}." for name, text in _MEANINGS.items() if name in record.own)
+    meanings = {"FedBN": _FEDBN} if is_fedbn else {}
+    meanings |= {str(name): text for name, text in _MEANINGS.items() if name in record.own}
+    legend = " ".join(f"*{name}*: {text}." for name, text in meanings.items())
     return [
         "\n\n".join(
             [

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from client.heads import sklearn_heads
 from client.heads.sklearn_heads import HeadLabel
-from common.config.heads import LocalHead, LocalLda, LocalNearestMean, LocalSvmLinear, Vote
+from common.config.heads import LocalHead, LocalKnn, LocalLda, LocalNearestMean, LocalSvmLinear, Vote
 from common.errors import SiteDataError
 from common.heads import ABSENT
 
@@ -46,6 +46,37 @@ def test_every_kind_separates_two_clusters_and_gives_an_unseen_class_nothing(kin
 def test_several_values_are_chosen_among_by_cross_validation():
     head = fit(LocalSvmLinear(c=(0.01, 1.0))).steps[-1][1]
     assert head.C in (0.01, 1.0)
+
+
+def test_several_values_are_chosen_by_the_validation_images_where_there_are_any():
+    # One neighbour says what its row says; with 81 all rows vote, and 41 are of class 2.
+    features_ND, labels_N = np.array([[float(place)] for place in range(81)]), np.repeat([0, 2], [40, 41])
+    config = LocalKnn(neighbours=(1, 81), weights="uniform", scale=False)
+
+    def chosen(labels):
+        validation = np.array([[1.0], [2.0], [79.0]]), np.array(labels)
+        pipeline = sklearn_heads.fit(
+            config, features_ND, labels_N, [*range(81)], seed=0, threads=1, validation=validation
+        )
+        return pipeline.steps[-1][1].n_neighbors
+
+    assert chosen([0, 0, 2]) == 1
+    assert chosen([2, 2, 2]) == 81
+
+
+def test_of_values_that_are_equally_good_the_first_is_taken():
+    features_ND, labels_N = clusters()
+    validation = features_ND[[0, 79]], labels_N[[0, 79]]
+    pipeline = sklearn_heads.fit(
+        LocalKnn(neighbours=(3, 1)),
+        features_ND,
+        labels_N,
+        [*range(80)],
+        seed=0,
+        threads=1,
+        validation=validation,
+    )
+    assert pipeline.steps[-1][1].n_neighbors == 3
 
 
 def test_components_are_no_more_than_there_are_features():

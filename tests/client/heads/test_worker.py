@@ -7,7 +7,7 @@ import pytest
 
 from client.heads import worker
 from client.heads.worker import HeadUnavailable, Job
-from common.config.heads import LocalForest, LocalNearestMean
+from common.config.heads import LocalForest, LocalKnn, LocalNearestMean
 
 # Two classes, far apart in both features.
 TRAIN = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]], np.float32)
@@ -30,6 +30,19 @@ def test_a_head_is_fitted_in_another_process_and_leaves_no_features_behind(tmp_p
     assert probabilities_NC.argmax(axis=1).tolist() == [0, 2]
     assert probabilities_NC[:, 1].tolist() == [0, 0]  # no training image of class 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_worker_chooses_by_the_validation_images(tmp_path: Path) -> None:
+    # All four rows vote alike, 2 to 2, which is class 0; one neighbour sees class 2.
+    choosing = LocalKnn(neighbours=(4, 1), weights="uniform", scale=False)
+    found = [
+        worker.run(
+            job(choosing), TRAIN, LABELS, GROUPS, TEST, state_dir=tmp_path, validation=(TEST, labels_N)
+        )
+        for labels_N in (np.array([0, 2]), np.array([0, 0]))
+    ]
+    assert [each["probabilities"].argmax(axis=1).tolist() for each in found] == [[0, 2], [0, 0]]
 
 
 def test_one_class_makes_no_head(tmp_path: Path) -> None:
