@@ -82,7 +82,7 @@ def make_study(kind: str, path: Path, sites: list[str]) -> None:
         **MOBILENET,
         "name": kind,
         "sites": {"train": sites, **drawn},
-        "rounds": 5 if kind == "many" else 3,
+        "rounds": 10 if kind == "many" else 3,
     }
     path.write_text(yaml_text.dump(study), encoding="utf-8")
 
@@ -98,9 +98,11 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
         [sys.executable, "-m", "server.cli", *map(str, arguments), "--engine", engine],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    memory = []
+    memory: list[tuple[float, float]] = []
+    at_rounds: list[tuple[float, float]] = []
     while simulation.poll() is None:
         memory.append((time.monotonic() - started, tree_mib(simulation.pid)))
+        at_rounds += memory[-1:] * (_num_rounds(folder / "runs") - len(at_rounds))
         time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     (run_dir,) = (path for path in (folder / "runs").iterdir() if path.is_dir())  # beside it: its lock
@@ -115,11 +117,16 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "rounds_s": [line["seconds"] for line in rounds],
         "memory": memory[:: max(1, len(memory) // 40)],
+        "at_rounds": at_rounds,
         "most_mib": max((mib for _, mib in memory), default=0.0),
         "weights": digest(load_file(run_dir / "weights.safetensors")[0])[:16],
         "load": load,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _num_rounds(runs: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in runs.glob("*/rounds.jsonl"))
 
 
 def tree_mib(root: int) -> float:

@@ -2,6 +2,7 @@
 
     python -m benchmarks trainer                       # on this machine's GPU, or else its CPU, and a page
     python -m benchmarks trainer --before DIR          # also the loop of an earlier version, from a checkout of it
+    python -m benchmarks trainer --profile DIR         # where a CPU's seconds go in a round over the JPEGs of DIR
 
 The bare loop slices ready float32 batches out of a tensor on the device. It draws nothing, copies nothing, looks at no
 loss and computes in no deterministic way. Ours cuts, mirrors and normalises every image, follows a schedule and checks
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks._trainer_profile import profiled
 from client.data.store import StoredImages
 from client.model.build import build
 from client.model.parameters import partition, shared_arrays
@@ -256,12 +258,18 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--encoders", nargs="*", default=())
     parser.add_argument("--ways", nargs="*", default=["bare", "exact", "fast", "exact scoring"])
+    parser.add_argument("--profile", type=Path, help="folder of JPEGs: where the seconds of a round go")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args([argument for argument in sys.argv[1:] if argument != "trainer"])
     device = torch.device(arguments.device)
     if arguments.child:
         for line in measure(Case(**json.loads(arguments.child)), device, arguments.ways, arguments.tries):
             print(json.dumps(line), flush=True)
+        return
+    if arguments.profile:
+        for case in [*ON_CPU, Case("mobilenetv2_100", 224, 32, 8, "float32")]:
+            found = profiled(arguments.profile, case.encoder, case.size)
+            print(json.dumps(found | {"load": os.getloadavg()[0]}), flush=True)
         return
     cases = [
         case
