@@ -76,4 +76,5 @@ def seed_dropout(seed: int, device: torch.device) -> None:
             # The processor's generator is the augmentation's, in another thread.
             torch.cuda.manual_seed(seed)
     else:
-        torch.manual_seed(seed)
+        # torch.manual_seed gives the same draws, but writes down the call stack for GPUs that are not in use.
+        torch.default_generator.manual_seed(seed)
