@@ -29,6 +29,8 @@ COLUMNS: Mapping[str, Callable[[Figures], float]] = {
 }
 """By what the paper calls them, in percent. Its AVG has two readings: without and with the AUC."""
 
+TABLE = "results.md"
+
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Quantiles of Student's t at 97.5 % by degrees of freedom, from 1; beyond them the normal's 1.96 is close."""
 
@@ -99,8 +101,8 @@ def lines(experiment: Experiment, rows: Sequence[Row], random_encoders: Sequence
 
 def write(
     experiment: Experiment, size: Size, rows: Sequence[Row], random_encoders: Sequence[str], folder: Path
-) -> Path:
-    """Write results.md, .csv, .tex and .png into `folder`; returns the first."""
+) -> None:
+    """Write results.md, .csv, .tex and .png into `folder`."""
     made = lines(experiment, rows, random_encoders)
     intro = [f"# {experiment.title}", ""]
     if size == "small":
@@ -120,7 +122,7 @@ def write(
     ]  # fmt: skip
     columns = ["model", "seeds", *COLUMNS, "the paper", "remark"]
     parts = [*intro, markdown_table(columns, table, right=1), *_heads(rows)]
-    write_atomically(folder / "results.md", ("\n".join(parts) + "\n").encode())
+    write_atomically(folder / TABLE, ("\n".join(parts) + "\n").encode())
     write_atomically(folder / "results.csv", _csv(made))
     write_atomically(folder / "results.tex", _latex(experiment, made))
     picture = plots.bars(
@@ -130,7 +132,6 @@ def write(
         folder,
     )
     write_atomically(folder / "results.png", picture)
-    return folder / "results.md"
 
 
 def _tested(experiment: Experiment, row: Row) -> Figures | None:

@@ -64,8 +64,11 @@ def run(
     if plan_only:
         return None
     with _hours_after_a_round(planned.studies, folder / grid.name):
-        _, rows = grids.run(grid, planned, wanted.name, sites, folder, only, engine)
-    return Done(results.write(wanted, size, rows, from_random, folder), rows)
+        _, rows = grids.run(
+            grid, planned, wanted.name, sites, folder, only, engine,
+            on_rows=lambda so_far: results.write(wanted, size, so_far, from_random, folder),
+        )  # fmt: skip
+    return Done(folder / results.TABLE, rows)
 
 
 def _describe(

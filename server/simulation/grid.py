@@ -6,7 +6,7 @@ run that did not finish is a row that says so, never a gap.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -168,8 +168,11 @@ def run(
     runs: Path,
     only: tuple[str, ...] = (),
     engine: Engine = PROCESSES,
+    on_rows: Callable[[Sequence[Row]], object] = lambda _: None,
 ) -> tuple[Path, tuple[Row, ...]]:
-    """`run_grid` for a grid that was read and planned; `file` is its name in messages."""
+    """`run_grid` for a grid that was read and planned; `file` is its name in messages. `on_rows` is called with the
+    rows so far after every study.
+    """
     federation = load_federation(sites_dir)
     wanted = _wanted(planned.studies, only, file)
     folder = runs / grid.name
@@ -192,6 +195,7 @@ def run(
         rounds = read_rounds(run_dir) if run_dir.exists() else ()
         rows.append(Row(variant, seed, rounds, failure, run_dir, lacking))
         write_comparison(folder, rows, federation)
+        on_rows(rows)
     return folder, tuple(rows)
 
 
