@@ -3,6 +3,7 @@
 A figure that the counts cannot give is NaN. Shares are in [0, 1].
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -146,6 +147,12 @@ class HeadScore(Record):
     mcnemar_p: float
     problem: str
     """Why there are no figures; empty if there are."""
+    precision_weighted: float = math.nan
+    recall_weighted: float = math.nan
+    f1_weighted: float = math.nan
+    avg_acc_bacc_pre_rec_f1: float = math.nan
+    """The paper's AVG, likely reading."""
+    avg_acc_bacc_pre_rec_f1_auroc: float = math.nan
 
 
 @dataclass(frozen=True)

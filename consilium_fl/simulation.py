@@ -15,12 +15,12 @@ from typing import TypeAlias
 from common.config import StudyConfig
 from consilium_fl.extras import missing
 from consilium_fl.runs import Run
-from server.report.matrix import Table
 from server.simulation import engines
 from server.simulation import grid as experiments
 from server.simulation import matrix as matrices
 from server.simulation import simulate as simulation
 from server.simulation.engines import EngineName
+from server.simulation.models_table import Table
 
 Where: TypeAlias = str | PathLike[str]
 

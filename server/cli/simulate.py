@@ -21,7 +21,7 @@ from server.cli.options import (
 
 if TYPE_CHECKING:
     from consilium_fl.runs import Run
-    from server.report.matrix import Table
+    from server.simulation.models_table import Table
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -5,10 +5,12 @@ together, with an interval over all their groups. A head is saved as arrays, wit
 weights, layer and classes. It contains no code that could run.
 """
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -26,8 +28,16 @@ from common.settings import to_yaml
 from common.weights import digest, save_file
 from server.state import RoundState
 
-FILE, FOLDER = "heads.json", "heads"
+FILE, FOLDER, CSV = "heads.json", "heads", "heads.csv"
 POOLED = "pooled, training sites"
+_FURTHER = (
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+    "avg_acc_bacc_pre_rec_f1",
+    "avg_acc_bacc_pre_rec_f1_auroc",
+)
+"""Figures of a cell by their names in `Figures`, beside those that it names otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,12 @@ class Cell:
     gain_high: float | None = None
     mcnemar_p: float | None = None
     problem: str = ""
+    precision_weighted: float | None = None
+    recall_weighted: float | None = None
+    f1_weighted: float | None = None
+    avg_acc_bacc_pre_rec_f1: float | None = None
+    """The paper's AVG, likely reading; see `common/metrics/figures.py`."""
+    avg_acc_bacc_pre_rec_f1_auroc: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,17 +117,23 @@ def _cell(results: Sequence[HeadResult]) -> Cell:
     if len(scores) < len(results):
         return Cell(0, None, None, None, problem=str(results[0].problem or "no score"))
     f = figures(reduce(add, scores))
-    cell = Cell(f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro))
+    cell = Cell(
+        f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro),
+        **{name: _known(getattr(f, name)) for name in _FURTHER},
+    )  # fmt: skip
     pairs = [result.paired for result in results if result.paired is not None]
     if len(pairs) < len(results) or f.num_images == 0:
         return cell
     better = gain(reduce(add, pairs))
     # One site has resampled its groups itself; over several sites the interval is from the sums.
     low, high = results[0].interval if len(results) == 1 and results[0].interval else better.interval
-    return Cell(
-        cell.num_images, cell.accuracy, cell.balanced_accuracy, cell.auroc,
-        _known(better.balanced_accuracy), _known(low), _known(high), _known(better.mcnemar_p),
-    )  # fmt: skip
+    return replace(
+        cell,
+        gain=_known(better.balanced_accuracy),
+        gain_low=_known(low),
+        gain_high=_known(high),
+        mcnemar_p=_known(better.mcnemar_p),
+    )
 
 
 def _known(value: float) -> float | None:
@@ -124,7 +146,7 @@ def _known(value: float) -> float | None:
 def keep(
     run_dir: Path, record: HeadsRecord, heads: Sequence[FittedHead], study: StudyConfig, state: RoundState
 ) -> None:
-    """Write `heads.json` and `heads/TITLE.safetensors`. Raises StorageError.
+    """Write `heads.json`, `heads.csv` and `heads/TITLE.safetensors`. Raises StorageError.
 
     Heads of an earlier round are replaced, so the folder holds those of the last weights.
     """
@@ -144,9 +166,11 @@ def keep(
         save_file(folder / f"{head.form.title}.safetensors", head.arrays(), label)
     if heads and not (run_dir / "study.yaml").exists():
         write_atomically(run_dir / "study.yaml", to_yaml(study.model_dump(mode="json")))
+    found = cells(record, study)
+    write_atomically(run_dir / CSV, _csv(found).encode())
     table = {
         "round": record.round,
-        "cells": {s: {t: vars(c) for t, c in row.items()} for s, row in cells(record, study).items()},
+        "cells": {s: {t: vars(c) for t, c in row.items()} for s, row in found.items()},
         "problems": dict(record.problems),
         "lacking": dict(record.lacking),
         "num_messages": record.num_messages,
@@ -154,6 +178,18 @@ def keep(
     earlier = [entry for entry in _entries(run_dir) if entry["round"] < record.round]
     text = json.dumps([*earlier, table], indent=1, allow_nan=False)
     write_atomically(run_dir / FILE, text.encode())
+
+
+def _csv(found: Mapping[str, Mapping[str, Cell]]) -> str:
+    """A line a site and head, every figure as a share; empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = [one.name for one in fields(Cell)]
+    writer.writerow(["site", "head", *names])
+    for site, row in found.items():
+        for title, cell in row.items():
+            writer.writerow([site, title, *(getattr(cell, name) for name in names)])
+    return text.getvalue()
 
 
 def read(run_dir: Path) -> HeadTable | None:

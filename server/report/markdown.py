@@ -9,11 +9,9 @@ because the paper (arXiv:2505.23040) does not say which one it prints.
 import math
 
 from common.config import StudyConfig
-from common.config.heads import SOFTMAX
 from common.metrics import NUM_BINS
 from server.enrolment.census import Census
-from server.heads.record import Cell, HeadTable, titles
-from server.report import census_table, overlap_text, own_models
+from server.report import census_table, heads_table, overlap_text, own_models
 from server.report.model_card import model_card
 from server.report.opening import opening
 from server.report.outcome import Outcome
@@ -47,7 +45,7 @@ def sections(outcome: Outcome) -> dict[str, str]:
         "confusion": [_confusion(outcome)],
         "classes": [_classes(outcome)],
         "own": own_models.section(outcome),
-        "heads": _heads(outcome),
+        "heads": heads_table.section(outcome),
         "rounds": [_rounds(outcome)],
         "cost": [_costs(outcome)],
         "troubles": [troubles(outcome)],
@@ -285,78 +283,6 @@ def _classes(outcome: Outcome) -> str:
     ]
     head = ["class", "images", "recall", "precision", "F1", "AUROC"]
     return f"## Per class, pooled\n\n{markdown_table(head, rows)}"
-
-
-def _heads(outcome: Outcome) -> list[str]:
-    """Classical heads beside the softmax: one table."""
-    table = outcome.heads
-    if table is None:
-        return []
-    evaluate = outcome.study.sites.evaluate
-    sites = list(table.cells)
-    head = ["head", *(f"{site} (only scores)" if site in evaluate else site for site in sites)]
-    rows = [[title, *(_head_cell(table.cells[site].get(title)) for site in sites)] for title in titles(table)]
-    lines = [f"- {title} could not be fitted: {escaped(reason)}." for title, reason in table.lacking.items()]
-    lines += [f"- {site} had no part in {escaped(reason)}" for site, reason in table.problems.items()]
-    never = outcome.never_there
-    lines += [
-        f"- {site} has no column: {escaped(never.get(site, 'it did not score the heads'))}."
-        for site in outcome.study.sites.all
-        if site not in table.cells and site not in table.problems
-    ]
-    return [
-        "\n\n".join(
-            [
-                f"## Classical heads on the features of the model after round {table.round}",
-                markdown_table(head, rows),
-                _head_legend(outcome.study, table),
-                *(["\n".join(lines)] if lines else []),
-            ]
-        )
-    ]
-
-
-def _final(study: StudyConfig, table: HeadTable) -> str:
-    """Which row the model predicts with."""
-    title = study.final_head_title
-    if title in table.lacking:
-        return f"The study's final head, {title}, could not be fitted: its model predicts with the softmax."
-    return f"**The study's model predicts with {title}** (`final_head`); the first row is the network's own softmax."
-
-
-def _head_legend(study: StudyConfig, table: HeadTable) -> str:
-    shown = [title for title in titles(table) if title not in table.lacking and title != SOFTMAX]
-    sentences = [
-        "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same images, in "
-        "points, with its 95 % interval over patients or lesions (over images where a site names none), and `*` where "
-        "McNemar's exact test gives p < 0.05."
-    ]
-    if any(title.startswith("local.") for title in shown):
-        sentences.append("*local*: each site's own head on its own test images.")
-    if any(title.startswith("federated.") for title in shown):
-        sentences.append(
-            "*federated*: one head for all, from sums, gradients or votes of the training sites."
-        )
-    sentences += [_final(study, table)] if study.final_head != "softmax" else []
-    sentences.append(f"Fitting and scoring took at most {counted(table.num_messages, 'message')} a site.")
-    if len(shown) > 1:
-        sentences.append("A table of many heads has some that look better by chance.")
-    return " ".join(sentences)
-
-
-def _head_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "-"
-    if cell.problem:
-        return cell.problem.replace("_", " ")
-    if cell.balanced_accuracy is None:
-        return "-"
-    value = percent(cell.balanced_accuracy)
-    if cell.gain is None or cell.gain_low is None or cell.gain_high is None:
-        return value
-    mark = "*" if cell.mcnemar_p is not None and cell.mcnemar_p < 0.05 else ""
-    ends = f"{100 * cell.gain_low:+.1f} to {100 * cell.gain_high:+.1f}"
-    return f"{value} ({100 * cell.gain:+.1f}, {ends}){mark}"
 
 
 def _rounds(outcome: Outcome) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
-from server.report import matrix as tables
 from server.report.comparison import Row
-from server.report.matrix import FEDERATED, POOLED
 from server.simulation import grid as grids
+from server.simulation import models_table as tables
 from server.simulation.engines import Engine
+from server.simulation.models_table import FEDERATED, POOLED
 from server.simulation.simulate import load_federation
 
 

@@ -1,5 +1,6 @@
 """Figures of heads on record: one cell a head and site, pooled over training sites."""
 
+import csv
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from common.heads.result import HeadResult
 from common.metrics import count
 from common.metrics.paired import pair
 from common.weights import load_file
-from server.heads.record import FILE, POOLED, HeadsRecord, cells, keep, read, titles
+from server.heads.record import CSV, FILE, POOLED, HeadsRecord, cells, keep, read, titles
 from server.state import RoundState
 
 LABELS = np.array([0, 0, 1, 2])
@@ -50,6 +51,12 @@ def test_a_cell_has_the_figures_of_its_counts_and_the_gain_over_the_softmax(stud
     assert row["softmax"].balanced_accuracy == pytest.approx(2.5 / 3)
     assert row["softmax"].gain is None
     assert row["federated.lda"].gain == pytest.approx(0.5 / 3)
+    # Weighted: a class of 2, 1 and 1 images; precisions 1, 1/2, 1 and recalls 1/2, 1, 1.
+    assert row["softmax"].precision_weighted == pytest.approx((2 * 1 + 1 / 2 + 1) / 4)
+    assert row["softmax"].recall_weighted == 0.75
+    assert row["softmax"].f1_weighted == pytest.approx((2 * 2 / 3 + 2 / 3 + 1) / 4)
+    five = (0.75 + 2.5 / 3 + 3.5 / 4 + 0.75 + 3 / 4) / 5
+    assert row["softmax"].avg_acc_bacc_pre_rec_f1 == pytest.approx(five)
     # One image that only one of the two has right: p = 1
     assert row["federated.lda"].mcnemar_p == pytest.approx(1.0)
 
@@ -66,6 +73,16 @@ def test_a_head_that_one_site_could_not_score_has_its_problem_and_no_pooled_figu
     assert table["south"]["federated.lda"].problem == "too_slow"
     assert table["south"]["federated.lda"].accuracy is None
     assert set(table[POOLED]) == {"softmax"}
+
+
+def test_every_figure_is_a_column_of_the_csv_file(study, tmp_path):
+    keep(tmp_path, record(north=BOTH, unseen=BOTH), (), study, STATE)
+    lines = list(csv.DictReader((tmp_path / CSV).read_text().splitlines()))
+    assert [(line["site"], line["head"]) for line in lines] == [
+        ("north", "softmax"), ("north", "federated.lda"), ("unseen", "softmax"), ("unseen", "federated.lda"),
+    ]  # fmt: skip
+    assert lines[0]["gain"] == ""
+    assert float(lines[3]["f1_weighted"]) == 1.0
 
 
 def test_the_last_table_comes_back_as_it_was_kept(study, tmp_path):

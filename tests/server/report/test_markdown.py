@@ -322,6 +322,21 @@ def test_a_site_without_a_column_is_named(make_outcome: MakeOutcome) -> None:
     assert "had no part" not in legend(make_outcome(heads=heads("local.knn")))
 
 
+def test_a_site_that_only_scores_has_every_figure_of_every_head(make_outcome: MakeOutcome) -> None:
+    lda = replace(CELL, f1_weighted=0.25, gain=0.05, gain_low=-0.01, gain_high=0.11, mcnemar_p=0.0412)
+    slow = Cell(0, None, None, None, problem="too_slow")
+    row = {"softmax": CELL, "federated.lda": lda, "local.knn": slow}
+    text = legend(make_outcome(heads=HeadTable(3, cells=dict.fromkeys(("north", "unseen"), row))))
+    assert "### Heads on unseen" in text
+    assert "### Heads on north" not in text
+    assert "| softmax | 10 | 50.0 | 50.0 | - | - | - | 50.0 | - | - | - | - | - |" in text
+    assert (
+        "| federated.lda | 10 | 50.0 | 50.0 | - | - | 25.0 | 50.0 | - | - | +5.0 | -1.0 to +11.0 | 0.041 |"
+        in text
+    )
+    assert "| local.knn | too slow | - |" in text
+
+
 def test_one_message_is_one_message(make_outcome: MakeOutcome) -> None:
     assert "at most 4 messages a site" in legend(make_outcome(heads=heads("local.knn")))
     one = replace(heads("local.knn"), num_messages=1)

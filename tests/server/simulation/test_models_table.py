@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from common.config import StudyConfig
-from server.report import matrix, write
+from server.report import write
 from server.report.comparison import Row
-from server.report.matrix import Difference, difference
+from server.simulation import models_table as matrix
+from server.simulation.models_table import Difference, difference
 from server.state import RoundState
 from server.storage.history import Scored, read_rounds
 from tests.server.simulation.test_grid import BASE, score
