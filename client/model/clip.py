@@ -47,7 +47,7 @@ class ClipHead(nn.Module):
         # Cosines times 100 in bf16's 8 bits would be whole numbers and halves.
         with torch.autocast(features_BF.device.type, enabled=False):
             cosines_BC = normalize(projected_BW.to(dtype), dim=1) @ classes_CW.to(dtype).T
-            return self.logit_scale.clamp(0, LARGEST_LOG_SCALE).exp() * cosines_BC
+            return self.logit_scale.clamp(0.0, LARGEST_LOG_SCALE).exp() * cosines_BC
 
 
 class Clip(nn.Module):

@@ -133,22 +133,33 @@ def _to_onnx(whole: Portable, label: Label, path: Path) -> Run:
             f"--format onnx needs {error.name}, which is not installed; install consilium-fl with the extra `onnx`"
         ) from error
     batch = torch.export.Dim("n", min=1, max=4096)
-    with _quietly():
-        program = torch.onnx.export(
-            whole,
-            (_example(label),),
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                whole,
+                (_example(label),),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    except (
+        Exception
+    ) as error:  # torch's exporter has a class for each of its steps, and pages of text in each
+        raise _not_onnx(label, type(error).__name__) from error
     if program is None:
-        raise ConsiliumError("torch wrote no ONNX program; try --format torchscript")
+        raise _not_onnx(label, "no program")
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {KEY: label.model_dump_json()})
     onnx.save(proto, path)
     return load_onnx(path).probabilities
+
+
+def _not_onnx(label: Label, why: str) -> ConsiliumError:
+    return ConsiliumError(
+        f"torch cannot write {label.encoder} as ONNX ({why}), so there is no file; use --format torchscript"
+    )
 
 
 def _to_torchscript(whole: Portable, label: Label, path: Path) -> Run:

@@ -1,7 +1,8 @@
 """The model card: what was trained, on what, and what it may be used for."""
 
 import json
-from typing import assert_never
+import math
+from typing import Any, assert_never
 
 from common.config import (
     Algorithm,
@@ -25,6 +26,8 @@ from common.config import (
     SeedWeights,
     StudyConfig,
 )
+from common.formats import yaml_text
+from common.release import version
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.report.text import counted, escaped, listed, markdown_table
@@ -69,6 +72,7 @@ def model_card(outcome: Outcome) -> str:
         "Known limits": f"it knows these classes only and will name one of them for any image; {_reach(outcome)}.",
         **_gaps(outcome),
         "Seed and fingerprint": f"{study.seed}, `{study.fingerprint}`",
+        "Written by": f"consilium-fl {version()}",
     }
     head = ["training site", "training images a round", "rounds with its update"]
     if outcome.synthetic:
@@ -80,6 +84,45 @@ def model_card(outcome: Outcome) -> str:
             *([markdown_table(head, rows)] if study.rounds else []),
         ]
     )
+
+
+def front_matter(outcome: Outcome) -> str:
+    """The head of a model card as Hugging Face's hub reads it: YAML between two lines of dashes.
+
+    Format: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Figures are those of all sites together.
+    It names no licence, because that depends on the weights that training began with and on what the sites agreed.
+    """
+    study, final = outcome.study, outcome.final
+    about: dict[str, Any] = {
+        "library_name": "open_clip" if getattr(study.model, "library", "timm") == "open_clip" else "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "federated-learning", "medical", "research-only"],
+        "metrics": [name for name, _ in _HUB_METRICS],
+    }
+    if final is not None:
+        figures = {name: getattr(final.pooled.figures, field) for name, field in _HUB_METRICS}
+        data = f"{final.side} images of {counted(len(final.sites), 'site')}"
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": data, "type": "private", "split": final.side},
+            "metrics": [
+                {"type": name, "value": round(value, 4)}
+                for name, value in figures.items()
+                if math.isfinite(value)
+            ],
+        }
+        about["model-index"] = [{"name": study.name, "results": [result]}]
+    return f"---\n{yaml_text.dump(about)}---\n"
+
+
+_HUB_METRICS = (
+    ("accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced_accuracy"),
+    ("f1", "f1_macro"),
+    ("roc_auc", "auroc_macro"),
+    ("expected_calibration_error", "ece"),
+)
+"""The hub's names, and the figures'."""
 
 
 def _reach(outcome: Outcome) -> str:

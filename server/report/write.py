@@ -2,7 +2,8 @@
 
 The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `status.json` and the study alone,
 so it can be written again, or for a study that ended early. `report.md` refers to two pictures by name; `report.html`
-says the same in one file, with more figures. Nothing is ever written outside the run's folder.
+says the same in one file, with more figures; `model-card.md` is for Hugging Face's hub. Nothing is ever written
+outside the run's folder.
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,13 @@ from common.files import write_atomically
 from server.enrolment import census, overlap
 from server.heads import record
 from server.report import html, plots
-from server.report.markdown import markdown
+from server.report.markdown import markdown, sections
+from server.report.model_card import front_matter
 from server.report.outcome import Ending, Outcome
 from server.state import RoundState
 from server.storage import history, last_scores, status
 
-PAGE = "report.html"
+PAGE, CARD = "report.html", "model-card.md"
 
 
 def append_round(run_dir: Path, state: RoundState, study: StudyConfig) -> None:
@@ -37,7 +39,7 @@ def write_report(
     start_from: Path | None = None,
     ending: Ending | None = None,
 ) -> Path:
-    """Write report.md, its two pictures and report.html from what is on record; returns the first.
+    """Write report.md, its two pictures, report.html and model-card.md from what is on record; returns the first.
 
     `synthetic` puts a banner on all of them. `start_from` is the file with the first weights, if the operator gave
     one. `ending` is how the study ends; None takes it from its status. Raises StorageError.
@@ -66,5 +68,20 @@ def write_report(
         write_atomically(run_dir / "confusion.png", matrix)
     path = run_dir / "report.md"
     write_atomically(path, markdown(outcome).encode())
+    write_atomically(run_dir / CARD, hub_card(outcome).encode())
     write_atomically(run_dir / PAGE, html.page(outcome, last_scores.load(run_dir), run_dir).encode())
     return path
+
+
+def hub_card(outcome: Outcome) -> str:
+    """The model card in Hugging Face's format: what the hub reads, then the sections that are about the model."""
+    wanted = ("opening", "images", "model", "classes", "card")
+    texts = [text for name, text in sections(outcome).items() if name in wanted]
+    return front_matter(outcome) + "\n" + "\n\n".join([*texts, _USE]) + "\n"
+
+
+_USE = (
+    "## Use\n\n"
+    "`consilium-site predict --study DIR IMAGE...` classifies images with the run's folder. `consilium-site export DIR "
+    "--format onnx --out FILE` writes one file for other programs."
+)

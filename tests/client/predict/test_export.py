@@ -39,14 +39,20 @@ def probabilities(text: str) -> np.ndarray:
 
 
 @pytest.mark.slow  # torch takes seconds to load its exporter
-@pytest.mark.parametrize("encoder", ["test_convnext", "test_vit"])
+@pytest.mark.parametrize(
+    ("encoder", "model"),
+    [
+        ("test_convnext", {"kind": "clip", "text": {"kind": "random", "width": 8}}),
+        ("test_vit", {"tuning": {"kind": "lora", "rank": 2}}),
+    ],
+)
 def test_an_onnx_file_predicts_without_torch_what_the_run_predicts(
-    make_run, images, tmp_path, capsys, monkeypatch, encoder
+    make_run, images, tmp_path, capsys, monkeypatch, encoder, model
 ):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     monkeypatch.setattr("common.log.start", lambda *_: None)
-    run, out = make_run(encoder), tmp_path / "skin.onnx"
+    run, out = make_run(encoder, **model), tmp_path / "skin.onnx"
     arguments = ["export", str(run), "--format", "onnx", "--out", str(out), "--head", "federated.lda"]
     assert main([*arguments, "--check", str(images)]) == 0
     capsys.readouterr()
@@ -64,6 +70,20 @@ def test_an_onnx_file_predicts_without_torch_what_the_run_predicts(
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert probabilities(done.stdout) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_network_that_torch_cannot_write_is_named_and_leaves_no_file(make_run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+
+    def broken(*_args, **_settings):
+        raise RuntimeError("pages of text")
+
+    monkeypatch.setattr("torch.onnx.export", broken)
+    classifier = predict.load(make_run(), "softmax", None, CPU)
+    with pytest.raises(ConsiliumError, match=r"cannot write test_convnext as ONNX \(RuntimeError\)"):
+        export(classifier, tmp_path / "skin.onnx", "onnx")
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_a_torchscript_file_has_the_label_and_the_probabilities(make_run, tmp_path):

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common.config import FedAvg, FedProx, StudyConfig
 from server.enrolment.census import Census, SiteCensus
 from server.report.model_card import algorithm_name, model_card, model_kind
 from server.report.outcome import Outcome
-from server.report.write import append_round
+from server.report.write import append_round, hub_card
 from server.state import RoundState
 from server.storage import history
 from tests.server.report.conftest import MakeOutcome, without
@@ -130,3 +131,25 @@ def test_classes_that_no_site_trained_on_are_named(make_outcome: MakeOutcome) ->
     assert "Classes without" not in model_card(make_outcome(census=counted))
     assert "Classes without" not in model_card(make_outcome())
     assert "training images**: mel" in model_card(make_outcome(settings={"untrained_classes": ("mel",)}))
+
+
+def test_the_card_for_the_hub_has_the_pooled_figures_where_the_hub_reads_them(make_outcome):
+    outcome = make_outcome()
+    empty, head, text = hub_card(outcome).split("---\n", 2)
+    assert empty == ""
+    about = yaml.safe_load(head)
+    (result,) = about["model-index"][0]["results"]
+    figures = outcome.final.pooled.figures
+    found = {one["type"]: one["value"] for one in result["metrics"]}
+    assert found["balanced_accuracy"] == pytest.approx(figures.balanced_accuracy, abs=1e-4)
+    assert found["roc_auc"] == pytest.approx(figures.auroc_macro, abs=1e-4)
+    assert about["pipeline_tag"] == "image-classification"
+    assert "license" not in about
+    assert "## Model card" in text
+    assert outcome.study.fingerprint in text
+    assert "research only" in text
+
+
+def test_a_model_that_nobody_scored_has_a_card_without_figures(study):
+    head = hub_card(Outcome(study, (), None, synthetic=False)).split("---\n")[1]
+    assert "model-index" not in yaml.safe_load(head)

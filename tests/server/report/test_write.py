@@ -184,6 +184,7 @@ def test_the_pictures_that_the_report_shows_are_there(finished, study):
         "scores.json",
         "report.md",
         "report.html",
+        "model-card.md",
         "curves.png",
         "confusion.png",
     }
