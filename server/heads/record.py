@@ -30,14 +30,6 @@ from server.state import RoundState
 
 FILE, FOLDER, CSV = "heads.json", "heads", "heads.csv"
 POOLED = "pooled, training sites"
-_FURTHER = (
-    "precision_weighted",
-    "recall_weighted",
-    "f1_weighted",
-    "avg_acc_bacc_pre_rec_f1",
-    "avg_acc_bacc_pre_rec_f1_auroc",
-)
-"""Figures of a cell by their names in `Figures`, beside those that it names otherwise."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +110,16 @@ def _cell(results: Sequence[HeadResult]) -> Cell:
         return Cell(0, None, None, None, problem=str(results[0].problem or "no score"))
     f = figures(reduce(add, scores))
     cell = Cell(
-        f.num_images, _known(f.accuracy), _known(f.balanced_accuracy), _known(f.auroc_macro),
-        **{name: _known(getattr(f, name)) for name in _FURTHER},
-    )  # fmt: skip
+        num_images=f.num_images,
+        accuracy=_known(f.accuracy),
+        balanced_accuracy=_known(f.balanced_accuracy),
+        auroc=_known(f.auroc_macro),
+        precision_weighted=_known(f.precision_weighted),
+        recall_weighted=_known(f.recall_weighted),
+        f1_weighted=_known(f.f1_weighted),
+        avg_acc_bacc_pre_rec_f1=_known(f.avg_acc_bacc_pre_rec_f1),
+        avg_acc_bacc_pre_rec_f1_auroc=_known(f.avg_acc_bacc_pre_rec_f1_auroc),
+    )
     pairs = [result.paired for result in results if result.paired is not None]
     if len(pairs) < len(results) or f.num_images == 0:
         return cell
