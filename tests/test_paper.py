@@ -239,6 +239,20 @@ def test_every_study_of_an_encoder_starts_from_its_file(tmp_path: Path) -> None:
         assert study.model.image_size == 64
 
 
+def test_weights_that_were_fetched_are_found_under_the_hubs_name(tmp_path: Path) -> None:
+    (tmp_path / "lite0.in1k.safetensors").write_bytes(b"abc")
+    (tmp_path / "lite0.in1k.safetensors.origin.json").write_text('{"encoder": "tf_efficientnet_lite0"}')
+    (tmp_path / "other.origin.json").write_text("not JSON")
+    grid, lacking = prepare.with_weights(
+        experiment.load("federated-skin").grid_of("small"), tmp_path, random=True
+    )
+    assert lacking == ("mobilenetv2_100",)
+    starts = {study.model.encoder: study.model.weights for study in studies(grid, "grid").values()}
+    start = starts["tf_efficientnet_lite0"]
+    assert isinstance(start, FileWeights)
+    assert start.name == "lite0.in1k.safetensors"
+
+
 def test_two_files_of_an_encoder_are_not_chosen_from(tmp_path: Path) -> None:
     for name in ("mobilenetv2_100.a.safetensors", "mobilenetv2_100.b.safetensors"):
         (tmp_path / name).touch()

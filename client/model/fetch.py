@@ -93,6 +93,7 @@ def fetch(
 def keep_origin(fetched: Fetched) -> None:
     """Write NAME.origin.json beside the weights. Raises StorageError."""
     about = {name: value for name, value in asdict(fetched).items() if name not in ("path", "stanza")}
+    about["encoder"] = fetched.stanza["model"].get("encoder")
     write_atomically(
         fetched.path.with_name(f"{fetched.path.name}.origin.json"), json.dumps(about, indent=1).encode()
     )

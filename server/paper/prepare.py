@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from server.paper.experiment import Experiment
 from server.simulation.grid import Grid
 
 RECORD = "made-from.json"
+_ORIGIN = ".origin.json"
 
 
 def sites(
@@ -62,8 +63,8 @@ def sites(
 def with_weights(grid: Grid, weights: Path | None, *, random: bool) -> tuple[Grid, tuple[str, ...]]:
     """The grid whose encoders start from files in `weights`, and those encoders that start from random weights.
 
-    An encoder's file is ENCODER.safetensors, or ENCODER.ANYTHING.safetensors. Raises ConfigError if an encoder has
-    none and `random` weights were not asked for.
+    An encoder's file is ENCODER.safetensors, ENCODER.ANYTHING.safetensors, or what `consilium-site fetch-weights
+    ENCODER` wrote. Raises ConfigError if an encoder has none and `random` weights were not asked for.
     """
     encoders = _encoders(grid)
     files = {name: path for name in encoders if (path := _file(name, weights)) is not None}
@@ -71,8 +72,9 @@ def with_weights(grid: Grid, weights: Path | None, *, random: bool) -> tuple[Gri
     if lacking and not random:
         where = f"in {weights}" if weights else "without --weights DIR"
         raise ConfigError(
-            f"no weights for {', '.join(lacking)} {where}: put ENCODER.safetensors there (timm's key names), or let "
-            "them start from random weights with --random-weights, which the results then say"
+            f"no weights for {', '.join(lacking)} {where}: fetch them with `consilium-site fetch-weights`, put "
+            "ENCODER.safetensors there (timm's key names), or let them start from random weights with "
+            "--random-weights, which the results then say"
         )
     presets = {setting: dict(by_value) for setting, by_value in grid.presets.items()}
     by_encoder = presets.setdefault("model.encoder", {})
@@ -134,13 +136,26 @@ def _file(encoder: str, weights: Path | None) -> Path | None:
     if weights is None:
         return None
     plain = weights / f"{encoder}.safetensors"
-    found = [plain] if plain.exists() else sorted(weights.glob(f"{encoder}.*.safetensors"))
+    if plain.exists():
+        return plain
+    found = sorted({*weights.glob(f"{encoder}.*.safetensors"), *_fetched(encoder, weights)})
     if len(found) > 1:
         raise ConfigError(
             f"{weights} has several files for {encoder}: {', '.join(path.name for path in found)}; keep one, or call "
             f"it {plain.name}"
         )
     return found[0] if found else None
+
+
+def _fetched(encoder: str, weights: Path) -> Iterator[Path]:
+    """Files that `consilium-site fetch-weights` wrote for this encoder, which have the hub's names."""
+    for origin in weights.glob(f"*{_ORIGIN}"):
+        try:
+            about = json.loads(origin.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(about, dict) and about.get("encoder") == encoder:
+            yield origin.with_name(origin.name.removesuffix(_ORIGIN))
 
 
 def _sha256(path: Path) -> str:

@@ -113,6 +113,7 @@ def test_weights_of_timm_are_fetched_and_a_study_starts_from_them(hub: Hub, tmp_
     origin = json.loads((tmp_path / "weights/test_vit.r160_in1k.safetensors.origin.json").read_text())
     assert origin == {
         "origin": REPOSITORY, "revision": COMMIT, "licence": "apache-2.0", "sha256": hub.hashes["model.safetensors"],
+        "encoder": "test_vit",
     }  # fmt: skip
     assert sorted(path.name for path in found.path.parent.iterdir()) == [
         "test_vit.r160_in1k.safetensors", "test_vit.r160_in1k.safetensors.origin.json",
