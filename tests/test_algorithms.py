@@ -173,6 +173,19 @@ def test_scaffold_reaches_the_optimum_of_all_where_fedavg_does_not(
     assert end(scaffold, two(tmp_path / "b")) == pytest.approx([0.8, 3.0], abs=1e-6)
 
 
+@pytest.mark.parametrize("mu", [0.5, 5.0])
+def test_fedprox_goes_a_share_of_the_way_that_mu_and_the_curvature_say(
+    make_study: MakeStudy, tmp_path: Path, mu: float
+) -> None:
+    """Li et al. 2020: from w, the minimum of h/2 (w - b)² + mu/2 (w - w_received)² is h / (h + mu) of the way to b."""
+    study = make_study(rounds=60, local=PLAIN, algorithm={"kind": "fedprox", "mu": mu})
+    north = (1 - (1 - 0.1 * (1 + mu)) ** 10) * 1 / (1 + mu)
+    south = (1 - (1 - 0.1 * (4 + mu)) ** 10) * 4 / (4 + mu)
+    assert end(study, two(tmp_path))[0] == pytest.approx(south / (north + south), abs=1e-6)
+    if mu == 5.0:  # the sites move in proportion to their curvature, as all together would: 0.8 in the limit
+        assert 0.7 < end(study, two(tmp_path / "b"))[0] < 0.8
+
+
 def test_scaffold_weighs_sites_by_their_images(make_study: MakeStudy, tmp_path: Path) -> None:
     study = make_study(rounds=40, local=PLAIN, algorithm={"kind": "scaffold"})
     # Three images to one: (1 * 1 * 0 + 3 * 4 * 1) / (1 + 3 * 4)
