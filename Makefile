@@ -19,7 +19,7 @@ install: $(VENV)/.installed ## make the virtual environment, exactly as requirem
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.11.33
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock --editable '.[server,trainer,onnx,explain,tracking,deploy,dev,docs]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock --editable '.[server,trainer,onnx,explain,tracking,notify,deploy,dev,docs]'
 	@touch $@
 
 demo: install ## a federation on this machine; DATA=DIR takes your images, STUDY=FILE another study

@@ -14,6 +14,9 @@ from common.settings import Frozen
 Host: TypeAlias = Annotated[str, AfterValidator(reachable_host)]
 
 
+NoticeAddress: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9+.-]+://.+$", max_length=1000)]
+
+
 def _listed(hosts: object) -> object:
     """A single host, written without brackets, as a list of one."""
     return (hosts,) if isinstance(hosts, str) else hosts
@@ -99,6 +102,9 @@ class SiteEntry(Frozen):
 
     institution: Line = ""
     """For people: on its start-up kit and in lists."""
+    notify: tuple[NoticeAddress, ...] = ()
+    """Addresses of people at this site (apprise's), who hear when a study waits for their approval and when the site
+    is late. The server sends this; the site sends nothing."""
 
 
 class Address(Frozen):
@@ -126,6 +132,9 @@ class FederationConfig(Frozen):
     """The images were generated; every output says so."""
     tracking: Annotated[tuple[Tracking, ...], AfterValidator(_one_of_each)] = ()
     """Where figures of the rounds go besides rounds.jsonl, all at the operator's. Nothing by default."""
+    notify: tuple[NoticeAddress, ...] = ()
+    """Addresses of the operator (apprise's: `mailtos://...`, a chat, a web hook), who hears when a study is over, waits
+    for approval or waits for a site that is late. They may hold passwords: keep the file to yourself."""
 
     @field_validator("sites")
     @classmethod

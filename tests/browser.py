@@ -34,9 +34,13 @@ class Browser(Forms, TestClient):
 class Visitor(Forms, httpx.Client):
     """On a console that another process serves on this machine."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self.origin, self._token = f"http://127.0.0.1:{port}", token
-        super().__init__(base_url=self.origin, trust_env=False, timeout=60)
+    def __init__(self, port: int, token: str, *, known_as: int | None = None) -> None:
+        """`known_as` is the port under which the console knows itself, if another one leads to it."""
+        host = f"127.0.0.1:{known_as or port}"
+        self.origin, self._token = f"http://{host}", token
+        super().__init__(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60, headers={"host": host}
+        )
 
     def __enter__(self) -> "Visitor":
         super().__enter__()

@@ -137,6 +137,7 @@ def _up(
     from common.config import StudyConfig
     from common.files import write_atomically
     from common.settings import load_settings
+    from server.deployment import notices
     from server.deployment.folder import open_folder
 
     folder = open_folder(directory)
@@ -145,7 +146,10 @@ def _up(
         first = None if study is None else load_settings(study, StudyConfig, "study")
         if metrics_port is not None:
             _serve_metrics(folder, metrics_host, metrics_port)
-        with console.beside(folder, console_port) if with_console else nullcontext():
+        with (
+            notices.sending(folder),
+            console.beside(folder, console_port) if with_console else nullcontext(),
+        ):
             return _serve(folder, first, exit_when_done=exit_when_done)
 
     if over is None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -85,10 +86,8 @@ class _Mark:
         paths = [folder.root / name for name in ("queue", "running", "sites", orders.FILE, "logs/up.log")]
         if runs is not None:
             paths += [folder.runs / runs / name for name in ("status.json", "rounds.jsonl", "server.log")]
-        running = queue.running(folder) is not None
-        return (
-            f"{folder.is_up} {online} {runs} {file_mark(*paths)} {int(now / _RUNNING_S) if running else ''}"
-        )
+        beat = int(now / _RUNNING_S) if queue.running(folder) is not None else ""
+        return f"{folder.is_up} {online} {runs} {file_mark(*paths, folder.refusals)} {beat}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,11 @@ class _Views:
                 late = overview.read_run(self.folder.runs / name, flwr_home=self.folder.flwr_home).sites
             except ConsiliumError as error:
                 problems.append(str(error))
+        refused: list[tuple[datetime, str]] = []
+        try:
+            refused = reading.refusals(self.folder)
+        except ConsiliumError as error:
+            problems.append(str(error))
         return self.pages.page(
             request,
             "sites",
@@ -149,6 +153,7 @@ class _Views:
             totals={row.site: row for row in reading.site_totals(rounds)},
             late=late,
             problems=problems,
+            refusals=refused,
             done=_DONE.get(request.query_params.get("done", "")),
         )
 

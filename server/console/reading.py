@@ -14,15 +14,16 @@ from common.config import StudyConfig
 from common.errors import ConsiliumError
 from common.settings import load_settings
 from server.console.curves import Chart, of_study
-from server.deployment import overview, queue
+from server.deployment import overview, queue, site_keys
 from server.deployment.folder import ServerFolder
+from server.deployment.refusals import latest, sentence
 from server.enrolment import census
 from server.report import census_table
 from server.storage import checkpoint, history
 from server.storage.history import RoundRecord
 from server.storage.status import INCOMPLETE, Stage, read_status
 
-_MOST_STUDIES = 200
+_MOST_STUDIES, _MOST_REFUSALS = 200, 50
 _DOWNLOADS = re.compile(
     r"(report\.(md|html|json)|model_card\.md|README\.md|\w+\.png|(weights|best)\.safetensors|rounds\.jsonl|census\.json"
     r"|study\.yaml|status\.json|audit-heads\.jsonl|overlap\.json|heads\.json)"
@@ -153,6 +154,13 @@ def _status_line(run: Path, problems: _Problems) -> tuple[str, ...]:
     """The stage alone, of a study whose other files cannot be read."""
     status = problems.guard(lambda: read_status(run))
     return () if status is None else (f"{status.or_died().status}, {status.or_died().reason}",)
+
+
+def refusals(folder: ServerFolder) -> list[tuple[datetime, str]]:
+    """The last refused connections, the newest first, as sentences."""
+    keys = site_keys.read_key_files(folder).keys.values()
+    sites, gone = {key.fingerprint: key.site for key in keys}, site_keys.revoked(folder)
+    return [(one.time, sentence(one, sites, gone)) for one in latest(folder.refusals, _MOST_REFUSALS)]
 
 
 def file_of(run: Path, name: str) -> Path | None:

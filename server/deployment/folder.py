@@ -67,6 +67,11 @@ class ServerFolder:
         return self.work / "superlink.db"
 
     @property
+    def refusals(self) -> Path:
+        """Refused connections: one `server.deployment.refusals.Refusal` a line."""
+        return self.work / "refused.jsonl"
+
+    @property
     def ready(self) -> Path:
         """A file that is there once sites may connect, for the program that supervises this server."""
         return self.root / "ready"

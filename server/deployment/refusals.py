@@ -6,6 +6,7 @@ become sentences, with a site's name where the key is or was one of a site.
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,6 +45,16 @@ class RefusalReader:
         """Refusals since the last call. A line that cannot be read is skipped."""
         parsed = map(_parsed, self._file.read_lines().splitlines())
         return [refusal for refusal in parsed if refusal is not None]
+
+
+def latest(path: Path, most: int) -> list[Refusal]:
+    """The last refused connections in the access log at `path`, the newest first."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    parsed = map(_parsed, reversed(lines))
+    return list(islice((refusal for refusal in parsed if refusal is not None and not refusal.check), most))
 
 
 def _parsed(line: bytes) -> Refusal | None:

@@ -81,6 +81,8 @@ class SiteOfServer:
     seen: datetime | None
     problem: str = ""
     """What is wrong with its key file; empty for a file that can be read."""
+    since: datetime | None = None
+    """When it connected, while it is online."""
 
 
 def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
@@ -99,6 +101,7 @@ def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
                 online=node is not None and node.online and up,
                 seen=None if node is None else node.seen,
                 problem=files.unreadable.get(name, ""),
+                since=node.since if node is not None and up else None,
             )
         )
     return tuple(sites)

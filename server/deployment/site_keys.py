@@ -34,6 +34,8 @@ class Node:
     online: bool
     seen: datetime | None
     """When the site was last connected; None if it never was."""
+    since: datetime | None = None
+    """When it connected, while it is online."""
 
 
 @dataclass(frozen=True)
@@ -202,4 +204,5 @@ def _node(
         seen = min(now, datetime.fromtimestamp(until.timestamp() - _PATIENCE * interval_s, UTC))
     elif activated_at is not None:
         seen = max(datetime.fromisoformat(at) for at in (activated_at, deactivated_at) if at is not None)
-    return Node(node_id % 2**64, datetime.fromisoformat(registered_at), online, seen)
+    since = datetime.fromisoformat(activated_at) if online and activated_at is not None else None
+    return Node(node_id % 2**64, datetime.fromisoformat(registered_at), online, seen, since)

@@ -10,6 +10,7 @@ from server.cli import main
 from server.console import log_lines
 from server.deployment import orders, queue, site_keys
 from server.deployment.folder import ServerFolder
+from server.deployment.refusals import Refusal
 from server.state import Asked, Progress
 from server.storage import requests
 from server.storage.status import set_progress, set_status
@@ -183,3 +184,28 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(browser, run_dir) -> None
     assert "rounds.jsonl is not one round per line" in text
     assert "census.json cannot be read" in text
     assert "stopped by the operator after round 2" in text
+
+
+def test_refused_connections_are_sentences_with_the_newest_first(browser, folder) -> None:
+    key = site_keys.enrolled(folder)["north"].fingerprint
+    folder.refusals.parent.mkdir(exist_ok=True)
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    seen = [
+        Refusal(time=first.replace(hour=hour), address="192.0.2.7", fingerprint=key, clock_s=None, what=what)
+        for hour, what in ((1, "No SuperNode found"), (2, "<b>odd</b>"))
+    ]
+    checked = seen[0].model_copy(update={"check": True})
+    text = "".join(f"{one.model_dump_json()}\n" for one in [*seen, checked])
+    folder.refusals.write_text(f"{text}a torn li")
+    page = browser.get("/sites").text
+    newer, older = "was turned away: &lt;b&gt;odd&lt;/b&gt;", "its key was not enrolled yet"
+    assert page.index(newer) < page.index(older)
+    assert page.count("turned away") == 2
+
+
+def test_a_site_is_online_since_it_connected(browser, folder, monkeypatch) -> None:
+    key, since = site_keys.enrolled(folder)["north"], datetime(2026, 3, 1, 8, tzinfo=UTC)
+    node = site_keys.Node(1, since, True, datetime.now(UTC), since)
+    monkeypatch.setattr(site_keys, "nodes", lambda _: {key.pem: node})
+    monkeypatch.setattr(ServerFolder, "is_up", True)
+    assert "online</span> since 2026-03-01 08:00:00 UTC" in browser.get("/sites").text

@@ -124,6 +124,8 @@ def test_flowers_database_says_who_is_online_and_since_when(tmp_path: Path) -> N
     seen = nodes[b"here"].seen
     assert seen is not None
     assert abs((now - seen).total_seconds() - 10) < 1
+    assert nodes[b"here"].since == now - timedelta(hours=2)
+    assert nodes[b"gone"].since is None
     assert nodes[b"off"].seen == now - timedelta(hours=1)
     assert nodes[b"never"].seen is None
 
