@@ -1,4 +1,4 @@
-"""Export of the paper's encoders: how far a written file's probabilities are from torch's, how large it is, how long it takes.
+"""Export of the encoders of the paper: distance of a written file from torch, its size, and the seconds it takes.
 
 Weights are drawn, not trained. `python -m benchmarks export NAME...` takes some encoders, `clip:NAME` one with CLIP's
 head; without names, all twelve. `IMAGES` in the environment names a folder of images to compare on besides the
