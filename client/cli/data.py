@@ -200,7 +200,7 @@ def _split(
         typer.Option(
             "--group",
             metavar="COLUMN",
-            help="Column whose groups stay on one side, for example lesion_id or patient_id.",
+            help="Column whose groups stay on one side. Without it: patient_id or lesion_id, if the table has one.",
         ),
     ] = None,
     strata: Annotated[
@@ -230,8 +230,11 @@ def _split(
     if not 0 <= validation <= 0.5:
         raise ConfigError(f"--validation is {validation:g}, expected a share from 0 to 0.5")
     shares = {"test_share": test, "validation": validation}
-    write_split(labels, out, label=label, group=group, strata=strata or [], **shares, seed=seed)
-    log.event(f"wrote {out} with a column `split`")
+    kept = write_split(labels, out, label=label, group=group, strata=strata or [], **shares, seed=seed)
+    together = (
+        f"images of one {kept} are on one side" if kept else "images of one patient may be on two sides"
+    )
+    log.event(f"wrote {out} with a column `split`; {together}")
     return 0
 
 

@@ -28,11 +28,10 @@ from client.data.readers.folders import read_folders
 from client.data.readers.rows import Unused
 from client.data.readers.scan import beside_folders, folders_in, merged
 from client.data.readers.table import CsvTable, read_table
+from client.data.splitting.split import GROUP_COLUMNS
 from common.errors import SiteDataError
 
 SITE_COLUMNS = ("site", "domain", "centre", "center")
-GROUP_COLUMNS = ("patient_id", "lesion_id", "group", "patient")
-"""The coarser one first: a patient may have several lesions."""
 
 _EXPECTED = (
     "Expected labels.csv with the columns file, label and one of "

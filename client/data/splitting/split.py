@@ -24,6 +24,11 @@ from common.errors import SiteDataError
 from common.files import write_atomically
 from common.log import event, warn
 
+GROUP_COLUMNS = ("patient_id", "lesion_id", "group", "patient")
+"""Usual names of the column that says which images are of one patient or lesion. The coarser one first: a patient may
+have several lesions.
+"""
+
 
 def split(manifest: Manifest, config: SplitConfig) -> Manifest:
     """The same rows, each on a side. Raises SiteDataError if no split keeps groups together."""
@@ -130,14 +135,16 @@ def write_split(
     test_share: float = 0.2,
     validation: float = 0.15,
     seed: int = 0,
-) -> None:
+) -> str | None:
     """Copy a csv with a `split` column added: by label and `strata` (e.g. site), whole groups.
 
     One split for all sites lets local, pooled and federated studies choose and test on the same images.
-    `validation` is a share of the images that are not for testing; 0: none.
+    `validation` is a share of the images that are not for testing; 0: none. Without a `group`, the first of
+    `GROUP_COLUMNS` that the table has is taken. Returns the column whose groups were kept together, None without one.
     Image files in `out_csv` stay as they are, relative to where `labels_csv` lies.
     """
     table = read_table(labels_csv)
+    group = group or next((name for name in GROUP_COLUMNS if name in table.header), None)
     wanted = [label, *strata, *([group] if group else [])]
     missing = [name for name in wanted if name not in table.header]
     problems = [f"no column {name!r}; it has {', '.join(table.header)}" for name in missing]
@@ -166,6 +173,7 @@ def write_split(
     for row, side in zip(cells, sides, strict=True):
         writer.writerow([*(row.get(name, "") for name in table.header), side])
     write_atomically(out_csv, text.getvalue().encode(errors="surrogateescape"))
+    return group
 
 
 # --- the kinds of split --------------------------------------------------------------------

@@ -143,6 +143,19 @@ def test_one_split_for_all_sites_is_written_beside_the_labels(tmp_path):
     assert len({(row["lesion"], row["split"]) for row in rows}) == 40
 
 
+def test_a_column_of_patients_or_lesions_is_kept_together_without_being_named(tmp_path):
+    """Or the split is refused much later, at every site, once a study begins."""
+    lines = ["file,label,lesion_id,patient_id"]
+    for patient in range(20):
+        lines += [
+            f"{patient}_{view}.png,{CLASSES[patient % 2]},{patient}-{view},{patient}" for view in range(2)
+        ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    assert write_split(tmp_path / "labels.csv", tmp_path / "split.csv") == "patient_id"
+    with (tmp_path / "split.csv").open() as file:
+        assert len({(row["patient_id"], row["split"]) for row in csv.DictReader(file)}) == 20
+
+
 def test_columns_that_are_not_there_are_all_named_before_anything_is_written(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label,split\na.png,mel,train\n")
     with pytest.raises(SiteDataError, match="no column 'site'") as caught:
