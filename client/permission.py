@@ -15,6 +15,7 @@ from client.governance import policy
 from client.governance.audit import Audit
 from client.governance.contract import Contract
 from client.governance.facts import Facts
+from client.privacy.budget import Budget
 from client.training.state.local_state import SiteState
 from common import wire
 from common.config import StudyConfig
@@ -42,8 +43,10 @@ class Permission:
         audit: Audit,
         clock: Callable[[], datetime],
         pause: Callable[[float], None],
+        budget: Budget,
     ) -> None:
         self._site = site
+        self._budget = budget
         self._audit = audit
         self._clock, self._pause = clock, pause
 
@@ -115,6 +118,7 @@ class Permission:
         given = approvals.given(self._site.state_dir, plan.study)
         return Facts(
             now=now,
+            epsilon=self._budget.after(plan),
             decision=decision.answer,
             rounds_today=today.rounds,
             num_bytes=received.num_bytes,

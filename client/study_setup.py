@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from client.config import SiteConfig
+from client.config import PolicyConfig, SiteConfig
 from client.data.readers import read
 from client.data.splitting import kept_split
 from client.data.store import ImageStore
@@ -22,6 +22,7 @@ from client.training.devices.group import FurtherDevices
 from client.training.devices.refusals import require_parts
 from client.training.hardware import determinism
 from client.training.hardware.out_of_memory import MostAtOnce
+from client.training.private.private_round import require_gradients_of_patients
 from client.training.state.local_state import SiteState
 from common import log
 from common.config import StudyConfig
@@ -44,10 +45,16 @@ class StudySetup:
     weights_digest: str
     """Of the shared tensors as built, before any round."""
     frozen_digest: str
+    is_private: bool = False
+    """Whether what leaves this site in the study has noise for differential privacy."""
     most_at_once: MostAtOnce = field(default_factory=MostAtOnce)
     """How many images the device took at once in this study."""
     further: FurtherDevices | None = None
     """Devices that share each batch with the trainer's own."""
+
+    def rules(self, policy: PolicyConfig) -> PolicyConfig:
+        """The policy by which images are left out."""
+        return _rules(policy, is_private=self.is_private)
 
 
 def set_up(
@@ -63,6 +70,8 @@ def set_up(
     log.event(f"built {study.model.encoder}: {built.report.source}")
     chosen = parameters.partition(built.model, study.model)
     parameters.freeze(built.model, chosen)
+    if study.privacy is not None:
+        require_gradients_of_patients(built.model, chosen, study.model.encoder)
     if study.local.mixstyle > 0:
         mixing.places(built.model)  # before the images: an encoder without such places is refused
     if further and site.name in study.sites.train:
@@ -77,7 +86,8 @@ def set_up(
             f"{error} But study {study.name} asks this site only to score the model, which takes no split: set "
             "`split: {kind: none, all: test}`."
         ) from error
-    manifest = small_cells.usable(split, site.policy)
+    is_private = study.privacy is not None and site.name in study.sites.train
+    manifest = small_cells.usable(split, _rules(site.policy, is_private=is_private))
     if num_left_out := len(split.rows) - len(manifest.rows):
         log.event(f"policy: {num_left_out} of {len(split.rows)} images are left out")
     store = ImageStore.build(manifest, built.preprocessing, site.cache, site.state_dir, site.threads)
@@ -99,7 +109,15 @@ def set_up(
         weights_digest=digest(parameters.shared_arrays(model, chosen)),
         frozen_digest=parameters.frozen_digest(model, chosen),
         further=FurtherDevices(further, study, site.weights_dir, chosen.trained) if further else None,
+        is_private=is_private,
     )
+
+
+def _rules(policy: PolicyConfig, *, is_private: bool) -> PolicyConfig:
+    """With noise, whether a patient's images are used must not depend on how many others there are, and nothing is
+    scored: validation images train, test images rest.
+    """
+    return policy.model_copy(update={"min_cell": None, "scores": False}) if is_private else policy
 
 
 def first_weights(setup: StudySetup, site: SiteConfig) -> dict[str, Array]:

@@ -23,6 +23,7 @@ from client.config import SiteConfig
 from client.governance import audit, audit_fields, failure_report, image_hashes, policy
 from client.governance.hash_chain import Fields, sha256
 from client.permission import Permission, Received
+from client.privacy.budget import Budget
 from client.study_setup import StudySetup, set_up
 from client.training import update
 from client.training.hardware import determinism
@@ -68,14 +69,15 @@ class Trainer:
         """`turn` is this trainer's number among those of its machine, which take turns over the GPUs."""
         self._site = site
         self._audit = audit.Audit(site.state_dir, clock)
-        self._permission = Permission(site, self._audit, clock, pause)
+        budget = Budget(site, self._audit, clock)
+        self._permission = Permission(site, self._audit, clock, pause, budget)
         self._device, *self._further = choose_devices(site.devices, turn)
         self._setup: StudySetup | None = None
         self._answered: Answered | None = None
         self._undecided: Undecided | None = None
-        self._facts = PlanFacts(site)
+        self._facts = PlanFacts(site, budget)
         self._overlap = OverlapAnswers(site)
-        self._rounds = RoundAnswers(site, self._device)
+        self._rounds = RoundAnswers(site, self._device, budget)
         self._heads = HeadAnswers(site, self._device)
         if site.threads is not None:
             torch.set_num_threads(site.threads)
@@ -94,7 +96,7 @@ class Trainer:
             if self._answered is None or self._answered.plan_id != plan_id:
                 answer = self._carry_out(plan, received)
                 reply = codec.to_bytes(answer)
-                policy.enforce_answer(answer, len(reply), self._site.policy)
+                policy.enforce_answer(answer, len(reply), self._site.policy, is_noisy=self._is_noisy(plan))
                 if isinstance(answer, wire.ApprovalAnswer):  # never kept: a person may decide at any moment
                     self._note_approval(request, answer, reply)
                     return reply
@@ -125,6 +127,11 @@ class Trainer:
             if self._undecided is None or self._undecided.request != sha256(request):
                 self._audit.append("plan", audit_fields.received(request, plan, arrays_digest))
         return plan, Received(len(request), arrays_digest)
+
+    def _is_noisy(self, plan: wire.Plan | wire.Answer) -> bool:
+        """Whether what this site answers has noise for differential privacy on it."""
+        study: StudyConfig | None = getattr(plan, "study", None)
+        return study is not None and study.privacy is not None and self._site.name in study.sites.train
 
     def _note_approval(self, request: bytes, answer: wire.ApprovalAnswer, reply: bytes) -> None:
         undecided = Undecided(sha256(request), sha256(reply))
@@ -159,9 +166,9 @@ class Trainer:
                 approval_now = self._permission.approval_now(plan, received)
                 if approval_now.decision != "yes":
                     return approval_now
-                return enrolment.answer(plan, self._ready(plan, received), self._site, self._device)
+                return self._enrolment(plan, received)
             case wire.RoundPlan():
-                return self._rounds.answer(plan, self._ready(plan, received), received.arrays_digest)
+                return self._round(plan, received)
             case wire.HeadPlan():
                 return self._heads.answer(plan, self._ready(plan, received))
             case wire.MaskPlan():
@@ -181,6 +188,16 @@ class Trainer:
                 raise PolicyRefusal(f"found an answer of kind {plan.kind!r} where a plan was expected")
             case _:
                 assert_never(plan)
+
+    def _enrolment(self, plan: wire.EnrolPlan, received: Received) -> wire.Enrolment:
+        setup = self._ready(plan, received)
+        counts = self._facts.train_counts(plan, setup)
+        return enrolment.answer(plan, setup, self._site, self._device, counts)
+
+    def _round(self, plan: wire.RoundPlan, received: Received) -> wire.RoundAnswer:
+        setup = self._ready(plan, received)
+        counts = self._facts.train_counts(plan, setup)
+        return self._rounds.answer(plan, setup, received.arrays_digest, counts)
 
     def _ready(self, plan: wire.Plan, received: Received) -> StudySetup:
         """The setup for a plan. Raises PolicyRefusal if this hospital did not agree to it."""

@@ -38,6 +38,8 @@ class SiteRound:
     num_examples: int = 0
     num_steps: int = 0
     train_loss: float | None = None
+    epsilon: float | None = None
+    """With privacy: of the study so far, for this site's patients, as the site counts it."""
     delta_norm: float | None = None
     train_s: float = 0.0
     evaluate_s: float = 0.0

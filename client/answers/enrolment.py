@@ -10,8 +10,16 @@ from client.training.hardware.device import device_name
 from common import log, wire
 
 
-def answer(plan: wire.EnrolPlan, setup: StudySetup, site: SiteConfig, device: torch.device) -> wire.Enrolment:
-    """Counts, layout and hashes of `setup`. What was kept of a study is dropped when it begins again."""
+def answer(
+    plan: wire.EnrolPlan,
+    setup: StudySetup,
+    site: SiteConfig,
+    device: torch.device,
+    train_counts: tuple[int, ...],
+) -> wire.Enrolment:
+    """Counts, layout and hashes of `setup`. What was kept of a study is dropped when it begins again. `train_counts`
+    have noise in a study with privacy, in which sizes and colours of the images stay here.
+    """
     if plan.first_round == 1:
         setup.state.forget()
     train, validation, test = (setup.store.class_counts(side) for side in ("train", "validation", "test"))
@@ -26,11 +34,11 @@ def answer(plan: wire.EnrolPlan, setup: StudySetup, site: SiteConfig, device: to
         weights_digest=setup.weights_digest,
         frozen_digest=setup.frozen_digest,
         preprocessing=setup.preprocessing.model_dump(mode="json"),
-        train_counts=train,
+        train_counts=train_counts,
         validation_counts=validation,
         test_counts=test,
-        withheld=small_cells.withholds(site.policy),
+        withheld=small_cells.withholds(setup.rules(site.policy)),
         device=device_name(device, len(site.devices)),
-        images=setup.store.summary(site.policy.min_cell),
+        images=None if setup.is_private else setup.store.summary(site.policy.min_cell),
         weights=first_weights(setup, site) if plan.want_weights else {},
     )

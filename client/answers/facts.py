@@ -6,6 +6,8 @@ from client.answers.position import position
 from client.config import SiteConfig
 from client.governance.facts import BuiltStudy
 from client.model import parameters
+from client.privacy.budget import Budget
+from client.privacy.counts import noisy_counts
 from client.study_setup import StudySetup, first_weights
 from client.training import exposure, update
 from client.training.state import control_variates
@@ -16,8 +18,9 @@ from common.weights import Arrays
 class PlanFacts:
     """Keeps the weights that came last: the policy limits how far a server moves them."""
 
-    def __init__(self, site: SiteConfig) -> None:
+    def __init__(self, site: SiteConfig, budget: Budget) -> None:
         self._site = site
+        self._budget = budget
         self._received: tuple[StudySetup, Arrays] | None = None
 
     def keep(self, plan: wire.Plan, setup: StudySetup) -> None:
@@ -32,13 +35,13 @@ class PlanFacts:
     def of(self, plan: wire.Plan, setup: StudySetup, num_answered: int) -> BuiltStudy:
         """Facts about the plan that need the model or the images."""
         built = BuiltStudy(
-            setup.store.class_counts("train"),
+            self.train_counts(plan, setup),
             parameters.layout(setup.model, setup.parts),
             setup.weights_digest,
         )
         if self._site.policy.max_weight_change is not None:
             built = replace(built, weight_change=self._weight_change(plan, setup, num_answered))
-        if not isinstance(plan, wire.RoundPlan):
+        if not isinstance(plan, wire.RoundPlan) or plan.study.privacy is not None:
             return built
         if not plan.train or sum(built.train_counts) == 0:
             return built
@@ -60,6 +63,14 @@ class PlanFacts:
             largest_share_of_statistics=exposed.largest_share_of_statistics,
             left_out=exposed.left_out,
         )
+
+    def train_counts(self, plan: wire.Plan, setup: StudySetup) -> tuple[int, ...]:
+        """Training images per class; with noise in a study with privacy. Raises PolicyRefusal and StorageError."""
+        if not setup.is_private:
+            return setup.store.class_counts("train")
+        groups = [row.group_key for row in setup.store.manifest.on("train")]
+        labels = setup.store.images("train").labels_N.tolist()
+        return noisy_counts(plan.study, labels, groups, self._budget, setup.state.folder)
 
     def _weight_change(self, plan: wire.Plan, setup: StudySetup, num_answered: int) -> float:
         """Against the weights received last or, after a restart, those that this site builds, by round answered.

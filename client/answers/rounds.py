@@ -1,7 +1,8 @@
 """The answer to a round: scores of the received weights, and what training makes of them."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,8 +13,10 @@ from client.answers.position import position
 from client.config import SiteConfig
 from client.governance import policy, score_cells
 from client.model import parameters
+from client.privacy.budget import Budget, round_charge
 from client.study_setup import StudySetup, first_weights
 from client.training import evaluate, exposure, fit, losses, penalty, update
+from client.training.private.private_round import PrivateRound
 from client.training.state import control_variates
 from common import log, seeds, wire
 from common.config import OwnModel
@@ -26,14 +29,18 @@ from common.wire import compact
 class RoundAnswers:
     """Trains and scores for one site on one device."""
 
-    def __init__(self, site: SiteConfig, device: torch.device) -> None:
+    def __init__(self, site: SiteConfig, device: torch.device, budget: Budget) -> None:
         self._site = site
         self._device = device
+        self._budget = budget
 
-    def answer(self, plan: wire.RoundPlan, setup: StudySetup, arrays_digest: str) -> wire.RoundAnswer:
+    def answer(
+        self, plan: wire.RoundPlan, setup: StudySetup, arrays_digest: str, train_counts: Sequence[int]
+    ) -> wire.RoundAnswer:
         """Scores of the received weights and, if asked, the change that one round of training makes.
 
-        `arrays_digest` is that of the weights. Raises what `fit.fit` raises, PolicyRefusal and StorageError.
+        `arrays_digest` is that of the weights. `train_counts` have noise in a study with privacy, whose round is
+        charged before it is trained. Raises what `fit.fit` raises, PolicyRefusal and StorageError.
         """
         study, layout = plan.study, parameters.layout(setup.model, setup.parts)
         if compact.down(study.transport).is_compact:
@@ -58,6 +65,7 @@ class RoundAnswers:
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
             return _answer(plan, scores, own=own, evaluate_s=evaluate_s)
 
+        private = self._private(plan, setup, sum(train_counts))
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
         fitted = fit.fit(
             setup.model,
@@ -69,17 +77,18 @@ class RoundAnswers:
             device=self._device,
             seed=seeds.derive(study.seed, plan.site, plan.round),
             num_classes=len(study.classes),
-            loss=losses.of_study(
-                study.model, study.local, setup.store.class_counts("train"), plan.class_counts
-            ),
+            loss=losses.of_study(study.model, study.local, train_counts, plan.class_counts),
             class_counts=plan.class_counts,
             optimizer_state=setup.state.optimizer_arrays(plan.round)
             if study.local.keeps_optimizer_state
             else None,
             most_at_once=setup.most_at_once,
             further=setup.further,
+            private=private,
         )
-        self._require_many(setup, fitted)
+        if private is None:
+            self._require_many(setup, fitted)
+        num_examples = fitted.num_examples if private is None else private.num_images
         if fitted.optimizer_state:
             setup.state.keep_optimizer(plan.round, fitted.optimizer_state)
         if setup.parts.local:
@@ -92,13 +101,24 @@ class RoundAnswers:
             seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
             delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
         if study.secure_aggregation is not None:
-            delta = masks.masked(plan, self._site, delta, fitted.num_examples)
+            delta = masks.masked(plan, self._site, delta, num_examples)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
         )
         own_s = own_models.train(plan, setup, first, self._device)
-        return _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta, own_s=own_s)
+        answer = _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta, own_s=own_s)
+        if private is None:
+            return answer
+        return _without_what_has_no_noise(answer, num_examples, self._budget.of_study(study))
+
+    def _private(self, plan: wire.RoundPlan, setup: StudySetup, num_images: int) -> PrivateRound | None:
+        """What a round with privacy needs, once it is paid for; None in a study without."""
+        if plan.study.privacy is None:
+            return None
+        self._budget.charge(plan.study, f"round {plan.round}", round_charge(plan.study))
+        groups = [row.group_key for row in setup.store.manifest.on("train")]
+        return PrivateRound(plan.study.privacy, groups, num_images)
 
     def _require_many(self, setup: StudySetup, fitted: fit.TrainingResult) -> None:
         """Raise PolicyRefusal if what was trained is mostly one patient's."""
@@ -129,6 +149,22 @@ class RoundAnswers:
             least=rules.min_score_cell,
             num_bins=rules.histogram_bins,
         )
+
+
+_COARSE_S = 10.0
+"""Seconds to which the time of a round with privacy is rounded up: it says how many patients were drawn."""
+
+
+def _without_what_has_no_noise(answer: wire.RoundAnswer, num_images: int, epsilon: float) -> wire.RoundAnswer:
+    """The answer as it may leave with privacy: the delta has noise, and so has the number of images."""
+    return answer.model_copy(
+        update={
+            "num_examples": num_images,
+            "train_loss": None,
+            "train_s": math.ceil(answer.train_s / _COARSE_S) * _COARSE_S,
+            "epsilon": epsilon,
+        }
+    )
 
 
 def _answer(

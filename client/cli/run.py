@@ -309,9 +309,15 @@ def _status(settings: SiteFile, socket: TrainerSocket = None) -> int:
     """
     from client.config import load_site
     from client.governance import status
+    from client.privacy import budget
 
     site = load_site(settings)
-    text = status.describe(site.name, site.state_dir, socket or site.socket)
+    text = status.describe(
+        site.name,
+        site.state_dir,
+        socket or site.socket,
+        spent=budget.lines(site.state_dir, site.policy.privacy),
+    )
     first, newline, rest = text.partition("\n")
     terminal.print_styled(first, "bold red" if "NOT running" in first else "bold")
     if newline:

@@ -47,6 +47,18 @@ class Hours(Frozen):
         return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
 
 
+class PrivacyPolicy(Frozen):
+    """How much of its patients' privacy this hospital spends, in all studies together (differential privacy)."""
+
+    max_epsilon: Annotated[float, Field(gt=0)]
+    """Largest epsilon of all that leaves, ever. A study that would go beyond it is refused before it begins, and so is
+    each round that would."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    """Chance that `max_epsilon` does not hold. Well below one in the number of patients."""
+    least_noise: Annotated[float, Field(gt=0)] | None = None
+    """Smallest `privacy.noise` of a study. None: whatever epsilon allows."""
+
+
 class PolicyConfig(Frozen):
     """What this hospital agreed to. A rule without a value allows everything.
 
@@ -77,6 +89,10 @@ class PolicyConfig(Frozen):
     sites says much about each."""
     only_masked: bool = False
     """Updates leave only in studies with `secure_aggregation`, where the server learns the sum over sites alone."""
+    privacy: PrivacyPolicy | None = None
+    """Only studies with `privacy` take place, within these limits, and no score of this site's images leaves. The rules
+    about numbers of patients (`min_cell`, `min_batch`, `max_patient_share`) do not count in them: noise takes their
+    place. None: no limit."""
     max_runs: Annotated[int, Field(ge=1)] | None = None
     """How often one study may begin again from its first round, for each approval."""
     max_evaluations_per_day: Annotated[int, Field(ge=0)] | None = None

@@ -144,6 +144,7 @@ class Audit:
         self._chain = Chain()
         self._asked: dict[str, str] = {}  # hash of the last question, by its plan's name
         self._work: dict[str, tuple[datetime, Work]] = {}
+        self._charged: tuple[int, str] | None = None
 
     def append(self, event: str, fields: Fields) -> None:
         """Write one line and wait until it is on the disk. Raises StorageError."""
@@ -170,6 +171,11 @@ class Audit:
         """Hash of the last whole line, as of the last `append`. It leaves the site, signed."""
         return self._chain.head
 
+    @property
+    def charged(self) -> tuple[int, str] | None:
+        """Number and hash of the last charge in the privacy ledger, as of the last `append`; None without any."""
+        return self._charged
+
     def work_since(self, moment: datetime) -> "Work":
         """Work answered since then, in the last two days; as of the last `append`."""
         done = [work for when, work in self._work.values() if when >= moment]
@@ -184,6 +190,7 @@ class Audit:
         about = os.fstat(file.fileno())
         if self._file != (about.st_dev, about.st_ino):  # the first time, or the old file was moved away
             self._file, self._read_up_to, self._chain = (about.st_dev, about.st_ino), 0, Chain()
+            # What is spent stays spent, whatever became of the log.
         if about.st_size < self._read_up_to:
             raise StorageError(f"{self._path} is shorter than it was: it was cut. {_WHAT_TO_DO}")
         file.seek(self._read_up_to)
@@ -213,6 +220,8 @@ class Audit:
                 os.close(folder)
 
     def _remember(self, fields: Fields) -> None:
+        if fields.get("event") == "charge" and isinstance(number := fields.get("number"), int):
+            self._charged = (number, str(fields.get("ledger")))
         if fields.get("event") == "plan":
             self._asked[str(fields.get("plan_id"))] = str(fields.get("sha256"))
         counts, seconds = fields.get("counts"), fields.get("seconds")

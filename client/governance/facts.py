@@ -54,6 +54,8 @@ class Facts:
     """Rounds of this run of the study that this site has answered."""
     are_known: bool = True
     """False for heads on weights that no round or test of this site was of."""
+    epsilon: float | None = None
+    """Of all studies together once the plan's study, or its round, is done; None if it costs no privacy."""
     built: BuiltStudy | None = None
 
 

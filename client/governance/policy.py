@@ -50,6 +50,7 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
         *_study_rules(plan, policy, facts),
         *_budgets(plan, policy, facts),
         *_only_scores(plan, policy),
+        *_privacy(plan, policy, facts),
         *_weights(plan, policy, facts),
     ]
     if isinstance(plan, wire.HeadPlan):
@@ -59,8 +60,8 @@ def check(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> list[RuleViola
     # What the study asks of a training site counts for each of its plans: a step towards a head is no way around.
     return [
         *violations,
-        *_epochs(study.local, policy, facts.built),
-        *_seen(study.local, policy),
+        *_epochs(study, policy, facts.built),
+        *_seen(study, policy),
         *_exposure(policy, facts.built),
         *_images(policy, facts.built),
         *_tensors(_names_of_tensors(plan, facts), policy),
@@ -182,6 +183,41 @@ def _study_rules(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterato
         )
 
 
+def _privacy(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[RuleViolation]:
+    asked, rules = plan.study.privacy, policy.privacy
+    if rules is None:
+        if asked is not None and plan.site in plan.study.sites.train and (named := _counted_rules(policy)):
+            yield RuleViolation(
+                "privacy",
+                "the study draws patients by chance, so what this site's policy counts in a step cannot be counted",
+                f"{named} is set; set policy.privacy as well, which takes its place in such a study",
+            )
+        return
+    if asked is None:
+        yield RuleViolation("privacy", "the study has no privacy", "only with noise")
+        return
+    if plan.site in plan.study.sites.evaluate:
+        yield RuleViolation(
+            "privacy", "the study asks this site for scores, which have no noise", "none leave"
+        )
+        return
+    if rules.least_noise is not None and asked.noise < rules.least_noise:
+        yield RuleViolation(
+            "privacy", f"the study's noise is {asked.noise:g}", f"at least {rules.least_noise:g}"
+        )
+    if facts.epsilon is not None and facts.epsilon > rules.max_epsilon:
+        yield RuleViolation(
+            "privacy",
+            "the study would take more privacy than this site has left",
+            f"epsilon {facts.epsilon:.3g} in all, at most {rules.max_epsilon:g}",
+        )
+
+
+def _counted_rules(policy: PolicyConfig) -> str:
+    rules = ("min_cell", "min_batch", "max_patient_share")
+    return " and ".join(name for name in rules if getattr(policy, name) is not None)
+
+
 def _from_hub(settings: BaseModel) -> bool:
     """Whether any part of the model starts from a hub's weights."""
     parts = [value for _, value in settings if isinstance(value, BaseModel)]
@@ -278,9 +314,11 @@ def _exposure(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleVi
         )
 
 
-def _epochs(local: LocalConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
-    most = policy.max_epochs_per_round
+def _epochs(study: StudyConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
+    local, most = study.local, policy.max_epochs_per_round
     num_epochs = epochs(local, None if built is None else sum(built.train_counts))
+    if study.privacy is not None:
+        num_epochs = study.privacy.num_steps(local) * study.privacy.sampling_rate
     if most is None or num_epochs is None or num_epochs <= most:
         return
     steps = f"{local.steps} steps of {local.batch_size} images"
@@ -301,9 +339,15 @@ def epochs(local: LocalConfig, num_images: int | None) -> float | None:
     return local.steps * local.batch_size / num_images
 
 
-def _seen(local: LocalConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
+def _seen(study: StudyConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
     """A delta trained on two images can reveal both (gradient inversion)."""
-    if local.steps is None or local.batch_size == "all" or policy.min_cell is None:
+    local = study.local
+    if (
+        study.privacy is not None
+        or local.steps is None
+        or local.batch_size == "all"
+        or policy.min_cell is None
+    ):
         return
     if (seen := local.steps * local.batch_size) < policy.min_cell:
         yield RuleViolation(
@@ -363,20 +407,23 @@ def _answer_bytes(plan: wire.Plan, facts: Facts) -> int:
 # --- answers -----------------------------------------------------------------------------------
 
 
-def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig) -> None:
-    """Check an answer of `size` bytes before it leaves. Raises PolicyRefusal.
+def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_noisy: bool = False) -> None:
+    """Check an answer of `size` bytes before it leaves. Raises PolicyRefusal. `is_noisy`: its counts have noise, so a
+    small one tells nothing.
 
     A second barrier: it refuses nothing as long as the rest of the trainer is correct.
     """
     violations = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
     violations += _tensors(sorted(set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}), policy)
-    if any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
+    if not is_noisy and any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
     cells = [cell for score in _scores(answer) for cell in _cells(score)]
     if any(0 < cell < (policy.min_score_cell or 0) for cell in cells):
         violations.append(
             RuleViolation("min_score_cell", "a score counts too few images", "left out too late")
         )
+    if is_noisy and any(score.num_images for score in _scores(answer)):
+        violations.append(RuleViolation("privacy", "an answer holds scores without noise", "none may leave"))
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)

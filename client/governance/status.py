@@ -5,7 +5,7 @@ trainer's socket answers. Nothing is written and no message is sent.
 """
 
 import socket as sockets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +35,13 @@ class Sent:
     """When something last left."""
 
 
-def describe(name: str, state_dir: Path, socket: Path | None, now: datetime | None = None) -> str:
-    """The status as text. Raises StorageError."""
+def describe(
+    name: str, state_dir: Path, socket: Path | None, now: datetime | None = None, spent: Sequence[str] = ()
+) -> str:
+    """The status as text; `spent` are lines on privacy. Raises StorageError."""
     lines = [f"{name}: {trainer(socket)}"]
     lines += summarize(audit.events(state_dir / audit.FILE), now or datetime.now(UTC))
+    lines += spent
     lines += [f"waits for your approval: {approval.describe(study)}" for study in approval.pending(state_dir)]
     return "\n".join(lines)
 

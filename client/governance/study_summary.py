@@ -17,7 +17,7 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield f"the server SENDS the first weights: {given.name} (hash {given.sha256[:12]})"
     if study.rounds:
         yield f"{study.rounds} rounds of {_work(study.local)}, {study.algorithm.kind}"
-        yield f"{_steps(study.local)}"
+        yield _steps(study.local) if study.privacy is None else _steps(study.local, "patients drawn by chance")
     else:
         yield "no rounds: the first weights are scored, and no network is trained"
     yield (
@@ -38,6 +38,15 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield "the server sees this site's own updates"
     else:
         yield f"MASKS updates: the server learns sums of {study.mask_threshold} or more sites, and the scores of each"
+    if study.privacy is None:
+        yield "puts no noise on what leaves: a single patient may show in it"
+    else:
+        privacy = study.privacy
+        yield (
+            f"NOISE {privacy.noise:g} on gradients of patients shrunk to {privacy.max_grad_norm:g}, each drawn with a "
+            f"chance of {privacy.sampling_rate:g}, {privacy.num_steps(study.local)} steps a round; no score of a "
+            "training site leaves"
+        )
     if study.overlap is None:
         yield "compares no images between sites"
     else:
@@ -48,8 +57,8 @@ def _work(local: LocalConfig) -> str:
     return f"{local.num_epochs:g} epoch(s)" if local.num_epochs is not None else f"{local.steps} steps"
 
 
-def _steps(local: LocalConfig) -> str:
-    size = "all images" if local.batch_size == "all" else f"{local.batch_size} images"
+def _steps(local: LocalConfig, who: str = "") -> str:
+    size = who or ("all images" if local.batch_size == "all" else f"{local.batch_size} images")
     optimizer = local.optimizer
     mixed = "".join(
         f", {name} {share:g}"

@@ -12,6 +12,7 @@ from client.data.manifest import Manifest
 from client.governance import policy
 from client.governance.facts import BuiltStudy, Facts
 from client.preflight.findings import Finding
+from client.privacy.budget import planned
 from common import wire
 from common.config import StudyConfig
 
@@ -29,6 +30,7 @@ def findings(study: StudyConfig, site: SiteConfig, used: Manifest) -> Iterator[F
         decision="yes",
         rounds_today=0,
         num_bytes=0,
+        epsilon=planned(plan, site),
         built=BuiltStudy(train_counts=used.class_counts("train"), layout={}),
     )
     refusals = [one for one in policy.check(plan, site.policy, facts) if one.rule not in _PASSING]

@@ -14,6 +14,7 @@ from client.training.hardware.precision import autocast
 from client.training.hardware.prefetch import Prepared
 from client.training.losses import Loss, Slopes
 from client.training.mixing import amplitude_mix
+from client.training.private.private_round import NoisyGradient
 from common.config import LocalConfig
 
 
@@ -36,6 +37,8 @@ class Backward:
     weights_C: Tensor
     device: torch.device
     slopes: Slopes
+    noisy: NoisyGradient | None = None
+    """Of a round with differential privacy: it takes the gradient of every image."""
 
     def losses(
         self,
@@ -63,8 +66,14 @@ class Backward:
                 logits_BC = self.model(piece_BCHW)
             # bf16 has 8 bits, too few for a sum of exponentials
             logits_BC = logits_BC.to(self.weights_C.dtype)
-            self.slopes.watch(logits_BC, scale.value)
+            if self.noisy is None:
+                self.slopes.watch(logits_BC, scale.value)
             loss = self.loss(logits_BC, piece_labels_B, self.weights_C)
+            if self.noisy is not None:
+                torch.autograd.backward(loss)
+                self.noisy.add(len(labels_B[start:stop]))
+                yield loss.detach().nan_to_num()  # a failure would tell of the patient whose loss it is
+                continue
             torch.autograd.backward(scale.times(loss / weight))
             yield loss.detach()
 

@@ -5,11 +5,14 @@ dropout of a step are drawn from seeds derived for that step alone. So a step th
 memory is simply taken again in smaller pieces, and the pieces of a step (micro-batches) add up to
 the gradient of the mean over its whole batch. Batch normalisation is the exception: it sees one
 micro-batch at a time, so smaller ones change what it computes.
+
+Differential privacy (`private`) replaces two things: who is in a step, and what its gradient is.
 """
 
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +30,8 @@ from client.training.losses import Loss, Slopes, by_class
 from client.training.mixing import mixstyle
 from client.training.optimizers import build_optimizer
 from client.training.penalty import Penalty
+from client.training.private.clipped_sum import gradients_of_images
+from client.training.private.private_round import NoisyGradient, PrivateRound, images_at_once
 from client.training.state.optimizer_state import arrays, load
 from common.config import LocalConfig, learning_rate
 from common.config.training import Sgd
@@ -95,11 +100,14 @@ def fit(
     class_counts: Sequence[int] | None = None,
     most_at_once: MostAtOnce | None = None,
     further: FurtherDevices | None = None,
+    private: PrivateRound | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
     starts fresh. `class_counts` are training images of all sites, if the study weighs by them. `most_at_once`
-    remembers from round to round how many images the device takes. `further` devices compute parts of each batch.
+    remembers from round to round how many images the device takes. `further` devices compute parts of each batch. `private`:
+    patients are drawn by chance, and each step has noise; the figures but for the number of steps are then of the site
+    alone.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, DeviceLost if a further device has gone, ConsiliumError if loss or weights are
@@ -123,7 +131,10 @@ def fit(
     if optimizer_state:
         load(optimizer, named, optimizer_state)
     is_fp16 = compute_dtype(local.precision, device) == torch.float16
-    batches = training_batches(images.labels_N, local, seed, progress.pass_place)
+    if private is None:
+        batches = training_batches(images.labels_N, local, seed, progress.pass_place)
+    else:
+        batches = private.batches(local)
     rescales = not isinstance(local.optimizer, Sgd) or local.clip_grad_norm is not None
     slopes = Slopes(num_images, device, by_step=rescales)
     most = most_at_once or MostAtOnce()
@@ -134,6 +145,7 @@ def fit(
         weights_C=class_weights(images.labels_N, num_classes, local, class_counts).to(device, dtype),
         device=device,
         slopes=slopes,
+        noisy=None if private is None else NoisyGradient(private, trained, batches),
     )
     if further is not None:
         further.begin(model, parts, local, passes.loss, passes.weights_C, seed)
@@ -145,6 +157,7 @@ def fit(
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         mixstyle(model, local.mixstyle),
         Prefetcher(prepare, device) as portions,
+        nullcontext() if private is None else gradients_of_images(model),
     ):
         stepper = _Stepper(
             passes=passes,
@@ -158,8 +171,9 @@ def fit(
             micro_batch_size=min(
                 most.training or MOST_IMAGES,
                 local.micro_batch_size or MOST_IMAGES,
-                batch_size(num_images, local),
+                batch_size(num_images, local) if private is None else images_at_once(trained),
             ),
+            noisy=passes.noisy,
         )
         losses = _Losses(1 if device.type == "cpu" else _LOOK_EVERY)
         weights_C = passes.weights_C.cpu()
@@ -168,7 +182,8 @@ def fit(
         for step, (indices_B, lr) in enumerate(zip(batches, rates, strict=True)):
             weight = float(weights_C[images.labels_N[indices_B]].sum())
             losses.append(stepper.step(step, lr, weight, most), lr)
-            slopes.count(indices_B, lr / max(rates))
+            if private is None:
+                slopes.count(indices_B, lr / max(rates))
             weight_sum += weight
         losses.look()
     if not bool(torch.stack([torch.isfinite(parameter).all() for parameter in trained]).all()):
@@ -177,7 +192,7 @@ def fit(
         num_examples=num_images,
         num_steps=len(batches),
         rate_sum=math.fsum(rates),
-        mean_loss=sum(losses.values) / weight_sum,
+        mean_loss=sum(losses.values) / (weight_sum or 1.0),
         seconds=time.perf_counter() - start_s,
         micro_batch_size=stepper.micro_batch_size,
         slopes_N=slopes.sums_N.cpu(),
@@ -251,6 +266,8 @@ class _Stepper:
     seed: int
     num_steps: int
     micro_batch_size: int
+    noisy: NoisyGradient | None
+    """Of a round with differential privacy."""
 
     def step(self, step: int, lr: float, weight: float, most: MostAtOnce) -> Tensor:
         """One optimizer step on images of this weight in all. Returns the batch's summed loss, on the device."""
@@ -269,6 +286,8 @@ class _Stepper:
         """Leave the batch's gradient in the parameters; returns its summed loss."""
         self.optimizer.zero_grad()
         self.passes.slopes.begin()
+        if self.noisy is not None:
+            self.noisy.begin(step)
         if self.further is not None:
             self.further.begin_step()
         seed_dropout(derive(self.seed, "dropout", step), self.passes.device)
@@ -286,6 +305,8 @@ class _Stepper:
                 loss_sum += self.further.collect(self.passes.slopes)
         if self.further is not None:
             self.further.add_gradients()
+        if self.noisy is not None:
+            self.noisy.end()
         if self.penalty is not None:
             torch.autograd.backward(self.scaler.scale(self.penalty(self.passes.model)))
         return loss_sum

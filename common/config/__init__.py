@@ -48,6 +48,7 @@ from common.config.model import (
     Tuning,
 )
 from common.config.personalisation import Ditto, LocalHead, NoPersonal, OwnModel, Personalisation, own_models
+from common.config.privacy import DpSgdConfig
 from common.config.rounds import (
     CutOff,
     DeadlinesConfig,
@@ -88,6 +89,7 @@ from common.config.types import (
 
 __all__ = [
     "Ditto",
+    "DpSgdConfig",
     "LocalHead",
     "NoPersonal",
     "OwnModel",

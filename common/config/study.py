@@ -34,6 +34,7 @@ from common.config.aggregation import (
 from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logistic, Ridge
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.personalisation import NoPersonal, Personalisation
+from common.config.privacy import DpSgdConfig, wrong_privacy
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.scoring import GivenWeights, wrong_scoring
 from common.config.secure_aggregation import SecureAggregationConfig, wrong_masks
@@ -110,6 +111,8 @@ class StudyConfig(Frozen):
         default=None, exclude_if=lambda masks: masks is None
     )
     """Masks on the sites' updates, so that the server learns their sum alone. None: it sees each site's."""
+    privacy: DpSgdConfig | None = Field(default=None, exclude_if=lambda privacy: privacy is None)
+    """Noise on all that leaves a training site, so that it hardly depends on any one patient. None: no noise."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Checkpoints of the last rounds that are kept. The best round's is kept in addition."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -219,6 +222,13 @@ class StudyConfig(Frozen):
         )
         if problem:
             raise ValueError(f"secure_aggregation {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_fits(self) -> Self:
+        problem = wrong_privacy(self) if self.privacy is not None else None
+        if problem:
+            raise ValueError(f"privacy {problem}")
         return self
 
     @property

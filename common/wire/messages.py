@@ -284,6 +284,10 @@ class RoundAnswer(Message):
     """Mean over the images of this round, None without training."""
     train_s: Seconds
     evaluate_s: Seconds
+    epsilon: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """With privacy: what the study has cost this site's patients so far, at the study's delta; else None."""
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`;
     with masks, whole numbers modulo 2**64 of shape (2, ...): coarse and fine, times the images, and masked."""

@@ -6,7 +6,7 @@ that with the images that the site enrolled with.
 
 import math
 
-from common.config import LocalConfig, Sgd, StudyConfig
+from common.config import DpSgdConfig, LocalConfig, Sgd, StudyConfig
 from common.config.learning_rate import learning_rates
 
 
@@ -31,8 +31,11 @@ def way(study: StudyConfig, number: int, num_steps: int) -> float:
     return steps / (study.local.optimizer.lr * (1 - momentum))
 
 
-def possible_steps(local: LocalConfig, num_images: int) -> range:
+def possible_steps(local: LocalConfig, num_images: int, privacy: DpSgdConfig | None = None) -> range:
     """Numbers of steps that a round can have at a site with so many training images."""
+    if privacy is not None:
+        steps = privacy.num_steps(local)
+        return range(steps, steps + 1)
     if local.num_epochs is None:
         steps = local.steps or 1
         return range(steps, steps + 1)

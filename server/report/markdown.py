@@ -11,7 +11,7 @@ import math
 from common.config import StudyConfig
 from common.metrics import NUM_BINS
 from server.enrolment.census import Census
-from server.report import census_table, heads_table, overlap_text, own_models
+from server.report import census_table, heads_table, overlap_text, own_models, privacy_table
 from server.report.model_card import model_card
 from server.report.opening import opening
 from server.report.outcome import Outcome
@@ -47,6 +47,7 @@ def sections(outcome: Outcome) -> dict[str, str]:
         "own": own_models.section(outcome),
         "heads": heads_table.section(outcome),
         "rounds": [_rounds(outcome)],
+        "privacy": privacy_table.section(outcome),
         "cost": [_costs(outcome)],
         "troubles": [troubles(outcome)],
         "card": [model_card(outcome)],
@@ -299,13 +300,15 @@ def _rounds(outcome: Outcome) -> str:
             continue  # the closing evaluation scores the model of the last row
         trained = [site for site in record.sites if site.outcome == "ok" and site.num_examples]
         num_images = sum(site.num_examples for site in trained)
-        loss_sum = sum(site.num_examples * (site.train_loss or 0.0) for site in trained)
+        with_loss = [site for site in trained if site.train_loss is not None]
+        loss_sum = sum(site.num_examples * (site.train_loss or 0.0) for site in with_loss)
+        num_with_loss = sum(site.num_examples for site in with_loss)
         rows.append(
             [
                 str(record.round),
                 str(len(trained)),
                 str(num_images),
-                decimal(loss_sum / num_images if num_images else math.nan),
+                decimal(loss_sum / num_with_loss if num_with_loss else math.nan),
                 *_scored_as(scored.get(record.round)),
                 f"{record.seconds:.1f}",
             ]

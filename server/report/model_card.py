@@ -28,6 +28,7 @@ from common.config import (
 )
 from common.formats import yaml_text
 from common.release import version
+from server.report import privacy_table
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.report.text import counted, escaped, listed, markdown_table
@@ -70,6 +71,7 @@ def model_card(outcome: Outcome) -> str:
         **_text_side(study),
         "Preprocessing": preprocessing,
         "Known limits": f"it knows these classes only and will name one of them for any image; {_reach(outcome)}.",
+        **_privacy(outcome),
         **_gaps(outcome),
         "Seed and fingerprint": f"{study.seed}, `{study.fingerprint}`",
         "Written by": f"consilium-fl {version()}",
@@ -130,6 +132,18 @@ def _reach(outcome: Outcome) -> str:
         return "it was not scored, so nothing is known of how well it does so"
     side = outcome.final.side
     return f"the figures hold for images like the {side} images of the sites in the table of figures, and no further"
+
+
+def _privacy(outcome: Outcome) -> dict[str, str]:
+    privacy = outcome.study.privacy
+    if privacy is None:
+        return {}
+    spent = privacy_table.largest(outcome)
+    shown = "no site named an epsilon" if spent is None else f"epsilon {spent:.3g} at most"
+    return {
+        "Differential privacy": f"{shown}, at delta {privacy.delta:g}, for each patient of a training site, in this "
+        "study"
+    }
 
 
 def _gaps(outcome: Outcome) -> dict[str, str]:

@@ -45,17 +45,19 @@ def admit(
     received: Arrays | None = None,
     possible_steps: range | None = None,
     weight: int | None = None,
+    is_private: bool = False,
 ) -> AdmittedUpdate:
     """The update in `answer`. Raises UpdateRejected.
 
     `site`, `plan_id` and `round` are those of the plan that was sent; `train_count` is the
     number of training images the site enrolled with, and `received` are the weights of the plan. `weight` counts in
-    place of the images, `possible_steps` are those that so many images can be trained in.
+    place of the images, `possible_steps` are those that so many images can be trained in. `is_private`: the study
+    has privacy, so the answer has an epsilon and no loss.
     """
     reason = (
         _wrong_plan(answer, site, plan_id, round)
         or _wrong_tensors(answer.delta, layout)
-        or _wrong_counts(answer, train_count, possible_steps)
+        or _wrong_counts(answer, train_count, possible_steps, is_private=is_private)
         or _wrong_variances(answer.delta, layout, received or {})
     )
     if reason is not None:
@@ -205,7 +207,9 @@ def _wrong_score(score: Score, expected: Sequence[int], side: ScoredSide) -> str
     return None
 
 
-def _wrong_counts(answer: RoundAnswer, train_count: int, possible_steps: range | None) -> str | None:
+def _wrong_counts(
+    answer: RoundAnswer, train_count: int, possible_steps: range | None, *, is_private: bool
+) -> str | None:
     if not 1 <= answer.num_examples <= train_count:
         return f"it claims {answer.num_examples} examples, expected 1 to {train_count} as enrolled"
     if answer.num_steps < 1:
@@ -215,8 +219,18 @@ def _wrong_counts(answer: RoundAnswer, train_count: int, possible_steps: range |
             f"it claims {answer.num_steps} steps, expected {possible_steps.start} to {possible_steps.stop - 1} on the "
             "images it enrolled with"
         )
+    if is_private:
+        return _wrong_privacy(answer)
     if answer.train_loss is None or not math.isfinite(answer.train_loss):
         return f"its training loss is {answer.train_loss}, expected a finite number"
+    return None
+
+
+def _wrong_privacy(answer: RoundAnswer) -> str | None:
+    if answer.epsilon is None or not math.isfinite(answer.epsilon):
+        return f"its epsilon is {answer.epsilon}, expected a finite number in a study with privacy"
+    if answer.train_loss is not None:
+        return "its training loss came along without noise, in a study with privacy"
     return None
 
 

@@ -396,6 +396,7 @@ def _read(
                 num_examples=answer.num_examples,
                 num_steps=answer.num_steps,
                 train_loss=answer.train_loss,
+                epsilon=answer.epsilon,
                 train_s=answer.train_s,
                 evaluate_s=answer.evaluate_s,
             )
@@ -421,9 +422,12 @@ def _read(
                 train_count=cohort.train_count(reply.site),
                 max_norm=study.admission.max_norm,
                 received=state.weights,
-                possible_steps=local_work.possible_steps(study.local, cohort.train_count(reply.site))
+                possible_steps=local_work.possible_steps(
+                    study.local, cohort.train_count(reply.site), study.privacy
+                )
                 if isinstance(study.algorithm, FedNova | Scaffold)
                 else None,
+                is_private=study.privacy is not None,
                 weight=_weight(study, cohort, reply.site),
             )
             return update, scores, replace(row, delta_norm=update.norm)
@@ -474,6 +478,10 @@ def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) ->
         parts.append(
             f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
             f"{row.mib_up:.1f} MiB back"
+        )
+    elif row.epsilon is not None:
+        parts.append(
+            f"trained {row.num_steps} steps, {row.mib_up:.1f} MiB back with noise, epsilon {row.epsilon:.3g} so far"
         )
     elif row.num_steps:
         parts.append(

@@ -12,6 +12,11 @@ _ONE = "; give this site one `device` in site.yaml"
 
 def require_parts(study: StudyConfig, model: nn.Module, names: TensorNames) -> None:
     """Raise ConfigError unless the gradient of a batch is the sum of those of its parts."""
+    if study.privacy is not None:
+        raise ConfigError(
+            "device: found several, but the study has privacy, and the gradient of a patient is shrunk on one device "
+            f"alone{_ONE}"
+        )
     moving = [
         path
         for path, layer in model.named_modules()

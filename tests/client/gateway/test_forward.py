@@ -302,7 +302,7 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "scores", "own", "num_examples", "num_steps", "train_loss",
-        "train_s", "evaluate_s", "delta",
+        "train_s", "evaluate_s", "epsilon", "delta",
     },
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",

@@ -33,6 +33,7 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
         "scores up to 51 sets of weights on validation images, one of them on test images",
         "fits no classical heads",
         "the server sees this site's own updates",
+        "puts no noise on what leaves: a single patient may show in it",
         "compares no images between sites",
     ]
 
@@ -43,6 +44,14 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
         (
             {"heads": {"local": [{"kind": "knn"}], "every": 5}},
             "fits classical heads on features: local.knn, every 5 rounds",
+        ),
+        (
+            {
+                "privacy": {"kind": "dp_sgd", "noise": 1.5, "sampling_rate": 0.1},
+                "local": {"epochs": 2, "loss": "cross_entropy"},
+            },
+            "NOISE 1.5 on gradients of patients shrunk to 1, each drawn with a chance of 0.1, 20 steps a round; no "
+            "score of a training site leaves",
         ),
         ({"overlap": {}}, "COMPARES images between sites, as keyed hashes of each image"),
         (

@@ -1,0 +1,147 @@
+"""The budget of one site: what a plan would cost, and the charge before it is carried out."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.config import SiteConfig
+from client.config.policy import PrivacyPolicy
+from client.governance import audit
+from client.privacy import ledger
+from client.privacy.accountant import Charge, epsilon
+from common import log, wire
+from common.config import DpSgdConfig, StudyConfig
+from common.errors import PolicyRefusal, StorageError
+
+COUNTS = "counts"
+"""What the first charge of a study pays for."""
+
+
+class Budget:
+    """Charges the patients of one site, whatever study it is for."""
+
+    def __init__(self, site: SiteConfig, log_of_site: audit.Audit, clock: Callable[[], datetime]) -> None:
+        self._site, self._audit, self._clock = site, log_of_site, clock
+
+    def after(self, plan: wire.Plan) -> float | None:
+        """Epsilon of all studies together once what is left of this plan is done; None if it costs nothing.
+
+        An approval or an enrolment stands for all rounds from the one that comes next. Raises StorageError.
+        """
+        return None if _is_free(plan) else _after(plan, self._read(), self._delta(plan.study))
+
+    def charge(self, study: StudyConfig, what: str, charge: Charge) -> None:
+        """Write the charge down, in the ledger and then in the audit log. Raises PolicyRefusal if too little is left,
+        StorageError.
+        """
+        rules = self._site.policy.privacy
+        total = epsilon([*self._read().charges(), charge], self._delta(study))
+        if rules is not None and total > rules.max_epsilon:
+            raise PolicyRefusal(
+                f"this site's patients have too little privacy left for {what} of study {study.name}: epsilon would be "
+                f"{total:.3g}, at most {rules.max_epsilon:g} (policy.privacy.max_epsilon)",
+                reason="privacy: too little is left at this site",
+            )
+        number, line_hash = ledger.append(
+            self._site.state_dir, self._clock().astimezone(UTC), study.name, study.fingerprint, what, charge
+        )
+        self._audit.append("charge", {"study": study.name, "number": number, "ledger": line_hash})
+        log.event(f"privacy: charged {what} of {study.name}; epsilon {total:.3g} in all", study=study.name)
+
+    def of_study(self, study: StudyConfig) -> float:
+        """Epsilon of this study alone so far, at the study's delta. It goes to the server."""
+        assert study.privacy is not None
+        return epsilon(self._read().charges(study.fingerprint), study.privacy.delta)
+
+    def _delta(self, study: StudyConfig) -> float:
+        return _delta(self._site, study)
+
+    def _read(self) -> ledger.Ledger:
+        found = ledger.read(self._site.state_dir)
+        require_newest(found, self._audit.charged, self._site.state_dir)
+        return found
+
+
+def planned(plan: wire.Plan, site: SiteConfig) -> float | None:
+    """What `Budget.after` says, of the ledger as it lies there. Raises StorageError."""
+    return None if _is_free(plan) else _after(plan, ledger.read(site.state_dir), _delta(site, plan.study))
+
+
+def _is_free(plan: wire.Plan) -> bool:
+    return plan.study.privacy is None or plan.site not in plan.study.sites.train
+
+
+def _delta(site: SiteConfig, study: StudyConfig) -> float:
+    """The site's own or, without a policy on privacy, the study's."""
+    rules = site.policy.privacy
+    if rules is not None:
+        return rules.delta
+    assert study.privacy is not None, "only a study with privacy has a delta"
+    return study.privacy.delta
+
+
+def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
+    study, charges = plan.study, spent.charges()
+    assert study.privacy is not None
+    if not any(entry.what == COUNTS and entry.fingerprint == study.fingerprint for entry in spent.entries):
+        charges.append(counts_charge(study.privacy))
+    match plan:
+        case wire.ApprovalPlan() | wire.EnrolPlan():
+            rounds = max(0, study.rounds - plan.first_round + 1)
+        case wire.RoundPlan():
+            rounds = int(plan.train)
+        case _:
+            rounds = 0
+    return epsilon([*charges, *[round_charge(study)] * rounds], delta)
+
+
+def lines(state_dir: Path, rules: PrivacyPolicy | None) -> list[str]:
+    """What was spent, for a person: in all, and by study. Empty if nothing was. Raises StorageError."""
+    found = ledger.read(state_dir)
+    charged = next(
+        (
+            (int(str(fields["number"])), str(fields["ledger"]))
+            for fields in reversed(list(audit.events(state_dir / audit.FILE)))
+            if fields["event"] == "charge"
+        ),
+        None,
+    )
+    require_newest(found, charged, state_dir)
+    if not found.entries:
+        return [] if rules is None else [f"privacy: nothing spent, of epsilon {rules.max_epsilon:g}"]
+    delta = _WITHOUT_RULES if rules is None else rules.delta
+    most = "no limit is set" if rules is None else f"of {rules.max_epsilon:g}"
+    total = epsilon(found.charges(), delta)
+    studies = {entry.fingerprint: entry.study for entry in found.entries}
+    return [
+        f"privacy: epsilon {total:.3g} spent, {most}, at delta {delta:g}, in {len(found.entries)} charges",
+        *(
+            f"  study {name} ({fingerprint[:12]}): epsilon {epsilon(found.charges(fingerprint), delta):.3g}"
+            for fingerprint, name in studies.items()
+        ),
+    ]
+
+
+_WITHOUT_RULES = 1e-5
+"""Delta of what is shown where the policy names none."""
+
+
+def require_newest(found: ledger.Ledger, charged: tuple[int, str] | None, state_dir: Path) -> None:
+    """Raise StorageError if the audit log knows of a charge that the ledger does not have."""
+    if charged is not None and not found.has(*charged):
+        raise StorageError(
+            f"{state_dir / ledger.FILE} has {len(found.entries)} charges, and the audit log has noted charge "
+            f"{charged[0]}, which is not among them: the ledger was put back from an older copy, or replaced. "
+            f"{ledger.WHAT_TO_DO}."
+        )
+
+
+def counts_charge(privacy: DpSgdConfig) -> Charge:
+    """What the noisy counts of the enrolment cost."""
+    return Charge(privacy.count_noise, 1.0, 1)
+
+
+def round_charge(study: StudyConfig) -> Charge:
+    """What one round costs."""
+    assert study.privacy is not None
+    return Charge(study.privacy.noise, study.privacy.sampling_rate, study.privacy.num_steps(study.local))

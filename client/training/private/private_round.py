@@ -1,0 +1,89 @@
+"""One round of differentially private training: which patients each step draws, and the noisy sum that it follows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from client.model.parameters import TensorNames, freeze
+from client.training.private.clipped_sum import ClippedSum, gradients_of_images
+from client.training.private.patients import Patients
+from client.training.private.secure_random import SecureRandom
+from common.config import DpSgdConfig, LocalConfig
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PrivateRound:
+    """What `fit` needs to train a round with noise."""
+
+    settings: DpSgdConfig
+    groups_N: Sequence[str]
+    """By training image: its patient, or lesion."""
+    num_images: int
+    """Training images as they were counted with noise: the true number would leave with the length of a step."""
+    random: SecureRandom = field(default_factory=SecureRandom)
+
+    def batches(self, local: LocalConfig) -> list[Tensor]:
+        """Indices of every step of the round, patient by patient; a step may have none."""
+        settings = self.settings
+        patients = Patients(self.groups_N)
+        return [
+            patients.draw(settings.sampling_rate, settings.images_per_patient, self.random)
+            for _ in range(settings.num_steps(local))
+        ]
+
+    @property
+    def divisor(self) -> float:
+        """Images of a step to be expected: the sum over this is about the mean gradient of an image."""
+        return max(1.0, self.settings.sampling_rate * self.num_images)
+
+
+class NoisyGradient:
+    """The gradient of each step of one round."""
+
+    def __init__(
+        self, private: PrivateRound, trained: Sequence[nn.Parameter], batches: Sequence[Tensor]
+    ) -> None:
+        self._private = private
+        patients_N = Patients(private.groups_N).of_image_N
+        self._patients = [patients_N[indices_B] for indices_B in batches]
+        self._sum = ClippedSum(trained, private.settings.max_grad_norm)
+        self._waiting = patients_N[:0]
+
+    def begin(self, step: int) -> None:
+        """A step begins, perhaps once more."""
+        self._sum.begin()
+        self._waiting = self._patients[step]
+
+    def add(self, num_images: int) -> None:
+        """So many more images of the step, in order, were followed back."""
+        self._sum.add(self._waiting[:num_images])
+        self._waiting = self._waiting[num_images:]
+
+    def end(self) -> None:
+        """Leave the noisy gradient in the parameters. A step without a patient is noise alone."""
+        self._sum.end(self._private.settings.noise, self._private.divisor, self._private.random)
+
+
+def images_at_once(trained: Sequence[nn.Parameter]) -> int:
+    """Images whose gradients together are 1 GiB, one at least."""
+    return max(1, 2**28 // max(1, sum(parameter.numel() for parameter in trained)))
+
+
+def require_gradients_of_patients(model: nn.Module, names: TensorNames, encoder: str) -> None:
+    """Raise ConfigError if a trained layer mixes the patients of a batch, or has no gradients of single images."""
+    for path, layer in model.named_modules():
+        if not isinstance(layer, BatchNorm):
+            continue
+        tensors = {f"{path}.{name}" if path else name for name, _ in layer.state_dict().items()}
+        if not names.trained.isdisjoint(tensors):
+            raise ConfigError(
+                f"the study has privacy, and {encoder} trains with batch normalisation ({path}), which mixes the "
+                "patients of a batch. Set model.trainable: head or a model.tuning (lora, linear_probe, bottleneck), "
+                "which leave it as it is, or take an encoder with layer or group normalisation (vit, convnext)."
+            )
+    freeze(model, names)
+    with gradients_of_images(model):
+        pass

@@ -1,0 +1,76 @@
+"""Settings of differential privacy: how much noise a site puts on what leaves it, and for whom."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from common.config.model import ClipConfig
+from common.config.personalisation import NoPersonal
+from common.config.training import LocalConfig
+from common.config.types import Positive
+from common.settings import Frozen
+
+if TYPE_CHECKING:
+    from common.config.study import StudyConfig
+
+
+class DpSgdConfig(Frozen):
+    """Differentially private training at the sites (DP-SGD, Abadi et al. 2016, arXiv:1607.00133) of whole patients.
+
+    What a training site sends in the study then hardly depends on any one patient: (epsilon, delta) for a patient who
+    is added or removed. Without patients' names, of a lesion; without those, of an image.
+    """
+
+    kind: Literal["dp_sgd"] = "dp_sgd"
+    """The mechanism; there is one."""
+    noise: Positive
+    """Standard deviation of the noise on the sum of a step, in units of `max_grad_norm`."""
+    max_grad_norm: Positive = 1.0
+    """Euclidean norm to which the gradient of one patient is shrunk, over all trained tensors together."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    """Chance of each patient to be in a step, in place of `local.batch_size`. An epoch has 1 / chance steps."""
+    images_per_patient: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Most images of one patient in a step, drawn for each step, and in the counts of the enrolment."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    """Chance that epsilon does not hold. Well below one in the number of patients."""
+    count_noise: Positive = 20.0
+    """Standard deviation of the noise on the training images of each class, in units of `images_per_patient`."""
+
+    def num_steps(self, local: LocalConfig) -> int:
+        """Steps of a round. They depend on nothing at the site."""
+        if local.num_epochs is None:
+            return local.steps or 1
+        return max(1, round(local.num_epochs / self.sampling_rate))
+
+
+def wrong_privacy(study: "StudyConfig") -> str | None:
+    """Why this study cannot have differential privacy, or None. What is refused would leave without noise."""
+    local = study.local
+    if local.class_weights != "none" or local.sampling != "shuffled" or local.absent_classes != "keep":
+        return (
+            "does not go with class_weights, sampling=weighted or absent_classes=mask, which make the part of one "
+            "patient depend on the others; leave them out"
+        )
+    if local.mixstyle > 0 or local.amplitude_mix > 0:
+        return "does not go with mixstyle or amplitude_mix, which mix the patients of a batch; leave them out"
+    if isinstance(study.model, ClipConfig) and study.model.loss != "class":
+        return f"does not go with model.loss={study.model.loss}, which compares patients in a batch; take `class`"
+    if local.compile or local.precision == "fp16":
+        return "does not go with local.compile or precision=fp16; leave them out"
+    if study.algorithm.kind == "scaffold":
+        return "does not go with algorithm=scaffold, whose control variates are not accounted for; take another one"
+    if study.heads is not None:
+        return (
+            "does not go with heads, whose sums and scores have no noise yet; leave heads and final_head out"
+        )
+    if study.overlap is not None:
+        return "does not go with overlap: a hash of an image has no noise; leave overlap out"
+    if not isinstance(study.personalisation, NoPersonal):
+        return "does not go with personalisation, whose scores have no noise yet; leave it out"
+    chosen_by = study.selection and study.selection.sites
+    if study.selection is not None and not set(chosen_by or study.sites.train) <= set(study.sites.evaluate):
+        return (
+            "has no scores of training sites, which selection would choose by; name sites of sites.evaluate in "
+            "selection.sites, or leave selection out"
+        )
+    return None

@@ -1,0 +1,41 @@
+"""Differential privacy in the report: how much noise the study has, and what it has cost each site's patients."""
+
+from server.report.outcome import Outcome
+from server.report.text import markdown_table
+
+
+def section(outcome: Outcome) -> list[str]:
+    """Epsilon by round and site; nothing for a study without privacy."""
+    privacy = outcome.study.privacy
+    if privacy is None:
+        return []
+    sites = outcome.study.sites.train
+    rows = []
+    for record in outcome.rounds:
+        found = {row.site: row.epsilon for row in record.sites if row.epsilon is not None}
+        if found:
+            rows.append([str(record.round), *(_shown(found.get(site)) for site in sites)])
+    return [
+        "\n\n".join(
+            [
+                "## Privacy",
+                f"Gradients of a patient were shrunk to a length of {privacy.max_grad_norm:g}, and the sum of each "
+                f"step has noise of {privacy.noise:g} times that (DP-SGD). Each patient was drawn with a chance of "
+                f"{privacy.sampling_rate:g}, with {privacy.images_per_patient} image(s) at most. Numbers of training "
+                "images have noise too. No score of a training site left it.",
+                markdown_table(["round", *(f"epsilon at {site}" for site in sites)], rows),
+                f"Epsilon is of this study up to that round, at delta {privacy.delta:g}, for a patient of the site who "
+                "is added or removed, as the site counts it. Other studies on the same patients are not in it.",
+            ]
+        )
+    ]
+
+
+def largest(outcome: Outcome) -> float | None:
+    """The largest epsilon that a site has named; None without any."""
+    found = [row.epsilon for record in outcome.rounds for row in record.sites if row.epsilon is not None]
+    return max(found, default=None)
+
+
+def _shown(epsilon: float | None) -> str:
+    return "-" if epsilon is None else f"{epsilon:.3g}"

@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import DpSgdConfig, LocalConfig, StudyConfig
+
+MakeStudy = Callable[..., StudyConfig]
+PRIVACY = {"kind": "dp_sgd", "noise": 1.0, "sampling_rate": 0.1}
+LOCAL = {"loss": "cross_entropy"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"local": {"class_weights": "site"}}, "class_weights"),
+        ({"local": {**LOCAL, "absent_classes": "mask"}}, "absent_classes=mask"),
+        ({"local": {**LOCAL, "amplitude_mix": 0.5}}, "mix the patients of a batch"),
+        ({"local": {**LOCAL, "compile": True}}, r"local\.compile"),
+        ({"heads": {"federated": [{"kind": "lda"}]}}, "does not go with heads"),
+        ({"final_head": "federated_lda"}, "does not go with heads"),
+        ({"overlap": {}}, "does not go with overlap"),
+        ({"personalisation": {"kind": "local_head"}}, "does not go with personalisation"),
+        ({"selection": {}}, r"name sites of sites\.evaluate"),
+    ],
+)
+def test_what_would_leave_without_noise_is_refused_with_what_to_change(
+    make_study: MakeStudy, changes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValidationError, match=why):
+        make_study(**{"privacy": PRIVACY, "local": LOCAL, **changes})
+
+
+def test_a_study_without_privacy_has_the_fingerprint_that_it_had(make_study: MakeStudy) -> None:
+    assert '"privacy"' not in make_study().model_dump_json()
+    assert make_study(privacy=PRIVACY, local=LOCAL).fingerprint != make_study(local=LOCAL).fingerprint
+
+
+def test_an_epoch_draws_each_patient_once_on_average() -> None:
+    privacy = DpSgdConfig(noise=1, sampling_rate=0.1)
+    assert privacy.num_steps(LocalConfig(epochs=2)) == 20
+    assert privacy.num_steps(LocalConfig(epochs=0.01)) == 1
+    assert privacy.num_steps(LocalConfig(steps=7)) == 7

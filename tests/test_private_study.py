@@ -1,0 +1,202 @@
+"""Studies with differential privacy in one process: what leaves, what it costs, and what refuses."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.config import PolicyConfig, SiteConfig
+from client.config.policy import PrivacyPolicy
+from client.hosted import HostedTrainer
+from client.privacy import budget, ledger
+from client.privacy.accountant import epsilon
+from client.trainer import Trainer
+from client.training import losses
+from common import wire
+from common.config import StudyConfig
+from common.errors import QuorumNotMet
+from common.settings import to_yaml
+from common.wire import codec
+from server.enrolment.cohort import enrol
+from server.rounds.loop import run_rounds
+from server.rounds.sites import Deadline, Reply
+from server.simulation.engines import Inline
+from server.simulation.inline import run_inline
+from server.simulation.launch import LocalSite
+from server.state import RoundState
+
+MakeSite = Callable[..., SiteConfig]
+MakeStudy = Callable[..., StudyConfig]
+PRIVATE: Mapping[str, Any] = {
+    "privacy": {"kind": "dp_sgd", "noise": 1.5, "sampling_rate": 0.2},
+    "local": {"steps": 3, "augmentation": "none", "optimizer": {"kind": "sgd", "lr": 0.05}},
+    "model": {"encoder": "test_convnext", "image_size": 32, "trainable": "head"},
+}  # fmt: skip
+LIMITS = PolicyConfig(privacy=PrivacyPolicy(max_epsilon=5.0))
+
+
+class Here:
+    """Trainers in this process, and what they answered."""
+
+    def __init__(self, sites: Mapping[str, SiteConfig]) -> None:
+        self.trainers = {name: Trainer(site) for name, site in sites.items()}
+        self.answers: list[wire.Answer] = []
+
+    def online(self) -> set[str]:
+        return set(self.trainers)
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        for site, plan in plans.items():
+            answer = codec.from_bytes(self.trainers[site].answer(codec.to_bytes(plan)))
+            assert not isinstance(answer, wire.Plan)
+            self.answers.append(answer)
+            yield Reply(site, answer, 0.1)
+
+
+def rounds(study: StudyConfig, here: Here) -> list[RoundState]:
+    cohort = enrol(study, here, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    return list(run_rounds(study, here, cohort, start, pause=lambda _: None))
+
+
+@pytest.fixture
+def sites(make_site: MakeSite) -> dict[str, SiteConfig]:
+    return {name: make_site(name, 8, policy=LIMITS) for name in ("north", "south")}
+
+
+def test_what_leaves_a_site_has_noise_or_does_not_leave(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    here = Here(sites)
+    states = rounds(make_study(rounds=2, **PRIVATE), here)
+    assert len(states) == 3  # and the closing evaluation
+    enrolments = [answer for answer in here.answers if isinstance(answer, wire.Enrolment)]
+    for enrolment in enrolments:
+        assert enrolment.images is None
+        assert not any(enrolment.validation_counts + enrolment.test_counts)
+        assert min(enrolment.train_counts) >= 1
+    counts = {enrolment.site: sum(enrolment.train_counts) for enrolment in enrolments}
+    for answer in here.answers:
+        if isinstance(answer, wire.RoundAnswer):
+            assert not any(score.num_images for score in answer.scores.values())
+            assert answer.train_loss is None
+            assert answer.train_s % 10 == 0
+            if answer.delta:
+                assert answer.num_examples == counts[answer.site]
+                assert answer.num_steps == 3
+    # One charge for the counts and one for each round, in the ledger, and the same sum at the server.
+    for name, site in sites.items():
+        entries = ledger.read(site.state_dir).entries
+        assert [entry.what for entry in entries] == ["counts", "round 1", "round 2"]
+        for state, upto in zip(states[:2], (2, 3), strict=True):
+            row = next(row for row in state.sites if row.site == name)
+            assert row.epsilon == pytest.approx(epsilon([one.charge for one in entries[:upto]], 1e-5))
+
+
+def test_the_loss_knows_the_class_counts_that_have_noise_alone(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, given = losses.of_study, []
+
+    def noted(*args: Any) -> losses.Loss:
+        given.append(tuple(args[2]))
+        return real(*args)
+
+    monkeypatch.setattr("client.answers.rounds.losses.of_study", noted)
+    here = Here(sites)
+    rounds(make_study(rounds=1, **PRIVATE), here)
+    assert given == [answer.train_counts for answer in here.answers if isinstance(answer, wire.Enrolment)]
+
+
+def test_the_report_and_status_say_what_was_spent(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    local = []
+    for site, config in sites.items():
+        path = tmp_path / f"{site}.yaml"
+        path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
+        local.append(LocalSite(site, path))
+    outcome = run_inline(make_study(rounds=2, **PRIVATE), local, tmp_path / "run", Inline(HostedTrainer))
+    assert outcome.finished, outcome
+    report = (tmp_path / "run" / "report.md").read_text()
+    spent = epsilon(ledger.read(sites["north"].state_dir).charges(), 1e-5)
+    assert f"| 2 | {spent:.3g} | {spent:.3g} |" in report
+    assert f"epsilon {spent:.3g} at most, at delta 1e-05" in report
+    shown = budget.lines(sites["north"].state_dir, LIMITS.privacy)
+    assert shown[0] == f"privacy: epsilon {spent:.3g} spent, of 5, at delta 1e-05, in 3 charges"
+
+
+@pytest.mark.parametrize(
+    ("rules", "study", "why"),
+    [
+        ({"max_epsilon": 0.5}, {}, "would take more privacy than this site has left"),
+        ({"max_epsilon": 50, "least_noise": 2.0}, {}, "the study's noise is 1.5"),
+        ({"max_epsilon": 50}, {"privacy": None}, "the study has no privacy"),
+    ],
+)
+def test_a_study_beyond_the_sites_limits_is_refused_before_anything_is_computed(
+    make_site: MakeSite, make_study: MakeStudy, rules: dict[str, Any], study: dict[str, Any], why: str
+) -> None:
+    strict = {
+        name: make_site(name, 4, policy=PolicyConfig(privacy=PrivacyPolicy(**rules)))
+        for name in ("north", "south")
+    }
+    here = Here(strict)
+    with pytest.raises(QuorumNotMet, match=why):
+        enrol(make_study(**{**PRIVATE, **study}), here, None)
+    assert not any(ledger.read(site.state_dir).entries for site in strict.values())
+    assert here.trainers["north"]._setup is None
+
+
+def test_rules_that_count_patients_in_a_step_need_the_sites_own_limits(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    counting = {name: make_site(name, 4, policy=PolicyConfig(min_batch=2)) for name in ("north", "south")}
+    with pytest.raises(QuorumNotMet, match="the study draws patients by chance"):
+        enrol(make_study(**PRIVATE), Here(counting), None)
+
+
+def test_a_question_that_comes_again_costs_again_until_nothing_is_left(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    study = make_study(rounds=1, **PRIVATE)
+    rounds(study, Here(sites))
+    first = ledger.read(sites["north"].state_dir)
+    after = epsilon(first.charges(), 1e-5)
+    tight = {
+        name: site.model_copy(
+            update={"policy": PolicyConfig(privacy=PrivacyPolicy(max_epsilon=after + 1e-6))}
+        )
+        for name, site in sites.items()
+    }
+    with pytest.raises(QuorumNotMet, match="more privacy than this site has left"):
+        rounds(study, Here(tight))
+    assert ledger.read(sites["north"].state_dir) == first
+
+
+def test_a_ledger_put_back_from_an_older_copy_is_noticed(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    path = sites["north"].state_dir / ledger.FILE
+    rounds(make_study(rounds=1, **PRIVATE), Here(sites))
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    here = Here(sites)
+    with pytest.raises(QuorumNotMet):
+        rounds(make_study(rounds=1, **PRIVATE), here)
+    path.unlink()
+    with pytest.raises(QuorumNotMet):
+        rounds(make_study(rounds=1, **PRIVATE), Here(sites))
+
+
+def test_a_trainer_that_dies_while_it_trains_has_charged_the_round(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("client.answers.rounds.fit.fit", die)
+    with pytest.raises(KeyboardInterrupt):
+        rounds(make_study(rounds=1, **PRIVATE), Here(sites))
+    charged = [ledger.read(site.state_dir).entries for site in sites.values()]
+    assert any(entry.what == "round 1" for entries in charged for entry in entries)
