@@ -22,7 +22,7 @@ from client.training.devices.group import FurtherDevices
 from client.training.devices.refusals import require_parts
 from client.training.hardware import determinism
 from client.training.hardware.out_of_memory import MostAtOnce
-from client.training.private.private_round import require_gradients_of_patients
+from client.training.private.own_check import require_gradients_of_patients
 from client.training.state.local_state import SiteState
 from common import log
 from common.config import StudyConfig
@@ -71,7 +71,8 @@ def set_up(
     chosen = parameters.partition(built.model, study.model)
     parameters.freeze(built.model, chosen)
     if study.privacy is not None:
-        require_gradients_of_patients(built.model, chosen, study.model.encoder)
+        size = built.preprocessing.image_size
+        require_gradients_of_patients(built.model, chosen, study.model.encoder, size)
     if study.local.mixstyle > 0:
         mixing.places(built.model)  # before the images: an encoder without such places is refused
     if further and site.name in study.sites.train:

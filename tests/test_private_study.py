@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from client.answers.masks import IDENTITY
+from client.cli.main import main
 from client.config import PolicyConfig, SiteConfig
 from client.config.policy import PrivacyPolicy
 from client.hosted import HostedTrainer
@@ -16,6 +18,7 @@ from client.training import losses
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
+from common.masking import roster
 from common.settings import to_yaml
 from common.wire import codec
 from server.enrolment.cohort import enrol
@@ -200,3 +203,46 @@ def test_a_trainer_that_dies_while_it_trains_has_charged_the_round(
         rounds(make_study(rounds=1, **PRIVATE), Here(sites))
     charged = [ledger.read(site.state_dir).entries for site in sites.values()]
     assert any(entry.what == "round 1" for entries in charged for entry in entries)
+
+
+def test_noise_goes_under_masks(make_site: MakeSite, make_study: MakeStudy, tmp_path: Path) -> None:
+    names = ("east", "north", "south")
+    made = {
+        name: make_site(name, 6, policy=LIMITS).model_copy(update={"roster": tmp_path / "roster.yaml"})
+        for name in names
+    }
+    keys = {
+        name: roster.public_key(roster.load_identity(site.state_dir / IDENTITY))
+        for name, site in made.items()
+    }
+    (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
+    masks: dict[str, Any] = {
+        "sites": {"train": names},
+        "secure_aggregation": {"threshold": 2},
+        "admission": {"max_norm_ratio": None},
+        "aggregation": {"kind": "mean", "max_share": 1},
+    }
+    states = rounds(make_study(rounds=1, **PRIVATE, **masks), Here(made))
+    assert [row.outcome for row in states[0].sites] == ["ok"] * 3
+    assert all(row.epsilon is not None and row.train_loss is None for row in states[0].sites)
+    for site in made.values():
+        assert [entry.what for entry in ledger.read(site.state_dir).entries] == ["counts", "round 1"]
+
+
+def test_who_approves_a_study_sees_what_it_costs(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asking = {
+        name: make_site(name, 4, policy=PolicyConfig(ask=True, privacy=PrivacyPolicy(max_epsilon=5.0)))
+        for name in ("north", "south")
+    }
+    study = make_study(rounds=2, **PRIVATE)
+    here = Here(asking)
+    here.trainers["north"].answer(
+        codec.to_bytes(wire.ApprovalPlan(plan_id="a", site="north", study=study, first_round=1))
+    )
+    (tmp_path / "north.yaml").write_bytes(to_yaml(asking["north"].model_dump(mode="json", exclude_none=True)))
+    assert main(["pending", str(tmp_path / "north.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert f"costs each patient of a training site epsilon {budget.cost(study):.3g} at delta 1e-05" in shown
+    assert not ledger.read(asking["north"].state_dir).entries

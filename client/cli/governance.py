@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from common.console import terminal
 from common.console.command_line import command
 from common.console.person import user_name
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.governance.approval import Pending
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -63,6 +66,21 @@ def _mask_key(settings: SiteFile) -> int:
     return 0
 
 
+def _described(study: "Pending") -> str:
+    """What a person should know before approving, with what it would cost his patients."""
+    from client.governance import approval
+
+    text = approval.describe(study)
+    if study.study.privacy is None:
+        return text
+    from client.privacy import budget  # only here: it needs Opacus, which takes seconds to import
+
+    spent, delta = budget.cost(study.study), study.study.privacy.delta
+    return (
+        f"{text}\n  costs each patient of a training site epsilon {spent:.3g} at delta {delta:g}, once over"
+    )
+
+
 def _pending(settings: SiteFile) -> int:
     """List the studies that wait for this site's approval.
 
@@ -75,11 +93,11 @@ def _pending(settings: SiteFile) -> int:
     if waiting and terminal.is_terminal():
         rows = []
         for one in waiting:
-            _, *about = (line.strip() for line in approval.describe(one).splitlines())
+            _, *about = (line.strip() for line in _described(one).splitlines())
             rows.append((one.label, one.asked, "\n".join(about)))
         terminal.print_table(("study", "asked", "about"), rows)
     else:
-        print("\n".join(map(approval.describe, waiting)) or "no study waits")
+        print("\n".join(map(_described, waiting)) or "no study waits")
     return 0
 
 
@@ -99,12 +117,11 @@ def _approve(
     seconds. A changed study has to be approved again. A decision can be changed by the same command.
     """
     from client.config import load_site
-    from client.governance import approval
     from client.governance.decide import decide
 
     state_dir = load_site(settings).state_dir
     meant = decide(state_dir, study, by=user_name(), refuse=refuse, reason=reason)
-    print(f"{'refused' if refuse else 'approved'}: {approval.describe(meant)}")
+    print(f"{'refused' if refuse else 'approved'}: {_described(meant)}")
     return 0
 
 

@@ -34,16 +34,22 @@ class Budget:
         """Write the charge down, in the ledger and then in the audit log. Raises PolicyRefusal if too little is left,
         StorageError.
         """
-        rules = self._site.policy.privacy
-        total = epsilon([*self._read().charges(), charge], self._delta(study))
-        if rules is not None and total > rules.max_epsilon:
-            raise PolicyRefusal(
-                f"this site's patients have too little privacy left for {what} of study {study.name}: epsilon would be "
-                f"{total:.3g}, at most {rules.max_epsilon:g} (policy.privacy.max_epsilon)",
-                reason="privacy: too little is left at this site",
-            )
+        rules, total = self._site.policy.privacy, 0.0
+
+        def may(before: ledger.Ledger) -> None:
+            nonlocal total
+            require_newest(before, self._audit.charged, self._site.state_dir)
+            total = epsilon([*before.charges(), charge], self._delta(study))
+            if rules is not None and total > rules.max_epsilon:
+                raise PolicyRefusal(
+                    f"this site's patients have too little privacy left for {what} of study {study.name}: epsilon "
+                    f"would be {total:.3g}, at most {rules.max_epsilon:g} (policy.privacy.max_epsilon)",
+                    reason="privacy: too little is left at this site",
+                )
+
+        moment = self._clock().astimezone(UTC)
         number, line_hash = ledger.append(
-            self._site.state_dir, self._clock().astimezone(UTC), study.name, study.fingerprint, what, charge
+            self._site.state_dir, moment, study.name, study.fingerprint, what, charge, may
         )
         self._audit.append("charge", {"study": study.name, "number": number, "ledger": line_hash})
         log.event(f"privacy: charged {what} of {study.name}; epsilon {total:.3g} in all", study=study.name)
@@ -93,6 +99,12 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
         case _:
             rounds = 0
     return epsilon([*charges, *[round_charge(study)] * rounds], delta)
+
+
+def cost(study: StudyConfig) -> float:
+    """Epsilon of the whole study, carried out once, at its own delta."""
+    assert study.privacy is not None
+    return epsilon([counts_charge(study.privacy), *[round_charge(study)] * study.rounds], study.privacy.delta)
 
 
 def lines(state_dir: Path, rules: PrivacyPolicy | None) -> list[str]:

@@ -9,7 +9,7 @@ same moment (the server's copy of the audit log's heads shows it), and a site th
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,14 +78,22 @@ def read(state_dir: Path) -> Ledger:
 
 
 def append(
-    state_dir: Path, time: datetime, study: str, fingerprint: str, what: str, charge: Charge
+    state_dir: Path,
+    time: datetime,
+    study: str,
+    fingerprint: str,
+    what: str,
+    charge: Charge,
+    may: Callable[[Ledger], None] = lambda _: None,
 ) -> tuple[int, str]:
-    """Write one charge and wait until it is on the disk. Returns its number and its line's
-    hash. Raises StorageError.
+    """Write one charge and wait until it is on the disk. Returns its number and its line's hash. Raises StorageError.
+
+    `may` looks at what was charged before, while no other process can charge, and raises what it likes.
     """
     path = state_dir / FILE
     with _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
         chain, start, ledger = _followed(path, file.read())
+        may(ledger)
         if chain.torn is not None:
             stamp = time.isoformat(timespec="seconds")
             record = line_after(chain.head, {"time": stamp, "event": "torn", "sha256": chain.torn})

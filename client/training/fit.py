@@ -105,9 +105,9 @@ def fit(
     """Train `model` in place for one round. `seed` is this site's and this round's; without a `loss` it is the
     cross-entropy over the classes. `optimizer_state` is that of the round before; without one the optimizer
     starts fresh. `class_counts` are training images of all sites, if the study weighs by them. `most_at_once`
-    remembers from round to round how many images the device takes. `further` devices compute parts of each batch. `private`:
-    patients are drawn by chance, and each step has noise; the figures but for the number of steps are then of the site
-    alone.
+    remembers from round to round how many images the device takes. `further` devices compute parts of each batch.
+    `private`: patients are drawn by chance, and each step has noise; the figures but for the number of steps are then
+    of the site alone, and nothing by chance follows from `seed`.
 
     Raises ConfigError if the device cannot compute as asked, SiteDataError if there are no images,
     TooLittleMemory if one is too large, DeviceLost if a further device has gone, ConsiliumError if loss or weights are
@@ -134,7 +134,7 @@ def fit(
     if private is None:
         batches = training_batches(images.labels_N, local, seed, progress.pass_place)
     else:
-        batches = private.batches(local)
+        batches, seed = private.batches(local), private.seed()
     rescales = not isinstance(local.optimizer, Sgd) or local.clip_grad_norm is not None
     slopes = Slopes(num_images, device, by_step=rescales)
     most = most_at_once or MostAtOnce()

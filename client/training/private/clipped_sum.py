@@ -34,6 +34,13 @@ def gradients_of_images(model: nn.Module) -> Iterator[None]:
             f"the study has privacy, and a layer that is trained has no gradients of single images ({error}). Set "
             "model.trainable: head or a model.tuning (lora, linear_probe), or take another encoder."
         ) from error
+    # Opacus' convolutions read the numbers of an image from wrong places, and even from other images, where the layer
+    # before has permuted the axes, as in ConvNeXt.
+    orders = [
+        layer.register_forward_pre_hook(_in_order)
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    ]
     try:
         # Opacus computes a layer that it has no formula for once more, image by image; the quicker kernels of
         # attention cannot be followed there.
@@ -43,6 +50,12 @@ def gradients_of_images(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         hooks.cleanup()
+        for order in orders:
+            order.remove()
+
+
+def _in_order(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(one.contiguous() for one in inputs)
 
 
 class ClippedSum:

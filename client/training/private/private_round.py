@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from client.model.parameters import TensorNames, freeze
-from client.training.private.clipped_sum import ClippedSum, gradients_of_images
+from client.training.private.clipped_sum import ClippedSum
 from client.training.private.patients import Patients
 from client.training.private.secure_random import SecureRandom
 from common.config import DpSgdConfig, LocalConfig
-from common.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,12 @@ class PrivateRound:
             patients.draw(settings.sampling_rate, settings.images_per_patient, self.random)
             for _ in range(settings.num_steps(local))
         ]
+
+    def seed(self) -> int:
+        """A seed for augmentation and dropout that no person knows: with a known one, a patient more or less in a batch
+        would change what chance does to the others.
+        """
+        return self.random.seed()
 
     @property
     def divisor(self) -> float:
@@ -70,20 +73,3 @@ class NoisyGradient:
 def images_at_once(trained: Sequence[nn.Parameter]) -> int:
     """Images whose gradients together are 1 GiB, one at least."""
     return max(1, 2**28 // max(1, sum(parameter.numel() for parameter in trained)))
-
-
-def require_gradients_of_patients(model: nn.Module, names: TensorNames, encoder: str) -> None:
-    """Raise ConfigError if a trained layer mixes the patients of a batch, or has no gradients of single images."""
-    for path, layer in model.named_modules():
-        if not isinstance(layer, BatchNorm):
-            continue
-        tensors = {f"{path}.{name}" if path else name for name, _ in layer.state_dict().items()}
-        if not names.trained.isdisjoint(tensors):
-            raise ConfigError(
-                f"the study has privacy, and {encoder} trains with batch normalisation ({path}), which mixes the "
-                "patients of a batch. Set model.trainable: head or a model.tuning (lora, linear_probe, bottleneck), "
-                "which leave it as it is, or take an encoder with layer or group normalisation (vit, convnext)."
-            )
-    freeze(model, names)
-    with gradients_of_images(model):
-        pass

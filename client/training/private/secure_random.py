@@ -25,6 +25,10 @@ class SecureRandom:
         """Multiples of 2**-53 between 0 and 1, plus half a step: neither end can be drawn."""
         return ((self._stream.words(number) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
+    def seed(self) -> int:
+        """A whole number from 0 to 2**63 - 1, for a generator that takes one."""
+        return int(self._stream.words(1)[0] >> np.uint64(1))
+
     def normals(self, number: int) -> Numbers:
         """Of mean 0 and standard deviation 1.
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from client.privacy import ledger
 from client.privacy.accountant import Charge
 from client.privacy.budget import require_newest
-from common.errors import StorageError
+from common.errors import PolicyRefusal, StorageError
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -86,6 +87,24 @@ def test_an_older_copy_does_not_have_the_last_charge(tmp_path: Path) -> None:
     charge(tmp_path, "another")  # with the same number
     with pytest.raises(StorageError, match="put back from an older copy"):
         require_newest(ledger.read(tmp_path), last, tmp_path)
+
+
+def test_what_may_be_charged_is_decided_while_no_other_process_can_charge(tmp_path: Path) -> None:
+    # Ten at once would each charge the last of three charges that are left: three of them may.
+    def at_most_three(before: ledger.Ledger) -> None:
+        if len(before.entries) >= 3:
+            raise PolicyRefusal("spent", reason="spent")
+
+    def try_once(_: int) -> bool:
+        try:
+            ledger.append(tmp_path, NOON, "skin", "f" * 64, "round", Charge(1.5, 0.2, 1), at_most_three)
+        except PolicyRefusal:
+            return False
+        return True
+
+    with ThreadPoolExecutor(10) as pool:
+        assert sum(pool.map(try_once, range(10))) == 3
+    assert len(ledger.read(tmp_path).entries) == 3
 
 
 WRITER = """

@@ -10,8 +10,9 @@ from client.model.build import build
 from client.model.parameters import TensorNames, partition, shared_arrays
 from client.training.fit import StudyPosition, fit
 from client.training.private.clipped_sum import ClippedSum
+from client.training.private.own_check import require_gradients_of_patients
 from client.training.private.patients import Patients, capped_counts
-from client.training.private.private_round import PrivateRound, require_gradients_of_patients
+from client.training.private.private_round import PrivateRound
 from client.training.private.secure_random import SecureRandom
 from common.config import ClassifierConfig, DpSgdConfig, LocalConfig, Sgd
 from common.errors import ConfigError
@@ -88,11 +89,12 @@ def test_the_sum_is_the_same_whatever_the_micro_batch(generate_images, encoder):
             assert pieces[name] == pytest.approx(array, abs=1e-9)
 
 
-def test_without_noise_and_shrinking_it_is_the_gradient_of_plain_training(generate_images):
+@pytest.mark.parametrize("encoder", ["test_vit", "test_convnext"])
+def test_without_noise_and_shrinking_it_is_the_gradient_of_plain_training(generate_images, encoder):
     images = generate_images(6)
     plain = LOCAL.model_copy(update={"batch_size": "all"})
-    expected = delta(images, None, plain)
-    found = delta(images, private(list("abcdef"), norm=1e6))
+    expected = delta(images, None, plain, encoder)
+    found = delta(images, private(list("abcdef"), norm=1e6), encoder=encoder)
     for name, array in expected.items():
         assert found[name] == pytest.approx(array, abs=1e-4)  # noise of 1e-12 * 1e6
 
@@ -180,9 +182,59 @@ def test_batch_normalisation_that_is_trained_is_refused_with_what_to_change():
     config = ClassifierConfig(encoder="resnet10t", image_size=32)
     model = build(config, 3, seed=1, weights_dir=None).model
     with pytest.raises(ConfigError, match=r"resnet10t trains with batch normalisation \(.*model\.tuning"):
-        require_gradients_of_patients(model, partition(model, config), "resnet10t")
+        require_gradients_of_patients(model, partition(model, config), "resnet10t", 32)
     head = config.model_copy(update={"trainable": "head"})
-    require_gradients_of_patients(model, partition(model, head), "resnet10t")
+    require_gradients_of_patients(model, partition(model, head), "resnet10t", 32)
+
+
+class Mixing(nn.Module):
+    """Each image less the mean of its batch, then a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3 * 32 * 32, 3)
+
+    def forward(self, x_BCHW):
+        return self.last((x_BCHW - x_BCHW.mean(dim=0)).flatten(1))
+
+
+def test_any_layer_that_mixes_a_batch_is_refused():
+    names = TensorNames(shared=("last.weight", "last.bias"), local=(), frozen=())
+    with pytest.raises(ConfigError, match="mixes the images of a batch"):
+        require_gradients_of_patients(Mixing(), names, "mixing", 32)
+
+
+def test_a_layer_whose_gradients_of_single_images_are_wrong_is_refused(monkeypatch):
+    from opacus.grad_sample import GradSampleHooks
+
+    model, parts = biases_only()
+    samplers = GradSampleHooks.GRAD_SAMPLERS
+    right = samplers[nn.Linear]
+    monkeypatch.setitem(
+        samplers, nn.Linear, lambda *a: {name: 2 * value for name, value in right(*a).items()}
+    )
+    with pytest.raises(ConfigError, match=r"not what they should be in 1\.bias"):
+        require_gradients_of_patients(model, parts, "biases", 32)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_convnext"])
+def test_encoders_without_batch_normalisation_pass(encoder):
+    config = ClassifierConfig(encoder=encoder, image_size=32)
+    model = build(config, 3, seed=1, weights_dir=None).model
+    require_gradients_of_patients(model, partition(model, config), encoder, 32)
+
+
+def test_nothing_by_chance_follows_from_the_studys_seed(generate_images):
+    # The server knows it. With the same seed, and another key of the site, images are cropped in other places.
+    images = generate_images(3)
+    seen = []
+    images.batch = lambda indices_B, generator: (
+        seen.append(generator.initial_seed()) or images.pixels_NCHW[indices_B]
+    )
+    local = LOCAL.model_copy(update={"augmentation": "paper"})
+    for number in range(2):
+        delta(images, private(list("abc"), key=bytes([number]) * 32), local)
+    assert len(set(seen)) == 2
 
 
 def test_pieces_of_patients_may_end_anywhere():
