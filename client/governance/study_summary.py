@@ -17,7 +17,9 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield f"the server SENDS the first weights: {given.name} (hash {given.sha256[:12]})"
     if study.rounds:
         yield f"{study.rounds} rounds of {_work(study.local)}, {study.algorithm.kind}"
-        yield _steps(study.local) if study.privacy is None else _steps(study.local, "patients drawn by chance")
+        yield (
+            _steps(study.local) if study.privacy is None else _steps(study.local, "patients drawn by chance")
+        )
     else:
         yield "no rounds: the first weights are scored, and no network is trained"
     yield (
