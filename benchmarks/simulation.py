@@ -39,6 +39,13 @@ MOBILENET: dict[str, Any] = {
     },
     "local": {"epochs": 1, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.001}},
 }
+SMALL: dict[str, Any] = {
+    **MOBILENET,
+    "model": {"encoder": "test_efficientnet", "image_size": 64, "weights": {"kind": "seed"}},
+    # Many sites have one class only. By their own prior they would have nothing to learn, and next to their updates of
+    # nearly 0 those of the others would be refused as far too large.
+    "local": {**MOBILENET["local"], "prior": "study"},
+}
 SOURCES = ["rosendahl", "vidir_molemax", "vidir_modern", "vienna_dias"]
 NUM_MANY, NUM_DRAWN = 200, 20
 
@@ -79,7 +86,7 @@ def make_study(kind: str, path: Path, sites: list[str]) -> None:
         return
     drawn = {"per_round": NUM_DRAWN} if kind == "many" else {}
     study = {
-        **MOBILENET,
+        **(SMALL if kind == "many" else MOBILENET),
         "name": kind,
         "sites": {"train": sites, **drawn},
         "rounds": 10 if kind == "many" else 3,
@@ -93,10 +100,11 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
     about = yaml_text.load((folder / "sites" / "federation.yaml").read_text(encoding="utf-8"))
     make_study(kind, folder / "study.yaml", list(about["sites"]))
     before, started, load = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), os.getloadavg()[0]
+    log = folder / "simulation.log"
     arguments = ["simulate", folder / "study.yaml", "--sites", folder / "sites", "--runs", folder / "runs"]
     simulation = subprocess.Popen(
         [sys.executable, "-m", "server.cli", *map(str, arguments), "--engine", engine],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     memory: list[tuple[float, float]] = []
     at_rounds: list[tuple[float, float]] = []
@@ -105,6 +113,8 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
         at_rounds += memory[-1:] * (_num_rounds(folder / "runs") - len(at_rounds))
         time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if simulation.returncode != 0:
+        sys.exit(f"the study did not finish ({simulation.returncode}):\n{log.read_text()[-4000:]}")
     (run_dir,) = (path for path in (folder / "runs").iterdir() if path.is_dir())  # beside it: its lock
     rounds = [json.loads(line) for line in (run_dir / "rounds.jsonl").read_text().splitlines()]
     return {
