@@ -102,10 +102,13 @@ def run(kind: str, engine: str, folder: Path) -> dict[str, Any]:
     before, started, load = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), os.getloadavg()[0]
     log = folder / "simulation.log"
     arguments = ["simulate", folder / "study.yaml", "--sites", folder / "sites", "--runs", folder / "runs"]
-    simulation = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", *map(str, arguments), "--engine", engine],
-        cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with log.open("w") as output:
+        simulation = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", *map(str, arguments), "--engine", engine],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     memory: list[tuple[float, float]] = []
     at_rounds: list[tuple[float, float]] = []
     while simulation.poll() is None:
