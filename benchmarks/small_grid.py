@@ -6,8 +6,11 @@ bytes between gateway and trainer. Results go to a file of JSON lines; what is t
 
     HAM10000=DIR WEIGHTS=DIR python -m benchmarks small_grid GRID.yaml RESULTS.jsonl [VARIANT or VARIANT-seedN ...]
 
-DIR has labels.csv (file, label, lesion_id, site). `python -m benchmarks small_grid RESULTS.jsonl` prints
-the table of what is there.
+With SIDE=validation the lesions that are otherwise tested on are not read at all, and the figures are of as many
+others: to choose by. LESIONS=N takes at most N training lesions of each class and source, and half as many others.
+
+DIR has labels.csv (file, label, lesion_id, site). `python -m benchmarks small_grid RESULTS.jsonl` prints the table of
+what is there.
 """
 
 import csv
@@ -37,7 +40,9 @@ from server.rounds.sites import InProcessSites
 from server.simulation.grid import Grid, studies
 from server.state import RoundState
 
-TRAIN, TEST = 30, 15
+TRAIN = int(os.environ.get("LESIONS", "30"))
+TEST = TRAIN // 2
+VALIDATES = os.environ.get("SIDE") == "validation"
 
 
 def write_sites(ham: Path, weights: Path, folder: Path) -> dict[str, SiteConfig]:
@@ -51,8 +56,11 @@ def write_sites(ham: Path, weights: Path, folder: Path) -> dict[str, SiteConfig]
     for (site, _), rows in sorted(found.items()):
         order = np.random.default_rng(0).permutation(len(rows))
         num_test = min(TEST, max(1, round(len(rows) / 4))) if len(rows) > 1 else 0
+        if VALIDATES:
+            order = order[num_test:]
+            num_test = min(TEST, max(1, round(len(order) / 4))) if len(order) > 1 else 0
         for place, number in enumerate(order[: num_test + TRAIN]):
-            split = "test" if place < num_test else "train"
+            split = "train" if place >= num_test else "validation" if VALIDATES else "test"
             sites[site].append(rows[number] | {"file": str(ham / rows[number]["file"]), "split": split})
     return {site: _site(site, rows, weights, folder) for site, rows in sites.items()}
 
@@ -94,7 +102,7 @@ def run(study: StudyConfig, sites: dict[str, SiteConfig]) -> dict[str, object]:
     start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
     scores = []
     for state in run_rounds(study, ways, cohort, start):
-        now = state.test_scores if state.closing else state.scores
+        now = state.test_scores if state.closing and not VALIDATES else state.scores
         scores.append(sum(now.values(), start=empty(len(study.classes))))
     # The last round of training: the first one has whole weights, whatever the study's transport.
     last = sizes[(study.rounds - 1) * len(trainers) : study.rounds * len(trainers)]
