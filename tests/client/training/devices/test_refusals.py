@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from client.config import SiteConfig
+from client.model.build import of_study
+from client.model.parameters import partition
 from client.study_setup import set_up
+from client.training.devices.refusals import require_parts
 from common.config import StudyConfig
+from common.config.privacy import DpSgdConfig
 from common.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -54,3 +58,13 @@ def test_frozen_batch_normalisation_and_a_site_that_only_scores_are_no_hindrance
         sites={"train": ["north", "south"], "evaluate": ["east"]},
     )
     set_up(moving, make_site("east", test_only=True), CPU, [CPU])
+
+
+def test_private_training_stays_on_one_device(make_study: Callable[..., StudyConfig]) -> None:
+    plain = make_study(model={"encoder": "test_vit", "image_size": 32})
+    model = of_study(plain, None).model
+    names = partition(model, plain.model)
+    require_parts(plain, model, names)
+    private = plain.model_copy(update={"privacy": DpSgdConfig(noise=1.0, sampling_rate=0.5)})
+    with pytest.raises(ConfigError, match=r"the study has privacy.*give this site one `device`"):
+        require_parts(private, model, names)
