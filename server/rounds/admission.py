@@ -11,7 +11,7 @@ when all sites have answered, for all at once, so that the order does not matter
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -114,19 +114,29 @@ def unpacked(answer: RoundAnswer, layout: Layout, transport: TransportConfig | N
 
 
 def too_long(
-    norms: Mapping[str, float], config: AdmissionConfig, what: str = "its norm is"
+    norms: Mapping[str, float],
+    config: AdmissionConfig,
+    what: str = "its norm is",
+    of_one_class: Collection[str] = (),
 ) -> dict[str, str]:
     """Why the updates of some sites are refused beside the others of their round, by site.
 
     Each norm is compared with the median of the *others*. All are judged before any is left out. Two are not
-    compared: a site that sends next to nothing would have the other one refused.
+    compared: a site that sends next to nothing would have the other one refused. So would many sites with images
+    `of_one_class`: under their own prior they have nothing to learn, and are no measure for those that have.
     """
     ratio = config.max_norm_ratio
     if ratio is None or len(norms) < LEAST_TO_COMPARE:
         return {}
     reasons = {}
     for site, norm in sorted(norms.items()):
-        usual = statistics.median(other for name, other in norms.items() if name != site)
+        others = {name: other for name, other in norms.items() if name != site}
+        learning = [other for name, other in others.items() if name not in of_one_class]
+        if len(learning) < LEAST_TO_COMPARE - 1:
+            if site not in of_one_class:
+                continue
+            learning = list(others.values())
+        usual = statistics.median(learning)
         if norm > ratio * usual:
             reasons[site] = (
                 f"{what} {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "

@@ -251,11 +251,18 @@ class RoundCollector:
         if any(update.statistics_norm for update in counted.values()):
             statistics = {site: update.statistics_norm for site, update in counted.items()}
             reasons |= admission.too_long(statistics, rules, "its running statistics change by")
-        reasons |= admission.too_long({site: update.norm for site, update in counted.items()}, rules)
+        reasons |= admission.too_long(
+            {site: update.norm for site, update in counted.items()}, rules, of_one_class=self._of_one_class()
+        )
         for site, reason in sorted(reasons.items()):
             self.left_out.add(site)
             self._scores.pop(site, None)
             self._enter(replace(self._rows[site], outcome="refused", reason=reason))
+
+    def _of_one_class(self) -> set[str]:
+        """Sites whose training images are all of one class."""
+        counts = {site: enrolment.train_counts for site, enrolment in self._cohort.enrolments.items()}
+        return {site for site, of_classes in counts.items() if sum(map(bool, of_classes)) == 1}
 
     def log_limited_shares(self) -> None:
         """Log the site, if any, whose share of the weight is cut to the study's limit."""

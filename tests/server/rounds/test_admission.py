@@ -269,6 +269,22 @@ def test_a_delta_much_longer_than_the_others_is_refused():
     assert too_long(norms, AdmissionConfig(max_norm_ratio=12.5)) == {}  # 25 = 12.5 * 2
 
 
+def test_sites_of_one_class_are_no_measure_for_those_that_have_something_to_learn() -> None:
+    """Under their own prior their updates are next to nothing, and as a majority they had the others refused."""
+    alone = dict.fromkeys(("a", "b", "c", "d"), 0.002)
+    learning = {"e": 0.4, "f": 0.5, "g": 0.6}
+    rules = AdmissionConfig(max_norm_ratio=100)
+    assert set(too_long(alone | learning, rules)) == set(learning)  # by the median of all
+    assert too_long(alone | learning, rules, of_one_class=alone) == {}
+    # the median of e, f and g is 0.5
+    assert set(too_long(alone | learning | {"h": 51.0}, rules, of_one_class=alone)) == {"h"}
+    assert set(too_long(alone | learning | {"h": 51.0}, rules, of_one_class={*alone, "h"})) == {"h"}
+    # one other that learns is no measure, and many that do not are none, either
+    assert too_long(alone | {"e": 0.4, "f": 0.5}, rules, of_one_class=alone) == {}
+    # sites of one class alone are compared with each other
+    assert set(too_long(alone | {"z": 1.0}, rules, of_one_class={*alone, "z"})) == {"z"}
+
+
 @pytest.mark.parametrize("norms", [(), (7.0,), (1e-9, 7.0)])
 def test_a_delta_without_others_is_not_compared(norms):
     assert (
