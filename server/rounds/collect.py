@@ -5,7 +5,6 @@ is answered by its id, so a site does not train the same work twice. Admitted an
 costs the other sites nothing.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,20 +14,17 @@ from typing import TypeAlias
 
 from common import log, wire
 from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
-from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
-from common.heads import under
 from common.metrics import Score
-from common.weights import Arrays, digest, num_bytes
+from common.weights import Arrays, num_bytes
 from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
-from server.aggregation.control_variates import CONTROL
-from server.aggregation.site_weights import site_weights
 from server.aggregation.tally import AdmittedUpdate
-from server.rounds import admission, downlink, drawing, participation, stragglers
-from server.rounds.failures import failure_sentence, printable
+from server.rounds import admission, downlink, participation, replies, stragglers
+from server.rounds.failures import printable
 from server.rounds.masked_round import with_envelopes
+from server.rounds.plans import round_plans
 from server.rounds.sites import Deadline, Reply, Sites
 from server.state import Asked, Cohort, Progress, RoundState, SiteRound
 
@@ -78,7 +74,7 @@ class RoundCollector:
         self.corrected: list[AdmittedUpdate] = []
         """SCAFFOLD: the admitted updates, `left_out` included."""
         self._aside = participation.set_aside(state.refusals, study.admission.set_aside_after)
-        self._plans = _plans(study, cohort, state, self._aside, train=train, score=score)
+        self._plans = round_plans(study, cohort, state, self._aside, train=train, score=score)
         self._mib_down = {site: _mib(plan.weights) for site, plan in self._plans.items()}
         self._on_progress, self._since, self._deadline_s = on_progress, datetime.now(UTC), 0.0
         self._updates: dict[str, _Measured] = {}
@@ -190,7 +186,7 @@ class RoundCollector:
             mib_up=_mib(wire.arrays_of(reply.answer)),
         )  # fmt: skip
         try:
-            update, scores, row = _read(
+            update, scores, row = replies.read(
                 self._study, self._cohort, self._before, self._plans[site], reply, row
             )
         except UpdateRejected as rejection:
@@ -210,7 +206,7 @@ class RoundCollector:
     def _enter(self, row: SiteRound) -> None:
         self._rows[row.site] = row
         self._report_progress()
-        _log_row(self.number, row, self._scores.get(row.site, {}))
+        replies.log_row(self.number, row, self._scores.get(row.site, {}))
 
     def _report_progress(self) -> None:
         sites = {site: Asked(outcome="awaited") for site in self._plans}
@@ -273,7 +269,7 @@ class RoundCollector:
         for site, count in sorted(counts.items()):
             share = count / sum(counts.values())
             if most < 1 and share > most and len(counts) > 1:
-                images = _weight(self._study, self._cohort, site) is None
+                images = replies.weight(self._study, self._cohort, site) is None
                 claim = f"claims {count} examples" if images else "has the weight of its classes or of a site"
                 log.warn(
                     f"round {self.number}  {site}: {claim}, {100 * share:.0f} % of this round's; its "
@@ -334,170 +330,5 @@ class RoundCollector:
         )
 
 
-def _plans(
-    study: StudyConfig,
-    cohort: Cohort,
-    state: RoundState,
-    aside: frozenset[str],
-    *,
-    train: bool,
-    score: tuple[ScoredSide, ...],
-) -> dict[str, wire.RoundPlan]:
-    # The same work has the same id: a server that was killed and asks again gets the answer that the site
-    # keeps, or is about to have.
-    trainers = [site for site in cohort.enrolments if site in study.sites.train and site not in aside]
-    asked = drawing.drawn(study, trainers, state.round + 1) if train else set(trainers)
-    control = state.optimizer.slots.get(CONTROL, {}) if train else {}
-    corrected = {**state.weights, **under(wire.CONTROL, control)}
-    totals = _class_totals(study, cohort) if train and study.local.needs_class_counts else None
-    work = f"{study.fingerprint} {state.round + 1} {train} {' '.join(score)} {digest(state.weights)}"
-    work += f" {totals}" if totals else ""
-    plans = {
-        site: wire.RoundPlan(
-            plan_id=hashlib.sha256(f"{work} {site}".encode()).hexdigest()[:32],
-            site=site,
-            study=study,
-            round=state.round + 1,
-            train=train and site in study.sites.train,
-            score=score,
-            best=None if state.best is None else state.best.round,
-            class_counts=totals if site in study.sites.train else None,
-            control=state.counted.get(site, 0) if train else 0,
-            notice=participation.notice(state.refusals.get(site), study.admission.set_aside_after),
-            weights=corrected if site in study.sites.train and control else state.weights,
-        )
-        for site in cohort.enrolments
-        if site not in aside
-        and (site in asked or (site not in study.sites.train and cohort.num_scored(site, score)))
-    }
-    return {site: downlink.plan_for(plan, state) for site, plan in plans.items()}
-
-
 def _mib(arrays: Arrays) -> float:
     return num_bytes(arrays) / 2**20
-
-
-def _read(
-    study: StudyConfig,
-    cohort: Cohort,
-    state: RoundState,
-    plan: wire.RoundPlan,
-    reply: Reply,
-    row: SiteRound,
-) -> tuple[AdmittedUpdate | None, Mapping[ScoredSide, Score], SiteRound]:
-    """The update, if any, and the scores in one reply, and the site's row. Raises UpdateRejected."""
-    match reply.answer:
-        case wire.Failure() as failure:
-            return None, {}, replace(row, outcome="failed", reason=failure_sentence(failure))
-        case (
-            wire.ApprovalAnswer()
-            | wire.Enrolment()
-            | wire.OverlapAnswer()
-            | wire.MaskAnswer()
-            | wire.HeadAnswer() as other
-        ):
-            raise UpdateRejected(f"its answer is of kind {other.kind}, expected one to round {plan.round}")
-        case wire.RoundAnswer() as answer:
-            row = replace(
-                row,
-                num_examples=answer.num_examples,
-                num_steps=answer.num_steps,
-                train_loss=answer.train_loss,
-                epsilon=answer.epsilon,
-                train_s=answer.train_s,
-                evaluate_s=answer.evaluate_s,
-            )
-            scores = admission.admit_scores(
-                answer,
-                site=plan.site,
-                plan_id=plan.plan_id,
-                round=plan.round,
-                counts={side: cohort.counts(reply.site, side) for side in plan.score},
-                own=_own(study, plan),
-            )
-            if not plan.train:
-                return None, scores, row
-            if plan.envelopes is not None:
-                masked = admission.admit_masked(answer, state.layout, cohort.train_count(reply.site))
-                return masked, scores, row
-            update = admission.admit(
-                admission.unpacked(answer, state.layout, study.transport),
-                site=plan.site,
-                plan_id=plan.plan_id,
-                round=plan.round,
-                layout=state.layout,
-                train_count=cohort.train_count(reply.site),
-                max_norm=study.admission.max_norm,
-                received=state.weights,
-                possible_steps=local_work.possible_steps(
-                    study.local, cohort.train_count(reply.site), study.privacy
-                )
-                if isinstance(study.algorithm, FedNova | Scaffold)
-                else None,
-                is_private=study.privacy is not None,
-                weight=_weight(study, cohort, reply.site),
-            )
-            return update, scores, replace(row, delta_norm=update.norm)
-
-
-def _class_totals(study: StudyConfig, cohort: Cohort) -> tuple[int, ...]:
-    """Training images by class of all training sites that take part."""
-    counts = (
-        enrolment.train_counts for site, enrolment in cohort.enrolments.items() if site in study.sites.train
-    )
-    return tuple(map(sum, zip(*counts, strict=True)))
-
-
-def _weight(study: StudyConfig, cohort: Cohort, site: str) -> int | None:
-    """Weight of a site in the mean; None: the images that it says it trained on."""
-    rule = study.aggregation
-    if not isinstance(rule, Weighted) or rule.weigh_sites_by == "images":
-        return None
-    return trainer_weights(study, cohort).get(site)
-
-
-def trainer_weights(study: StudyConfig, cohort: Cohort) -> dict[str, int]:
-    """Weights of the training sites that take part, from the images that they enrolled with."""
-    rule = study.aggregation
-    counts = {
-        site: cohort.enrolments[site].train_counts for site in study.sites.train if site in cohort.enrolments
-    }
-    return site_weights(rule.weigh_sites_by if isinstance(rule, Weighted) else "images", counts)
-
-
-def _own(study: StudyConfig, plan: wire.RoundPlan) -> tuple[OwnModel, ...]:
-    """Models of the site's own that it scores with the test, if it trains."""
-    tests = "test" in plan.score and not plan.train and plan.site in study.sites.train
-    return own_models(study.personalisation) if tests else ()
-
-
-def _log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> None:
-    """Log one line for a site and round, as soon as its outcome is known."""
-    after = f"after {row.answered_after_s:.1f} s"
-    if row.outcome != "ok":
-        log.warn(
-            f"round {number}  {row.site}: {row.outcome} {after}: {row.reason}",
-            round=number, site=row.site, outcome=row.outcome, reason=row.reason,
-        )  # fmt: skip
-        return
-    parts = []
-    if row.train_loss is not None:
-        parts.append(
-            f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
-            f"{row.mib_up:.1f} MiB back"
-        )
-    elif row.epsilon is not None:
-        parts.append(
-            f"trained {row.num_steps} steps, {row.mib_up:.1f} MiB back with noise, epsilon {row.epsilon:.3g} so far"
-        )
-    elif row.num_steps:
-        parts.append(
-            f"trained {row.num_steps} steps on {row.num_examples} images, {row.mib_up:.1f} MiB back under masks"
-        )
-    scored = [f"{score.num_images} {side}" for side, score in scores.items() if score.num_images]
-    if scored:
-        parts.append(f"scored {' and '.join(scored)} images")
-    log.event(
-        f"round {number}  {row.site}: {'; '.join(parts) or 'answered'} {after}",
-        round=number, site=row.site, outcome=row.outcome,
-    )  # fmt: skip

@@ -27,8 +27,9 @@ from server.aggregation.control_variates import CONTROL, next_control
 from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.update import limited
 from server.rounds import downlink, participation, selection
-from server.rounds.collect import ProgressCallback, RoundCollector, trainer_weights
+from server.rounds.collect import ProgressCallback, RoundCollector
 from server.rounds.masked_round import MaskedRound
+from server.rounds.replies import trainer_weights
 from server.rounds.sites import Sites
 from server.state import ChosenWeights, Cohort, OptimizerState, RoundState, SiteRound
 
