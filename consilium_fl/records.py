@@ -63,6 +63,8 @@ class RoundRecord(Record):
     """Images that were trained on."""
     num_steps: int
     train_loss: float
+    epsilon: float
+    """What the study has cost this site's patients so far; NaN in a study without privacy."""
     delta_norm: float
     """Euclidean norm of the update."""
     train_s: float

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Self, TypeAlias, TypeVar, assert_never
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from client.config.data import (
     BrainMriData,
@@ -46,6 +46,11 @@ class CacheConfig(Frozen):
 DeviceSetting: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
+def _how_many(device: object) -> str:
+    """So that a mistake is named once, not for each form that it might have had."""
+    return "several" if isinstance(device, list | tuple) else "one"
+
+
 class SiteConfig(Frozen):
     """One hospital's trainer."""
 
@@ -59,7 +64,11 @@ class SiteConfig(Frozen):
     """Folder that the trainer may write to; it keeps decoded images and its own state there."""
     weights_dir: Path | None = None
     """Folder with weights files that studies may start from."""
-    device: DeviceSetting | Annotated[tuple[DeviceSetting, ...], Field(min_length=1)] = "auto"
+    device: Annotated[
+        Annotated[DeviceSetting, Tag("one")]
+        | Annotated[tuple[DeviceSetting, ...], Field(min_length=1), Tag("several")],
+        Discriminator(_how_many),
+    ] = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`; or several GPUs, `[cuda:0, cuda:1]`, which share
     each batch."""
     threads: Annotated[int, Field(ge=1)] | None = None
