@@ -123,7 +123,9 @@ def too_long(
 
     Each norm is compared with the median of the *others*. All are judged before any is left out. Two are not
     compared: a site that sends next to nothing would have the other one refused. So would many sites with images
-    `of_one_class`: under their own prior they have nothing to learn, and are no measure for those that have.
+    `of_one_class`: under their own prior they have nothing to learn. Where the median of the others that do learn is
+    larger, it is the measure; of two in the middle the smaller one. It only ever allows more than the median of all,
+    and one learning site is enough of it, so no number of sites of one class lets a norm pass unseen.
     """
     ratio = config.max_norm_ratio
     if ratio is None or len(norms) < LEAST_TO_COMPARE:
@@ -132,11 +134,7 @@ def too_long(
     for site, norm in sorted(norms.items()):
         others = {name: other for name, other in norms.items() if name != site}
         learning = [other for name, other in others.items() if name not in of_one_class]
-        if len(learning) < LEAST_TO_COMPARE - 1:
-            if site not in of_one_class:
-                continue
-            learning = list(others.values())
-        usual = statistics.median(learning)
+        usual = max(statistics.median(others.values()), statistics.median_low(learning or [0.0]))
         if norm > ratio * usual:
             reasons[site] = (
                 f"{what} {norm:.4g}, expected at most {ratio:g} times {usual:.4g}, the median of the "

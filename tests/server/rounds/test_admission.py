@@ -279,10 +279,25 @@ def test_sites_of_one_class_are_no_measure_for_those_that_have_something_to_lear
     # the median of e, f and g is 0.5
     assert set(too_long(alone | learning | {"h": 51.0}, rules, of_one_class=alone)) == {"h"}
     assert set(too_long(alone | learning | {"h": 51.0}, rules, of_one_class={*alone, "h"})) == {"h"}
-    # one other that learns is no measure, and many that do not are none, either
+    # one other that learns is measure enough
     assert too_long(alone | {"e": 0.4, "f": 0.5}, rules, of_one_class=alone) == {}
+    assert set(too_long(alone | {"e": 0.4, "f": 41.0}, rules, of_one_class=alone)) == {"f"}  # 41 > 100 * 0.4
     # sites of one class alone are compared with each other
     assert set(too_long(alone | {"z": 1.0}, rules, of_one_class={*alone, "z"})) == {"z"}
+
+
+@pytest.mark.parametrize("of_one_class", [(), ("a",), ("a", "b"), ("a", "b", "c")])
+def test_a_huge_delta_is_refused_whoever_else_has_one_class(of_one_class: tuple[str, ...]) -> None:
+    norms = {"a": 1.0, "b": 1.0, "c": 1e9}
+    assert set(too_long(norms, AdmissionConfig(), of_one_class=of_one_class)) == {"c"}
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=6), st.sets(st.integers(0, 5)))
+@settings(derandomize=True, deadline=None, max_examples=50)
+def test_sites_of_one_class_never_make_the_rule_stricter(norms: list[float], of_one_class: set[int]) -> None:
+    by_site, rules = {str(number): norm for number, norm in enumerate(norms)}, AdmissionConfig(max_norm_ratio=3)
+    refused = too_long(by_site, rules, of_one_class=set(map(str, of_one_class)))
+    assert set(refused) <= set(too_long(by_site, rules))
 
 
 @pytest.mark.parametrize("norms", [(), (7.0,), (1e-9, 7.0)])
