@@ -287,7 +287,9 @@ def test_sites_of_one_class_are_no_measure_for_those_that_have_something_to_lear
 
 
 @pytest.mark.parametrize("of_one_class", [(), ("a",), ("a", "b"), ("a", "b", "c")])
-def test_a_huge_delta_is_refused_whoever_else_has_one_class(of_one_class: tuple[str, ...]) -> None:
+def test_a_huge_delta_is_refused_beside_any_number_of_sites_of_one_class(
+    of_one_class: tuple[str, ...],
+) -> None:
     norms = {"a": 1.0, "b": 1.0, "c": 1e9}
     assert set(too_long(norms, AdmissionConfig(), of_one_class=of_one_class)) == {"c"}
 
@@ -295,7 +297,10 @@ def test_a_huge_delta_is_refused_whoever_else_has_one_class(of_one_class: tuple[
 @given(st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=6), st.sets(st.integers(0, 5)))
 @settings(derandomize=True, deadline=None, max_examples=50)
 def test_sites_of_one_class_never_make_the_rule_stricter(norms: list[float], of_one_class: set[int]) -> None:
-    by_site, rules = {str(number): norm for number, norm in enumerate(norms)}, AdmissionConfig(max_norm_ratio=3)
+    by_site, rules = (
+        {str(number): norm for number, norm in enumerate(norms)},
+        AdmissionConfig(max_norm_ratio=3),
+    )
     refused = too_long(by_site, rules, of_one_class=set(map(str, of_one_class)))
     assert set(refused) <= set(too_long(by_site, rules))
 
