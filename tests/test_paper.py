@@ -12,11 +12,13 @@ import yaml
 from PIL import Image
 
 from client.cli.main import main as site_command
-from common.config import FileWeights
+from common.config import ClassifierConfig, ClipConfig, FileWeights
 from common.errors import ConfigError
 from consilium_fl import paper
 from server.paper import experiment, prepare
-from server.simulation.grid import studies
+from server.paper.experiment import Size
+from server.simulation.axes import merged
+from server.simulation.grid import plan
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -213,6 +215,17 @@ def test_a_plan_says_what_would_be_run_and_runs_nothing(
     assert not (tmp_path / "federated-skin-small" / "studies").exists()
 
 
+def test_the_plan_of_some_rows_counts_these_alone(
+    data: Path, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, row = str(tiny("federated-skin")), "test_efficientnet-fedavg-adamw"
+    settings: Any = {"runs": tmp_path, "size": "small", "random_weights": True, "plan_only": True}
+    paper.run(file, data, only=[row], **settings)
+    assert "1 run, 1 round and about 8 optimizer steps together" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match="--only: federated-skin has no variant wrong; it has "):
+        paper.run(file, data, only=["wrong"], **settings)
+
+
 def test_encoders_without_weights_are_named_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -227,11 +240,9 @@ def test_every_study_of_an_encoder_starts_from_its_file(tmp_path: Path) -> None:
     weights.mkdir()
     for name in ("mobilenetv2_100.timm.safetensors", "tf_efficientnet_lite0.safetensors"):
         (weights / name).write_bytes(b"abc")
-    grid, lacking = prepare.with_weights(
-        experiment.load("federated-skin").grid_of("small"), weights, random=False
-    )
-    assert lacking == ()
-    for study in studies(grid, "grid").values():
+    planned = plan(experiment.load("federated-skin").grid_of("small"), "grid")
+    files = prepare.first_weights(planned.studies.values(), weights, random=False)
+    for study in prepare.started_from(planned, files).studies.values():
         start = study.model.weights
         assert isinstance(start, FileWeights)
         assert start.name.startswith(study.model.encoder)
@@ -243,14 +254,56 @@ def test_weights_that_were_fetched_are_found_under_the_hubs_name(tmp_path: Path)
     (tmp_path / "lite0.in1k.safetensors").write_bytes(b"abc")
     (tmp_path / "lite0.in1k.safetensors.origin.json").write_text('{"encoder": "tf_efficientnet_lite0"}')
     (tmp_path / "other.origin.json").write_text("not JSON")
-    grid, lacking = prepare.with_weights(
-        experiment.load("federated-skin").grid_of("small"), tmp_path, random=True
-    )
-    assert lacking == ("mobilenetv2_100",)
-    starts = {study.model.encoder: study.model.weights for study in studies(grid, "grid").values()}
-    start = starts["tf_efficientnet_lite0"]
-    assert isinstance(start, FileWeights)
-    assert start.name == "lite0.in1k.safetensors"
+    planned = plan(experiment.load("federated-skin").grid_of("small"), "grid")
+    files = prepare.first_weights(planned.studies.values(), tmp_path, random=True)
+    assert {encoder: start.name for encoder, start in files.items()} == {
+        "tf_efficientnet_lite0": "lite0.in1k.safetensors"
+    }
+    begun = prepare.started_from(planned, files).studies.values()
+    assert {study.model.encoder for study in begun if prepare.starts_from_random(study)} == {
+        "mobilenetv2_100"
+    }
+
+
+@pytest.mark.parametrize("name", ["clip-brain-mri", "clip-brats2019", "clip-ham10000"])
+@pytest.mark.parametrize("size", ["paper", "small"])
+def test_classifiers_beside_clip_start_from_the_same_files(name: str, size: Size, tmp_path: Path) -> None:
+    planned = plan(experiment.load(name).grid_of(size), "grid")
+    for encoder in {study.model.encoder for study in planned.studies.values()}:
+        (tmp_path / f"{encoder}.safetensors").write_bytes(encoder.encode())
+    files = prepare.first_weights(planned.studies.values(), tmp_path, random=False)
+    begun = prepare.started_from(planned, files).studies.values()
+    assert {type(study.model) for study in begun} == {ClipConfig, ClassifierConfig}
+    for study in begun:
+        assert study.model.weights == files[study.model.encoder]
+
+
+def test_a_study_that_names_its_first_weights_keeps_them(tmp_path: Path) -> None:
+    grid = experiment.load("federated-skin").grid_of("small")
+    hub = {"kind": "hub", "tag": None}
+    grid = grid.model_copy(update={"study": merged(grid.study, {"model": {"weights": hub}})})
+    planned = plan(grid, "grid")
+    assert prepare.first_weights(planned.studies.values(), tmp_path, random=False) == {}
+    assert prepare.started_from(planned, {}) == planned
+
+
+def test_the_text_tower_is_asked_once_and_again_when_the_grid_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def embed(arguments: list[str]) -> None:
+        asked.append(arguments)
+        Path(arguments[3]).write_bytes(Path(arguments[1]).read_bytes())
+
+    monkeypatch.setattr(prepare, "call_site", embed)
+    grid, file = experiment.load("clip-brain-mri").grid_of("paper"), tmp_path / "grid.yaml"
+    assert prepare.with_vectors(grid, file, None) == prepare.with_vectors(grid, file, None)
+    assert len(asked) == 1
+    other = grid.model_copy(update={"study": merged(grid.study, {"class_names": {"notumor": "healthy"}})})
+    whole = prepare.with_vectors(other, file, None)
+    assert len(asked) == 2
+    assert "healthy" in whole.read_text()
 
 
 def test_two_files_of_an_encoder_are_not_chosen_from(tmp_path: Path) -> None:
@@ -259,4 +312,8 @@ def test_two_files_of_an_encoder_are_not_chosen_from(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"several files for mobilenetv2_100: .*call it mobilenetv2_100.safetensors"
     ):
-        prepare.with_weights(experiment.load("federated-skin").grid_of("small"), tmp_path, random=True)
+        prepare.first_weights(
+            plan(experiment.load("federated-skin").grid_of("small"), "grid").studies.values(),
+            tmp_path,
+            random=True,
+        )

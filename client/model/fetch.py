@@ -5,7 +5,6 @@ of names: an encoder of timm or of the paper, a CLIP of open_clip with its tag, 
 Files keep the bytes that the hub has, and each file is compared with the hub's own hash of it.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import ConfigError, SiteDataError, StorageError
-from common.files import write_atomically
+from common.files import sha256_of, write_atomically
 from common.settings import to_yaml
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def fetch(
     path = out / name
     if file is None:
         _fetch_tower(found, out / name, endpoint)
-        sha256 = _sha256(path / "model.safetensors")
+        sha256 = sha256_of(path / "model.safetensors")
     else:
         if file not in _hashes(found):
             raise SiteDataError(
@@ -174,7 +173,7 @@ def _fetch_file(found: "ModelInfo", file: str, path: Path, endpoint: str | None)
             f"{file} of {found.id} could not be fetched ({type(error).__name__}: {' '.join(str(error).split())}); run "
             "the command again, it goes on where it stopped"
         ) from error
-    sha256, said = _sha256(Path(cached)), _hashes(found).get(file)
+    sha256, said = sha256_of(Path(cached)), _hashes(found).get(file)
     if said is not None and sha256 != said:
         raise SiteDataError(
             f"{file} of {found.id} has the SHA-256 {sha256}, the hub says {said}; it was damaged on the way. Remove "
@@ -217,11 +216,6 @@ def _copy(source: Path, path: Path) -> None:
         to_file.flush()
         os.fsync(to_file.fileno())
     partial.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _licence(encoder: str, library: Library, found: "ModelInfo") -> str:

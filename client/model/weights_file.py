@@ -1,10 +1,10 @@
 """Verification of a weights file: its checksum is the one in the study, or the site refuses it."""
 
-import hashlib
 from pathlib import Path
 
 from common.config import FileWeights
 from common.errors import SiteDataError
+from common.files import sha256_of
 
 
 def verified(wanted: FileWeights, weights_dir: Path | None, inside: str | None = None) -> Path:
@@ -21,8 +21,7 @@ def verified(wanted: FileWeights, weights_dir: Path | None, inside: str | None =
     if inside is not None:
         path = path / inside
     try:
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        checksum = sha256_of(path)
     except OSError as error:
         raise SiteDataError(
             f"{path} cannot be read ({error.strerror}); the study starts from it. Fetch it from the "

@@ -1,19 +1,20 @@
 """The sites of an experiment, written by `consilium-site simulate --join`, and its encoders' first weights."""
 
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import log
+from common.config import FileWeights, SeedWeights, StudyConfig
 from common.errors import ConfigError
-from common.files import write_atomically
+from common.files import sha256_of, write_atomically
 from common.settings import to_yaml
 from server.paper.experiment import Experiment
-from server.simulation.grid import Grid
+from server.simulation.grid import Grid, Plan
 
 RECORD = "made-from.json"
 _ORIGIN = ".origin.json"
@@ -60,15 +61,17 @@ def sites(
     return out
 
 
-def with_weights(grid: Grid, weights: Path | None, *, random: bool) -> tuple[Grid, tuple[str, ...]]:
-    """The grid whose encoders start from files in `weights`, and those encoders that start from random weights.
+def first_weights(
+    studies: Iterable[StudyConfig], weights: Path | None, *, random: bool
+) -> Mapping[str, FileWeights]:
+    """The file in `weights` that each encoder of these studies starts from, by encoder.
 
-    An encoder's file is ENCODER.safetensors, ENCODER.ANYTHING.safetensors, or what `consilium-site fetch-weights
-    ENCODER` wrote. Raises ConfigError if an encoder has none and `random` weights were not asked for.
+    It is ENCODER.safetensors, ENCODER.ANYTHING.safetensors, or what `consilium-site fetch-weights ENCODER` wrote.
+    Raises ConfigError if an encoder has none and `random` weights were not asked for.
     """
-    encoders = _encoders(grid)
+    encoders = dict.fromkeys(study.model.encoder for study in studies if starts_from_random(study))
     files = {name: path for name in encoders if (path := _file(name, weights)) is not None}
-    lacking = tuple(name for name in encoders if name not in files)
+    lacking = [name for name in encoders if name not in files]
     if lacking and not random:
         where = f"in {weights}" if weights else "without --weights DIR"
         raise ConfigError(
@@ -76,22 +79,37 @@ def with_weights(grid: Grid, weights: Path | None, *, random: bool) -> tuple[Gri
             "ENCODER.safetensors there (timm's key names), or let them start from random weights with "
             "--random-weights, which the results then say"
         )
-    presets = {setting: dict(by_value) for setting, by_value in grid.presets.items()}
-    by_encoder = presets.setdefault("model.encoder", {})
-    for name, path in files.items():
-        start = {"kind": "file", "name": path.name, "sha256": _sha256(path)}
-        there = by_encoder.get(name, {})
-        by_encoder[name] = there | {"model": {**there.get("model", {}), "weights": start}}
-    return grid.model_copy(update={"presets": presets}), lacking
+    return {
+        name: FileWeights(kind="file", name=path.name, sha256=sha256_of(path)) for name, path in files.items()
+    }
+
+
+def started_from(planned: Plan, files: Mapping[str, FileWeights]) -> Plan:
+    """The plan whose studies start from these files. A study that names other weights keeps them.
+
+    Not a grid's presets say so: a variant that names another kind of model replaces `model` as a whole.
+    """
+    return replace(planned, studies={key: _started(study, files) for key, study in planned.studies.items()})
+
+
+def starts_from_random(study: StudyConfig) -> bool:
+    """True if no file, no hub and no earlier run gives the first weights of the encoder."""
+    return study.start_from is None and isinstance(study.model.weights, SeedWeights)
 
 
 def with_vectors(grid: Grid, file: Path, weights: Path | None) -> Path:
-    """A file of the grid, whose text towers were asked for the classes' vectors once. Raises ConfigError."""
-    write_atomically(file, to_yaml(grid.model_dump(mode="json", exclude_defaults=True)))
-    text = grid.study.get("model", {}).get("text", {})
-    if not text or text.get("kind") == "random" or text.get("trainable"):
-        return file
+    """A file of the grid, whose text towers were asked for the classes' vectors; once, until the grid changes.
+
+    Raises ConfigError.
+    """
+    text = to_yaml(grid.model_dump(mode="json", exclude_defaults=True))
     out = file.with_stem(f"{file.stem}-with-vectors")
+    if not file.exists() or file.read_bytes() != text:
+        out.unlink(missing_ok=True)
+        write_atomically(file, text)
+    tower = grid.study.get("model", {}).get("text", {})
+    if not tower or tower.get("kind") == "random" or tower.get("trainable"):
+        return file
     if not out.exists():
         call_site(
             ["embed-prompts", str(file), "--out", str(out), *(["--weights", str(weights)] if weights else [])]
@@ -127,9 +145,11 @@ def _filled(value: Any, places: Mapping[str, str]) -> Any:
             return value
 
 
-def _encoders(grid: Grid) -> list[str]:
-    values = grid.axes.get("model.encoder") or [grid.study["model"]["encoder"]]
-    return [str(value) for value in (values.values() if isinstance(values, dict) else values)]
+def _started(study: StudyConfig, files: Mapping[str, FileWeights]) -> StudyConfig:
+    if not starts_from_random(study) or study.model.encoder not in files:
+        return study
+    model = study.model.model_copy(update={"weights": files[study.model.encoder]})
+    return study.model_copy(update={"model": model})
 
 
 def _file(encoder: str, weights: Path | None) -> Path | None:
@@ -156,8 +176,3 @@ def _fetched(encoder: str, weights: Path) -> Iterator[Path]:
             continue
         if isinstance(about, dict) and about.get("encoder") == encoder:
             yield origin.with_name(origin.name.removesuffix(_ORIGIN))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

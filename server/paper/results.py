@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +32,7 @@ COLUMNS: Mapping[str, Callable[[Figures], float]] = {
 TABLE = "results.md"
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Quantiles of Student's t at 97.5 % by degrees of freedom, from 1; beyond them the normal's 1.96 is close."""
+"""Quantiles of Student's t at 97.5 % by degrees of freedom, from 1."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,20 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) == 1 or math.isnan(mean):
         return Estimate(mean, math.nan)
-    freedom = len(values) - 1
-    quantile = _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96
-    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(len(values)))
+    return Estimate(mean, _students_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+def _students_t(freedom: int) -> float:
+    """Quantile of Student's t at 97.5 %; beyond the table by its expansion around the normal's.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    """
+    if freedom <= len(_T_975):
+        return _T_975[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,14 @@ class Line:
     """Why seeds are missing, or what the model started from; empty without a remark."""
 
 
-def lines(experiment: Experiment, rows: Sequence[Row], random_encoders: Sequence[str]) -> list[Line]:
-    """One line a model, in the order in which they were run."""
+def lines(experiment: Experiment, rows: Sequence[Row], from_random: Collection[str]) -> list[Line]:
+    """One line a model, in the order in which they were run; `from_random` names those without weights from a file."""
     made = []
     for name in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == name]
         scored = {row.seed: found for row in mine if (found := _tested(experiment, row)) is not None}
         remarks = [f"seed {row.seed}: {row.failure or 'no scores'}" for row in mine if row.seed not in scored]
-        if any(encoder in name.split("-") or name.startswith(encoder) for encoder in random_encoders):
+        if name in from_random:
             remarks.append("started from random weights")
         made.append(
             Line(
@@ -100,10 +111,10 @@ def lines(experiment: Experiment, rows: Sequence[Row], random_encoders: Sequence
 
 
 def write(
-    experiment: Experiment, size: Size, rows: Sequence[Row], random_encoders: Sequence[str], folder: Path
+    experiment: Experiment, size: Size, rows: Sequence[Row], from_random: Collection[str], folder: Path
 ) -> None:
     """Write results.md, .csv, .tex and .png into `folder`."""
-    made = lines(experiment, rows, random_encoders)
+    made = lines(experiment, rows, from_random)
     intro = [f"# {experiment.title}", ""]
     if size == "small":
         intro += [f"**Smaller than in the paper.** {experiment.small.reduced}", ""]

@@ -1,6 +1,5 @@
 """One experiment from the data sets on the disk to its table: `consilium-server paper NAME --data DIR`."""
 
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from common import log
 from common.config import StudyConfig
 from common.console.spans import format_span
 from common.settings import load_settings
+from server.aggregation.local_work import possible_steps
 from server.paper import datasets, experiment, prepare, results
 from server.paper.experiment import Experiment, Size
 from server.report.comparison import Row
@@ -54,18 +54,21 @@ def run(
     places = datasets.find(wanted.data_sets, data)
     for key in wanted.data_sets:
         log.event(f"{datasets.DATA_SETS[key].title}: {places[key]}")
-    grid, from_random = prepare.with_weights(wanted.grid_of(size), weights, random=random_weights)
+    grid = wanted.grid_of(size)
+    studies = grids.wanted_studies(grids.plan(grid, wanted.name).studies, only, wanted.name)
+    files = prepare.first_weights(studies.values(), weights, random=random_weights)
     folder = runs / f"{wanted.name}-{size}"
     sites = prepare.sites(wanted, places, folder, weights)
-    file = prepare.with_vectors(grid, folder / "grid.yaml", weights)
-    grid = load_settings(file, grids.Grid, "grid")
-    planned = grids.plan(grid, wanted.name)
-    _describe(wanted, size, planned.studies, load_federation(sites).sites)
+    grid = load_settings(prepare.with_vectors(grid, folder / "grid.yaml", weights), grids.Grid, "grid")
+    planned = prepare.started_from(grids.plan(grid, wanted.name), files)
+    studies = grids.wanted_studies(planned.studies, only, wanted.name)
+    _describe(wanted, size, studies, load_federation(sites).sites)
     if plan_only:
         return None
-    with _hours_after_a_round(planned.studies, folder / grid.name):
+    from_random = {key[0] for key, study in studies.items() if prepare.starts_from_random(study)}
+    with _hours_after_a_round(studies, folder / grid.name):
         _, rows = grids.run(
-            grid, planned, wanted.name, sites, folder, only, engine,
+            grid.name, planned, sites, folder, only, engine,
             on_rows=lambda so_far: results.write(wanted, size, so_far, from_random, folder),
         )  # fmt: skip
     return Done(folder / results.TABLE, rows)
@@ -84,18 +87,11 @@ def _describe(
 
 
 def _steps(study: StudyConfig, images: Mapping[str, int]) -> int:
-    """Optimizer steps of all sites, if every image was for training."""
-    local = study.local
-    if local.steps is not None:
-        return study.rounds * local.steps * len(study.sites.train)
-    size = {
-        site: local.batch_size if isinstance(local.batch_size, int) else images[site]
-        for site in study.sites.train
-    }
-    return sum(
-        math.ceil(study.rounds * (local.epochs or 1) * images[site] / size[site])
-        for site in study.sites.train
+    """Optimizer steps of all sites, at most, if every image was for training."""
+    of_a_round = (
+        possible_steps(study.local, images[site], study.privacy).stop - 1 for site in study.sites.train
     )
+    return study.rounds * sum(of_a_round)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ small and goes into each kit.
 """
 
 import gzip
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from common import release
 from common.errors import ConfigError, LaunchError, StorageError
-from common.files import write_atomically
+from common.files import sha256_of, write_atomically
 
 IMAGES = ("consilium-gateway", "consilium-trainer")
 DIGEST = "images.sha256"
@@ -105,8 +104,7 @@ def _save(names: list[str], part: Path) -> str:
         complaint = process.stderr.read()
     if process.returncode:
         raise _failed(command, complaint.decode(errors="replace"))
-    with part.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(part)
 
 
 def _docker(*arguments: str) -> str:

@@ -157,27 +157,26 @@ def run_grid(
     Raises ConfigError before the first study if the grid, the sites or `only` cannot be used.
     """
     grid = load_settings(grid_file, Grid, "grid")
-    return run(grid, plan(grid, grid_file.name), grid_file.name, sites_dir, runs, only, engine)
+    return run(grid.name, plan(grid, grid_file.name), sites_dir, runs, only, engine)
 
 
 def run(
-    grid: Grid,
+    name: str,
     planned: Plan,
-    file: str,
     sites_dir: Path,
     runs: Path,
     only: tuple[str, ...] = (),
     engine: Engine = PROCESSES,
     on_rows: Callable[[Sequence[Row]], object] = lambda _: None,
 ) -> tuple[Path, tuple[Row, ...]]:
-    """`run_grid` for a grid that was read and planned; `file` is its name in messages. `on_rows` is called with the
-    rows so far after every study.
+    """`run_grid` for studies that were planned; they lie in RUNS/`name`. `on_rows` is called with the rows so far after
+    every study.
     """
     federation = load_federation(sites_dir)
-    wanted = _wanted(planned.studies, only, file)
-    folder = runs / grid.name
+    wanted = wanted_studies(planned.studies, only, name)
+    folder = runs / name
     waiting = {key: study for key, study in wanted.items() if not _has_finished(folder / study.name, study)}
-    log.event(planned.describe(grid.name, wanted, num_finished=len(wanted) - len(waiting)))
+    log.event(planned.describe(name, wanted, num_finished=len(wanted) - len(waiting)))
     rows, seconds, num_rounds = list[Row](), 0.0, 0
     for (variant, seed), study in wanted.items():
         run_dir = folder / study.name
@@ -199,6 +198,16 @@ def run(
     return folder, tuple(rows)
 
 
+def wanted_studies(
+    studies: Mapping[tuple[str, int], StudyConfig], only: tuple[str, ...], name: str
+) -> Mapping[tuple[str, int], StudyConfig]:
+    """The studies of the variants in `only`; all if it is empty. Raises ConfigError for a variant that is not there."""
+    variants = list(dict.fromkeys(variant for variant, _ in studies))
+    if unknown := [variant for variant in only if variant not in variants]:
+        raise ConfigError(f"--only: {name} has no variant {', '.join(unknown)}; it has {', '.join(variants)}")
+    return {key: study for key, study in studies.items() if not only or key[0] in only}
+
+
 def _run(
     study: StudyConfig, sites_dir: Path, federation: SimulatedSites, run_dir: Path, engine: Engine
 ) -> tuple[str | None, str]:
@@ -213,15 +222,6 @@ def _run(
         return str(error), ""
     failure = None if outcome.finished or outcome.incomplete else outcome.reason
     return failure, outcome.reason if outcome.incomplete else ""
-
-
-def _wanted(
-    studies: Mapping[tuple[str, int], StudyConfig], only: tuple[str, ...], name: str
-) -> Mapping[tuple[str, int], StudyConfig]:
-    variants = list(dict.fromkeys(variant for variant, _ in studies))
-    if unknown := [variant for variant in only if variant not in variants]:
-        raise ConfigError(f"--only: {name} has no variant {', '.join(unknown)}; it has {', '.join(variants)}")
-    return {key: study for key, study in studies.items() if not only or key[0] in only}
 
 
 def _time_left(seconds: float, num_studies: int, num_rounds: int) -> str:

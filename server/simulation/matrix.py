@@ -66,11 +66,8 @@ def run_models(
     studies: Mapping[str, StudyConfig], name: str, sites_dir: Path, runs: Path, engine: Engine
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study that has not finished yet; returns the folder and a row a model. Raises ConfigError."""
-    grid = grids.Grid.model_validate(
-        {"name": name, "study": {}, "variants": {model: {} for model in studies}}
-    )
     planned = grids.Plan({(model, study.seed): study for model, study in studies.items()}, 0, ())
-    return grids.run(grid, planned, name, sites_dir, runs, engine=engine)
+    return grids.run(name, planned, sites_dir, runs, engine=engine)
 
 
 def run_matrix(study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: Engine) -> tables.Table:

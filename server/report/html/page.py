@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from common.files import sha256_of
 from common.release import version
 from server.report import markdown
 from server.report.html import charts, figures
@@ -108,8 +109,7 @@ def _provenance(outcome: Outcome, run_dir: Path) -> Mapping[str, str]:
     for name in ("study.yaml", "rounds.jsonl", "census.json", "weights.safetensors", "best.safetensors"):
         path = run_dir / name
         if path.is_file():
-            with path.open("rb") as file:
-                found[f"SHA-256 of {name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[f"SHA-256 of {name}"] = sha256_of(path)
     return found
 
 

@@ -159,7 +159,7 @@ def test_only_the_variants_asked_for_are_run(grid_file: Path, tmp_path: Path, ra
 def test_a_variant_that_the_grid_does_not_have_is_named_before_anything_runs(
     grid_file: Path, tmp_path: Path, ran: list[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--only: grid\.yaml has no variant c; it has a, b"):
+    with pytest.raises(ConfigError, match=r"--only: paper has no variant c; it has a, b"):
         run_grid(grid_file, tmp_path, tmp_path / "runs", only=("a", "c"))
     assert ran == []
 
