@@ -78,7 +78,7 @@ class Trainer:
         self._facts = PlanFacts(site, budget)
         self._overlap = OverlapAnswers(site)
         self._rounds = RoundAnswers(site, self._device, budget)
-        self._heads = HeadAnswers(site, self._device)
+        self._heads = HeadAnswers(site, self._device, budget)
         if site.threads is not None:
             torch.set_num_threads(site.threads)
         determinism.apply("exact")
@@ -170,7 +170,8 @@ class Trainer:
             case wire.RoundPlan():
                 return self._round(plan, received)
             case wire.HeadPlan():
-                return self._heads.answer(plan, self._ready(plan, received))
+                setup = self._ready(plan, received)
+                return self._heads.answer(plan, setup, self._facts.train_counts(plan, setup))
             case wire.MaskPlan():
                 self._ready(plan, received)
                 return masks.answer(plan, self._site)

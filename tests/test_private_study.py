@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client.answers.masks import IDENTITY
@@ -12,22 +13,24 @@ from client.config import PolicyConfig, SiteConfig
 from client.config.policy import PrivacyPolicy
 from client.hosted import HostedTrainer
 from client.privacy import budget, ledger
-from client.privacy.accountant import epsilon
+from client.privacy.accountant import Charge, epsilon
 from client.trainer import Trainer
 from client.training import losses
 from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
+from common.heads import under
 from common.masking import roster
 from common.settings import to_yaml
-from common.wire import codec
+from common.weights import digest
+from common.wire import codec, head_steps
 from server.enrolment.cohort import enrol
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Deadline, Reply
 from server.simulation.engines import Inline
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite
-from server.state import RoundState
+from server.state import Cohort, RoundState
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -246,3 +249,94 @@ def test_who_approves_a_study_sees_what_it_costs(
     shown = capsys.readouterr().out
     assert f"costs each patient of a training site epsilon {budget.cost(study):.3g} at delta 1e-05" in shown
     assert not ledger.read(asking["north"].state_dir).entries
+
+
+HEADS: Mapping[str, Any] = {
+    **PRIVATE,
+    "rounds": 0,
+    "local": {},
+    "privacy": {**PRIVATE["privacy"], "heads": {"noise": 2.0, "max_feature_norm": 5.0}},
+    "heads": {"federated": [
+        {"kind": "nearest_mean", "scale": False},
+        {"kind": "naive_bayes", "scale": False},
+        {"kind": "lda", "scale": False, "pca": 4},
+        {"kind": "ridge", "scale": False},
+    ]},
+}  # fmt: skip
+WITH_HEADS = PolicyConfig(privacy=PrivacyPolicy(max_epsilon=5.0), heads=("federated.*",))
+
+
+def test_heads_are_made_of_sums_with_noise_and_no_round(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    sites = {name: make_site(name, 8, policy=WITH_HEADS) for name in ("north", "south")}
+    local = []
+    for site, config in sites.items():
+        path = tmp_path / f"{site}.yaml"
+        path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
+        local.append(LocalSite(site, path))
+    outcome = run_inline(make_study(**HEADS), local, tmp_path / "run", Inline(HostedTrainer))
+    assert outcome.finished
+    fitted = sorted(path.stem for path in (tmp_path / "run" / "heads").glob("*.safetensors"))
+    assert fitted == [f"federated.{kind}" for kind in ("lda", "naive_bayes", "nearest_mean", "ridge")]
+    # The counts of the enrolment and the sums of all heads together, once each.
+    entries = ledger.read(sites["north"].state_dir).entries
+    assert [entry.what.rpartition(" ")[0] or entry.what for entry in entries] == ["counts", "head sums"]
+    spent = epsilon([Charge(20.0, 1.0, 1), Charge(2.0, 1.0, 1)], 1e-5)
+    assert budget.cost(make_study(**HEADS)) == pytest.approx(spent)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert f"| heads | {spent:.3g} | {spent:.3g} |" in report
+    assert f"epsilon {spent:.3g} at most, at delta 1e-05" in report
+    assert "noise of 2 times" in report
+
+
+def sums_plan(study: StudyConfig, cohort: Cohort, plan_id: str, **changes: Any) -> wire.HeadPlan:
+    request = head_steps.noisy_request(study).model_copy(update=changes)
+    return wire.HeadPlan(
+        plan_id=plan_id,
+        site="north",
+        study=study,
+        round=0,
+        weights_digest=digest(cohort.weights),
+        step=head_steps.StatisticsStep(views=(request,)),
+        arrays=under("weights", cohort.weights),
+    )
+
+
+def test_a_server_that_asks_for_sums_again_gets_the_same_ones_and_no_others(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    sites = {name: make_site(name, 8, policy=WITH_HEADS) for name in ("north", "south")}
+    here, study = Here(sites), make_study(**HEADS)
+    cohort = enrol(study, here, None)
+
+    def asked(plan: wire.HeadPlan) -> wire.Answer:
+        answer = codec.from_bytes(here.trainers["north"].answer(codec.to_bytes(plan)))
+        assert not isinstance(answer, wire.Plan)
+        return answer
+
+    first = asked(sums_plan(study, cohort, "a"))
+    here.trainers["north"] = Trainer(sites["north"])  # which has forgotten what it answered
+    again = asked(sums_plan(study, cohort, "b"))
+    assert isinstance(first, wire.HeadAnswer)
+    assert isinstance(again, wire.HeadAnswer)
+    assert {*first.arrays} == {f"statistics/raw/{name}" for name in ("counts", "sums", "moments")}
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(array, again.arrays[name])
+    assert first.train_counts == cohort.enrolments["north"].train_counts
+    assert first.seconds == 0
+    for changes in ({"squares": True}, {"moments": "none"}, {"class_weights": (1.0, 2.0, 3.0)}):
+        other = asked(sums_plan(study, cohort, f"c{len(changes)}", **changes))
+        assert isinstance(other, wire.Failure)
+        assert "sums in another form than the one with noise" in other.reason
+    assert len(ledger.read(sites["north"].state_dir).entries) == 2
+
+
+def test_a_study_whose_heads_cost_too_much_is_refused_before_it_begins(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    # The counts alone cost 0.17, the sums with them 2.1.
+    limits = PolicyConfig(privacy=PrivacyPolicy(max_epsilon=1.0), heads=("federated.*",))
+    here = Here({name: make_site(name, 4, policy=limits) for name in ("north", "south")})
+    with pytest.raises(QuorumNotMet, match="more privacy than this site has left"):
+        enrol(make_study(**HEADS), here, None)

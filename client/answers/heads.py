@@ -1,33 +1,43 @@
 """The answer to a step towards classical heads, from features of the images."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from client.config import SiteConfig
 from client.heads import features, steps
 from client.model import parameters
+from client.privacy.budget import Budget
+from client.privacy.head_sums import noisy_sums
 from client.study_setup import StudySetup
 from common import log, wire
 from common.errors import SiteDataError, WireError
 from common.heads import below
-from common.weights import Arrays, digest
+from common.weights import Array, Arrays, digest
 
 
 class HeadAnswers:
     """Keeps the features of the weights that came last: they are computed once for all steps."""
 
-    def __init__(self, site: SiteConfig, device: torch.device) -> None:
+    def __init__(self, site: SiteConfig, device: torch.device, budget: Budget) -> None:
         self._site = site
         self._device = device
+        self._budget = budget
         self._table: steps.FeatureTable | None = None
 
     def forget(self) -> None:
         """Drop the features, which are of another study."""
         self._table = None
 
-    def answer(self, plan: wire.HeadPlan, setup: StudySetup) -> wire.HeadAnswer:
-        """One step towards them. Raises WireError if the weights were damaged, SiteDataError if features are gone."""
+    def answer(self, plan: wire.HeadPlan, setup: StudySetup, train_counts: Sequence[int]) -> wire.HeadAnswer:
+        """One step towards them. `train_counts` have noise in a study with privacy, whose sums are charged first.
+
+        Raises WireError if the weights were damaged, SiteDataError if features are gone, PolicyRefusal and
+        StorageError.
+        """
         layer = None if plan.study.heads is None else plan.study.heads.layer
         weights = below("weights", plan.arrays)
         if weights and digest(weights) != plan.weights_digest:
@@ -54,9 +64,29 @@ class HeadAnswers:
             rules.min_score_cell,
             rules.max_patient_share,
         )
+        if setup.is_private:
+            place = replace(
+                place,
+                noisy_counts=train_counts,
+                noisy_sums=partial(self._noisy_sums, plan, setup),
+                epsilon=partial(self._budget.of_study, plan.study),
+            )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
         return answer
+
+    def _noisy_sums(
+        self, plan: wire.HeadPlan, setup: StudySetup, train: features.Features
+    ) -> dict[str, Array]:
+        return noisy_sums(
+            plan.study,
+            plan.weights_digest,
+            train.features_NF,
+            train.labels_N,
+            train.groups_N,
+            self._budget,
+            setup.state.folder,
+        )
 
     def _features(
         self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None

@@ -24,6 +24,7 @@ from common.heads import Fourier, HeadForm, below
 from common.heads.needs import moments_of
 from common.weights import Arrays
 from common.wire import head_steps
+from common.wire.head_steps import noisy_request
 
 RAW, PCA = "raw", "pca"
 """Names of the views that are no head's own: the features as they are, and scaled before a reduction."""
@@ -114,6 +115,10 @@ def _sums(
     name = view.name
     if not federated:
         yield "sums, though the study has no federated head"
+        return
+    if plan.study.privacy is not None:
+        if view != noisy_request(plan.study):
+            yield "sums in another form than the one with noise"
         return
     if name == RAW:
         if view.fourier is not None or view.moments != "none" or below(f"view/{RAW}", plan.arrays):

@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from common.config import FileWeights, HubWeights, LocalConfig, SeedWeights, StudyConfig, own_models
+from common.config import (
+    DpSgdConfig,
+    FileWeights,
+    HubWeights,
+    LocalConfig,
+    SeedWeights,
+    StudyConfig,
+    own_models,
+)
 
 
 def lines(study: StudyConfig) -> Iterator[str]:
@@ -43,16 +51,25 @@ def lines(study: StudyConfig) -> Iterator[str]:
     if study.privacy is None:
         yield "puts no noise on what leaves: a single patient may show in it"
     else:
-        privacy = study.privacy
+        yield from _noise(study, study.privacy)
+    if study.overlap is None:
+        yield "compares no images between sites"
+    else:
+        yield "COMPARES images between sites, as keyed hashes of each image"
+
+
+def _noise(study: StudyConfig, privacy: DpSgdConfig) -> Iterator[str]:
+    if study.rounds:
         yield (
             f"NOISE {privacy.noise:g} on gradients of patients shrunk to {privacy.max_grad_norm:g}, each drawn with a "
             f"chance of {privacy.sampling_rate:g}, {privacy.num_steps(study.local)} steps a round; no score of a "
             "training site leaves"
         )
-    if study.overlap is None:
-        yield "compares no images between sites"
-    else:
-        yield "COMPARES images between sites, as keyed hashes of each image"
+    if privacy.heads is not None:
+        yield (
+            f"NOISE {privacy.heads.noise:g} on sums of features shrunk to {privacy.heads.max_feature_norm:g}, once, "
+            "for all heads; no score of a training site leaves"
+        )
 
 
 def _work(local: LocalConfig) -> str:

@@ -7,7 +7,7 @@ site's own log has the details.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
@@ -27,7 +27,7 @@ from common.files import write_atomically
 from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
 from common.heads.result import HeadResult
 from common.settings import to_yaml
-from common.weights import Array, digest, save_file
+from common.weights import Array, Arrays, digest, save_file
 from common.wire import head_steps
 
 HEADS, STUDY, WEIGHTS = "heads", "study.yaml", "weights.safetensors"
@@ -66,6 +66,12 @@ class Place:
     min_score_cell: int | None = None
     max_patient_share: float | None = None
     """Largest share of one patient in the length of a class's features."""
+    noisy_counts: Sequence[int] | None = None
+    """Training images by class, with noise, in a study with privacy."""
+    noisy_sums: Callable[[Features], Arrays] | None = None
+    """What is sent of training features in a study with privacy."""
+    epsilon: Callable[[], float] | None = None
+    """What a study with privacy has cost so far."""
 
 
 def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
@@ -77,9 +83,13 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
     if plan.step.kind != "score" and plan.site not in plan.study.sites.train:
         raise PolicyRefusal("this site only scores", reason="heads: this site only scores")
     counts = np.bincount(train.labels_N, minlength=len(plan.study.classes))
+    if place.noisy_counts is not None:
+        counts = np.asarray(place.noisy_counts)
     arrays: dict[str, Array] = {}
     results: list[HeadResult] = []
     match plan.step:
+        case head_steps.StatisticsStep() if place.noisy_sums is not None:
+            arrays = dict(under("statistics/raw", place.noisy_sums(train)))
         case head_steps.StatisticsStep(views=views):
             for request in views:
                 _check_weights(request.class_weights, plan.study)
@@ -125,7 +135,8 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         step=plan.step.kind,
         train_counts=tuple(counts.tolist()),
         results=tuple(results),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started if place.noisy_counts is None else 0.0,
+        epsilon=place.epsilon() if arrays and place.epsilon is not None else None,
         arrays=arrays,
     )
 

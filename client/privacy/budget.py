@@ -10,11 +10,13 @@ from client.governance import audit
 from client.privacy import ledger
 from client.privacy.accountant import Charge, epsilon
 from common import log, wire
-from common.config import DpSgdConfig, StudyConfig
+from common.config import DpSgdConfig, NoisySums, StudyConfig
 from common.errors import PolicyRefusal, StorageError
+from common.wire import head_steps
 
 COUNTS = "counts"
 """What the first charge of a study pays for."""
+_HEADS = "head sums"
 
 
 class Budget:
@@ -91,20 +93,30 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
     assert study.privacy is not None
     if not any(entry.what == COUNTS and entry.fingerprint == study.fingerprint for entry in spent.entries):
         charges.append(counts_charge(study.privacy))
+    rounds, paid = 0, [entry.what for entry in spent.entries if entry.fingerprint == study.fingerprint]
     match plan:
         case wire.ApprovalPlan() | wire.EnrolPlan():
             rounds = max(0, study.rounds - plan.first_round + 1)
+            if not any(what.startswith(_HEADS) for what in paid):
+                charges += _heads_charges(study.privacy)
         case wire.RoundPlan():
             rounds = int(plan.train)
+        case wire.HeadPlan(step=head_steps.StatisticsStep()) if (
+            heads_question(plan.weights_digest) not in paid
+        ):
+            charges += _heads_charges(study.privacy)
         case _:
-            rounds = 0
+            pass
     return epsilon([*charges, *[round_charge(study)] * rounds], delta)
 
 
 def cost(study: StudyConfig) -> float:
     """Epsilon of the whole study, carried out once, at its own delta."""
     assert study.privacy is not None
-    return epsilon([counts_charge(study.privacy), *[round_charge(study)] * study.rounds], study.privacy.delta)
+    rounds = [round_charge(study)] * study.rounds
+    return epsilon(
+        [counts_charge(study.privacy), *rounds, *_heads_charges(study.privacy)], study.privacy.delta
+    )
 
 
 def lines(state_dir: Path, rules: PrivacyPolicy | None) -> list[str]:
@@ -157,3 +169,17 @@ def round_charge(study: StudyConfig) -> Charge:
     """What one round costs."""
     assert study.privacy is not None
     return Charge(study.privacy.noise, study.privacy.sampling_rate, study.privacy.num_steps(study.local))
+
+
+def heads_question(weights_digest: str) -> str:
+    """What is paid for when heads are fitted on these weights, as the ledger has it."""
+    return f"{_HEADS} {weights_digest[:16]}"
+
+
+def heads_charge(noise: NoisySums) -> Charge:
+    """What the sums for all heads together cost."""
+    return Charge(noise.noise, 1.0, 1)
+
+
+def _heads_charges(privacy: DpSgdConfig) -> list[Charge]:
+    return [] if privacy.heads is None else [heads_charge(privacy.heads)]

@@ -48,7 +48,7 @@ from common.config.model import (
     Tuning,
 )
 from common.config.personalisation import Ditto, LocalHead, NoPersonal, OwnModel, Personalisation, own_models
-from common.config.privacy import DpSgdConfig
+from common.config.privacy import DpSgdConfig, NoisySums
 from common.config.rounds import (
     CutOff,
     DeadlinesConfig,
@@ -92,6 +92,7 @@ __all__ = [
     "DpSgdConfig",
     "LocalHead",
     "NoPersonal",
+    "NoisySums",
     "OwnModel",
     "Personalisation",
     "own_models",

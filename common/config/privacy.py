@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from common.config.heads import Lda, NaiveBayes, NearestMean, Ridge
 from common.config.model import ClipConfig
 from common.config.personalisation import NoPersonal
 from common.config.training import LocalConfig
@@ -12,6 +13,19 @@ from common.settings import Frozen
 
 if TYPE_CHECKING:
     from common.config.study import StudyConfig
+
+
+class NoisySums(Frozen):
+    """Noise on the sums that classical heads are made of (Gaussian mechanism; Balle and Wang 2018, arXiv:1805.06530).
+
+    A patient counts as one, with the mean of what its images would add. So no bound on images per patient is needed.
+    """
+
+    noise: Positive
+    """Standard deviation of the noise, in units of what one patient can change in all sums together."""
+    max_feature_norm: Positive
+    """Euclidean norm to which the features of an image are shrunk before they are added. A usual length of features of
+    the encoder, from public images: what is longer loses its length, what is shorter has more noise beside it."""
 
 
 class DpSgdConfig(Frozen):
@@ -35,6 +49,8 @@ class DpSgdConfig(Frozen):
     """Chance that epsilon does not hold. Well below one in the number of patients."""
     count_noise: Positive = 20.0
     """Standard deviation of the noise on the training images of each class, in units of `images_per_patient`."""
+    heads: NoisySums | None = Field(default=None, exclude_if=lambda heads: heads is None)
+    """Noise on the sums for classical heads, once in a study. None: the study fits no heads."""
 
     def num_steps(self, local: LocalConfig) -> int:
         """Steps of a round. They depend on nothing at the site."""
@@ -59,10 +75,8 @@ def wrong_privacy(study: "StudyConfig") -> str | None:
         return "does not go with local.compile or precision=fp16; leave them out"
     if study.algorithm.kind == "scaffold":
         return "does not go with algorithm=scaffold, whose control variates are not accounted for; take another one"
-    if study.heads is not None:
-        return (
-            "does not go with heads, whose sums and scores have no noise yet; leave heads and final_head out"
-        )
+    if (problem := _wrong_heads(study)) is not None:
+        return problem
     if study.overlap is not None:
         return "does not go with overlap: a hash of an image has no noise; leave overlap out"
     if not isinstance(study.personalisation, NoPersonal):
@@ -73,4 +87,36 @@ def wrong_privacy(study: "StudyConfig") -> str | None:
             "has no scores of training sites, which selection would choose by; name sites of sites.evaluate in "
             "selection.sites, or leave selection out"
         )
+    return None
+
+
+def _wrong_heads(study: "StudyConfig") -> str | None:
+    """Why these heads cannot be made of sums with noise, or None."""
+    heads, paid = study.heads, study.privacy is not None and study.privacy.heads is not None
+    if heads is None:
+        return (
+            "pays for heads, and the study has none; list some, or leave privacy.heads out" if paid else None
+        )
+    if not paid:
+        return "does not pay for heads; set privacy.heads, or leave heads and final_head out"
+    if heads.local:
+        return "does not go with heads.local, of which only scores would leave; leave them out"
+    if heads.every is not None:
+        return "does not go with heads.every, since the sums are paid for once; leave it out"
+    for head in heads.federated:
+        if not isinstance(head, NearestMean | NaiveBayes | Lda | Ridge):
+            return (
+                f"does not go with federated.{head.title}, which is no head of sums; take nearest_mean, naive_bayes, "
+                "lda or ridge"
+            )
+        if head.scale:
+            return (
+                f"does not go with scale of federated.{head.title}: a feature that hardly varies would be scaled to "
+                "noise; list the head with scale: false"
+            )
+        if isinstance(head, Lda) and len(head.shrinkage) > 1:
+            return (
+                f"does not go with several values for shrinkage of federated.{head.title}, which validation images "
+                "would choose from; give one"
+            )
     return None

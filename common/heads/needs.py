@@ -4,6 +4,7 @@ from typing import Literal, assert_never
 
 from common.config.heads import (
     FederatedHead,
+    HeadsConfig,
     Lda,
     LinearSvm,
     Logistic,
@@ -33,3 +34,12 @@ def moments_of(head: FederatedHead) -> tuple[Literal["none", "float32", "float64
             return None
         case _:
             assert_never(head)
+
+
+def noisy_blocks(heads: HeadsConfig) -> tuple[str, ...]:
+    """Arrays that a site sends once in a study with privacy: on the features as they are, for all heads together.
+
+    `counts` (C) of patients, `sums` (C, F) and, unless means alone are needed, `moments` (F (F + 1) / 2).
+    """
+    means_alone = all(isinstance(head, NearestMean) and head.pca is None for head in heads.federated)
+    return ("counts", "sums") if means_alone else ("counts", "sums", "moments")

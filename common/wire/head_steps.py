@@ -4,9 +4,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from common.config import Name
+from common.config import Name, StudyConfig
 from common.config.types import ScoredSide
 from common.heads import Fourier, HeadForm
+from common.heads.needs import noisy_blocks
 from common.settings import Frozen
 
 
@@ -21,6 +22,17 @@ class ViewRequest(Frozen):
     squares: bool = False
     moments: Literal["none", "float32", "float64"] = "none"
     """Precision of the second moments; float32 is enough where they only guide the optimisation."""
+
+
+def noisy_request(study: StudyConfig) -> ViewRequest:
+    """The one request for sums with noise: of the features as they are, for all heads of the study together."""
+    assert study.heads is not None
+    blocks = noisy_blocks(study.heads)
+    return ViewRequest(
+        name="raw",
+        class_weights=(1.0,) * len(study.classes),
+        moments="float64" if "moments" in blocks else "none",
+    )
 
 
 class StatisticsStep(Frozen):

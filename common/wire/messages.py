@@ -304,9 +304,13 @@ class HeadAnswer(Message):
     """Training images by class behind the arrays; all 0 where there are none."""
     results: tuple[HeadResult, ...] = ()
     seconds: Seconds
+    epsilon: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """With privacy, where sums have noise: what the study has cost this site's patients so far, at its delta."""
     arrays: Annotated[Any, Field(exclude=True)]
-    """Arrays: `statistics/VIEW/sums`, `squares`, `moments`; `losses/NAME` and `gradients/NAME`;
-    `coefficients/NAME/weights`, `bias`. Empty for a score."""
+    """Arrays: `statistics/VIEW/sums`, `squares`, `moments`, and with privacy `counts`; `losses/NAME`
+    and `gradients/NAME`; `coefficients/NAME/weights`, `bias`. Empty for a score."""
 
 
 ErrorKind: TypeAlias = Literal[

@@ -62,7 +62,8 @@ _BY_NAME = {
     "least_noise": "standard deviations, in `max_grad_norm`",
     "max_epsilon": "epsilon",
     "max_grad_norm": "Euclidean norm of a patient's gradient",
-    "noise": "standard deviations, in `max_grad_norm`",
+    "max_feature_norm": "Euclidean norm of an image's features",
+    "noise": "standard deviations, in what one patient can change",
     "sampling_rate": "probability",
     # counts
     "batch_size": "images",

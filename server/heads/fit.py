@@ -17,7 +17,7 @@ from typing import Literal, assert_never
 import numpy as np
 
 from common import log, wire
-from common.config import StudyConfig
+from common.config import NoisySums, StudyConfig
 from common.config.heads import (
     FederatedHead,
     HeadsConfig,
@@ -34,11 +34,11 @@ from common.config.heads import (
 )
 from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
-from common.heads.needs import moments_of
+from common.heads.needs import moments_of, noisy_blocks
 from common.weights import Array
 from common.wire import head_steps
 from server.aggregation.update import limited_weights
-from server.heads import bounds, solvers
+from server.heads import bounds, noisy_sums, solvers
 from server.heads.calls import HeadCalls
 from server.heads.record import HeadsRecord
 from server.heads.scoring import choose, scored
@@ -97,6 +97,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
         results=results,
         problems={**calls.problems},
         lacking=fitting.lacking,
+        epsilons=fitting.epsilons,
         num_messages=calls.num_messages,
         mib=sum(a.nbytes for head in heads for a in head.arrays().values()) / 2**20,
     )
@@ -137,6 +138,8 @@ class _Fitting:
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
+        self.epsilons: dict[str, float] = {}
+        """By site, with privacy: what the study has cost its patients once its sums are sent."""
         self.forms: dict[str, FittedHead] = {}
         """Forms of heads of which the best is chosen, by the title of each form."""
         self._spreads: dict[str, dict[str, Floats]] = {}
@@ -145,7 +148,12 @@ class _Fitting:
 
     def run(self) -> Iterator[FittedHead]:
         """Every head that could be fitted; `lacking` says why the others could not."""
+        points: Mapping[str, Floats | str] = {}
         try:
+            if self.study.privacy is not None:
+                views, sums = self._with_noise()
+                yield from self._fitted(views, sums, points)
+                return
             raw = self._statistics({_RAW: (None, self._request(_RAW, squares=True))})[_RAW]
             views = self._views(raw)
             sums = self._sums(raw, views)
@@ -154,6 +162,14 @@ class _Fitting:
             return
         iterated = [head for head in self.heads.federated if isinstance(head, Iterated)]
         points = self._searched(iterated, views, sums)
+        yield from self._fitted(views, sums, points)
+
+    def _fitted(
+        self,
+        views: Mapping[str, View],
+        sums: Mapping[str, Statistics],
+        points: Mapping[str, Floats | str],
+    ) -> Iterator[FittedHead]:
         for head in self.heads.federated:
             title = f"federated.{head.title}"
             try:
@@ -198,17 +214,8 @@ class _Fitting:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
         step = head_steps.StatisticsStep(views=tuple(request for _, request in requests.values()))
         admit = self.calls.admit_training(shapes, partial(self._wrong_sums, step.views))
-        answers = self.calls.ask(self.sites, step, arrays, admit)
-        self._keep_only(answers)
         first = next(iter(requests))
-        width = usual_width(answers, first)
-        for site, answer in list(answers.items()):
-            if (actual := width_of(answer, first)) != width:
-                self.calls.leave_out(
-                    site, step, f"its features have width {actual}, expected {width} as at most sites"
-                )
-                del answers[site]
-        self._keep_only(answers)
+        answers = self._of_usual_width(step, self.calls.ask(self.sites, step, arrays, admit), first)
         for name, (_, request) in requests.items():
             if request.moments != "none":
                 self._spreads[name] = {
@@ -221,6 +228,21 @@ class _Fitting:
             name: added([answer.arrays for answer in answers.values()], request, counts_C, factors)
             for name, (_, request) in requests.items()
         }
+
+    def _of_usual_width(
+        self, step: head_steps.StatisticsStep, answers: dict[str, wire.HeadAnswer], view: str
+    ) -> dict[str, wire.HeadAnswer]:
+        """The answers whose features have the width of most. Raises _TooFewError."""
+        self._keep_only(answers)
+        width = usual_width(answers, view)
+        for site, answer in list(answers.items()):
+            if (actual := width_of(answer, view)) != width:
+                self.calls.leave_out(
+                    site, step, f"its features have width {actual}, expected {width} as at most sites"
+                )
+                del answers[site]
+        self._keep_only(answers)
+        return answers
 
     def _wrong_sums(
         self, requests: Sequence[head_steps.ViewRequest], site: str, answer: wire.HeadAnswer
@@ -248,6 +270,45 @@ class _Fitting:
                 f"{len(self.sites)} training site(s) answered, {self.study.sites.quorum} are required"
                 + (f"; {', '.join(missing)} did not" if missing else "")
             )
+
+    def _with_noise(self) -> tuple[dict[str, View], dict[str, Statistics]]:
+        """Views and sums by head in a study with privacy, all from one message. Raises _TooFewError."""
+        assert self.study.privacy is not None
+        assert self.study.privacy.heads is not None
+        request, blocks = head_steps.noisy_request(self.study), noisy_blocks(self.heads)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            f"statistics/{_RAW}/{name}": {
+                "counts": (self.num_classes,),
+                "sums": (self.num_classes, None),
+            }.get(name, (None,))
+            for name in blocks
+        }
+        step = head_steps.StatisticsStep(views=(request,))
+        admit = self.calls.admit_training(
+            shapes, partial(self._wrong_noisy_sums, self.study.privacy.heads, blocks)
+        )
+        answers = self._of_usual_width(step, self.calls.ask(self.sites, step, {}, admit), _RAW)
+        self.epsilons = {
+            site: answer.epsilon for site, answer in answers.items() if answer.epsilon is not None
+        }
+        noisy = noisy_sums.added(
+            [_noisy(answer, blocks) for answer in answers.values()],
+            self._factors(answers),
+            self.study.privacy.heads,
+        )
+        if not noisy.present_C.any():
+            raise _TooFewError("no class has more patients than the noise on their number")
+        views = {head.title: noisy.view(head.pca) for head in self.heads.federated}
+        return views, {
+            head.title: noisy.statistics(views[head.title], balanced=(moments_of(head) or ("", False))[1])
+            for head in self.heads.federated
+        }
+
+    @staticmethod
+    def _wrong_noisy_sums(
+        settings: NoisySums, blocks: Sequence[str], _: str, answer: wire.HeadAnswer
+    ) -> str | None:
+        return noisy_sums.wrong(_noisy(answer, blocks), settings)
 
     # --- views -----------------------------------------------------------------------------
 
@@ -446,3 +507,8 @@ class _Fitting:
             if wrong is not None:
                 return wrong
         return None
+
+
+def _noisy(answer: wire.HeadAnswer, blocks: Sequence[str]) -> dict[str, Array]:
+    """The arrays with noise that an answer was asked for."""
+    return {name: answer.arrays[f"statistics/{_RAW}/{name}"] for name in blocks}

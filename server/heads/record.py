@@ -48,6 +48,8 @@ class HeadsRecord:
     """Messages to each site."""
     mib: float = 0.0
     """Size of the federated heads, as they are sent to be scored."""
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+    """By site, with privacy: what the study had cost its patients once its sums were sent."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class HeadTable:
     problems: Mapping[str, str] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
     num_messages: int = 0
+    epsilons: Mapping[str, float] = field(default_factory=dict)
 
 
 def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]:
@@ -174,6 +177,8 @@ def keep(
         "lacking": dict(record.lacking),
         "num_messages": record.num_messages,
     }
+    if record.epsilons:
+        table["epsilons"] = dict(record.epsilons)
     earlier = [entry for entry in _entries(run_dir) if entry["round"] < record.round]
     text = json.dumps([*earlier, table], indent=1, allow_nan=False)
     write_atomically(run_dir / FILE, text.encode())

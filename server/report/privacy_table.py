@@ -1,5 +1,6 @@
 """Differential privacy in the report: how much noise the study has, and what it has cost each site's patients."""
 
+from common.config import DpSgdConfig, NoisySums
 from server.report.outcome import Outcome
 from server.report.text import markdown_table
 
@@ -15,25 +16,48 @@ def section(outcome: Outcome) -> list[str]:
         found = {row.site: row.epsilon for row in record.sites if row.epsilon is not None}
         if found:
             rows.append([str(record.round), *(_shown(found.get(site)) for site in sites)])
+    paid = {} if outcome.heads is None else outcome.heads.epsilons
+    if paid:
+        rows.append(["heads", *(_shown(paid.get(site)) for site in sites)])
+    said = [
+        *([_of_gradients(privacy)] if outcome.study.rounds else []),
+        *([] if privacy.heads is None else [_of_heads(privacy.heads)]),
+        "Numbers of training images have noise too. No score of a training site left it.",
+    ]
     return [
         "\n\n".join(
             [
                 "## Privacy",
-                f"Gradients of a patient were shrunk to a length of {privacy.max_grad_norm:g}, and the sum of each "
-                f"step has noise of {privacy.noise:g} times that (DP-SGD). Each patient was drawn with a chance of "
-                f"{privacy.sampling_rate:g}, with {privacy.images_per_patient} image(s) at most. Numbers of training "
-                "images have noise too. No score of a training site left it.",
-                markdown_table(["round", *(f"epsilon at {site}" for site in sites)], rows),
-                f"Epsilon is of this study up to that round, at delta {privacy.delta:g}, for a patient of the site who "
+                " ".join(said),
+                markdown_table(["up to round", *(f"epsilon at {site}" for site in sites)], rows),
+                f"Epsilon is of all of this study so far, at delta {privacy.delta:g}, for a patient of the site who "
                 "is added or removed, as the site counts it. Other studies on the same patients are not in it.",
             ]
         )
     ]
 
 
+def _of_gradients(privacy: DpSgdConfig) -> str:
+    return (
+        f"Gradients of a patient were shrunk to a length of {privacy.max_grad_norm:g}, and the sum of each step has "
+        f"noise of {privacy.noise:g} times that (DP-SGD). Each patient was drawn with a chance of "
+        f"{privacy.sampling_rate:g}, with {privacy.images_per_patient} image(s) at most."
+    )
+
+
+def _of_heads(heads: NoisySums) -> str:
+    return (
+        f"For the classical heads, features of an image were shrunk to a length of {heads.max_feature_norm:g}, and "
+        f"the sums of all patients have noise of {heads.noise:g} times what one patient can change in them (Gaussian "
+        "mechanism). A patient counts once there, with the mean of its images."
+    )
+
+
 def largest(outcome: Outcome) -> float | None:
     """The largest epsilon that a site has named; None without any."""
     found = [row.epsilon for record in outcome.rounds for row in record.sites if row.epsilon is not None]
+    if outcome.heads is not None:
+        found += outcome.heads.epsilons.values()
     return max(found, default=None)
 
 

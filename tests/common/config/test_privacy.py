@@ -8,6 +8,8 @@ from common.config import DpSgdConfig, LocalConfig, StudyConfig
 
 MakeStudy = Callable[..., StudyConfig]
 PRIVACY = {"kind": "dp_sgd", "noise": 1.0, "sampling_rate": 0.1}
+PAID = {**PRIVACY, "heads": {"noise": 2.0, "max_feature_norm": 10.0}}
+LDA = {"kind": "lda", "scale": False}
 LOCAL = {"loss": "cross_entropy"}
 
 
@@ -18,8 +20,17 @@ LOCAL = {"loss": "cross_entropy"}
         ({"local": {**LOCAL, "absent_classes": "mask"}}, "absent_classes=mask"),
         ({"local": {**LOCAL, "amplitude_mix": 0.5}}, "mix the patients of a batch"),
         ({"local": {**LOCAL, "compile": True}}, r"local\.compile"),
-        ({"heads": {"federated": [{"kind": "lda"}]}}, "does not go with heads"),
-        ({"final_head": "federated_lda"}, "does not go with heads"),
+        ({"heads": {"federated": [{"kind": "lda"}]}}, "does not pay for heads"),
+        ({"final_head": "federated_lda"}, "does not pay for heads"),
+        ({"privacy": PAID}, "pays for heads, and the study has none"),
+        ({"privacy": PAID, "heads": {"local": [{"kind": "knn"}]}}, r"does not go with heads\.local"),
+        ({"privacy": PAID, "heads": {"federated": [LDA], "every": 2}}, r"does not go with heads\.every"),
+        (
+            {"privacy": PAID, "heads": {"federated": [{"kind": "vote"}]}},
+            "federated.vote, which is no head of sums",
+        ),
+        ({"privacy": PAID, "final_head": "federated_lda"}, "list the head with scale: false"),
+        ({"privacy": PAID, "heads": {"federated": [{**LDA, "shrinkage": [0.1, 0.5]}]}}, "give one"),
         ({"overlap": {}}, "does not go with overlap"),
         ({"personalisation": {"kind": "local_head"}}, "does not go with personalisation"),
         ({"selection": {}}, r"name sites of sites\.evaluate"),
