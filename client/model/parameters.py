@@ -49,7 +49,7 @@ def partition(model: nn.Module, config: ImageSide) -> TensorNames:
         name
         for names in norms
         for name in names
-        if config.tuning is None and (config.trainable == "all" or not trained.isdisjoint(names))
+        if _statistics_move(config) and (config.trainable == "all" or not trained.isdisjoint(names))
     }
     stays = moving if config.batch_norm == "local" else set[str]()
     names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
@@ -58,6 +58,10 @@ def partition(model: nn.Module, config: ImageSide) -> TensorNames:
         local=tuple(n for n in names if n in stays),
         frozen=tuple(n for n in names if n not in trained | moving),
     )
+
+
+def _statistics_move(config: ImageSide) -> bool:
+    return config.tuning is None and config.batch_norm != "frozen"
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:

@@ -101,8 +101,10 @@ class ImageSide(Frozen):
     pretrained encoder. A classifier that a file of weights brings along stays as it is."""
     trainable: Literal["all", "head"] | LastBlocks = "all"
     """Which weights are trained and sent: all, the head only, or the head and the last groups of layers."""
-    batch_norm: Literal["aggregate", "local"] = "aggregate"
-    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623)."""
+    batch_norm: Literal["aggregate", "local", "frozen"] = "aggregate"
+    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623). `frozen` computes
+    with the running means and variances of the first weights, and never changes or sends them; scale and shift are
+    trained. It suits pretrained weights. Networks with batch normalisation can so be trained whole under `privacy`."""
     tuning: Tuning | None = None
     """Train and send a small part of the encoder, in place of `trainable`. Running means and variances of batch
     normalisation then stay as received."""

@@ -6,12 +6,13 @@ patient whose images are in two pieces stays open from one to the next, so the s
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from client.training.private import frozen_norm
 from client.training.private.secure_random import SecureRandom
 from common.errors import ConfigError
 
@@ -27,31 +28,33 @@ def gradients_of_images(model: nn.Module) -> Iterator[None]:
     """
     from opacus.grad_sample import GradSampleHooks  # two seconds, which other studies need not wait
 
-    try:
-        hooks = GradSampleHooks(model, loss_reduction="sum", strict=False)
-    except NotImplementedError as error:
-        raise ConfigError(
-            f"the study has privacy, and a layer that is trained has no gradients of single images ({error}). Set "
-            "model.trainable: head or a model.tuning (lora, linear_probe), or take another encoder."
-        ) from error
-    # Opacus' convolutions read the numbers of an image from wrong places, and even from other images, where the layer
-    # before has permuted the axes, as in ConvNeXt.
-    orders = [
-        layer.register_forward_pre_hook(_in_order)
-        for layer in model.modules()
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    ]
-    try:
+    with ExitStack() as stack:
+        show = stack.enter_context(frozen_norm.watched(model))
+        try:
+            hooks = GradSampleHooks(model, loss_reduction="sum", strict=False)
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"the study has privacy, and a layer that is trained has no gradients of single images ({error}). Set "
+                "model.trainable: head or a model.tuning (lora, linear_probe), or take another encoder."
+            ) from error
+        stack.callback(hooks.cleanup)
+        show()
+        # Opacus' convolutions read the numbers of an image from wrong places, and even from other images, where the
+        # layer before has permuted the axes, as in ConvNeXt.
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                stack.callback(layer.register_forward_pre_hook(_in_order).remove)
+        # Torch forbids activations that write over the output of a layer that is watched.
+        for layer in [layer for layer in model.modules() if getattr(layer, "inplace", False) is True]:
+            layer.inplace = False  # type: ignore[assignment]
+            stack.callback(setattr, layer, "inplace", True)
         # Opacus computes a layer that it has no formula for once more, image by image; the quicker kernels of
         # attention cannot be followed there.
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            # torch says so of the first layer that is trained. It is as it should be.
-            warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-            yield
-    finally:
-        hooks.cleanup()
-        for order in orders:
-            order.remove()
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        # torch says so of the first layer that is trained. It is as it should be.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        yield
 
 
 def _in_order(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

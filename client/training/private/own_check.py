@@ -18,8 +18,8 @@ from client.training.private.clipped_sum import gradients_of_images
 from common.errors import ConfigError
 
 _WHAT_TO_DO = (
-    "Set model.trainable: head or a model.tuning (lora, adapter, linear_probe), or take an encoder with layer or "
-    "group normalisation (vit, convnext)"
+    "Set model.batch_norm: frozen, model.trainable: head or a model.tuning (lora, adapter, linear_probe), or take an "
+    "encoder with layer or group normalisation (vit, convnext)"
 )
 _TOLERANCE = 1e-2
 """Share of a gradient's length that float32 may lose between a batch and its images one by one."""
@@ -32,8 +32,7 @@ def require_gradients_of_patients(
     for path, layer in model.named_modules():
         if not isinstance(layer, BatchNorm):
             continue
-        tensors = {f"{path}.{name}" if path else name for name, _ in layer.state_dict().items()}
-        if not names.trained.isdisjoint(tensors):
+        if f"{path}.running_mean" in names.trained:
             raise ConfigError(
                 f"the study has privacy, and {encoder} trains with batch normalisation ({path}), which mixes the "
                 f"patients of a batch. {_WHAT_TO_DO}."

@@ -13,7 +13,7 @@ WITH_BATCH_NORM = ["test_efficientnet", "test_maxvit", "test_resnet"]
 EVERY_CHOICE = [
     {"trainable": trainable, "batch_norm": batch_norm}
     for trainable in ("all", "head", LastBlocks(last_blocks=2))
-    for batch_norm in ("aggregate", "local")
+    for batch_norm in ("aggregate", "local", "frozen")
 ]
 
 
@@ -57,6 +57,26 @@ def test_local_batch_norm_stays_whole(encoder):
     model, parts = make(encoder, batch_norm="local")
     assert set(parts.local) == batch_norm_names(model)
     assert parts.frozen == ()
+
+
+@pytest.mark.parametrize("encoder", WITH_BATCH_NORM)
+def test_frozen_batch_norm_is_trained_but_for_its_statistics(encoder):
+    model, parts = make(encoder, batch_norm="frozen")
+    assert set(parts.frozen) == {name for name in batch_norm_names(model) if "running_" in name}
+    assert batch_norm_names(model) - set(parts.frozen) <= set(parts.shared)
+    assert parts.local == ()
+
+
+@pytest.mark.parametrize("encoder", WITH_BATCH_NORM)
+def test_frozen_batch_norm_computes_alike_in_training_and_in_use(encoder):
+    model, parts = make(encoder, batch_norm="frozen")
+    before, images_BCHW = tensors.frozen_digest(model, parts), torch.rand(4, 3, 32, 32)
+    tensors.train_mode(model, parts)
+    in_training_BC = model(images_BCHW)
+    assert tensors.frozen_digest(model, parts) == before
+    alone_1C = model(images_BCHW[:1])
+    torch.testing.assert_close(alone_1C, in_training_BC[:1])  # no image sees the others of its batch
+    torch.testing.assert_close(model.eval()(images_BCHW), in_training_BC)
 
 
 def test_a_model_without_batch_norm_keeps_nothing_local():

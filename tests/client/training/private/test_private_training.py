@@ -187,6 +187,15 @@ def test_batch_normalisation_that_is_trained_is_refused_with_what_to_change():
     require_gradients_of_patients(model, partition(model, head), "resnet10t", 32)
 
 
+@pytest.mark.parametrize("encoder", ["resnet10t", "test_efficientnet", "mobilenetv2_050"])
+def test_batch_normalisation_with_frozen_statistics_has_gradients_of_single_patients(encoder):
+    config = ClassifierConfig(encoder=encoder, image_size=32, batch_norm="frozen")
+    model = build(config, 3, seed=1, weights_dir=None).model
+    names = partition(model, config)
+    require_gradients_of_patients(model, names, encoder, 32)
+    assert {name for name, _ in model.named_parameters()} <= set(names.shared)  # all of it is trained
+
+
 class Mixing(nn.Module):
     """Each image less the mean of its batch, then a linear layer."""
 
