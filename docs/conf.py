@@ -1,11 +1,14 @@
 """Settings of the documentation site; `make docs` builds it."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from docs._generate.tutorials import environment  # noqa: E402
 
 project = "Consilium"
 author = "the authors of Consilium"
@@ -14,7 +17,7 @@ release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 version = release
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
     "sphinx_design",
@@ -28,6 +31,14 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries have no pag
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3  # as on the repository's own pages: docs/hospital/site.md#when-something-fails
+
+# Tutorials: run when they are built, once for each change of their text. A cell that fails is an error.
+os.environ.update(environment())
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
 copybutton_exclude = ".linenos, .gp, .go"
 
 # Python. Reading docstrings needs none of these, and they take half a minute to import.
@@ -55,7 +66,7 @@ html_show_sourcelink = False
 html_sidebars = {"index": [], "glossary": []}
 html_theme_options = {
     "logo": {"text": "Consilium"},
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "navbar_end": ["theme-switcher"],
