@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from client import own_models
-from client.answers import masks
+from client.answers import masks, subgroups
 from client.answers.position import position
 from client.config import SiteConfig
 from client.governance import policy, score_cells
@@ -22,6 +24,7 @@ from common import log, seeds, wire
 from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.metrics import Score
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays
 from common.wire import compact
 
@@ -54,7 +57,7 @@ class RoundAnswers:
         )
 
         started = time.monotonic()
-        scores = {side: self._score(setup, side) for side in dict.fromkeys(plan.score)}
+        scores, by_subgroup = self._scores(plan, setup)
         own: dict[OwnModel, Score] = {}
         first = partial(first_weights, setup, self._site)
         if "test" in plan.score and not plan.train:
@@ -63,7 +66,7 @@ class RoundAnswers:
         if not plan.train:
             scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
-            return _answer(plan, scores, own=own, evaluate_s=evaluate_s)
+            return _answer(plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s)
 
         private = self._private(plan, setup, sum(train_counts))
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
@@ -125,7 +128,26 @@ class RoundAnswers:
         groups = [row.group_key for row in setup.store.manifest.on("train")]
         policy.enforce_slopes(exposure.largest_share(fitted.slopes_N, groups), self._site.policy)
 
-    def _score(self, setup: StudySetup, side: ScoredSide) -> Score:
+    def _scores(
+        self, plan: wire.RoundPlan, setup: StudySetup
+    ) -> tuple[dict[ScoredSide, Score], dict[str, SubgroupCounts]]:
+        """The received weights on each side that the plan asks for, and the test at the end by subgroup."""
+        scores: dict[ScoredSide, Score] = {}
+        by_subgroup: dict[str, SubgroupCounts] = {}
+        for side in dict.fromkeys(plan.score):
+            predicted: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+            scores[side] = self._score(setup, side, predicted.append)
+            if side == "test" and not plan.train:
+                rows = setup.store.manifest.on(side)
+                by_subgroup = subgroups.counts(np.concatenate(predicted), rows, plan.study, self._site)
+        return scores, by_subgroup
+
+    def _score(
+        self,
+        setup: StudySetup,
+        side: ScoredSide,
+        on_predicted: Callable[[npt.NDArray[np.int64]], None] = lambda _: None,
+    ) -> Score:
         """The model as it is now on the images of one side."""
         return evaluate.evaluate(
             setup.model,
@@ -136,6 +158,7 @@ class RoundAnswers:
             most_at_once=setup.most_at_once,
             num_bins=self._site.policy.histogram_bins,
             counting=self._counting(setup, side),
+            on_predicted=on_predicted,
         )
 
     def _counting(self, setup: StudySetup, side: ScoredSide) -> evaluate.Counting | None:
@@ -173,6 +196,7 @@ def _answer(
     *,
     evaluate_s: float,
     own: Mapping[OwnModel, Score] | None = None,
+    subgroups: Mapping[str, SubgroupCounts] | None = None,
     fitted: fit.TrainingResult | None = None,
     delta: Arrays | None = None,
     own_s: float = 0.0,
@@ -183,6 +207,7 @@ def _answer(
         round=plan.round,
         scores=dict(scores),
         own=dict(own or {}),
+        subgroups=dict(subgroups or {}),
         num_examples=fitted.num_examples if fitted else 0,
         num_steps=fitted.num_steps if fitted else 0,
         train_loss=fitted.mean_loss if fitted and plan.envelopes is None else None,

@@ -1,10 +1,9 @@
 """Settings of a site, which never leave it."""
 
+from client.config.cells import Cell, Column
 from client.config.data import (
     BrainMriData,
     BratsData,
-    Cell,
-    Column,
     Columns,
     CsvData,
     DataConfig,
@@ -21,6 +20,7 @@ from client.config.data import (
     Modality,
     MostTumour,
     RowFilter,
+    Tabled,
 )
 from client.config.policy import (
     Hours,
@@ -42,6 +42,7 @@ from client.config.split import (
     NoSplit,
     SplitConfig,
 )
+from client.config.subgroups import SubgroupColumn
 
 __all__ = [
     "BrainMriData",
@@ -77,5 +78,7 @@ __all__ = [
     "Settings",
     "SiteConfig",
     "SplitConfig",
+    "SubgroupColumn",
+    "Tabled",
     "load_site",
 ]

@@ -3,20 +3,14 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from client.config.cells import Cell, Column
+from client.config.subgroups import SubgroupColumn
 from common.config import Name
-from common.formats.yaml_scalars import as_written
 from common.settings import Frozen, Renamed
-
-Column = Annotated[str, StringConstraints(min_length=1)]
-"""A column of a csv, spelled as in its first line."""
-
-
-Cell = Annotated[str, Field(coerce_numbers_to_str=True), BeforeValidator(as_written)]
-"""A value in a csv. Of a number or a date the text in the YAML counts: `007` is not 7, and `1.10` is not 1.1."""
 
 
 class Columns(Frozen):
@@ -62,7 +56,15 @@ class Mapped(Frozen):
     """What becomes of images whose class is not in the study: all are named, or left out with a count."""
 
 
-class CsvData(Mapped):
+class Tabled(Mapped):
+    """Base of data with a table, which may know more of an image than its class."""
+
+    subgroups: dict[Name, SubgroupColumn] = {}  # noqa: RUF012  (pydantic copies it)
+    """Columns by which test images are counted for a study's `subgroups`, by the study's name: `{sex: {column: Gender,
+    values: {f: female, m: male}}, age: {column: Age}}`. Without a column a study gets no such counts from here."""
+
+
+class CsvData(Tabled):
     """One line per image in a csv."""
 
     RENAMED: ClassVar[Mapping[str, Renamed]] = {
@@ -114,7 +116,7 @@ class FoldersData(Mapped):
     """How a path names the patient. Images of one patient are never on both sides of a split."""
 
 
-class Ham10000Data(Mapped):
+class Ham10000Data(Tabled):
     """HAM10000 as it is downloaded; classes akiec, bcc, bkl, df, mel, nv, vasc."""
 
     kind: Literal["ham10000"] = "ham10000"
@@ -126,7 +128,7 @@ class Ham10000Data(Mapped):
     """Only images of these sources (column `dataset`): vidir_molemax, vidir_modern, rosendahl, vienna_dias."""
 
 
-class IsicData(Mapped):
+class IsicData(Tabled):
     """An ISIC challenge; classes MEL, NV, BCC, AKIEC (2018) or AK (2019), BKL, DF, VASC, and in 2019 SCC, UNK."""
 
     kind: Literal["isic2018", "isic2019"]
@@ -138,8 +140,16 @@ class IsicData(Mapped):
     """The table with the lesion of each image. Without it, images of one lesion may come on both sides of a
     split."""
 
+    @model_validator(mode="after")
+    def _subgroups_have_a_table(self) -> Self:
+        if self.subgroups and self.metadata is None:
+            raise ValueError(
+                "subgroups are columns of metadata, which names no table; name it, or leave them out"
+            )
+        return self
 
-class FedIsic2019Data(Mapped):
+
+class FedIsic2019Data(Tabled):
     """One centre of Fed-ISIC2019, on ISIC 2019's images; classes as there."""
 
     kind: Literal["fed_isic2019"] = "fed_isic2019"
@@ -151,6 +161,14 @@ class FedIsic2019Data(Mapped):
     """The folder with ISIC 2019's images."""
     metadata: Path | None = None
     """ISIC 2019's, for the lesion of each image."""
+
+    @model_validator(mode="after")
+    def _subgroups_have_a_table(self) -> Self:
+        if self.subgroups and self.metadata is None:
+            raise ValueError(
+                "subgroups are columns of metadata, which names no table; name it, or leave them out"
+            )
+        return self
 
 
 class MostTumour(Frozen):
@@ -212,7 +230,7 @@ class DicomColumns(Frozen):
     """`train` or `test`, for `split: {kind: column}`."""
 
 
-class DicomData(Mapped):
+class DicomData(Tabled):
     """DICOM files anywhere under a folder, labelled by a csv."""
 
     kind: Literal["dicom"] = "dicom"

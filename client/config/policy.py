@@ -118,6 +118,11 @@ class PolicyConfig(Frozen):
     """Fewest patients (or lesions; images where neither is known) in a cell of a score: a true class and a predicted
     one. Images of smaller cells are left out of the score, and no bin of a histogram is of fewer patients. None: all
     are counted."""
+    subgroups: bool = True
+    """False: no counts by subgroup leave, whatever columns `data.subgroups` names."""
+    min_subgroup: Annotated[int, Field(ge=3)] = 10
+    """Fewest patients (or lesions; images where neither is known) of a class in a subgroup. Fewer are left out of the
+    counts by subgroup, and as many more as hide them in the difference to the score of all."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
     overlap: bool = True

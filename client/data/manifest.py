@@ -5,8 +5,8 @@ row carries its `source`, so that an error names the line that is wrong.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NoReturn
 
 from client.data.references import ImageReference
@@ -45,6 +45,8 @@ class ImageRow:
     lesion: str | None = None
     acquisition: str | None = None
     """Device, clinic or collection that the image is from, as the data calls it."""
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What the site's table says of the image, by attribute (`data.subgroups`), as the table says it."""
 
     @property
     def group_key(self) -> str:

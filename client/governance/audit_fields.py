@@ -83,6 +83,10 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
                 side: score.confusion_CC.sum(axis=1).tolist() for side, score in answer.scores.items()
             }
             counts = {"examples": answer.num_examples, "steps": answer.num_steps, "scored": scored}
+            if answer.subgroups:
+                counts["subgroups"] = {
+                    name: one.confusion_VCC.sum(axis=2).tolist() for name, one in answer.subgroups.items()
+                }
             seconds = round(answer.train_s + answer.evaluate_s, 3)
             return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}
         case wire.OverlapAnswer():

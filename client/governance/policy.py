@@ -422,11 +422,30 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
         violations.append(
             RuleViolation("min_score_cell", "a score counts too few images", "left out too late")
         )
+    if isinstance(answer, wire.RoundAnswer) and answer.subgroups:
+        violations += _wrong_subgroups(answer, policy)
     if is_noisy and any(score.num_images for score in _scores(answer)):
         violations.append(RuleViolation("privacy", "an answer holds scores without noise", "none may leave"))
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)
+
+
+def _wrong_subgroups(answer: wire.RoundAnswer, policy: PolicyConfig) -> Iterator[RuleViolation]:
+    """Rows of subgroups, and what the score has beside them. A row has at least as many images as patients."""
+    if not policy.subgroups:
+        yield RuleViolation("subgroups", "an answer counts by subgroup", "none may leave")
+    if "test" not in answer.scores:
+        yield RuleViolation("min_subgroup", "a subgroup counts images that were not scored", "no test")
+        return
+    by_class_C = answer.scores["test"].confusion_CC.sum(axis=1)
+    for counts in answer.subgroups.values():
+        rows_VC = counts.confusion_VCC.sum(axis=2)
+        shown_C = rows_VC.sum(axis=0)
+        # Where no row of a class is shown, the rest is the class as the score has it.
+        numbers = np.concatenate([rows_VC.ravel(), (by_class_C - shown_C)[shown_C > 0]])
+        if ((numbers != 0) & (numbers < policy.min_subgroup)).any():
+            yield RuleViolation("min_subgroup", "a subgroup counts too few images", "left out too late")
 
 
 def enforce_slopes(largest_share: float, policy: PolicyConfig) -> None:

@@ -34,12 +34,12 @@ def score(
 ) -> Score:
     """Score in which every cell is of no patient or of at least `least`. `patients_N` are patients or lesions."""
     num_classes = probabilities_NC.shape[1]
-    numbers_N = np.unique(np.asarray(patients_N, dtype=str), return_inverse=True)[1].astype(np.int64)
+    numbers_N = numbered(patients_N)
     predicted_N = probabilities_NC.argmax(axis=1)
     is_shown_N = np.zeros(len(labels_N), bool)
     grouped_NC = probabilities_NC.copy()
     for label in range(num_classes):
-        for cell in _shown(labels_N == label, predicted_N, numbers_N, least):
+        for cell in shown_cells(np.flatnonzero(labels_N == label), predicted_N, numbers_N, least):
             is_shown_N[cell] = True
             for group in _groups(probabilities_NC[cell], numbers_N[cell], least):
                 images = cell[group]
@@ -57,16 +57,31 @@ _LEAST = 1e-12
 """Smallest probability whose logarithm counts, as for heads."""
 
 
-def _shown(
-    of_class_N: npt.NDArray[np.bool_], predicted_N: Numbers, numbers_N: Numbers, least: int
-) -> list[Numbers]:
-    """Images of each cell of a class that is shown; what is left out is of no patient, or of enough."""
-    cells = [
-        np.flatnonzero(of_class_N & (predicted_N == place)) for place in np.unique(predicted_N[of_class_N])
-    ]
-    # Largest first; of two that are equal, the class that comes first.
-    cells.sort(key=lambda cell: -_patients(numbers_N[cell]))
-    shown = [cell for cell in cells if _patients(numbers_N[cell]) >= least]
+def numbered(patients_N: Sequence[str]) -> Numbers:
+    """A number for each patient, in place of the name."""
+    return np.unique(np.asarray(patients_N, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def is_shown(
+    predicted_N: Numbers, labels_N: Numbers, numbers_N: Numbers, least: int
+) -> npt.NDArray[np.bool_]:
+    """Which images the score counts. `numbers_N` are patients."""
+    is_shown_N = np.zeros(len(labels_N), bool)
+    for label in np.unique(labels_N):
+        for cell in shown_cells(np.flatnonzero(labels_N == label), predicted_N, numbers_N, least):
+            is_shown_N[cell] = True
+    return is_shown_N
+
+
+def shown_cells(places_M: Numbers, kinds_N: Numbers, numbers_N: Numbers, least: int) -> list[Numbers]:
+    """Of these images, those of each kind that are shown; what is left out is of no patient, or of enough.
+
+    A kind below 0 is never shown.
+    """
+    cells = [places_M[kinds_N[places_M] == kind] for kind in np.unique(kinds_N[places_M])]
+    # Those that are never shown come last. Largest first; of two that are equal, the kind that comes first.
+    cells.sort(key=lambda cell: (kinds_N[cell[0]] < 0, -_patients(numbers_N[cell])))
+    shown = [cell for cell in cells if kinds_N[cell[0]] >= 0 and _patients(numbers_N[cell]) >= least]
     left_out = cells[len(shown) :]
     while left_out and shown and _patients(numbers_N[np.concatenate(left_out)]) < least:
         left_out.append(shown.pop())

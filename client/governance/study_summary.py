@@ -12,6 +12,7 @@ from common.config import (
     StudyConfig,
     own_models,
 )
+from common.config.subgroups import titles
 
 
 def lines(study: StudyConfig) -> Iterator[str]:
@@ -37,6 +38,9 @@ def lines(study: StudyConfig) -> Iterator[str]:
     )
     tested = "one of them" if study.curves_on == "validation" else "each"
     yield f"scores up to {study.rounds + 1} sets of weights on validation images, {tested} on test images"
+    for name, attribute in (study.subgroups or {}).items():
+        values = ", ".join(titles(attribute))
+        yield f"COUNTS the test images by {name} ({values}), where this site's YAML names a column for it"
     if own := own_models(study.personalisation):
         yield f"trains models that stay at the site: {', '.join(own)}; their scores on test images leave at the end"
     if study.heads is None:

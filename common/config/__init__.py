@@ -64,6 +64,7 @@ from common.config.secure_aggregation import SecureAggregationConfig
 from common.config.study import (
     StudyConfig,
 )
+from common.config.subgroups import Attribute, Bands
 from common.config.training import (
     Adadelta,
     Adagrad,
@@ -103,8 +104,10 @@ __all__ = [
     "AdmissionConfig",
     "Aggregation",
     "Algorithm",
+    "Attribute",
     "Augmentation",
     "Averaging",
+    "Bands",
     "BitFit",
     "Bottleneck",
     "ClassVectors",

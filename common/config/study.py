@@ -38,6 +38,7 @@ from common.config.privacy import DpSgdConfig, wrong_privacy
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
 from common.config.scoring import GivenWeights, wrong_scoring
 from common.config.secure_aggregation import SecureAggregationConfig, wrong_masks
+from common.config.subgroups import Subgroups, wrong_subgroups
 from common.config.training import LocalConfig, Sgd
 from common.config.transport import TransportConfig
 from common.config.types import MOST_NAMES, MOST_ROUNDS, Line, Name, ScoredSide
@@ -94,6 +95,9 @@ class StudyConfig(Frozen):
     """Images that the curves over the rounds are of. `validation`: the test images are scored once, with the chosen
     weights. `test`: they are scored in every round as well, and the report says so. Choices are made by validation
     images in both cases."""
+    subgroups: Subgroups | None = Field(default=None, exclude_if=lambda subgroups: subgroups is None)
+    """Figures by subgroup, once, of the test at the end: `{sex: [female, male], age: {bands: [0, 40, 60, 120]}}`. A
+    site counts by the columns that its `data.subgroups` names, as far as its policy allows. None: none."""
     untrained_classes: tuple[Name, ...] = ()
     """Classes of which no training site needs an image. The model cannot learn them. Any other class without a
     training image stops the study, because it is probably a spelling mistake."""
@@ -212,6 +216,12 @@ class StudyConfig(Frozen):
         listed = (*heads.federated, _FINAL_HEADS[self.final_head])
         # The settings are frozen once they are checked, and this is a part of the checking.
         object.__setattr__(self, "heads", heads.model_copy(update={"federated": listed}))
+        return self
+
+    @model_validator(mode="after")
+    def _subgroups_fit(self) -> Self:
+        if (problem := wrong_subgroups(self)) is not None:
+            raise ValueError(f"subgroups {problem}")
         return self
 
     @model_validator(mode="after")

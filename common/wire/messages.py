@@ -10,11 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from common.config import OwnModel, Share, StudyConfig
+from common.config.subgroups import MOST_ATTRIBUTES
 from common.config.types import MOST_NAMES, Line, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.heads.view import below
 from common.masking.roster import Announcement
 from common.metrics import Score
+from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
 from common.text import require_line
 from common.weights import Arrays, TensorSpec
@@ -277,6 +279,10 @@ class RoundAnswer(Message):
     """By side that the plan asked for."""
     own: dict[OwnModel, Score] = Field(default_factory=dict)
     """Scores of the site's own models on its test images, from a training site at the end of a study that has them."""
+    subgroups: Annotated[dict[Name, SubgroupCounts], Field(max_length=MOST_ATTRIBUTES)] = Field(
+        default_factory=dict, exclude_if=lambda counts: not counts
+    )
+    """Counts of the test at the end by subgroup, for each attribute of the study that the site counts by."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
     """Training images of the site, the weight of the delta. 0 from a site that only scores."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]

@@ -97,6 +97,8 @@ _BY_NAME = {
     "min_cohort": "sites",
     "threshold": "sites",
     "min_score_cell": "patients or lesions",
+    "min_subgroup": "patients or lesions",
+    "bands": "as the column, e.g. years",
     "min_class_images": "images",
     "min_train_images": "images",
     "most_messages": "messages to each site",

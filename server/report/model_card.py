@@ -28,7 +28,7 @@ from common.config import (
 )
 from common.formats import yaml_text
 from common.release import version
-from server.report import privacy_table
+from server.report import privacy_table, subgroup_table
 from server.report.outcome import Outcome
 from server.report.plots import SYNTHETIC
 from server.report.text import counted, escaped, listed, markdown_table
@@ -72,6 +72,7 @@ def model_card(outcome: Outcome) -> str:
         "Preprocessing": preprocessing,
         "Known limits": f"it knows these classes only and will name one of them for any image; {_reach(outcome)}.",
         **_privacy(outcome),
+        **subgroup_table.summary(outcome),
         **_gaps(outcome),
         "Seed and fingerprint": f"{study.seed}, `{study.fingerprint}`",
         "Written by": f"consilium-fl {version()}",

@@ -75,7 +75,7 @@ def write_report(
 
 def hub_card(outcome: Outcome) -> str:
     """The model card in Hugging Face's format: what the hub reads, then the sections that are about the model."""
-    wanted = ("opening", "images", "model", "classes", "card")
+    wanted = ("opening", "images", "model", "classes", "subgroups", "card")
     texts = [text for name, text in sections(outcome).items() if name in wanted]
     return front_matter(outcome) + "\n" + "\n\n".join([*texts, _USE]) + "\n"
 

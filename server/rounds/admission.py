@@ -15,10 +15,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from common.config import AdmissionConfig, OwnModel, TransportConfig
+from common.config import AdmissionConfig, Attribute, OwnModel, TransportConfig
+from common.config.subgroups import titles
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected, WireError
 from common.metrics import Score
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, Layout, mismatch
 from common.wire import RoundAnswer, compact
 from server.aggregation.tally import LARGEST_SUMMAND, AdmittedUpdate
@@ -151,12 +153,13 @@ def admit_scores(
     round: int,  # noqa: A002
     counts: Mapping[ScoredSide, Sequence[int]],
     own: Sequence[OwnModel] = (),
+    subgroups: Mapping[str, Attribute] | None = None,
 ) -> Mapping[ScoredSide, Score]:
     """The scores in `answer`. Raises UpdateRejected.
 
     `counts` are the images per class that the site enrolled with, on each side that the plan asked for, `own` the
-    models of the site's own that are scored with the test. A loss that is not finite passes: it shows that the model
-    diverged, and the site must be able to report this.
+    models of the site's own that are scored with the test, `subgroups` the attributes that the test may be counted by.
+    A loss that is not finite passes: it shows that the model diverged, and the site must be able to report this.
     """
     reason = _wrong_plan(answer, site, plan_id, round) or _wrong_sides(answer, counts)
     for side, expected in counts.items():
@@ -165,9 +168,27 @@ def admit_scores(
         reason = reason or f"it scored {len(answer.own)} model(s) of its own, expected {len(own)}"
     for score in answer.own.values():
         reason = reason or _wrong_score(score, counts["test"], "test")
+    for name, counted in answer.subgroups.items():
+        reason = reason or _wrong_subgroups(name, counted, answer.scores.get("test"), subgroups or {})
     if reason is not None:
         raise UpdateRejected(reason)
     return answer.scores
+
+
+def _wrong_subgroups(
+    name: str, counted: SubgroupCounts, test: Score | None, asked: Mapping[str, Attribute]
+) -> str | None:
+    if name not in asked or test is None:
+        return f"it counts by {name}, expected counts by {', '.join(asked) or 'nothing'}"
+    found, num_values = counted.confusion_VCC, len(titles(asked[name]))
+    if found.shape != (num_values, *test.confusion_CC.shape):
+        return (
+            f"its counts by {name} have the shape {found.shape}, expected {num_values} values and "
+            f"{len(test.confusion_CC)} classes"
+        )
+    if (found.sum(axis=0) > test.confusion_CC).any():
+        return f"its counts by {name} are of more images than its score"
+    return None
 
 
 def _wrong_sides(answer: RoundAnswer, counts: Mapping[ScoredSide, Sequence[int]]) -> str | None:

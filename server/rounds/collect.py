@@ -17,6 +17,7 @@ from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.metrics import Score
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, num_bytes
 from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
@@ -80,6 +81,7 @@ class RoundCollector:
         self._updates: dict[str, _Measured] = {}
         self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
         self._own: dict[str, Mapping[OwnModel, Score]] = {}
+        self._subgroups: dict[str, Mapping[str, SubgroupCounts]] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -201,6 +203,7 @@ class RoundCollector:
             self._scores[site] = scores
             if isinstance(reply.answer, wire.RoundAnswer):
                 self._own[site] = reply.answer.own
+                self._subgroups[site] = reply.answer.subgroups
         self._enter(row)
 
     def _enter(self, row: SiteRound) -> None:
@@ -322,6 +325,7 @@ class RoundCollector:
             }
             if not self._train
             else {},
+            subgroups={site: counts for site, counts in sorted(self._subgroups.items()) if counts},
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
             absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),

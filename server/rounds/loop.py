@@ -94,6 +94,7 @@ def run_rounds(
         chosen=chosen,
         test_scores=tested.test_scores,
         own_scores=tested.own_scores,
+        subgroups=tested.subgroups,
         sites=_both_messages(after.sites, tested.sites),
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),

@@ -55,6 +55,7 @@ def read(
                 round=plan.round,
                 counts={side: cohort.counts(reply.site, side) for side in plan.score},
                 own=_own(study, plan),
+                subgroups={} if plan.train or "test" not in plan.score else study.subgroups,
             )
             if not plan.train:
                 return None, scores, row

@@ -26,6 +26,8 @@ from common.files import write_atomically
 from common.metrics import NUM_BINS, Figures, Score, figures
 from common.metrics.pooling import interval, total
 from server.state import Best, RoundState, SiteRound
+from server.storage import subgroup_scores
+from server.storage.subgroup_scores import SubgroupScores
 
 FILE = "rounds.jsonl"
 
@@ -77,6 +79,8 @@ class RoundRecord:
     """None: no site scored test images."""
     own: Mapping[OwnModel, ScoredModel] = field(default_factory=dict)
     """Models of the sites' own on test images, in the closing evaluation of a study that has some."""
+    subgroups: Mapping[str, SubgroupScores] = field(default_factory=dict)
+    """By attribute: the test in the closing evaluation, of a study that asks for it."""
 
     def on(self, side: ScoredSide) -> ScoredModel | None:
         """The scores on one side."""
@@ -140,6 +144,7 @@ def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
         "validation": _describe_model(state.scores, after, evaluate),
         "test": _describe_model(state.test_scores, tested_after, evaluate),
         **({"own": own} if (own := _describe_own(state, tested_after)) else {}),
+        **({"subgroups": subgroup_scores.describe(state)} if state.subgroups else {}),
     }
 
 
@@ -204,6 +209,7 @@ def _record(line: Mapping[str, Any]) -> RoundRecord:
             for name, there in line.get("own", {}).items()
             if (model := _model("test", there)) is not None
         },
+        subgroups=subgroup_scores.read(line.get("subgroups", {})),
     )
 
 

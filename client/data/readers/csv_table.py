@@ -10,6 +10,7 @@ from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import Kind, named
 from client.data.readers.rows import ReadRows, Unused
+from client.data.readers.subgroups import attributes, subgroup_columns
 from client.data.readers.table import CsvTable, of_other_sites, read_table, rows_of
 from client.data.references import BadImage, PictureFile
 from common.errors import SiteDataError
@@ -45,7 +46,12 @@ def read_csv(config: CsvData) -> ReadRows:
             continue
         if has_label:
             split, acquisition = (_cell(cells, column) for column in (columns.split, columns.acquisition))
-            rows.append(ImageRow(PictureFile(path), label, None, split, source, acquisition=acquisition))
+            known = attributes(cells, config)
+            rows.append(
+                ImageRow(
+                    PictureFile(path), label, None, split, source, acquisition=acquisition, attributes=known
+                )
+            )
             cells_of_rows.append(cells)
     rows, placeholders = _grouped(rows, cells_of_rows, config)
     numbers = {number for number, _ in chosen}
@@ -74,6 +80,7 @@ def _require_columns(table: CsvTable, config: CsvData) -> None:
     wanted = {f"data.columns.{use}": name for use, name in config.columns.model_dump().items() if name}
     if config.row_filter is not None:
         wanted["data.row_filter.column"] = config.row_filter.column
+    wanted |= subgroup_columns(config)
     missing = [f"{setting}={name!r}" for setting, name in wanted.items() if name not in table.header]
     if missing:
         raise SiteDataError(

@@ -40,6 +40,7 @@ from client.data.readers.patients import (
 )
 from client.data.readers.rows import ReadRows, Unused, by_kind
 from client.data.readers.scan import USUAL, every_file, is_dicom, kind_of
+from client.data.readers.subgroups import attributes, require_subgroups
 from client.data.readers.table import ROUNDED, ROUNDED_BY, CsvTable, read_table, require_columns
 from client.data.references import BadImage, DicomFrame, Window
 from common.errors import SiteDataError
@@ -68,6 +69,7 @@ class _Line:
     source: str
     label: str
     split: str | None
+    attributes: Mapping[str, str]
 
 
 def read_dicom(config: DicomData, secret: bytes) -> ReadRows:
@@ -241,18 +243,22 @@ def _lines(table: CsvTable, config: DicomData) -> tuple[dict[str, _Line], list[s
     columns = config.columns
     wanted = [columns.key or config.match, columns.label, *([columns.split] if columns.split else [])]
     require_columns(table, wanted, "as data.columns and data.match of the site's YAML say")
+    require_subgroups(table, config)
     lines: dict[str, _Line] = {}
     problems = list(table.problems)
     for number, cells in table.rows:
         source = f"{table.path.name} row {number}"
         identifier, label = cells.get(wanted[0], ""), cells.get(columns.label, "")
-        line = _Line(source, label, cells.get(columns.split, "") or None if columns.split else None)
+        split = cells.get(columns.split, "") or None if columns.split else None
+        line = _Line(source, label, split, attributes(cells, config))
         if not identifier or not label:
             problems.append(f"{source}: no {'label' if identifier else config.match}")
         elif (earlier := lines.setdefault(identifier, line)) != line and (
-            (earlier.label, earlier.split) != (line.label, line.split)
+            (earlier.label, earlier.split, earlier.attributes) != (line.label, line.split, line.attributes)
         ):
-            problems.append(f"{source}: the {config.match} of {earlier.source} with another label or split")
+            problems.append(
+                f"{source}: the {config.match} of {earlier.source} with another label, split or subgroup"
+            )
     return lines, problems
 
 
@@ -300,4 +306,5 @@ def _rows(path: Path, header: pydicom.Dataset, line: _Line, config: DicomData) -
             split=line.split,
             source=line.source,
             acquisition=device or None,
+            attributes=line.attributes,
         )

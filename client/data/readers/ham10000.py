@@ -13,6 +13,7 @@ from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import named
 from client.data.readers.rows import ReadRows
+from client.data.readers.subgroups import attributes, require_subgroups
 from client.data.readers.table import CsvTable, of_other_sites, read_table, require_columns, with_values
 from client.data.references import BadImage, PictureFile
 from common.errors import SiteDataError
@@ -24,6 +25,7 @@ def read_ham10000(config: Ham10000Data) -> ReadRows:
     """Rows, problems and unused images. Raises SiteDataError if the table or its columns are not there."""
     table = read_table(config.metadata)
     require_columns(table, ("image_id", "dx", "lesion_id"), "expected HAM10000's own metadata")
+    require_subgroups(table, config)
     images = ImageFinder(config.images or (config.metadata.parent,))
     rows: list[ImageRow] = []
     lesions: list[str] = []
@@ -38,7 +40,15 @@ def read_ham10000(config: Ham10000Data) -> ReadRows:
             continue
         acquisition = cells.get("dataset") or None
         rows.append(
-            ImageRow(PictureFile(path), cells.get("dx", ""), None, None, source, acquisition=acquisition)
+            ImageRow(
+                PictureFile(path),
+                cells.get("dx", ""),
+                None,
+                None,
+                source,
+                acquisition=acquisition,
+                attributes=attributes(cells, config),
+            )
         )
         lesions.append(cells.get("lesion_id", ""))
     rows, placeholders = named(rows, lesions, "lesion")

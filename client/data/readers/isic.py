@@ -11,13 +11,15 @@ a published split: Ogier du Terrail et al. 2022, arXiv:2210.04620 (FLamby, MIT).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from client.config import FedIsic2019Data, IsicData
+from client.config import FedIsic2019Data, IsicData, Tabled
 from client.data.manifest import ImageRow
 from client.data.readers.lookup import ImageFinder
 from client.data.readers.patients import named
 from client.data.readers.rows import ReadRows
+from client.data.readers.subgroups import attributes, require_subgroups
 from client.data.readers.table import CsvTable, of_other_sites, read_table, require_columns, with_values
 from client.data.references import BadImage, PictureFile
 
@@ -30,7 +32,7 @@ def read_isic(config: IsicData) -> ReadRows:
     table = read_table(config.ground_truth)
     classes = ISIC2018 if config.kind == "isic2018" else ISIC2019
     require_columns(table, ("image", *classes), f"expected the ground truth of {config.kind}")
-    return _rows(table, table.rows, classes, config.metadata, config.images, split=None)
+    return _rows(table, table.rows, classes, _metadata(config.metadata, config), config.images, split=None)
 
 
 def read_fed_isic(config: FedIsic2019Data) -> ReadRows:
@@ -38,20 +40,19 @@ def read_fed_isic(config: FedIsic2019Data) -> ReadRows:
     table = read_table(config.split_file)
     require_columns(table, ("image", "center", "fold", *ISIC2019), "expected FLamby's split of Fed-ISIC2019")
     chosen = with_values(table, "center", (str(config.center),))
-    return _rows(table, chosen, ISIC2019, config.metadata, config.images, split="fold")
+    return _rows(table, chosen, ISIC2019, _metadata(config.metadata, config), config.images, split="fold")
 
 
 def _rows(
     table: CsvTable,
     numbered: Iterable[tuple[int, dict[str, str]]],
     classes: tuple[str, ...],
-    metadata: Path | None,
+    metadata: Mapping[str, "_Known"],
     folder: Path,
     *,
     split: str | None,
 ) -> ReadRows:
     images = ImageFinder((folder,))
-    lesions = _lesions(metadata)
     rows: list[ImageRow] = []
     lesion_of_rows: list[str | None] = []
     problems = list(table.problems)
@@ -71,9 +72,17 @@ def _rows(
             continue
         side = cells.get(split, "") if split else None
         rows.append(
-            ImageRow(PictureFile(path), right[0], None, side, source, acquisition=cells.get("center"))
+            ImageRow(
+                PictureFile(path),
+                right[0],
+                None,
+                side,
+                source,
+                acquisition=cells.get("center"),
+                attributes=metadata.get(name, _NOTHING).attributes,
+            )
         )
-        lesion_of_rows.append(lesions.get(name))
+        lesion_of_rows.append(metadata.get(name, _NOTHING).lesion)
     rows, placeholders = named(rows, lesion_of_rows, "lesion")
     # Those of other centres, and those with a problem of their own.
     others = [cells.get("image", "") for _, cells in table.rows]
@@ -95,10 +104,26 @@ def _others(cells: Mapping[str, str], classes: Iterable[str]) -> str:
     return f" with a 1 (found {', '.join(found)})" if found else " with a 1"
 
 
-def _lesions(metadata: Path | None) -> dict[str, str]:
-    """Lesion by image, of those that have one."""
-    if metadata is None:
+@dataclass(frozen=True)
+class _Known:
+    """What the metadata says of an image."""
+
+    lesion: str | None
+    attributes: Mapping[str, str]
+
+
+_NOTHING = _Known(None, {})
+
+
+def _metadata(path: Path | None, config: Tabled) -> dict[str, _Known]:
+    """By image."""
+    if path is None:
         return {}
-    table = read_table(metadata)
+    table = read_table(path)
     require_columns(table, ("image", "lesion_id"), "expected the challenge's metadata")
-    return {cells["image"]: cells["lesion_id"] for _, cells in table.rows if cells.get("lesion_id")}
+    require_subgroups(table, config)
+    return {
+        cells["image"]: _Known(cells.get("lesion_id") or None, attributes(cells, config))
+        for _, cells in table.rows
+        if cells.get("image")
+    }

@@ -263,7 +263,7 @@ def _without_repeats(rows: Sequence[ImageRow]) -> _Unique:
     problems = []
     for row in rows:
         earlier = kept.setdefault(os.path.normcase(os.path.normpath(row.image.key)), row)
-        for field in ("label", "patient", "lesion", "group", "split"):
+        for field in ("label", "patient", "lesion", "group", "split", "attributes"):
             before, now = getattr(earlier, field), getattr(row, field)
             if before != now:
                 problems.append(

@@ -73,10 +73,8 @@ def page(outcome: Outcome, kept: LastScores, run_dir: Path) -> str:
 def _left_out(outcome: Outcome, kept: LastScores) -> Iterator[str]:
     """What a reader may look for on the page, and why it is not there."""
     final, study = outcome.final, outcome.study
-    yield (
-        "Figures by age, sex, body site or skin type: sites send no counts of them "
-        "(docs/what-leaves.md names all that leaves a site)."
-    )
+    if study.subgroups is None:
+        yield "Figures by age, sex, body site or skin type: the study does not ask for them (`subgroups`)."
     if final is None:
         yield "Every figure of the model: no site scored it."
         return

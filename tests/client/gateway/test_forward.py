@@ -22,6 +22,7 @@ from common.heads.result import HeadResult
 from common.masking.roster import Announcement
 from common.metrics import Score, empty
 from common.metrics.paired import Paired
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import digest
 from common.wire import ImageSummary, Sizes, codec, flower_codec
 from common.wire.gateway_calls import INLINE_BYTES
@@ -301,9 +302,10 @@ LEAVES: dict[type[Any], set[str]] = {
     Sizes: {"width", "height"},
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
-        "kind", "plan_id", "site", "round", "scores", "own", "num_examples", "num_steps", "train_loss",
-        "train_s", "evaluate_s", "epsilon", "delta",
+        "kind", "plan_id", "site", "round", "scores", "own", "subgroups", "num_examples", "num_steps",
+        "train_loss", "train_s", "evaluate_s", "epsilon", "delta",
     },
+    SubgroupCounts: {"confusion_VCC"},
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",
     },
@@ -332,5 +334,5 @@ def test_no_other_kind_of_answer_exists() -> None:
         wire.Failure,
     }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement}
+    parts = {Score, SubgroupCounts, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement}
     assert answers | parts == LEAVES.keys()

@@ -31,6 +31,7 @@ from common import wire
 from common.config import LocalConfig, StudyConfig
 from common.errors import ConfigError, PolicyRefusal
 from common.metrics import count, empty
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import TensorSpec, digest
 from common.wire import head_steps
 from tests.places import CONFIGS
@@ -437,6 +438,28 @@ def test_what_slips_through_is_stopped_at_the_door() -> None:
         enforce_answer(answer(), 1000, policy(tensors=["stem.*"]))
     with pytest.raises(PolicyRefusal, match="max_mib_up"):
         enforce_answer(answer(), 1001, policy(max_mib_up=1000 / MIB))
+
+
+def by_sex(*of_class: int, unknown: int = 0) -> wire.RoundAnswer:
+    """An answer whose test has so many images of one class for each sex, and some of no known sex."""
+    confusion_VCC = np.zeros((len(of_class), 3, 3), np.int64)
+    confusion_VCC[:, 0, 0] = of_class
+    total = sum(of_class) + unknown
+    score = count(np.eye(3)[[0] * total], np.zeros(total, np.int64), 1.0)
+    return answer(scores={"test": score}, subgroups={"sex": SubgroupCounts(confusion_VCC=confusion_VCC)})
+
+
+def test_a_subgroup_that_slips_through_is_stopped_at_the_door() -> None:
+    at_five = policy(min_subgroup=5)
+    for fine in (by_sex(5, 6), by_sex(5, 0), by_sex(5, 6, unknown=5), by_sex(0, 0, unknown=3)):
+        enforce_answer(fine, 1000, at_five)
+    for wrong in (by_sex(5, 4), by_sex(5, 6, unknown=4)):
+        with pytest.raises(PolicyRefusal, match="min_subgroup"):
+            enforce_answer(wrong, 1000, at_five)
+    with pytest.raises(PolicyRefusal, match="min_subgroup"):
+        enforce_answer(by_sex(5, 6).model_copy(update={"scores": {}}), 1000, at_five)
+    with pytest.raises(PolicyRefusal, match="subgroups"):
+        enforce_answer(by_sex(5, 6), 1000, policy(subgroups=False, min_subgroup=5))
 
 
 # --- the YAML --------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import AdmissionConfig, Mean, Median, TrimmedMean
+from common.config import AdmissionConfig, Bands, Mean, Median, TrimmedMean
 from common.errors import UpdateRejected
 from common.metrics import count, empty
+from common.metrics.subgroups import SubgroupCounts
 from common.weights import TensorSpec
 from common.wire import RoundAnswer
 from server.aggregation.tally import AdmittedUpdate, build_rule
@@ -371,3 +372,44 @@ def test_a_score_of_other_images_or_classes_is_refused(expected, sentence):
     with pytest.raises(UpdateRejected) as caught:
         admit_scores(good(), **(SCORED | expected))
     assert str(caught.value) == sentence
+
+
+def by_sex(*confusion_VCC):
+    return good(subgroups={"sex": SubgroupCounts(confusion_VCC=np.array(confusion_VCC))})
+
+
+SEX = SCORED | {"subgroups": {"sex": ("female", "male")}}
+BY_AGE = SCORED | {"subgroups": {"age": Bands(bands=(0, 40))}}
+NONE = [[0, 0], [0, 0]]
+
+
+def test_counts_by_subgroup_are_of_images_of_the_score():
+    """The score has two images of the first class, one taken for the second."""
+    for fine in ([[1, 0], [0, 0]], [[1, 1], [0, 0]], NONE):
+        admit_scores(by_sex(fine, NONE), **SEX)
+
+
+@pytest.mark.parametrize(
+    ("counts", "scored", "sentence"),
+    [
+        ([[[1, 0], [0, 0]], [[1, 0], [0, 0]]], SEX, "its counts by sex are of more images than its score"),
+        ([NONE], SEX, "its counts by sex have the shape (1, 2, 2), expected 2 values and 2 classes"),
+        ([[[0]], [[0]]], SEX, "its counts by sex have the shape (2, 1, 1), expected 2 values and 2 classes"),
+        ([NONE, NONE], SCORED, "it counts by sex, expected counts by nothing"),
+        (
+            [NONE, NONE],
+            SCORED | {"subgroups": {"age": Bands(bands=(0, 40))}},
+            "it counts by sex, expected counts by age",
+        ),
+    ],
+)
+def test_counts_by_subgroup_that_cannot_be_are_refused(counts, scored, sentence):
+    with pytest.raises(UpdateRejected) as caught:
+        admit_scores(by_sex(*counts), **scored)
+    assert str(caught.value) == sentence
+
+
+def test_counts_by_subgroup_are_a_square_table_for_each_value():
+    for wrong in (np.zeros((2, 2), int), np.zeros((1, 2, 3), int)):
+        with pytest.raises(ValueError, match="expected a square table for each value"):
+            SubgroupCounts(confusion_VCC=wrong)

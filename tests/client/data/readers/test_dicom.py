@@ -22,7 +22,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig
+from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig, SubgroupColumn
 from client.data.decoding import dicom as dicom_pixels
 from client.data.decoding.decode import decode
 from client.data.readers import read
@@ -209,6 +209,16 @@ def test_images_are_found_by_their_number_whatever_their_files_are_called(export
     assert [row.image.frame for row in read.read(middle, ("a", "b")).rows] == [1, 0, 0]
 
 
+def test_a_line_says_in_which_subgroup_its_images_are(export):
+    export.labels.write_text("SOPInstanceUID,label,sex\n1.1,a,F\n1.2,b,M\n1.3,a,\n")
+    by_sex = export.model_copy(update={"subgroups": {"sex": SubgroupColumn(column="sex")}})
+    rows = read.read(by_sex, ("a", "b")).rows
+    assert [row.attributes for row in rows] == [{"sex": "M"}] * 3 + [{"sex": "F"}, {}]
+    export.labels.write_text("SOPInstanceUID,label,sex\n1.1,a,F\n1.1,a,M\n1.2,b,M\n1.3,a,\n")
+    with pytest.raises(SiteDataError, match="with another label, split or subgroup"):
+        read.read(by_sex, ("a", "b"))
+
+
 def test_a_patients_line_labels_all_images(export, tmp_path):
     export.labels.write_text("id,grade,side\nP1,a,train\nP2,b,test\n")
     columns = DicomColumns(key="id", label="grade", split="side")
@@ -357,7 +367,7 @@ def test_all_that_is_wrong_with_an_export_is_said_at_once_without_an_identifier(
     assert "5 problems" in text
     assert "row 3: no file has this SOPInstanceUID" in text
     assert "row 4: no label" in text
-    assert "row 5: the SOPInstanceUID of labels.csv row 2 with another label or split" in text
+    assert "row 5: the SOPInstanceUID of labels.csv row 2 with another label, split or subgroup" in text
     assert "broken.dcm lacks the header of a DICOM file" in text
     assert "report.dcm holds no image (modality MR); leave it out" in text
     assert "1.77" not in text

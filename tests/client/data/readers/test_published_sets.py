@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.config import FedIsic2019Data, GroupedSplit, Ham10000Data, IsicData, NoSplit
+from client.config import FedIsic2019Data, GroupedSplit, Ham10000Data, IsicData, NoSplit, SubgroupColumn
 from client.data.readers import ham10000, read
 from client.data.readers import isic as isic_rows
 from client.data.simulation import partition_data
@@ -51,6 +51,19 @@ def test_ham10000_is_read_as_it_is_downloaded(ham: Path) -> None:
         ("ISIC_4.jpg", "nv", "HAM_3"),
     ]
     assert manifest.rows[2].source == "HAM10000_metadata.csv row 4"
+
+
+def test_the_metadata_says_who_is_in_which_subgroup(ham: Path) -> None:
+    """An empty cell is no value."""
+    columns = {"age": SubgroupColumn(column="age"), "body_site": SubgroupColumn(column="localization")}
+    rows = read.read(Ham10000Data(metadata=ham, subgroups=columns), ham10000.CLASSES).rows
+    assert [row.attributes for row in rows[1:3]] == [
+        {"age": "80.0", "body_site": "scalp"},
+        {"body_site": "back"},
+    ]
+    wrong = {"skin_type": SubgroupColumn(column="fitzpatrick")}
+    with pytest.raises(SiteDataError, match=r"no column for data.subgroups.skin_type.column='fitzpatrick'"):
+        read.read(Ham10000Data(metadata=ham, subgroups=wrong), ham10000.CLASSES)
 
 
 def test_one_source_of_ham10000_can_be_a_site(ham: Path) -> None:
@@ -109,6 +122,14 @@ def test_a_one_hot_table_that_excel_saved_with_decimal_commas_is_read(isic: Isic
     text = isic.ground_truth.read_text().replace(",", ";").replace(".0", ",0").replace(";1;", ";TRUE;")
     isic.ground_truth.write_text(text)
     assert [row.label for row in read.read(isic, isic_rows.ISIC2019).rows] == ["NV", "MEL", "SCC"]
+
+
+def test_isics_metadata_says_who_is_in_which_subgroup_and_without_it_nobody_does(isic: IsicData) -> None:
+    columns = {"sex": SubgroupColumn(column="sex"), "age": SubgroupColumn(column="age_approx")}
+    rows = read.read(isic.model_copy(update={"subgroups": columns}), isic_rows.ISIC2019).rows
+    assert [row.attributes for row in rows] == [{"sex": "female", "age": "55"}, {"age": "55"}, {"age": "30"}]
+    with pytest.raises(ValueError, match="subgroups are columns of metadata, which names no table"):
+        IsicData(**(isic.model_dump() | {"metadata": None, "subgroups": columns}))
 
 
 def test_a_table_of_probabilities_is_said_to_be_one(isic: IsicData) -> None:
