@@ -1,8 +1,9 @@
-"""Counts of the models that a report is about, all sites added up: `scores.json`.
+"""Counts of the models that a report is about, mostly with all sites added up: `scores.json`.
 
 `rounds.jsonl` has no score histograms, as a line of it would then be a hundred times as long. A report needs those of
 two or three models for its ROC and reliability curves: the last one and the best one on validation images, and the one
-on test images. This file holds no site's counts of its own, so its size does not grow with the number of sites.
+on test images. Of the newest scores it also has each site's histograms, as the bins that hold images, for curves by
+site. Beyond a number of sites, which no chart could show, it has none, so the file does not grow with the federation.
 
 A resumed study repeats rounds. So the scores of a round replace those of the same and of later ones.
 """
@@ -10,18 +11,45 @@ A resumed study repeats rounds. So the scores of a round replace those of the sa
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_serializer
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_serializer, model_validator
 
 from common.config.types import ScoredSide
 from common.files import read_json, write_atomically
-from common.metrics import Score
+from common.metrics import NUM_BINS, Score
 from common.metrics.pooling import total
 from common.settings import Frozen
 from server.state import RoundState
 
 FILE = "scores.json"
+
+
+MOST_SITES = 30
+"""Sites whose own histograms are kept."""
+
+
+class SiteHistograms(Frozen):
+    """Score histograms of one site: what is not zero of an array (classes, 2, bins), counted in one row."""
+
+    places: tuple[Annotated[int, Field(ge=0)], ...]
+    counts: tuple[Annotated[int, Field(ge=1)], ...]
+
+    @model_validator(mode="after")
+    def _one_count_a_place(self) -> Self:
+        if len(self.places) != len(self.counts):
+            raise ValueError(
+                f"found {len(self.counts)} counts for {len(self.places)} bins, expected one each"
+            )
+        return self
+
+    def of(self, num_classes: int) -> npt.NDArray[np.int64]:
+        """The array."""
+        flat = np.zeros(num_classes * 2 * NUM_BINS, np.int64)
+        flat[list(self.places)] = self.counts
+        return flat.reshape(num_classes, 2, NUM_BINS)
 
 
 class PooledScore(Frozen):
@@ -33,6 +61,8 @@ class PooledScore(Frozen):
     sites: tuple[str, ...]
     """Sites whose counts are in it, in the order of names."""
     score: Score
+    by_site: dict[str, SiteHistograms] = {}  # noqa: RUF012  (pydantic copies it)
+    """Each site's own histograms. Empty: not kept, or of a single site."""
 
     @field_serializer("score")
     def _with_any_loss(self, score: Score) -> dict[str, Any]:
@@ -64,7 +94,7 @@ def keep(run_dir: Path, state: RoundState) -> None:
         *_pooled("test", tested, state.test_scores),
     ]
     earlier = [
-        one
+        one.model_copy(update={"by_site": {}})
         for one in load(run_dir).models
         if one.side == "validation" and one.after_round < after and one.after_round in (best, tested)
     ]
@@ -81,4 +111,19 @@ def _pooled(side: ScoredSide, after_round: int, scores: Mapping[str, Score]) -> 
     counted = {site: score for site, score in sorted(scores.items()) if score.num_images}
     if not counted:
         return []
-    return [PooledScore(side=side, after_round=after_round, sites=tuple(counted), score=total(counted))]
+    by_site = {site: _sparse(score) for site, score in counted.items()}
+    return [
+        PooledScore(
+            side=side,
+            after_round=after_round,
+            sites=tuple(counted),
+            score=total(counted),
+            by_site=by_site if 1 < len(counted) <= MOST_SITES else {},
+        )
+    ]
+
+
+def _sparse(score: Score) -> SiteHistograms:
+    flat = score.histogram_C2B.ravel()
+    places = np.flatnonzero(flat)
+    return SiteHistograms(places=tuple(places.tolist()), counts=tuple(flat[places].tolist()))

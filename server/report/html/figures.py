@@ -219,7 +219,7 @@ def class_curves(outcome: Outcome, kept: LastScores) -> list[Chart]:
             chart(
                 "Precision over recall",
                 "Precision at every recall, one class against all others.",
-                [Series(name, _precision(h), kind_of(place)) for place, (name, h) in enumerate(named)],
+                [Series(name, precision(h), kind_of(place)) for place, (name, h) in enumerate(named)],
                 x_label="recall",
                 y_label="precision",
                 x_range=_SHARE,
@@ -229,7 +229,8 @@ def class_curves(outcome: Outcome, kept: LastScores) -> list[Chart]:
     return [*charts, _reliability(scored)]
 
 
-def _precision(histogram_2B: Histogram) -> list[tuple[float, float]]:
+def precision(histogram_2B: Histogram) -> list[tuple[float, float]]:
+    """Precision by recall, at every threshold."""
     points = [at_threshold(histogram_2B, place) for place in range(histogram_2B.shape[1], -1, -1)]
     by_recall = [
         (one.sensitivity, one.found / called)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from common.files import sha256_of
 from common.release import version
 from server.report import markdown
-from server.report.html import charts, figures
+from server.report.html import charts, figures, site_curves
 from server.report.html.templates import STYLE, TEMPLATES
 from server.report.html.text import Section, section
 from server.report.outcome import Outcome
@@ -33,6 +33,8 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters["share"] = lambda value: "-" if math.isnan(value) else f"{value:.1f}"
 _TEMPLATES.filters["short"] = lambda value: f"{value:.3g}"
+
+_NOT_KEPT = "a record of a version that kept no site's histograms (scores.json)"
 
 _IN_FIGURES = ("confusion",)
 """Sections whose table the page draws itself."""
@@ -61,6 +63,7 @@ def page(outcome: Outcome, kept: LastScores, run_dir: Path) -> str:
         forests=figures.forests(outcome),
         matrices=matrices,
         class_curves=figures.class_curves(outcome, kept),
+        site_curves=site_curves.site_curves(outcome, kept),
         thresholds=figures.thresholds(outcome, kept),
         classes=outcome.study.classes,
         side="" if final is None else final.side,
@@ -84,7 +87,9 @@ def _left_out(outcome: Outcome, kept: LastScores) -> Iterator[str]:
             "record (scores.json)."
         )
     else:
-        yield "ROC and reliability by site: only the sum over all sites is kept."
+        if len(final.sites) > 1 and not site_curves.site_curves(outcome, kept):
+            yield f"ROC and precision over recall by site: too many classes or sites, or {_NOT_KEPT}."
+        yield "Reliability by site: only the sum over all sites is kept."
         if final.side == "test" and kept.of("validation", final.after_round) is None:
             yield "Thresholds chosen on validation images: this model has no scores on them."
     if len(study.classes) > charts.MOST_SERIES:

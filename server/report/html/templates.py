@@ -198,6 +198,11 @@ _PAGE = r"""{% from "charts.html.jinja" import line_chart, forest_plot, confusio
 <h3>Curves, all sites together</h3>
 <div class="charts">{% for chart in class_curves %}{{ line_chart(chart, size) }}{% endfor %}</div>
 {% endif %}
+{% if name == "classes" and site_curves %}
+<h3>Curves by site</h3>
+<p class="dim small">A site without images of a class, or of the others, has no line. Few images make few, long steps.</p>
+<div class="charts">{% for chart in site_curves %}{{ line_chart(chart, size) }}{% endfor %}</div>
+{% endif %}
 {% if name == "classes" and thresholds %}
 <h3>Sensitivity and specificity at thresholds, all sites together</h3>
 <p class="dim small">An image counts as of the class if its probability is at least the threshold, whatever the other classes have. A threshold that was chosen on validation images is applied to other images here, so it may find fewer.</p>

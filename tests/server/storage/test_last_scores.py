@@ -52,3 +52,21 @@ def test_without_a_file_nothing_is_kept_and_a_damaged_one_is_named(tmp_path):
     (tmp_path / last_scores.FILE).write_text("{")
     with pytest.raises(StorageError, match=r"scores\.json"):
         last_scores.load(tmp_path)
+
+
+def test_the_newest_scores_have_each_sites_histograms(tmp_path, random_state):
+    for number in (1, 2):
+        last_scores.keep(tmp_path, replace(random_state(number), best=Best(0, 0.5)))
+    earlier, newest = last_scores.load(tmp_path).models
+    assert earlier.by_site == {}
+    for site, score in random_state(2).scores.items():
+        found = newest.by_site[site].of(len(score.confusion_CC))
+        assert found.tolist() == score.histogram_C2B.tolist()
+
+
+def test_histograms_of_one_site_or_of_too_many_are_not_kept(tmp_path, random_state):
+    state = random_state(1)
+    one = state.scores["north"]
+    for scores in ({"north": one}, {f"s{number}": one for number in range(last_scores.MOST_SITES + 1)}):
+        last_scores.keep(tmp_path, replace(state, scores=scores))
+        assert last_scores.load(tmp_path).models[0].by_site == {}

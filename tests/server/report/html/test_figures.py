@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.report.html import figures
+from server.report.html import figures, site_curves
 from server.report.html.charts import Series, chart, ticks
 from server.report.write import append_round
 from server.storage import last_scores
@@ -72,3 +72,42 @@ def test_scores_of_another_model_are_not_shown(make_outcome, tmp_path, random_st
     folder = tmp_path / "kept"
     append_round(folder, random_state(1), study)
     assert figures.class_curves(make_outcome(), last_scores.load(folder)) == []
+
+
+@pytest.fixture
+def kept(tmp_path, random_state, study):
+    """The scores that the closing round leaves."""
+    folder = tmp_path / "kept"
+    for number in range(1, 5):
+        append_round(folder, random_state(number), study)
+    return last_scores.load(folder)
+
+
+def test_every_class_has_a_roc_and_a_precision_curve_with_a_line_for_each_site(make_outcome, kept, study):
+    charts = site_curves.site_curves(make_outcome(), kept)
+    assert [one.title for one in charts] == [
+        f"{what} of {name}" for name in study.classes for what in ("ROC", "Precision over recall")
+    ]
+    names = [line.name for line in charts[0].lines]
+    assert names == ["north", "south", "unseen (only scores)", "west", "pooled", "by chance"]
+    assert "AUROC: north 0." in charts[0].description
+
+
+def test_a_site_without_images_of_a_class_has_no_line_for_it(make_outcome, kept):
+    """North's histogram of the first class loses its positives."""
+    scored = kept.models[-1]
+    histogram_C2B = scored.by_site["north"].of(len(scored.score.confusion_CC))
+    histogram_C2B[0, 1] = 0
+    places = histogram_C2B.ravel().nonzero()[0]
+    fewer = last_scores.SiteHistograms(
+        places=tuple(places.tolist()), counts=tuple(histogram_C2B.ravel()[places].tolist())
+    )
+    changed = scored.model_copy(update={"by_site": scored.by_site | {"north": fewer}})
+    charts = site_curves.site_curves(make_outcome(), last_scores.LastScores(models=(changed,)))
+    assert "north" not in [line.name for line in charts[0].lines]
+    assert "north" in [line.name for line in charts[2].lines]
+
+
+def test_a_record_of_an_earlier_version_has_no_curves_by_site(make_outcome, kept):
+    scored = kept.models[-1].model_copy(update={"by_site": {}})
+    assert site_curves.site_curves(make_outcome(), last_scores.LastScores(models=(scored,))) == []

@@ -108,9 +108,8 @@ def test_tables_have_headings_and_figures_have_words(make_outcome, kept, tmp_pat
     assert all("scope" in attrs for tag, attrs in tags if tag == "th")
     drawn = [attrs for tag, attrs in tags if tag == "svg"]
     assert all(attrs.get("aria-label") or attrs.get("aria-hidden") == "true" for attrs in drawn)
-    assert (
-        sum(attrs.get("role") == "img" for attrs in drawn) == 6
-    )  # three over the rounds, three of the classes
+    # Three over the rounds, three of the classes, two by site for each of three classes.
+    assert sum(attrs.get("role") == "img" for attrs in drawn) == 3 + 3 + 2 * 3
     ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert {attrs["href"][1:] for tag, attrs in tags if tag == "a"} <= set(ids)
