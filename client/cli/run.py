@@ -158,11 +158,22 @@ def _trainer(
             "over its GPUs.",
         ),
     ] = 0,
+    no_network: Annotated[
+        bool,
+        typer.Option(
+            "--no-network",
+            help="Give up the network first, for a container that has one (a pod's). Linux alone.",
+        ),
+    ] = False,
 ) -> int:
     """Run this site's trainer until it is stopped.
 
     Listens on a Unix socket for plans from this site's gateway and answers them.
     """
+    if no_network:
+        from common.processes.no_network import give_up_network
+
+        give_up_network()
     from client.config import load_site
     from client.gateway import link
     from client.trainer import Trainer

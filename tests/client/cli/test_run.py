@@ -24,14 +24,17 @@ def test_a_trainer_without_a_socket_says_where_to_name_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "option", "filters"),
+    [(signal.SIGTERM, ["--no-network"], 1), (signal.SIGINT, [], 0)],
+)
 def test_a_trainer_listens_until_it_is_stopped_and_leaves_no_socket(
-    labels: Path, tmp_path: Path, number: signal.Signals
+    labels: Path, tmp_path: Path, number: signal.Signals, option: list[str], filters: int
 ) -> None:
     out, socket = tmp_path / "sites", tmp_path / "t.sock"
     main(["simulate", "--data", str(labels.parent), "--out", str(out), "--threads", "1"])
     process = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "trainer", str(out / "north.yaml"), "--socket", str(socket)],
+        [sys.executable, "-m", "client.cli", "trainer", str(out / "north.yaml"), "--socket", str(socket), *option],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -41,12 +44,23 @@ def test_a_trainer_listens_until_it_is_stopped_and_leaves_no_socket(
             assert line
             assert time.monotonic() < until
         assert socket.is_socket()
+        if sys.platform == "linux":  # with --no-network one filter more than here, which every thread has
+            tasks = [task / "status" for task in Path(f"/proc/{process.pid}/task").iterdir()]
+            assert len(tasks) > 1
+            assert {seccomp_filters(task) - seccomp_filters(Path("/proc/self/status")) for task in tasks} == {
+                filters
+            }
         process.send_signal(number)
         assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()
     assert not socket.exists()
+
+
+def seccomp_filters(status: Path) -> int:
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("Seccomp_filters:")]
+    return int(line.split()[1])
 
 
 @pytest.mark.slow
