@@ -32,8 +32,9 @@ from common.network import unix_sockets
 from common.processes.ports import free_ports
 from server.deployment import certificates
 from server.deployment.access_log import RefusalRecorder
-from server.transport import flower_state, hub
+from server.transport import flower_state, gateway_record, hub
 from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor, short_windows
+from server.transport.gateway_record import GatewayRecord
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -129,7 +130,7 @@ def fleet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
                 RefusalRecorder(folder / "refused.jsonl"),
                 GatewayCalls(presence, files, states),
                 NodeAuthServerInterceptor(states),
-                GatewayInterceptor(presence, states),
+                GatewayInterceptor(presence, states, GatewayRecord(folder / gateway_record.FILE)),
             ],
         )
     socket = unix_sockets.short_folder("s") / "s"

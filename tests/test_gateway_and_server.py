@@ -21,7 +21,7 @@ from client.gateway import connection as connections
 from client.gateway.connection import CallFailed, Connection, MessageGone, Offer, reply
 from client.gateway.reasons import reason
 from client.preflight import connection as preflight
-from common import keys, wire
+from common import keys, release, wire
 from common.config import StudyConfig
 from common.metrics import empty
 from common.polling import wait_until
@@ -32,7 +32,7 @@ from common.wire.gateway_calls import INLINE_BYTES, LINE_OPTIONS
 from server.deployment import certificates
 from server.rounds.flower_sites import FlowerSites
 from server.rounds.sites import Deadline, Reply
-from server.transport import hub
+from server.transport import gateway_record, hub
 from tests.fleet import Fleet, fleet
 from tests.places import ROOT
 
@@ -88,6 +88,26 @@ def test_a_message_reaches_the_gateway_and_its_answer_the_server_at_once(
     assert sites.announcements.wait(0.0, SECONDS) == {sent}
     (answered,) = sites.grid.pull_messages([str(sent)])
     assert flower_codec.is_probe(answered.content)
+
+
+def test_the_server_knows_the_gateways_version_and_how_long_its_heartbeat_took(
+    server: Fleet, gateway: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "NOTHING_S", 0.05)
+    monkeypatch.setattr(gateway_record, "WRITE_S", 0.0)
+    wakes = connect(gateway)
+
+    def facts() -> gateway_record.GatewayFacts | None:
+        return gateway_record.read(server.folder / gateway_record.FILE).get(server.node)
+
+    assert facts() is not None
+    assert soon(lambda: (now := facts()) is not None and now.round_trip_ms is not None)
+    known = facts()
+    assert known is not None
+    assert known.version == release.version()
+    assert known.round_trip_ms is not None
+    assert known.round_trip_ms < 1000 * SECONDS
+    wakes.close()  # type: ignore[attr-defined]
 
 
 def plans(make_study: Callable[..., StudyConfig], weights: dict[str, np.ndarray]) -> dict[str, wire.Plan]:

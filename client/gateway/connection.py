@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc
@@ -61,7 +62,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from client.gateway.settings import GatewayConfig, authority
-from common import keys
+from common import keys, release
 from common.wire.codec import SCHEMA
 from common.wire.gateway_calls import (
     CONNECT,
@@ -71,9 +72,11 @@ from common.wire.gateway_calls import (
     NODE_HEADER,
     NOTHING_S,
     PROCESS_HEADER,
+    ROUND_TRIP_HEADER,
     SCHEMA_HEADER,
     SILENT_S,
     UPLOAD,
+    VERSION_HEADER,
 )
 from common.wire.signed_heads import SignedHead, sign
 
@@ -177,6 +180,7 @@ class Connection:
         )
         self._node = Node(node_id=0)
         self._heard_at, self._is_silent, self._is_cut = time.monotonic(), False, threading.Event()
+        self._round_trip_ms: int | None = None
 
         # Flower's stub is not used: gRPC 1.85.1 crashes when one of its calls meets a channel that was closed.
         def call(method: str, response: Any) -> Any:
@@ -203,7 +207,11 @@ class Connection:
     def activate(self) -> None:
         """Tell the server that this site is there. Raises CallFailed."""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_S)
-        ours = ((PROCESS_HEADER, _PROCESS), (SCHEMA_HEADER, str(SCHEMA)))
+        ours = (
+            (PROCESS_HEADER, _PROCESS),
+            (SCHEMA_HEADER, str(SCHEMA)),
+            (VERSION_HEADER, release.version()),
+        )
         with _calling():
             answer = self._activate(request, metadata=ours, timeout=CALL_S)
         self._node = Node(node_id=answer.node_id)
@@ -241,11 +249,15 @@ class Connection:
                 return
             with suppress(CallFailed, MessageGone), _calling():
                 request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
-                self._heartbeat.future(request, timeout=SILENT_S).add_done_callback(self._heard)
+                last = self._round_trip_ms
+                ours = () if last is None else ((ROUND_TRIP_HEADER, str(last)),)
+                answer = self._heartbeat.future(request, metadata=ours, timeout=SILENT_S)
+                answer.add_done_callback(partial(self._heard, time.monotonic()))
 
-    def _heard(self, call: grpc.Future) -> None:
+    def _heard(self, sent_at: float, call: grpc.Future) -> None:
         if call.code() == grpc.StatusCode.OK:
             self._hear()
+            self._round_trip_ms = round(1000 * (self._heard_at - sent_at))
 
     def _hear(self) -> None:
         self._heard_at = time.monotonic()

@@ -20,6 +20,10 @@ PROCESS_HEADER = "consilium-process"
 again at once; another gateway with the same key may not."""
 SCHEMA_HEADER = "consilium-schema"
 """gRPC header of an activation: the version of the messages that the gateway understands."""
+VERSION_HEADER = "consilium-version"
+"""gRPC header of an activation: the version of the gateway's program, for people."""
+ROUND_TRIP_HEADER = "consilium-round-trip-ms"
+"""gRPC header of a heartbeat: milliseconds that the heartbeat before took, there and back, for people."""
 
 MESSAGE, NOTHING = b"!", b"."
 NOTHING_S = 5.0

@@ -28,13 +28,14 @@ def print_sites(sites: Iterable[SiteOfServer]) -> None:
             print(_line(site))
         return
     terminal.print_table(
-        ("site", "institution", "state", "last seen", "enrolled", "key"),
+        ("site", "institution", "state", "last seen", "gateway", "enrolled", "key"),
         [
             (
                 site.name,
                 site.institution,
                 ("online", "green") if site.online else ("offline", "yellow"),
                 "" if site.seen is None else _ago(site.seen),
+                _gateway(site),
                 _enrolled(site),
                 site.fingerprint or (site.problem or "no key enrolled", "red"),
             )
@@ -50,7 +51,16 @@ def _line(site: SiteOfServer) -> str:
     state = "online" if site.online else "offline"
     seen = "never seen" if site.seen is None else f"last seen {_ago(site.seen)}"
     known = "" if site.enrolled is None else "enrolled "
-    return f"{name}: {state}, {seen}, {known}{_enrolled(site)}, key {site.fingerprint}"
+    gateway = f"gateway {facts}, " if (facts := _gateway(site)) else ""
+    return f"{name}: {state}, {seen}, {gateway}{known}{_enrolled(site)}, key {site.fingerprint}"
+
+
+def _gateway(site: SiteOfServer) -> str:
+    """Version and round trip, as far as they are known."""
+    if site.gateway is None:
+        return ""
+    trip = site.gateway.round_trip_ms
+    return ", ".join(part for part in (site.gateway.version, "" if trip is None else f"{trip} ms") if part)
 
 
 def _enrolled(site: SiteOfServer) -> str:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from common import release
 from common.config import StudyConfig
 from common.errors import ConfigError, ConsiliumError
 from common.settings import parse_settings
@@ -154,6 +155,7 @@ class _Views:
             late=late,
             problems=problems,
             refusals=refused,
+            version=release.version(),
             done=_DONE.get(request.query_params.get("done", "")),
         )
 

@@ -2,9 +2,9 @@
 
     python -m server.deployment.flower_superlink RECORD WEIGHTS SOCKET flower-superlink's options
 
-Refused connections are written to RECORD (`access_log.py`). Gateways keep a stream open, and weights go through files
-in the folder WEIGHTS; the ServerApp calls on the Unix socket SOCKET (`server/transport/`). Flower's Control and Runtime
-APIs are for this user of the machine alone (`local_users.py`).
+Refused connections are written to RECORD (`access_log.py`), and beside it what gateways say of themselves. Gateways
+keep a stream open, and weights go through files in the folder WEIGHTS; the ServerApp calls on the Unix socket SOCKET
+(`server/transport/`). Flower's Control and Runtime APIs are for this user of the machine alone (`local_users.py`).
 """
 
 import os
@@ -22,6 +22,7 @@ from server.deployment import local_users
 from server.deployment.access_log import RefusalRecorder
 from server.transport import flower_state, hub
 from server.transport.gateway_calls import GatewayCalls, GatewayInterceptor, short_windows
+from server.transport.gateway_record import FILE, GatewayRecord
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the SuperLink."""
     (record, weights, socket), sys.argv[1:] = map(Path, arguments[:3]), list(arguments[3:])
     recorder, presence, files = RefusalRecorder(record), Presence(), WeightFiles(weights)
+    gateways = GatewayRecord(record.with_name(FILE))
     files.begin()
     os.environ |= {hub.SOCKET: str(socket), hub.FILES: str(weights.resolve())}  # for the ServerApp
     flower_state.install(presence)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
                     recorder,
                     GatewayCalls(presence, files, state_factory),
                     *(interceptors or []),
-                    GatewayInterceptor(presence, state_factory),
+                    GatewayInterceptor(presence, state_factory, gateways),
                 ],
                 **rest,
             )

@@ -22,6 +22,7 @@ from common.errors import ConfigError
 from common.settings import load_settings
 from server.config import FederationConfig
 from server.deployment.certificates import ServerIdentity, identity_in
+from server.transport import gateway_record
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class ServerFolder:
     def database(self) -> Path:
         """The SuperLink's."""
         return self.work / "superlink.db"
+
+    @property
+    def gateways(self) -> Path:
+        """What gateways say of themselves: `server.transport.gateway_record.GatewayFile`."""
+        return self.work / gateway_record.FILE
 
     @property
     def refusals(self) -> Path:

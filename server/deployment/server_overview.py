@@ -10,6 +10,8 @@ from common.errors import ConsiliumError
 from common.settings import Frozen
 from server.deployment import overview, queue, site_keys
 from server.deployment.folder import ServerFolder
+from server.transport import gateway_record
+from server.transport.gateway_record import GatewayFacts
 
 
 class ServerNow(Frozen):
@@ -83,12 +85,14 @@ class SiteOfServer:
     """What is wrong with its key file; empty for a file that can be read."""
     since: datetime | None = None
     """When it connected, while it is online."""
+    gateway: GatewayFacts | None = None
+    """What its gateway says of itself, while it is online."""
 
 
 def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
     """Every site that the federation names or that has a key, by name."""
     files, known, up = site_keys.read_key_files(folder), site_keys.nodes(folder.database), folder.is_up
-    keys, sites = files.keys, []
+    keys, facts, sites = files.keys, gateway_record.read(folder.gateways), []
     for name in sorted({*folder.config.sites, *keys, *files.unreadable}):
         key, about = keys.get(name), folder.config.sites.get(name)
         node = None if key is None else known.get(key.pem)
@@ -102,6 +106,7 @@ def read_sites(folder: ServerFolder) -> tuple[SiteOfServer, ...]:
                 seen=None if node is None else node.seen,
                 problem=files.unreadable.get(name, ""),
                 since=node.since if node is not None and up else None,
+                gateway=facts.get(node.node_id) if node is not None and node.online and up else None,
             )
         )
     return tuple(sites)

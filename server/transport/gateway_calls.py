@@ -25,11 +25,14 @@ from common.wire.gateway_calls import (
     NOTHING,
     NOTHING_S,
     PROCESS_HEADER,
+    ROUND_TRIP_HEADER,
     SCHEMA_HEADER,
     SILENT_S,
     UPLOAD,
+    VERSION_HEADER,
 )
 from server.transport import flower_state
+from server.transport.gateway_record import GatewayRecord
 from server.transport.presence import Presence
 from server.transport.weight_files import TooMuch, WeightFiles
 
@@ -154,14 +157,14 @@ class GatewayInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     A gateway must understand the messages of this server. A process that lost its line unnoticed may come back at once.
     """
 
-    def __init__(self, presence: Presence, states: Any) -> None:
-        self._presence, self._states = presence, states
+    def __init__(self, presence: Presence, states: Any, record: GatewayRecord) -> None:
+        self._presence, self._states, self._record = presence, states, record
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the handler of an activation, or of a heartbeat."""
         handler = continuation(handler_call_details)
         if handler_call_details.method == _HEARTBEAT:
-            return self._heard(handler)
+            return self._heard(handler, dict(handler_call_details.invocation_metadata))
         if handler_call_details.method != _ACTIVATE:
             return handler
         metadata = dict(handler_call_details.invocation_metadata)
@@ -175,9 +178,10 @@ class GatewayInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             answer, handler.request_deserializer, handler.response_serializer
         )
 
-    def _heard(self, handler: Any) -> Any:
+    def _heard(self, handler: Any, metadata: dict[str, Any]) -> Any:
         def answer(request: Any, context: Any) -> Any:
             self._presence.hear(request.node.node_id)
+            self._record.timed(request.node.node_id, str(metadata.get(ROUND_TRIP_HEADER, "")))
             return handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -198,3 +202,4 @@ class GatewayInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             )
         if self._presence.replace(node, str(metadata.get(PROCESS_HEADER, ""))):
             flower_state.set_offline(state, node)
+        self._record.connected(node, str(metadata.get(VERSION_HEADER, "")))

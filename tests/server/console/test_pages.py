@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from common import release
+from common.files import write_json
 from common.settings import to_yaml
 from server.cli import main
 from server.console import log_lines
@@ -14,6 +16,7 @@ from server.deployment.refusals import Refusal
 from server.state import Asked, Progress
 from server.storage import requests
 from server.storage.status import set_progress, set_status
+from server.transport.gateway_record import GatewayFacts, GatewayFile
 
 
 def test_the_first_page_has_the_sites_the_queue_and_the_studies(
@@ -209,3 +212,24 @@ def test_a_site_is_online_since_it_connected(browser, folder, monkeypatch) -> No
     monkeypatch.setattr(site_keys, "nodes", lambda _: {key.pem: node})
     monkeypatch.setattr(ServerFolder, "is_up", True)
     assert "online</span> since 2026-03-01 08:00:00 UTC" in browser.get("/sites").text
+
+
+@pytest.mark.parametrize(
+    ("version", "milliseconds", "shown"),
+    [
+        (release.version(), 23, f"gateway <span>{release.version()}</span>, round trip 23 ms<"),
+        ("0.0.1", 0, f"0.0.1, this server has {release.version()}</span>, round trip 0 ms<"),
+        ("", None, "gateway of an unknown version<"),
+    ],
+)
+def test_a_site_has_its_gateways_version_and_round_trip_while_it_is_online(
+    browser, folder, monkeypatch, version: str, milliseconds: int | None, shown: str
+) -> None:
+    key, now = site_keys.enrolled(folder)["north"], datetime.now(UTC)
+    facts = GatewayFacts(version=version, round_trip_ms=milliseconds)
+    write_json(folder.gateways, GatewayFile(nodes={1: facts}))
+    monkeypatch.setattr(ServerFolder, "is_up", True)
+    for online in (True, False):
+        node = site_keys.Node(1, now, online, now, now)
+        monkeypatch.setattr(site_keys, "nodes", lambda _, node=node: {key.pem: node})
+        assert (shown in browser.get("/sites").text) is online

@@ -1,5 +1,6 @@
 """State of a server whose files can be read only in part."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ import yaml
 
 from common import keys
 from common.config import StudyConfig
+from common.files import write_json
 from server.cli import tables
 from server.deployment import queue, site_keys
 from server.deployment.folder import ServerFolder, open_folder
 from server.deployment.server_overview import describe_server, read_server, read_sites
 from server.provisioning import startup_kit
+from server.transport.gateway_record import GatewayFacts, GatewayFile
 
 
 @pytest.fixture
@@ -34,6 +37,17 @@ def test_a_damaged_key_file_is_named_and_the_other_sites_are_listed(
     north, south = capsys.readouterr().out.splitlines()
     assert north.startswith("north: offline")
     assert south.startswith(f"south: {folder.sites / 'south.pub'} is not a public key")
+
+
+def test_the_list_of_sites_has_the_gateways_version_and_round_trip(
+    folder: ServerFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, now = site_keys.read_key_files(folder).keys["north"], datetime.now(UTC)
+    monkeypatch.setattr(site_keys, "nodes", lambda _: {key.pem: site_keys.Node(1, now, True, now, now)})
+    monkeypatch.setattr(ServerFolder, "is_up", True)
+    write_json(folder.gateways, GatewayFile(nodes={1: GatewayFacts(version="0.2.0", round_trip_ms=23)}))
+    tables.print_sites(read_sites(folder))
+    assert ", gateway 0.2.0, 23 ms, enrolled " in capsys.readouterr().out
 
 
 def test_the_state_of_a_server_names_what_cannot_be_read(folder: ServerFolder) -> None:
