@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from server.cli import tables
 from server.deployment.overview import Overview, SiteNow
 from server.deployment.server_overview import ServerNow, SiteOfServer
+from server.transport.gateway_record import GatewayFacts
 
 LONG_AGO = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NOW = datetime.now(UTC) + timedelta(days=1)
@@ -72,6 +74,17 @@ def test_on_a_terminal_the_sites_are_a_table(monkeypatch: pytest.MonkeyPatch) ->
         "north North Hospital online now 2026-03-01 12:00 UTC ab:cd",
         "south offline not yet known to the server ef:01",
     ]
+
+
+@pytest.mark.usefixtures("wide")
+def test_on_a_terminal_a_site_that_is_online_has_its_gateways_version_and_round_trip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    north = next(site for site in SITES if site.name == "north")
+    tables.print_sites([replace(north, gateway=GatewayFacts(version="0.2.0", round_trip_ms=23))])
+    assert "online (0.2.0, 23 ms)" in " ".join(screen.getvalue().split())
 
 
 @pytest.mark.usefixtures("wide")
