@@ -147,8 +147,17 @@ def _message(fields: Fields, study: str) -> Message:
         kind=str(fields.get("kind", "")),
         num_bytes=size if isinstance(size, int) else None,
         sha256=str(fields.get("sha256", "")),
-        about=tuple((name, str(value)) for name, value in fields.items() if name not in _SHOWN | _NOT_SHOWN),
+        about=tuple(
+            (name, _plain(value)) for name, value in fields.items() if name not in _SHOWN | _NOT_SHOWN
+        ),
     )
+
+
+def _plain(value: object) -> str:
+    """A field of the log without brackets: `examples 56, validation 1 2 3`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return " ".join(map(_plain, value)) if isinstance(value, list) else str(value)
 
 
 def preflight(state_dir: Path) -> Path | None:

@@ -117,7 +117,9 @@ def chart(
         if finite[name]
     ]
     steps = [low + (high - low) * number / (_TICKS - 1) for number in range(_TICKS)]
-    across = sorted({round(first + (last - first) * number / (_TICKS - 1)) for number in range(_TICKS)})
+    across = range(
+        first, last + 1, max(1, math.ceil((last - first) / (_TICKS + 1)))
+    )  # even steps of whole rounds
     return Chart(
         title,
         tuple(drawn),

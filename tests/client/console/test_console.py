@@ -9,7 +9,7 @@ import pytest
 from client.cli import console as command
 from client.cli import main
 from client.config import SiteConfig, load_site
-from client.console import confine
+from client.console import confine, reading
 from client.console.app import application
 from client.governance import approval, audit
 from common.config import StudyConfig
@@ -216,3 +216,9 @@ def test_a_log_line_that_is_damaged_hides_no_other(browser, site, log) -> None:
     with (site.state_dir / audit.FILE).open("ab") as file:
         file.write(json.dumps({"event": "sent"}).encode() + b"\n")
     assert "120 lines" in browser.get("/sent").text
+
+
+def test_what_a_message_counted_is_shown_without_brackets() -> None:
+    counts = {"examples": 56, "scored": {"validation": [0, 1, 3]}}
+    message = reading._message({"time": "2026-03-01", "event": "sent", "counts": counts}, "skin")
+    assert message.about == (("counts", "examples 56, scored validation 0 1 3"),)

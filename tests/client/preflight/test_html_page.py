@@ -12,6 +12,7 @@ from client.data.references import PictureFile
 from client.preflight.data import Report
 from client.preflight.findings import Finding
 from client.preflight.html_page import page
+from tests.chromium import PROGRAM, Chromium
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SCRIPT = "<script>alert('x')</script>"
@@ -88,3 +89,19 @@ def test_without_a_split_images_are_counted_in_one_column(tmp_path: Path) -> Non
     assert '<tr><th>class</th><th class="n">images</th>' in html
     assert '<i class="plain" style="width:100.00%"></i>' in html
     assert 'class="key' not in html
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="this machine has no Chromium")
+def test_the_page_is_no_wider_than_a_telephone(tmp_path: Path) -> None:
+    rows = tuple(row(tmp_path, f"{name}.png", name) for name in ("melanoma", "squamous cell carcinoma"))
+    path = tmp_path / "page.html"
+    path.write_text(page(Report("north", (), Manifest(rows, tuple(r.label for r in rows))), NOW), "utf-8")
+    browser = Chromium(tmp_path / "profile")
+    try:
+        tab = browser.tab(400)
+        tab.open(path.as_uri())
+        assert tab.run("document.querySelector('table').scrollWidth > 340")  # it scrolls within its card
+        assert tab.run("document.documentElement.scrollWidth") == 400
+    finally:
+        browser.close()

@@ -9,7 +9,7 @@ from common import release
 from common.files import write_json
 from common.settings import to_yaml
 from server.cli import main
-from server.console import log_lines
+from server.console import curves, log_lines
 from server.deployment import orders, queue, site_keys
 from server.deployment.folder import ServerFolder
 from server.deployment.refusals import Refusal
@@ -233,3 +233,12 @@ def test_a_site_has_its_gateways_version_and_round_trip_while_it_is_online(
         node = site_keys.Node(1, now, online, now, now)
         monkeypatch.setattr(site_keys, "nodes", lambda _, node=node: {key.pem: node})
         assert (shown in browser.get("/sites").text) is online
+
+
+@pytest.mark.parametrize(
+    ("last", "shown"), [(1, "0 1"), (6, "0 1 2 3 4 5 6"), (30, "0 5 10 15 20 25 30"), (31, "0 6 12 18 24 30")]
+)
+def test_a_curve_has_whole_rounds_in_even_steps_below_it(last: int, shown: str) -> None:
+    drawn = curves.chart("loss", {"all": [(0, 2.0), (last, 1.0)]})
+    assert drawn is not None
+    assert " ".join(label for _, label in drawn.x_ticks) == shown
