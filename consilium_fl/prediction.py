@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from client import predict
+from client.classification import PLAIN, Calibrated
 from client.predict import Unreadable
 from client.training.hardware.device import choose_device
 from common.errors import SiteDataError
@@ -29,8 +30,13 @@ _MOST_NAMED = 5
 class Predictor:
     """A trained network with its preprocessing, and perhaps a head on its features; see `load_predictor`."""
 
-    def __init__(self, inner: predict.ImageClassifier) -> None:
-        self._inner = inner
+    def __init__(self, inner: predict.ImageClassifier, calibrated: Calibrated = PLAIN) -> None:
+        self._inner, self._calibrated = inner, calibrated
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Temperature and coverage of what it gives, as sentences; empty for a run without calibration."""
+        return self._calibrated.about
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,7 +71,7 @@ class Predictor:
         """Predictions one by one, and what could not be read, for more images than fit into memory."""
         given = [images] if isinstance(images, str | PathLike | Image) else images
         pictures = (picture if isinstance(picture, Image) else Path(picture) for picture in given)
-        for outcome in predict.classify(self._inner, pictures):
+        for outcome in predict.classify(self._inner, pictures, self._calibrated):
             if isinstance(outcome, Unreadable):
                 yield outcome
             else:
@@ -74,11 +80,12 @@ class Predictor:
                     frame=outcome.frame,
                     predicted=outcome.predicted,
                     probabilities=dict(zip(self.classes, outcome.probabilities_C.tolist(), strict=True)),
+                    in_set=outcome.in_set,
                 )
 
     def write_csv(self, images: Iterable[Path], out: TextIO) -> list[Unreadable]:
         """Write one line of CSV per image to `out`; returns the files that could not be used."""
-        return predict.write(self._inner, images, out)
+        return predict.write(self._inner, images, out, self._calibrated)
 
 
 def load_predictor(
@@ -89,6 +96,9 @@ def load_predictor(
     device: str = "auto",
     adapt_to: Iterable[str | PathLike[str]] = (),
     views: int = 1,
+    temperature: bool = True,
+    coverage: float | None = None,
+    site: str | None = None,
 ) -> Predictor:
     """The network of a finished run, with the head called `head`. None: with the one that the study ends with, which is
     its own softmax unless `final_head` names another.
@@ -101,7 +111,11 @@ def load_predictor(
     are measured on them (Li et al. 2016). With `views` 2, 4 or 8, an image's probabilities are the mean over it and
     its mirror image, both upside down, and all of them turned by a quarter.
 
-    Raises ConfigError if there is no such head or device, SiteDataError if files are missing or do not belong
+    The probabilities of a run of a study with `calibration` have its temperature, unless `temperature` is False. With
+    `coverage`, each prediction has a set of classes that holds the true one with that chance, for images like the
+    validation images of all training sites, or of `site` alone.
+
+    Raises ConfigError if there is no such head, device or coverage, SiteDataError if files are missing or do not belong
     together.
 
         >>> predictor = load_predictor("runs/demo", head="federated.lda")       # doctest: +SKIP
@@ -113,4 +127,8 @@ def load_predictor(
     classifier = predict.load(folder, head, weights, choose_device(device), views)
     if images := [Path(path) for path in adapt_to]:
         classifier.adapt(predict.squares(classifier, images))
-    return Predictor(classifier)
+    is_adapted = bool(images)
+    return Predictor(
+        classifier,
+        classifier.calibrated(is_adapted=is_adapted, temperature=temperature, coverage=coverage, site=site),
+    )

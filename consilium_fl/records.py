@@ -169,6 +169,9 @@ class Prediction(Record):
     """The most likely class."""
     probabilities: Mapping[str, float]
     """By class; they sum to 1."""
+    in_set: tuple[str, ...] | None = None
+    """Classes of a set with the coverage that was asked for; None without one."""
 
     def as_row(self) -> dict[str, Any]:
-        return {"file": self.file, "frame": self.frame, "predicted": self.predicted, **self.probabilities}
+        row = {"file": self.file, "frame": self.frame, "predicted": self.predicted, **self.probabilities}
+        return row if self.in_set is None else {**row, "in set": " ".join(self.in_set)}

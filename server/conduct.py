@@ -33,7 +33,7 @@ from server.rounds import scores, selection
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Sites
 from server.state import Cohort, RoundState
-from server.storage import checkpoint, history, requests, start_weights
+from server.storage import calibration, checkpoint, history, requests, start_weights
 from server.storage.status import (
     INCOMPLETE,
     Stage,
@@ -159,6 +159,7 @@ def _conduct(
                 scores.require_heard(study, state)
                 _fit_heads(config, study, sites, cohort, state)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
+    calibration.keep(config.run_dir, state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
     _write_report(config, study, preprocessing)

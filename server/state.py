@@ -13,6 +13,7 @@ from common import wire
 from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.metrics import Score
+from common.metrics.calibration import CalibrationCounts
 from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
 from common.weights import Array, Layout
@@ -126,6 +127,8 @@ class RoundState:
     """In the closing evaluation: by model of a site's own and by site, its score on the site's test images."""
     subgroups: Mapping[str, Mapping[str, SubgroupCounts]] = field(default_factory=dict)
     """In the closing evaluation: by site and attribute, the test counted by subgroup."""
+    calibration: Mapping[str, CalibrationCounts] = field(default_factory=dict)
+    """In the closing evaluation: by training site, counts of the chosen weights on its validation images."""
     chosen: ChosenWeights | None = None
     """The chosen weights. None before the closing evaluation."""
     seconds: float = 0.0

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from client import own_models
-from client.answers import masks, subgroups
+from client.answers import calibration, masks, subgroups
 from client.answers.position import position
 from client.config import SiteConfig
 from client.governance import policy, score_cells
@@ -62,11 +62,13 @@ class RoundAnswers:
         first = partial(first_weights, setup, self._site)
         if "test" in plan.score and not plan.train:
             own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test"))
+        calibrated = calibration.counts(plan, setup, self._site.policy, self._device)
         evaluate_s = 0.0 if setup.is_private else time.monotonic() - started
         if not plan.train:
             scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
-            return _answer(plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s)
+            answer = _answer(plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s)
+            return answer.model_copy(update={"calibration": calibrated})
 
         private = self._private(plan, setup, sum(train_counts))
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)

@@ -7,11 +7,13 @@ memory does not grow with their number.
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
 from PIL.Image import Image as Picture
 
+from client.classification.calibrated import PLAIN, Calibrated
 from client.classification.image_files import Unreadable, references
 from client.data.decoding import decode
 from client.data.references import BadImage, DicomFrame
@@ -57,10 +59,14 @@ class Classified:
     """From 1."""
     predicted: str
     probabilities_C: Floats
+    in_set: tuple[str, ...] | None = None
+    """Classes of a set with a stated coverage; None if no sets are wanted."""
 
 
-def classify(classifier: Classifier, images: Iterable[Path | Picture]) -> Iterator[Classified | Unreadable]:
-    """Classes of images in files, folders and memory, in order.
+def classify(
+    classifier: Classifier, images: Iterable[Path | Picture], calibrated: Calibrated = PLAIN
+) -> Iterator[Classified | Unreadable]:
+    """Classes of images in files, folders and memory, in order, with the calibration if there is one.
 
     Images are classified in batches, so an unreadable file comes before the other images of its batch.
     """
@@ -71,10 +77,10 @@ def classify(classifier: Classifier, images: Iterable[Path | Picture]) -> Iterat
             continue
         waiting.append(square)
         if len(waiting) == _BATCH:
-            yield from _classes(classifier, waiting)
+            yield from _classes(classifier, waiting, calibrated)
             waiting.clear()
     if waiting:
-        yield from _classes(classifier, waiting)
+        yield from _classes(classifier, waiting, calibrated)
 
 
 def squares(classifier: Classifier, images: Iterable[Path]) -> list[decode.Pixels]:
@@ -108,25 +114,36 @@ def decoded(
 
 
 def _classes(
-    classifier: Classifier, batch: Sequence[tuple[Path | None, int, decode.Pixels]]
+    classifier: Classifier,
+    batch: Sequence[tuple[Path | None, int, decode.Pixels]],
+    calibrated: Calibrated,
 ) -> Iterator[Classified]:
-    probabilities_NC = classifier.probabilities([square for _, _, square in batch])
-    for (path, frame, _), row_C in zip(batch, probabilities_NC, strict=True):
-        yield Classified(path, frame, classifier.classes[int(row_C.argmax())], row_C)
+    own_NC = classifier.probabilities([square for _, _, square in batch])
+    shown_NC, inside_NC = calibrated.shown(own_NC), calibrated.sets(own_NC)
+    for place, (path, frame, _) in enumerate(batch):
+        # By the classifier's own probabilities: a temperature keeps their order, its rounding may not.
+        predicted = classifier.classes[int(own_NC[place].argmax())]
+        in_set = None if inside_NC is None else tuple(compress(classifier.classes, inside_NC[place]))
+        yield Classified(path, frame, predicted, shown_NC[place], in_set)
 
 
-def write(classifier: Classifier, paths: Iterable[Path], out: TextIO) -> list[Unreadable]:
-    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class.
+def write(
+    classifier: Classifier, paths: Iterable[Path], out: TextIO, calibrated: Calibrated = PLAIN
+) -> list[Unreadable]:
+    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class, the set if wanted.
 
     Returns the files that could not be used.
     """
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["file", "frame", "predicted", *classifier.classes])
+    # No class has a space in its name.
+    more = [] if calibrated.coverage is None else [f"set {calibrated.coverage:g}"]
+    rows.writerow(["file", "frame", "predicted", *classifier.classes, *more])
     unreadable: list[Unreadable] = []
-    for outcome in classify(classifier, paths):
+    for outcome in classify(classifier, paths, calibrated):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
         else:
             shares = (f"{value:.6f}" for value in outcome.probabilities_C)
-            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares])
+            in_set = [] if outcome.in_set is None else [" ".join(outcome.in_set)]
+            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares, *in_set])
     return unreadable

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from client.classification.calibrated import Calibrated, Use, calibrated
 from client.data.decoding import decode
+from common.calibration import Calibration
 from common.errors import ConfigError, SiteDataError
 from common.heads import Floats
 from common.settings import Frozen
@@ -52,6 +54,8 @@ class Label(Frozen):
     """Digest of the run's shared weights."""
     encoder_license: str = ""
     """Licence of the weights that training began with, as timm states it; empty: not known."""
+    calibration: Calibration | None = None
+    """Temperature and counts for sets of classes, of these weights and this head. The graph does not apply them."""
     program: str
     intended_use: str = "research only; not a medical device"
 
@@ -71,6 +75,13 @@ class OnnxClassifier:
     @property
     def preprocessing(self) -> Squares:
         return self.label.preprocessing
+
+    def calibrated(
+        self, *, temperature: bool = True, coverage: float | None = None, site: str | None = None
+    ) -> Calibrated:
+        """How its probabilities are shown. Raises what `calibrated` raises."""
+        use = Use(self.label.weights_sha256, self.label.head)
+        return calibrated(self.label.calibration, use, temperature=temperature, coverage=coverage, site=site)
 
     def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
         """(N, C) of decoded squares."""

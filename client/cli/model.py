@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
@@ -28,6 +28,7 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-site predict --study runs/demo images/ --out classes.csv",
             "consilium-site predict --study runs/demo --head federated.lda scan.dcm",
             "consilium-site predict --onnx skin.onnx images/",
+            "consilium-site predict --study runs/demo --coverage 0.9 images/ --out classes.csv",
             "consilium-site predict --study runs/demo --explain heat/ images/ --out classes.csv",
         ],
     )(_predict)
@@ -131,16 +132,43 @@ def _predict(
             help="Also write heat maps to this folder: a PNG per line of the CSV, and index.html to look through.",
         ),
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="SHARE",
+            help="Also write a set of classes per image, which holds the true one with this chance, such as 0.9, for "
+            "images like the study's validation images. For a study with `calibration`.",
+        ),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            "--site", metavar="NAME", help="--coverage by the validation images of this training site alone."
+        ),
+    ] = None,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature/--no-temperature",
+            help="Probabilities with the temperature of a study with `calibration`, or as the network gives them.",
+        ),
+    ] = True,
 ) -> int:
     """Predict class probabilities for images with a finished study.
 
-    Writes CSV: file, frame, the likeliest class, a probability per class. Files that are not images are listed and
-    skipped; the exit code is 1 then. Hidden files and those of the operating system are listed, too. For research;
-    not a medical device.
+    Writes CSV: file, frame, the likeliest class, a probability per class, and with --coverage a set of classes. Files
+    that are not images are listed and skipped; the exit code is 1 then. Hidden files and those of the operating system
+    are listed, too. For research; not a medical device.
     """
     from common.files import write_atomically
 
-    write_csv = _writer(study, onnx, head, weights, device, adapt_to, views)
+    write_csv, about = _writer(
+        study, onnx, head, weights, device, adapt_to, views,
+        temperature=temperature, coverage=coverage, site=site,
+    )  # fmt: skip
+    for sentence in about:
+        log.event(sentence)
     if explain is not None:
         _write_heat_maps(images, study, head, weights, device, explain, plain=adapt_to is None and views == 1)
     if out is None:
@@ -167,8 +195,15 @@ def _writer(
     device: str,
     adapt_to: Path | None,
     views: int,
-) -> "Callable[[Iterable[Path], TextIO], list[Unreadable]]":
-    """What writes a line of CSV for each image. Raises ConfigError if options contradict each other."""
+    *,
+    temperature: bool,
+    coverage: float | None,
+    site: str | None,
+) -> "tuple[Callable[[Iterable[Path], TextIO], list[Unreadable]], Sequence[str]]":
+    """What writes a line of CSV for each image, and sentences on what the numbers are.
+
+    Raises ConfigError if options contradict each other.
+    """
     if (study is None) == (onnx is None):
         raise ConfigError("predict: found both or neither of --study and --onnx, expected one of them")
     if onnx is not None:
@@ -181,14 +216,18 @@ def _writer(
         from client import classification
         from client.classification.exported import load_onnx
 
-        return partial(classification.write, load_onnx(onnx))
+        classifier = load_onnx(onnx)
+        calibrated = classifier.calibrated(temperature=temperature, coverage=coverage, site=site)
+        return partial(classification.write, classifier, calibrated=calibrated), calibrated.about
     from consilium_fl.prediction import load_predictor
 
     assert study is not None
     adapt = () if adapt_to is None else (adapt_to,)
-    return load_predictor(
-        study, head, weights_dir=weights, device=device, adapt_to=adapt, views=views
-    ).write_csv
+    predictor = load_predictor(
+        study, head, weights_dir=weights, device=device, adapt_to=adapt, views=views,
+        temperature=temperature, coverage=coverage, site=site,
+    )  # fmt: skip
+    return predictor.write_csv, predictor.about
 
 
 def _write_heat_maps(

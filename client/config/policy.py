@@ -123,6 +123,8 @@ class PolicyConfig(Frozen):
     min_subgroup: Annotated[int, Field(ge=3)] = 10
     """Fewest patients (or lesions; images where neither is known) of a class in a subgroup. Fewer are left out of the
     counts by subgroup, and as many more as hide them in the difference to the score of all."""
+    calibration: bool = True
+    """False: no counts for a temperature and for sets of classes leave. With `min_score_cell` none leave either."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
     overlap: bool = True

@@ -87,6 +87,8 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
                 counts["subgroups"] = {
                     name: one.confusion_VCC.sum(axis=2).tolist() for name, one in answer.subgroups.items()
                 }
+            if answer.calibration is not None:
+                counts = {**counts, "calibrated": [*answer.calibration.images_C]}
             seconds = round(answer.train_s + answer.evaluate_s, 3)
             return {**_message(answer), "round": answer.round, **size, "counts": counts, "seconds": seconds}
         case wire.OverlapAnswer():

@@ -426,6 +426,11 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
         violations += _wrong_subgroups(answer, policy)
     if is_noisy and any(score.num_images for score in _scores(answer)):
         violations.append(RuleViolation("privacy", "an answer holds scores without noise", "none may leave"))
+    calibration = answer.calibration if isinstance(answer, wire.RoundAnswer) else None
+    if calibration is not None and (is_noisy or not allows_calibration(policy)):
+        violations.append(
+            RuleViolation("calibration", "an answer holds calibration counts", "none may leave")
+        )
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)
@@ -446,6 +451,11 @@ def _wrong_subgroups(answer: wire.RoundAnswer, policy: PolicyConfig) -> Iterator
         numbers = np.concatenate([rows_VC.ravel(), (by_class_C - shown_C)[shown_C > 0]])
         if ((numbers != 0) & (numbers < policy.min_subgroup)).any():
             yield RuleViolation("min_subgroup", "a subgroup counts too few images", "left out too late")
+
+
+def allows_calibration(policy: PolicyConfig) -> bool:
+    """Whether calibration counts may leave: not where the cells of scores are kept back, which they would tell."""
+    return policy.calibration and policy.scores and policy.min_score_cell is None
 
 
 def enforce_slopes(largest_share: float, policy: PolicyConfig) -> None:
@@ -472,7 +482,8 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
             return [*answer.train_counts, *answer.validation_counts, *answer.test_counts]
         case wire.RoundAnswer():
             scored = [count for score in _scores(answer) for count in score.images_C]
-            return [*scored, answer.num_examples]
+            calibrated = () if answer.calibration is None else answer.calibration.images_C
+            return [*scored, *calibrated, answer.num_examples]
         case wire.HeadAnswer():
             scored = [count for score in _scores(answer) for count in score.images_C]
             return [*answer.train_counts, *scored]

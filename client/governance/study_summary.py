@@ -43,6 +43,8 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield f"COUNTS the test images by {name} ({values}), where this site's YAML names a column for it"
     if own := own_models(study.personalisation):
         yield f"trains models that stay at the site: {', '.join(own)}; their scores on test images leave at the end"
+    if study.calibration is not None:
+        yield "counts once how surely validation images are classified, to calibrate the model's probabilities"
     if study.heads is None:
         yield "fits no classical heads"
     else:

@@ -24,6 +24,7 @@ from client.model import build, tuning
 from client.predict import fold
 from client.predict.image_classifier import ImageClassifier
 from client.predict.portable import Portable, portable
+from common.config.heads import SOFTMAX
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.heads import FittedHead, Floats
 from common.heads.view import under
@@ -103,6 +104,12 @@ def label_of(classifier: ImageClassifier) -> Label:
     """What the file says of itself."""
     study, images = classifier.study, classifier.preprocessing
     network = getattr(classifier.model, "image", classifier.model)
+    made = classifier.calibration
+    is_calibrated = (
+        made is not None
+        and made.weights_sha256 == classifier.weights_sha256
+        and classifier.head_title == SOFTMAX
+    )
     license_ = (getattr(network, "pretrained_cfg", None) or {}).get("license") or ""
     return Label(
         study=study.name,
@@ -118,6 +125,7 @@ def label_of(classifier: ImageClassifier) -> Label:
             std=images.std,
         ),
         weights_sha256=classifier.weights_sha256,
+        calibration=classifier.calibration if is_calibrated else None,
         encoder_license=str(license_) if study.model.weights.kind != "seed" else "",
         program=f"consilium-fl {version()}",
     )

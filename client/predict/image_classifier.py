@@ -15,15 +15,18 @@ import torch
 from sklearn.pipeline import Pipeline
 from torch import nn
 
+from client.classification.calibrated import Calibrated, Use, calibrated
 from client.data.decoding import decode
 from client.heads import features, sklearn_heads
 from client.images import Preprocessing
 from client.model import build, parameters
 from client.predict import adaptation
 from client.training.hardware.precision import weights_dtype
+from common.calibration import FILE, Calibration
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.errors import ConfigError, SiteDataError
+from common.files import read_json
 from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
 from common.settings import load_settings
 from common.weights import digest, load_file
@@ -62,6 +65,20 @@ class ImageClassifier:
     head_title: str = SOFTMAX
     weights_sha256: str = ""
     """Digest of the run's shared weights."""
+    calibration: Calibration | None = None
+    """That of the run, whatever weights and head it is of."""
+
+    def calibrated(
+        self,
+        *,
+        is_adapted: bool = False,
+        temperature: bool = True,
+        coverage: float | None = None,
+        site: str | None = None,
+    ) -> Calibrated:
+        """How its probabilities are shown. Raises what `calibrated` raises."""
+        use = Use(self.weights_sha256, self.head_title, is_plain=self.num_views == 1 and not is_adapted)
+        return calibrated(self.calibration, use, temperature=temperature, coverage=coverage, site=site)
 
     def adapt(self, squares: Sequence[decode.Pixels]) -> int:
         """Measure the statistics of batch normalisation on these images; returns the number of layers that have some.
@@ -132,7 +149,8 @@ def load(
     """The network of a study's folder with the head called `title`, or with its softmax; None: as the study says.
 
     `num_views` are the views of an image that it is judged by. Raises ConfigError if there is no such head or no such
-    number of views, SiteDataError if files are missing or do not belong together.
+    number of views, SiteDataError if files are missing or do not belong together, StorageError if a calibration is
+    damaged.
     """
     _require_model(folder)
     adaptation.require_views(num_views)
@@ -172,6 +190,7 @@ def load(
         num_views,
         title,
         weights_digest,
+        read_json(folder / FILE, Calibration),
     )
 
 

@@ -24,6 +24,7 @@ from common.config.aggregation import (
     TrimmedMean,
     wrong_rule,
 )
+from common.config.calibration import CalibrationConfig
 from common.config.model import (
     BitFit,
     Bottleneck,
@@ -110,6 +111,7 @@ __all__ = [
     "Bands",
     "BitFit",
     "Bottleneck",
+    "CalibrationConfig",
     "ClassVectors",
     "ClassifierConfig",
     "ClipConfig",

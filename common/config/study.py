@@ -31,6 +31,7 @@ from common.config.aggregation import (
     share_limit,
     wrong_rule,
 )
+from common.config.calibration import CalibrationConfig, wrong_calibration
 from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logistic, Ridge
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
 from common.config.personalisation import NoPersonal, Personalisation
@@ -98,6 +99,11 @@ class StudyConfig(Frozen):
     subgroups: Subgroups | None = Field(default=None, exclude_if=lambda subgroups: subgroups is None)
     """Figures by subgroup, once, of the test at the end: `{sex: [female, male], age: {bands: [0, 40, 60, 120]}}`. A
     site counts by the columns that its `data.subgroups` names, as far as its policy allows. None: none."""
+    calibration: CalibrationConfig | None = Field(
+        default=None, exclude_if=lambda calibration: calibration is None
+    )
+    """Calibrated probabilities and sets of classes for `consilium-site predict`, from counts of the training sites'
+    validation images, once, of the chosen weights: `calibration: {}`. None: probabilities as the network gives them."""
     untrained_classes: tuple[Name, ...] = ()
     """Classes of which no training site needs an image. The model cannot learn them. Any other class without a
     training image stops the study, because it is probably a spelling mistake."""
@@ -239,6 +245,13 @@ class StudyConfig(Frozen):
         problem = wrong_privacy(self) if self.privacy is not None else None
         if problem:
             raise ValueError(f"privacy {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> Self:
+        problem = wrong_calibration(self) if self.calibration is not None else None
+        if problem:
+            raise ValueError(f"calibration {problem}")
         return self
 
     @property

@@ -16,6 +16,7 @@ from common.heads.result import HeadResult
 from common.heads.view import below
 from common.masking.roster import Announcement
 from common.metrics import Score
+from common.metrics.calibration import CalibrationCounts
 from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
 from common.text import require_line
@@ -283,6 +284,9 @@ class RoundAnswer(Message):
         default_factory=dict, exclude_if=lambda counts: not counts
     )
     """Counts of the test at the end by subgroup, for each attribute of the study that the site counts by."""
+    calibration: CalibrationCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)
+    """Counts of the received weights on validation images, from a training site at the end of a study with
+    `calibration` whose policy allows it; else None."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
     """Training images of the site, the weight of the delta. 0 from a site that only scores."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]

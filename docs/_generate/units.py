@@ -28,6 +28,7 @@ _BY_NAME = {
     "gamma": PURE,
     "Step.gamma": "factor",
     "label_smoothing": _SHARE,
+    "least_images": "images",
     "learning_rate": PURE,
     "lr": PURE,
     "max_norm": "Euclidean norm of a delta",

@@ -17,12 +17,13 @@ from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.metrics import Score
+from common.metrics.calibration import CalibrationCounts
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, num_bytes
 from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
 from server.aggregation.tally import AdmittedUpdate
-from server.rounds import admission, downlink, participation, replies, stragglers
+from server.rounds import admission, calibration, downlink, participation, replies, stragglers
 from server.rounds.failures import printable
 from server.rounds.masked_round import with_envelopes
 from server.rounds.plans import round_plans
@@ -82,6 +83,7 @@ class RoundCollector:
         self._scores: dict[str, Mapping[ScoredSide, Score]] = {}
         self._own: dict[str, Mapping[OwnModel, Score]] = {}
         self._subgroups: dict[str, Mapping[str, SubgroupCounts]] = {}
+        self._calibration: dict[str, CalibrationCounts] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -191,6 +193,7 @@ class RoundCollector:
             update, scores, row = replies.read(
                 self._study, self._cohort, self._before, self._plans[site], reply, row
             )
+            counts = self._calibrated(reply)
         except UpdateRejected as rejection:
             row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
@@ -204,7 +207,16 @@ class RoundCollector:
             if isinstance(reply.answer, wire.RoundAnswer):
                 self._own[site] = reply.answer.own
                 self._subgroups[site] = reply.answer.subgroups
+            if counts is not None:
+                self._calibration[site] = counts
         self._enter(row)
+
+    def _calibrated(self, reply: Reply) -> CalibrationCounts | None:
+        """Calibration counts in a reply, if any. Raises UpdateRejected."""
+        if not isinstance(reply.answer, wire.RoundAnswer):
+            return None
+        validation = self._cohort.counts(reply.site, "validation")
+        return calibration.admit(self._plans[reply.site], reply.answer, validation)
 
     def _enter(self, row: SiteRound) -> None:
         self._rows[row.site] = row
@@ -326,6 +338,7 @@ class RoundCollector:
             if not self._train
             else {},
             subgroups={site: counts for site, counts in sorted(self._subgroups.items()) if counts},
+            calibration=dict(sorted(self._calibration.items())),
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
             absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),

@@ -95,6 +95,7 @@ def run_rounds(
         test_scores=tested.test_scores,
         own_scores=tested.own_scores,
         subgroups=tested.subgroups,
+        calibration=tested.calibration,
         sites=_both_messages(after.sites, tested.sites),
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),

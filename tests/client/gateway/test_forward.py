@@ -21,6 +21,7 @@ from common.errors import WireError
 from common.heads.result import HeadResult
 from common.masking.roster import Announcement
 from common.metrics import Score, empty
+from common.metrics.calibration import CalibrationCounts
 from common.metrics.paired import Paired
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import digest
@@ -303,11 +304,12 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "scores", "own", "subgroups", "num_examples", "num_steps",
-        "train_loss", "train_s", "evaluate_s", "epsilon", "delta",
+        "train_loss", "train_s", "evaluate_s", "epsilon", "delta", "calibration",
     },
     SubgroupCounts: {"confusion_VCC"},
+    CalibrationCounts: {"losses_T", "reliability_T2K", "confidence_TK", "histogram_CB"},
     wire.HeadAnswer: {
-        "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "arrays",
+        "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "epsilon", "arrays",
     },
     wire.MaskAnswer: {
         "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares",
@@ -334,5 +336,7 @@ def test_no_other_kind_of_answer_exists() -> None:
         wire.Failure,
     }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
-    parts = {Score, SubgroupCounts, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement}
+    parts = {
+        Score, SubgroupCounts, CalibrationCounts, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement,
+    }  # fmt: skip
     assert answers | parts == LEAVES.keys()

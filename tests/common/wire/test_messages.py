@@ -16,6 +16,7 @@ from common.config import ClassifierConfig, FedProx, SitesConfig, StudyConfig
 from common.errors import WireError
 from common.heads.result import HeadResult
 from common.metrics import count
+from common.metrics.calibration import calibration_counts
 from common.metrics.paired import pair
 from common.weights import TensorSpec, digest
 from common.wire import ImageSummary, Sizes, codec, flower_codec, head_steps
@@ -145,6 +146,19 @@ MESSAGES = {
         train_s=0.1,
         evaluate_s=0.2,
         delta=ARRAYS,
+    ),
+    "answer with calibration counts": wire.RoundAnswer(
+        plan_id="p2",
+        site="north",
+        round=2,
+        scores={"test": SCORE},
+        calibration=calibration_counts(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 1]), 20),
+        num_examples=0,
+        num_steps=0,
+        train_loss=None,
+        train_s=0.0,
+        evaluate_s=0.2,
+        delta={},
     ),
     "answer with a loss that is not finite": wire.RoundAnswer(
         plan_id="p2",
