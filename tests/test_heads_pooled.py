@@ -30,7 +30,7 @@ from client.data.store import ImageStore
 from client.heads import steps as head_steps
 from client.heads import worker
 from client.heads.features import Features, extract
-from client.heads.steps import FeatureTable, Place
+from client.heads.own_heads import FeatureTable, Place
 from client.model import build
 from common import wire
 from common.config import ClassifierConfig, FileWeights, StudyConfig

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from client.config import SiteConfig
-from client.heads import features, steps
+from client.heads import features, own_heads, steps
 from client.model import parameters
 from client.privacy.budget import Budget
 from client.privacy.head_sums import noisy_sums
@@ -26,7 +26,7 @@ class HeadAnswers:
         self._site = site
         self._device = device
         self._budget = budget
-        self._table: steps.FeatureTable | None = None
+        self._table: own_heads.FeatureTable | None = None
 
     def forget(self) -> None:
         """Drop the features, which are of another study."""
@@ -55,7 +55,7 @@ class HeadAnswers:
                 plan.weights_digest,
             )
         rules = self._site.policy
-        place = steps.Place(
+        place = own_heads.Place(
             self._site.state_dir,
             setup.state.folder,
             self._site.threads or os.cpu_count() or 1,
@@ -63,6 +63,7 @@ class HeadAnswers:
             rules.histogram_bins,
             rules.min_score_cell,
             rules.max_patient_share,
+            rules.heads_may_leave,
         )
         if setup.is_private:
             place = replace(
@@ -90,7 +91,7 @@ class HeadAnswers:
 
     def _features(
         self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None
-    ) -> steps.FeatureTable:
+    ) -> own_heads.FeatureTable:
         cache = features.Cache(setup.state.folder / "features")
         key = f"{plan.weights_digest} {layer}"
         if weights:
@@ -106,11 +107,11 @@ class HeadAnswers:
                 precision=plan.study.local.precision,
             )
             cache.remember(key, cache.path(setup.model, setup.store, layer, plan.study.local.precision))
-            return steps.FeatureTable(plan.weights_digest, sides)
+            return own_heads.FeatureTable(plan.weights_digest, sides)
         path = cache.known(key)  # this trainer was restarted in the middle of the heads
         rows = None if path is None else cache.read(path, len(setup.store.manifest.rows))
         if rows is None:
             raise SiteDataError(
                 "the features of these weights are no longer on disk; the study has to send the weights again"
             )
-        return steps.FeatureTable(plan.weights_digest, features.sides(setup.store, *rows))
+        return own_heads.FeatureTable(plan.weights_digest, features.sides(setup.store, *rows))

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
 
+from common.config.heads import LocalKind
 from common.settings import Frozen
 
 Pattern = Annotated[str, StringConstraints(min_length=1)]
@@ -135,6 +136,10 @@ class PolicyConfig(Frozen):
     heads: tuple[Pattern, ...] = ()
     """Classical heads that may be fitted on this site's features, as `local.svm_rbf`, `federated.lda` or `*`. A
     study that lists others gets no heads from this site."""
+    heads_may_leave: tuple[LocalKind, ...] = ("svm_linear", "logistic", "lda", "naive_bayes", "nearest_mean")
+    """Kinds of this site's own heads that may go to other sites, in studies that ask for it (`travels`). Those that
+    stand here by default are made of sums over a class's images. `svm_rbf`, `knn`, `random_forest` and
+    `gradient_boosting` are made of features of single patients, which leave with the head. `[]`: none."""
     max_mib_down: Annotated[float, Field(gt=0)] | None = None
     """Largest plan in MiB (2**20 bytes); a round has one."""
     max_mib_up: Annotated[float, Field(gt=0)] | None = None

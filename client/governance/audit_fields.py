@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from client.governance.hash_chain import Fields, sha256
 from common import wire
+from common.heads import travelling
 
 
 def received(request: bytes, plan: wire.Plan | wire.Answer | None, arrays_digest: str = "") -> Fields:
@@ -104,6 +105,8 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
         case wire.HeadAnswer():
             behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
             about: Fields = {"round": answer.round, "step": answer.step}
+            if left := travelling.left_in(sorted(answer.arrays)):
+                about = {**about, "heads_that_left": {**left}}
             return {
                 **_message(answer),
                 **about,

@@ -20,7 +20,7 @@ from common.config.heads import (
     Vote,
     candidates,
 )
-from common.heads import Fourier, HeadForm, below
+from common.heads import Fourier, HeadForm, below, travelling
 from common.heads.needs import moments_of
 from common.weights import Arrays
 from common.wire import head_steps
@@ -51,8 +51,15 @@ def problems(plan: wire.HeadPlan, heads: HeadsConfig) -> Iterator[str]:
             for name in votes:
                 if not isinstance(federated.get(name), Vote):
                     yield f"coefficients of {name!r}, which is no vote of the study"
-        case head_steps.ScoreStep(heads=forms):
-            yield from _twice([form.title for form in forms])
+        case head_steps.TravelStep(heads=names):
+            yield from _twice(list(names))
+            travels = {head.title for head in travelling.asked(heads)}
+            for name in names:
+                if name not in travels:
+                    yield f"the head {name!r}, which does not travel in the study"
+        case head_steps.ScoreStep(heads=forms, travelling=travelled):
+            yield from _twice([form.title for form in forms] + [head.title for head in travelled])
+            yield from _travelled(plan, heads, travelled)
             if plan.step.choosing:
                 yield from _choice(plan, plan.step, federated)
                 return
@@ -94,10 +101,13 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
         case head_steps.CoefficientsStep(votes=votes):
             for name in votes:
                 yield f"coefficients {name}", "", below(f"view/{name}", plan.arrays)
-        case head_steps.ScoreStep(heads=forms):
+        case head_steps.TravelStep(heads=names):
+            for name in names:
+                yield f"head {name}", "", {}
+        case head_steps.ScoreStep(heads=forms, travelling=travelled):
             arrays = below("head", plan.arrays)
             what = "choice" if plan.step.choosing else f"scores {plan.step.side}"
-            yield what, " ".join(form.model_dump_json() for form in forms), arrays
+            yield what, " ".join(form.model_dump_json() for form in (*forms, *travelled)), arrays
         case _:
             assert_never(plan.step)
 
@@ -160,10 +170,22 @@ def _score(plan: wire.HeadPlan, form: HeadForm, head: FederatedHead | None) -> I
     yield from _fourier(plan, form.title, form.fourier, head)
 
 
+def _travelled(
+    plan: wire.HeadPlan, heads: HeadsConfig, travelled: tuple[travelling.Travelling, ...]
+) -> Iterator[str]:
+    """What comes in are arrays of heads that the study has travel, of sites that train in it."""
+    names = {head.title for head in travelling.asked(heads)}
+    for head in travelled:
+        if head.name not in names or head.owner not in plan.study.sites.train:
+            yield f"scores of {head.title!r}, which does not travel in the study"
+
+
 def _choice(
     plan: wire.HeadPlan, step: head_steps.ScoreStep, federated: dict[str, FederatedHead]
 ) -> Iterator[str]:
     """Forms of heads that the study chooses among, on validation images of the sites that train."""
+    if step.travelling:
+        yield "a choice among heads that travel"
     if step.side != "validation":
         yield f"a choice by {step.side} images"
     if plan.site not in plan.study.sites.train:

@@ -20,6 +20,7 @@ from client.governance.facts import BuiltStudy, Facts, RuleViolation
 from common import wire
 from common.config import HubWeights, LocalConfig, Scaffold, StudyConfig
 from common.errors import PolicyRefusal
+from common.heads import travelling
 from common.metrics import Score
 from common.weights import num_bytes
 from common.wire import compact
@@ -415,6 +416,11 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
     """
     violations = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
     violations += _tensors(sorted(set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}), policy)
+    kinds = set(travelling.left_in(sorted(wire.arrays_of(answer))).values())
+    if stays := sorted(kinds - set(policy.heads_may_leave)):
+        violations.append(
+            RuleViolation("heads_may_leave", f"an answer holds a head of kind {stays[0]}", "may not leave")
+        )
     if not is_noisy and any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
     cells = [cell for score in _scores(answer) for cell in _cells(score)]

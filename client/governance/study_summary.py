@@ -13,6 +13,7 @@ from common.config import (
     own_models,
 )
 from common.config.subgroups import titles
+from common.heads import travelling
 
 
 def lines(study: StudyConfig) -> Iterator[str]:
@@ -50,6 +51,7 @@ def lines(study: StudyConfig) -> Iterator[str]:
     else:
         every = "" if study.heads.every is None else f", every {study.heads.every} rounds"
         yield f"fits classical heads on features: {', '.join(study.heads.titles)}{every}"
+        yield from _travelling(study)
     if study.secure_aggregation is None:
         yield "the server sees this site's own updates"
     else:
@@ -76,6 +78,23 @@ def _noise(study: StudyConfig, privacy: DpSgdConfig) -> Iterator[str]:
             f"NOISE {privacy.heads.noise:g} on sums of features shrunk to {privacy.heads.max_feature_norm:g}, once, "
             "for all heads; no score of a training site leaves"
         )
+
+
+def _travelling(study: StudyConfig) -> Iterator[str]:
+    """What leaves a site that trains with its own heads, and what it takes to keep it."""
+    heads = travelling.asked(study.heads)
+    for holds, what in (
+        (False, "made of sums over a class's images"),
+        (True, "made of FEATURES OF SINGLE PATIENTS"),
+    ):
+        named = [
+            f"local.{head.title} ({head.kind})" for head in heads if travelling.holds_features(head) == holds
+        ]
+        if named:
+            yield (
+                f"a training site SENDS its own heads, which all sites score: {', '.join(named)}, {what}; only kinds "
+                "that policy.heads_may_leave lists leave"
+            )
 
 
 def _work(local: LocalConfig) -> str:

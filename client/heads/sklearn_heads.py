@@ -28,6 +28,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
+from client.heads import as_arrays
 from common.config.heads import (
     LocalBoosting,
     LocalForest,
@@ -43,7 +44,7 @@ from common.config.heads import (
 )
 from common.errors import SiteDataError
 from common.files import write_atomically
-from common.heads import ABSENT, Floats, softmax
+from common.heads import Floats, softmax
 from common.settings import Frozen
 
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -74,6 +75,8 @@ def fit(
 
     Without validation images: the best over grouped folds of the training images.
     """
+    # In float32 a row may fall on the other side of a tree's threshold than where the head's arrays are applied.
+    features_ND = np.asarray(features_ND, np.float64)
     head, grid = _head(config, labels_N, seed, threads)
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())] if config.scale else []
     if config.pca is not None:
@@ -164,20 +167,8 @@ def coefficients(
             head = _lda(0.1, "equal", len(seen_K))
         case "nearest_mean":
             means_KD = np.stack([mapped_ND[labels_N == label].mean(0) for label in seen_K])
-            return _spread(means_KD.T, -0.5 * (means_KD**2).sum(1), seen_K, num_classes)
-    head.fit(mapped_ND, labels_N)
-    weights_DK, bias_K = head.coef_.T, head.intercept_
-    if len(seen_K) == 2:  # scikit-learn keeps one column, for the second class
-        first = -1.0 if config.of == "svm_linear" else 0.0
-        weights_DK = np.hstack([first * weights_DK, weights_DK])
-        bias_K = np.array([first * bias_K[0], bias_K[0]])
-    return _spread(weights_DK, bias_K, seen_K, num_classes)
-
-
-def _spread(weights_DK: Rows, bias_K: Rows, seen_K: Labels, num_classes: int) -> dict[str, Floats]:
-    weights_DC, bias_C = np.zeros((len(weights_DK), num_classes)), np.full(num_classes, ABSENT)
-    weights_DC[:, seen_K], bias_C[seen_K] = weights_DK, bias_K
-    return {"weights": weights_DC, "bias": bias_C}
+            return as_arrays.spread(means_KD.T, -0.5 * (means_KD**2).sum(1), seen_K, num_classes)
+    return as_arrays.linear(head.fit(mapped_ND, labels_N), seen_K, num_classes)
 
 
 # --- applying --------------------------------------------------------------------------------
@@ -185,7 +176,10 @@ def _spread(weights_DK: Rows, bias_K: Rows, seen_K: Labels, num_classes: int) ->
 
 def probabilities(pipeline: Pipeline, features_ND: Rows, num_classes: int) -> Floats:
     """(N, C); rows sum to 1. Of heads without probabilities, the softmax of their scores."""
+    if not len(features_ND):
+        return np.zeros((0, num_classes))
     head = pipeline.steps[-1][1]
+    features_ND = np.asarray(features_ND, np.float64)
     if isinstance(head, NearestCentroid):
         mapped_ND = pipeline[:-1].transform(features_ND) if len(pipeline) > 1 else features_ND
         probabilities_NK = softmax(-0.5 * euclidean_distances(mapped_ND, head.centroids_, squared=True))

@@ -1,77 +1,34 @@
 """One step towards the study's heads, carried out on this site's features.
 
 Features stay at the site. The answer holds sums over training images (`client/heads/sums.py`), coefficients of a
-linear head where the study lets the sites vote, and scores on validation or test images (`client/heads/scores.py`).
-A head that cannot be fitted here is reported with one of four fixed words, and the others continue. The
-site's own log has the details.
+linear head where the study lets the sites vote, the arrays of a head that travels and may leave, and scores on
+validation or test images (`client/heads/scores.py`). A head that has no result here is reported with one fixed word,
+and the others continue. The site's own log has the details.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 
-from client.data.manifest import Side
-from client.heads import scores, sums, worker
+from client.heads import scores, sums, travel
 from client.heads.features import Features
-from client.heads.worker import HeadUnavailable, Job
-from common import log, seeds, wire
+from client.heads.own_heads import FeatureTable, Place, fit, require_many, unavailable
+from client.heads.worker import HeadUnavailable
+from common import wire
 from common.config import StudyConfig
-from common.config.heads import HeadsConfig, LocalHead, Vote
-from common.config.types import ScoredSide
+from common.config.heads import HeadsConfig, Vote
 from common.errors import PolicyRefusal, WireError
 from common.files import write_atomically
-from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, under
+from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, travelling, under
 from common.heads.result import HeadResult
 from common.settings import to_yaml
-from common.weights import Array, Arrays, digest, save_file
+from common.weights import Array, save_file
 from common.wire import head_steps
 
-HEADS, STUDY, WEIGHTS = "heads", "study.yaml", "weights.safetensors"
-_MAPS_KEPT = 4
-
-
-@dataclass
-class FeatureTable:
-    """Features under one set of weights, with a small cache of mapped training features."""
-
-    weights_digest: str
-    sides: Mapping[Side, Features]
-    _maps: dict[str, Floats] = field(default_factory=dict)
-
-    def mapped(self, view: View) -> Floats:
-        """Training features on a view; a search asks for the same one many times."""
-        key = f"{digest(view.arrays())} {view.fourier}"
-        if key not in self._maps:
-            while len(self._maps) >= _MAPS_KEPT:
-                del self._maps[next(iter(self._maps))]
-            self._maps[key] = view.of(self.sides["train"].features_NF)
-        return self._maps[key]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Folders and limits of the site that a step needs."""
-
-    state_dir: Path
-    folder: Path
-    """Of this study, where heads are kept."""
-    threads: int
-    min_cell: int | None
-    num_bins: int | None = None
-    """Bins that the probabilities of a score are rounded to."""
-    min_score_cell: int | None = None
-    max_patient_share: float | None = None
-    """Largest share of one patient in the length of a class's features."""
-    noisy_counts: Sequence[int] | None = None
-    """Training images by class, with noise, in a study with privacy."""
-    noisy_sums: Callable[[Features], Arrays] | None = None
-    """What is sent of training features in a study with privacy."""
-    epsilon: Callable[[], float] | None = None
-    """What a study with privacy has cost so far."""
+STUDY, WEIGHTS = "study.yaml", "weights.safetensors"
 
 
 def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.HeadAnswer:
@@ -94,7 +51,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
             for request in views:
                 _check_weights(request.class_weights, plan.study)
                 mapped_ND = table.mapped(_view(plan, request.name, request.fourier, table))
-                _require_many(mapped_ND, train, place.max_patient_share)
+                require_many(mapped_ND, train, place.max_patient_share)
                 arrays |= under(
                     f"statistics/{request.name}", sums.statistics(mapped_ND, train.labels_N, request)
                 )
@@ -118,11 +75,13 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
             for config in _votes(heads, votes):
                 mapped_ND = table.mapped(_view(plan, config.title, None, table))
                 try:
-                    coefficients = _fit(config, mapped_ND, table, plan, place)
+                    coefficients = fit(config, mapped_ND, table, plan, place)
                 except HeadUnavailable as error:
-                    results.append(_unavailable(f"federated.{config.title}", error))
+                    results.append(unavailable(f"federated.{config.title}", error))
                 else:
                     arrays |= under(f"coefficients/{config.title}", coefficients)
+        case head_steps.TravelStep():
+            arrays, results = travel.leave(plan, plan.step, heads, table, place)
         case head_steps.ScoreStep():
             counts = np.zeros_like(counts)
             results = _scores(plan, plan.step, heads, table, place)
@@ -139,15 +98,6 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         epsilon=place.epsilon() if arrays and place.epsilon is not None else None,
         arrays=arrays,
     )
-
-
-def _require_many(mapped_ND: Floats, train: Features, most: float | None) -> None:
-    """Raise PolicyRefusal if one patient's features are most of a class's sum."""
-    if most is not None and sums.largest_share(mapped_ND, train.labels_N, train.groups_N) > most:
-        raise PolicyRefusal(
-            f"one patient's features are more than {most:.0%} of a class's sum",
-            reason="max_patient_share: a sum of features would be of too few patients",
-        )
 
 
 # --- arrays of the plan ---------------------------------------------------------------------------
@@ -194,37 +144,43 @@ def _scores(
     results = [
         scores.of_softmax(test.logits_NC, test.labels_N, test.groups_N, place.num_bins, place.min_score_cell)
     ]
+
+    def beside(title: str, probabilities_NC: Floats) -> HeadResult:
+        return scores.beside(
+            title,
+            probabilities_NC,
+            test.logits_NC,
+            test.labels_N,
+            test.groups_N,
+            place.num_bins,
+            place.min_score_cell,
+        )
+
+    travelled = travel.of_others(plan, step, heads, test)
     if plan.site in plan.study.sites.train and not step.choosing:
         for config in heads.local:
             title = f"local.{config.title}"
-            try:
-                fitted = _fit(config, table.sides["train"].features_NF, table, plan, place, step.side)
-            except HeadUnavailable as error:
-                results.append(_unavailable(title, error))
+            # A head that left comes back with those of the others, so it is not fitted a second time.
+            own = travelled.get(travelling.Travelling(name=config.title, owner=plan.site).title)
+            if own is not None and not isinstance(own, str):
+                results.append(beside(title, own))
                 continue
-            results.append(
-                scores.beside(
-                    title,
-                    fitted["probabilities"],
-                    test.logits_NC,
-                    test.labels_N,
-                    test.groups_N,
-                    place.num_bins,
-                    place.min_score_cell,
-                )
-            )
+            try:
+                fitted = fit(config, table.sides["train"].features_NF, table, plan, place, step.side)
+            except HeadUnavailable as error:
+                results.append(unavailable(title, error))
+                continue
+            results.append(beside(title, fitted["probabilities"]))
+    for title, found in travelled.items():
+        results.append(
+            HeadResult(title=title, problem=found) if isinstance(found, str) else beside(title, found)
+        )
     for form in step.heads:
         head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
-        probabilities_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
         results.append(
-            scores.beside(
+            beside(
                 form.title,
-                probabilities_NC,
-                test.logits_NC,
-                test.labels_N,
-                test.groups_N,
-                place.num_bins,
-                place.min_score_cell,
+                head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC,
             )
         )
     return results
@@ -233,48 +189,6 @@ def _scores(
 def _without_images(test: Features, num_classes: int) -> Features:
     """No images, in shapes that can be counted."""
     return Features(test.features_NF, np.zeros((0, num_classes)), np.zeros(0, np.int64), ())
-
-
-def _fit(
-    config: LocalHead | Vote,
-    train_ND: Array,
-    table: FeatureTable,
-    plan: wire.HeadPlan,
-    place: Place,
-    scored: ScoredSide = "validation",
-) -> Mapping[str, Array]:
-    """The fitted head; of a local one the probabilities of the images on the side that is scored."""
-    train, study = table.sides["train"], plan.study
-    keep = None if isinstance(config, Vote) else place.folder / HEADS / f"local.{config.title}"
-    label = {
-        "title": f"local.{config.title}",
-        "study": study.name,
-        "study_fingerprint": study.fingerprint,
-        "classes": study.classes,
-        "layer": None if study.heads is None else study.heads.layer,
-        "weights_digest": table.weights_digest,
-        "num_features": train_ND.shape[1],
-    }
-    job = Job(
-        config=config,
-        num_classes=len(study.classes),
-        seed=seeds.derive(study.seed, plan.site, "heads", config.title) % 2**32,
-        threads=place.threads,
-        label=None if keep is None else label,
-    )
-    started = time.monotonic()
-    chosen_on = table.sides["validation"]
-    result = worker.run(
-        job, train_ND, train.labels_N, train.groups_N, table.sides[scored].features_NF,
-        validation=(chosen_on.features_NF, chosen_on.labels_N), state_dir=place.state_dir, keep=keep,
-    )  # fmt: skip
-    log.event(f"fitted {config.title} on {len(train_ND)} images in {time.monotonic() - started:.1f} s")
-    return result
-
-
-def _unavailable(title: str, error: HeadUnavailable) -> HeadResult:
-    log.warn(f"head {title} could not be fitted: {error}")
-    return HeadResult(title=title, problem=error.problem)
 
 
 # --- for `consilium-site predict` ---------------------------------------------------------------

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 
 from common.config.heads import HeadProblem, LocalHead, Vote
 from common.errors import StorageError
+from common.heads.view import under
 from common.settings import Frozen
 from common.weights import Array, load_file, save_file
 
@@ -34,6 +35,8 @@ class Job(Frozen):
     threads: int
     label: dict[str, Any] | None = None
     """Fields of a HeadLabel: keep the head."""
+    travels: bool = False
+    """True: the result has the head's arrays, under `head/`."""
 
 
 class HeadUnavailable(Exception):
@@ -113,20 +116,22 @@ def _move(source: Path, target: Path) -> None:
 
 def main(folder: Path) -> None:
     """Fit the job in `folder` and write its result there; runs in the worker process."""
-    from client.heads import sklearn_heads
+    from client.heads import as_arrays, sklearn_heads
 
     job = TypeAdapter(Job).validate_json((folder / "job.json").read_bytes())
     arrays, _ = load_file(folder / "features.safetensors")
     train_ND, labels_N, config = arrays["train"], arrays["labels"], job.config
-    result: Mapping[str, Array]
+    result: dict[str, Array]
     if isinstance(config, Vote):
-        result = sklearn_heads.coefficients(config, train_ND, labels_N, job.num_classes, job.seed)
+        result = {**sklearn_heads.coefficients(config, train_ND, labels_N, job.num_classes, job.seed)}
     else:
         pipeline = sklearn_heads.fit(
             config, train_ND, labels_N, arrays["groups"].tolist(), seed=job.seed, threads=job.threads,
             validation=(arrays["validation"], arrays["validation_labels"]) if "validation" in arrays else None,
         )  # fmt: skip
         result = {"probabilities": sklearn_heads.probabilities(pipeline, arrays["test"], job.num_classes)}
+        if job.travels:
+            result |= under("head", as_arrays.arrays_of(pipeline, train_ND.shape[1], job.num_classes))
         if job.label is not None:
             sklearn_heads.save(folder / "head", pipeline, sklearn_heads.HeadLabel.model_validate(job.label))
     save_file(folder / "result.safetensors", result, {})

@@ -1,9 +1,9 @@
 """Settings of classical heads on deep features (`heads:` in a study).
 
-A head is fitted on the features of a finished network. `local` heads are each site's own, and
-nothing of them leaves but their scores. `federated` heads are one for all sites, made of sums over
-a site's images or of gradients summed over them: no feature row of an image ever leaves, which is
-why there is no federated nearest neighbour, and a kernel only as a random map that all sites share.
+A head is fitted on the features of a finished network. `local` heads are each site's own, and nothing of them leaves
+but their scores, unless the study wants one to travel and its owner lets it. `federated` heads are one for all sites,
+made of sums over a site's images or of gradients summed over them. No feature row of an image leaves with those, which
+is why there is no federated nearest neighbour, and a kernel only as a random map that all sites share.
 """
 
 from collections import Counter
@@ -37,8 +37,17 @@ OneOrMoreShares = Annotated[
 """Values to choose from by the sites' validation images; a single one is used as is."""
 ClassWeights: TypeAlias = Literal["none", "balanced"]
 
-HeadProblem: TypeAlias = Literal["one_class", "too_slow", "not_finite", "failed"]
-"""Why a site has no result for a head."""
+HeadProblem: TypeAlias = Literal[
+    "one_class", "too_slow", "not_finite", "failed", "may_not_leave", "too_large", "other_features"
+]
+"""Why a site has no result for a head. `may_not_leave` and `too_large` are said of a head that was to travel,
+`other_features` by a site whose features have another width than those that the head was fitted on."""
+
+LocalKind: TypeAlias = Literal[
+    "svm_rbf", "svm_linear", "knn", "logistic", "random_forest", "gradient_boosting", "lda", "naive_bayes",
+    "nearest_mean",
+]  # fmt: skip
+"""Kinds of heads that a site fits for itself."""
 
 SOFTMAX = "softmax"
 """Title of the network's own output, beside the heads."""
@@ -72,6 +81,10 @@ class Local(Head):
     the split."""
     time_limit_s: Positive = 300
     """Longest fit, in seconds. A longer one is stopped, and the report names it."""
+    travels: bool = False
+    """True: each training site's head goes to the server as arrays, and every site scores it, as `local.NAME@SITE` in
+    the report. Its owner's `policy.heads_may_leave` decides whether it may leave. Support vectors, neighbours and trees
+    hold features of single images. False: only its scores leave."""
 
 
 class LocalSvmRbf(Local):
@@ -292,7 +305,7 @@ class HeadsConfig(Frozen):
     """Classical heads on the features of the study's network."""
 
     local: tuple[LocalHead, ...] = ()
-    """Heads that each site fits for itself. Only their scores leave."""
+    """Heads that each site fits for itself. Only their scores leave, unless they are to travel (`travels`)."""
     federated: tuple[FederatedHead, ...] = ()
     """Heads that are one for all sites, made of sums and gradients."""
     layer: LibraryName | None = None

@@ -13,8 +13,8 @@ from common.settings import Frozen
 class HeadResult(Frozen):
     """Result of one head on a site's test images."""
 
-    title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
-    """`softmax`, or a head of the study."""
+    title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}$")]
+    """`softmax`, or a head of the study; `local.NAME@SITE` if it travelled here from its owner."""
     score: Score | None = None
     """None if the head could not be fitted here; `problem` names the reason."""
     problem: HeadProblem | None = None

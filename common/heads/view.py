@@ -36,6 +36,11 @@ class View:
     fourier: Fourier | None = None
 
     @property
+    def width_before(self) -> int:
+        """Features that the map takes."""
+        return len(self.shift_F)
+
+    @property
     def width(self) -> int:
         """Features after the map."""
         if self.fourier is not None:

@@ -8,6 +8,7 @@ from common.config import Name, StudyConfig
 from common.config.types import ScoredSide
 from common.heads import Fourier, HeadForm
 from common.heads.needs import noisy_blocks
+from common.heads.travelling import Travelling
 from common.settings import Frozen
 
 
@@ -69,6 +70,14 @@ class CoefficientsStep(Frozen):
     """Names of votes in the study; the view of each is `view/NAME/...`."""
 
 
+class TravelStep(Frozen):
+    """Fit these local heads and send them as arrays, so that other sites can score them."""
+
+    kind: Literal["travel"] = "travel"
+    heads: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Titles under `heads.local` of the study, each with `travels`."""
+
+
 class ScoreStep(Frozen):
     """Fit the study's local heads; score them, these heads and the softmax on the images of one side."""
 
@@ -76,10 +85,12 @@ class ScoreStep(Frozen):
     side: ScoredSide = "test"
     heads: tuple[HeadForm, ...]
     """Arrays of each are `head/TITLE/...`."""
+    travelling: tuple[Travelling, ...] = ()
+    """Sites' own heads that travel; arrays of each are `head/TITLE/...`."""
     choosing: bool = False
     """True: these are forms of a head, of which the server takes the best. Local heads are not fitted for that."""
 
 
 HeadStep: TypeAlias = Annotated[
-    StatisticsStep | GradientsStep | CoefficientsStep | ScoreStep, Field(discriminator="kind")
+    StatisticsStep | GradientsStep | CoefficientsStep | TravelStep | ScoreStep, Field(discriminator="kind")
 ]

@@ -304,12 +304,13 @@ class RoundAnswer(Message):
 
 
 class HeadAnswer(Message):
-    """Sums over a site's training images, or scores on its validation or test images; nothing has a row per image."""
+    """Sums over a site's training images, or scores on its validation or test images; nothing has a row per image, but
+    for a head made of images' features that the study has travel and the site lets leave."""
 
     kind: Literal["head_answer"] = "head_answer"
     ARRAYS: ClassVar[str | None] = "arrays"
     round: RoundNumber
-    step: Literal["statistics", "gradients", "coefficients", "score"]
+    step: Literal["statistics", "gradients", "coefficients", "travel", "score"]
     train_counts: Counts
     """Training images by class behind the arrays; all 0 where there are none."""
     results: tuple[HeadResult, ...] = ()
@@ -320,7 +321,8 @@ class HeadAnswer(Message):
     """With privacy, where sums have noise: what the study has cost this site's patients so far, at its delta."""
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `statistics/VIEW/sums`, `squares`, `moments`, and with privacy `counts`; `losses/NAME`
-    and `gradients/NAME`; `coefficients/NAME/weights`, `bias`. Empty for a score."""
+    and `gradients/NAME`; `coefficients/NAME/weights`, `bias`; `fitted/KIND/NAME/...` of a head that travels. Empty for
+    a score."""
 
 
 ErrorKind: TypeAlias = Literal[

@@ -35,10 +35,10 @@ from common.config.heads import (
 from common.errors import QuorumNotMet, UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
 from common.heads.needs import moments_of, noisy_blocks
-from common.weights import Array
+from common.weights import Array, num_bytes
 from common.wire import head_steps
 from server.aggregation.update import limited_weights
-from server.heads import bounds, noisy_sums, solvers
+from server.heads import bounds, noisy_sums, solvers, travel
 from server.heads.calls import HeadCalls
 from server.heads.record import HeadsRecord
 from server.heads.scoring import choose, scored
@@ -80,7 +80,8 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     fitting = _Fitting(study, study.heads, calls, trainers)
     heads = tuple(fitting.run()) if study.heads.federated else ()
     heads = _chosen(study.heads, calls, fitting, heads)
-    results = scored(study, calls, names, heads, "test" if state.closing else "validation")
+    travelled = travel.collect(study, calls, trainers)
+    results = scored(study, calls, names, heads, travelled, "test" if state.closing else "validation")
     num_scored = len(results.keys() & set(study.sites.train))
     if num_scored < study.sites.quorum:
         reasons = [
@@ -96,10 +97,10 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
         round=calls.round,
         results=results,
         problems={**calls.problems},
-        lacking=fitting.lacking,
+        lacking={**fitting.lacking, **travelled.lacking},
         epsilons=fitting.epsilons,
         num_messages=calls.num_messages,
-        mib=sum(a.nbytes for head in heads for a in head.arrays().values()) / 2**20,
+        mib=(sum(num_bytes(head.arrays()) for head in heads) + num_bytes(travelled.arrays)) / 2**20,
     )
     return Fitted(record, heads)
 

@@ -43,11 +43,11 @@ class HeadsRecord:
     problems: Mapping[str, str]
     """By site that had no part in a step: the last such step, and why."""
     lacking: Mapping[str, str]
-    """By federated head that could not be fitted: why."""
+    """By federated head that could not be fitted, and by head that was to travel and did not: why."""
     num_messages: int
     """Messages to each site."""
     mib: float = 0.0
-    """Size of the federated heads, as they are sent to be scored."""
+    """Size of the heads, as they are sent to be scored."""
     epsilons: Mapping[str, float] = field(default_factory=dict)
     """By site, with privacy: what the study had cost its patients once its sums were sent."""
 
@@ -89,22 +89,33 @@ class HeadTable:
 
 def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]:
     """Figures of every head at every site, and pooled over the sites that train if there are several."""
+    named = {site: _named(results, study) for site, results in record.results.items()}
     table = {
-        site: {result.title: _cell([result]) for result in results}
-        for site, results in record.results.items()
+        site: {title: _cell([result]) for title, result in by_title.items()}
+        for site, by_title in named.items()
     }
     training = [site for site in study.sites.train if site in record.results]
     if len(training) > 1:
-        by_title: dict[str, list[HeadResult]] = {}
+        pooled: dict[str, list[HeadResult]] = {}
         for site in sorted(training):
-            for result in record.results[site]:
-                by_title.setdefault(result.title, []).append(result)
+            for title, result in named[site].items():
+                pooled.setdefault(title, []).append(result)
         table[POOLED] = {
             title: _cell(results)
-            for title, results in by_title.items()
+            for title, results in pooled.items()
             if len(results) == len(training) and all(result.score is not None for result in results)
         }
     return table
+
+
+def _named(results: Sequence[HeadResult], study: StudyConfig) -> dict[str, HeadResult]:
+    """Results by title. The heads of a single training site need no `@SITE`: at home and elsewhere they are one row."""
+    if len(study.sites.train) > 1:
+        return {result.title: result for result in results}
+    named: dict[str, HeadResult] = {}
+    for result in results:
+        named.setdefault(result.title.partition("@")[0], result)
+    return named
 
 
 def _cell(results: Sequence[HeadResult]) -> Cell:

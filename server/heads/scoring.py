@@ -20,6 +20,7 @@ from common.metrics import Score, figures
 from common.weights import Array
 from common.wire import head_steps
 from server.heads.calls import HeadCalls
+from server.heads.travel import Travelled
 
 
 def choose(
@@ -70,11 +71,16 @@ def _arrays(heads: Sequence[FittedHead]) -> dict[str, Array]:
 
 
 def scored(
-    study: StudyConfig, calls: HeadCalls, names: Sequence[str], heads: Sequence[FittedHead], side: ScoredSide
+    study: StudyConfig,
+    calls: HeadCalls,
+    names: Sequence[str],
+    heads: Sequence[FittedHead],
+    travelled: Travelled,
+    side: ScoredSide,
 ) -> dict[str, tuple[HeadResult, ...]]:
     """Results on one side of every named site whose answer is admitted, in the order of site names."""
     assert study.heads is not None
-    known = {SOFTMAX, *study.heads.titles}
+    known = {SOFTMAX, *study.heads.titles, *(head.title for head in travelled.heads)}
 
     def admit(site: str, answer: wire.HeadAnswer) -> None:
         expected = list(calls.cohort.counts(site, side))
@@ -90,6 +96,8 @@ def scored(
         if [result.title for result in answer.results].count(SOFTMAX) != 1:
             raise UpdateRejected("it did not score the softmax once")
 
-    step = head_steps.ScoreStep(side=side, heads=tuple(head.form for head in heads))
-    answers = calls.ask(names, step, _arrays(heads), admit)
+    step = head_steps.ScoreStep(
+        side=side, heads=tuple(head.form for head in heads), travelling=travelled.heads
+    )
+    answers = calls.ask(names, step, {**_arrays(heads), **travelled.arrays}, admit)
     return {site: answer.results for site, answer in answers.items()}

@@ -2,6 +2,9 @@
 
 from common.config import StudyConfig
 from common.config.heads import SOFTMAX
+from common.heads import travelling
+from common.heads.travelling import Travelling
+from server.enrolment.census import Census
 from server.heads.record import Cell, HeadTable, titles
 from server.report.outcome import Outcome
 from server.report.text import counted, escaped, markdown_table, percent
@@ -16,7 +19,7 @@ def section(outcome: Outcome) -> list[str]:
     sites = list(table.cells)
     head = ["head", *(f"{site} (only scores)" if site in evaluate else site for site in sites)]
     rows = [[title, *(_head_cell(table.cells[site].get(title)) for site in sites)] for title in titles(table)]
-    lines = [f"- {title} could not be fitted: {escaped(reason)}." for title, reason in table.lacking.items()]
+    lines = [f"- {title} {_not_there(title)}: {escaped(reason)}." for title, reason in table.lacking.items()]
     lines += [f"- {site} had no part in {escaped(reason)}" for site, reason in table.problems.items()]
     never = outcome.never_there
     lines += [
@@ -29,12 +32,16 @@ def section(outcome: Outcome) -> list[str]:
             [
                 f"## Classical heads on the features of the model after round {table.round}",
                 markdown_table(head, rows),
-                _head_legend(outcome.study, table),
+                _head_legend(outcome.study, table, outcome.census),
                 *(["\n".join(lines)] if lines else []),
                 *_unseen(outcome.study, table),
             ]
         )
     ]
+
+
+def _not_there(title: str) -> str:
+    return "did not travel" if "@" in title else "could not be fitted"
 
 
 _COLUMNS = (
@@ -98,7 +105,7 @@ def _final(study: StudyConfig, table: HeadTable) -> str:
     return f"**The study's model predicts with {title}** (`final_head`); the first row is the network's own softmax."
 
 
-def _head_legend(study: StudyConfig, table: HeadTable) -> str:
+def _head_legend(study: StudyConfig, table: HeadTable, census: Census | None) -> str:
     shown = [title for title in titles(table) if title not in table.lacking and title != SOFTMAX]
     sentences = [
         "Balanced accuracy in percent; in brackets the gain over the network's own softmax on the same images, in "
@@ -107,6 +114,7 @@ def _head_legend(study: StudyConfig, table: HeadTable) -> str:
     ]
     if any(title.startswith("local.") for title in shown):
         sentences.append("*local*: each site's own head on its own test images.")
+    sentences += _travelled(study, table, census)
     if any(title.startswith("federated.") for title in shown):
         sentences.append(
             "*federated*: one head for all, from sums, gradients or votes of the training sites."
@@ -116,6 +124,34 @@ def _head_legend(study: StudyConfig, table: HeadTable) -> str:
     if len(shown) > 1:
         sentences.append("A table of many heads has some that look better by chance.")
     return " ".join(sentences)
+
+
+def _travelled(study: StudyConfig, table: HeadTable, census: Census | None) -> list[str]:
+    """Whose heads are scored elsewhere, what of patients left with them, and which classes they cannot answer."""
+    trainers, sentences = study.sites.train, []
+    owners = {
+        head.title: [
+            site for site in trainers if Travelling(name=head.title, owner=site).title not in table.lacking
+        ]
+        for head in travelling.asked(study.heads)
+    }
+    if len(trainers) == 1 and any(owners.values()):
+        sentences.append(f"Heads of {trainers[0]} that travelled are scored at every site.")
+    elif any(owners.values()):
+        sentences.append("*NAME@SITE*: the own head of that site, on the images of every site.")
+    for head in travelling.asked(study.heads):
+        if travelling.holds_features(head) and owners[head.title]:
+            sentences.append(
+                f"With local.{head.title}, features of single patients left {', '.join(owners[head.title])}."
+            )
+    for site in trainers:
+        counts = () if census is None or site not in census.sites else census.sites[site].train_counts
+        unknown = [name for name, count in zip(study.classes, counts, strict=False) if not count]
+        if unknown and any(site in sites for sites in owners.values()):
+            sentences.append(
+                f"{site} has no training image of {escaped(', '.join(unknown))}: its heads never answer that."
+            )
+    return sentences
 
 
 def _head_cell(cell: Cell | None) -> str:

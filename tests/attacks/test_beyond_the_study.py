@@ -6,6 +6,7 @@ import pytest
 from client.trainer import Trainer
 from common import wire
 from common.heads import HeadForm, under
+from common.heads.travelling import Travelling
 from common.weights import digest
 from common.wire import head_steps
 from tests.attacks.conftest import Hospital, approve, ask, enrol, enrolled, refusal, round_plan, study
@@ -145,6 +146,10 @@ STEPS = {
     "scores of 'h0', which is no head": head_steps.ScoreStep(heads=(HeadForm(title="h0", form="linear"),)),
     "scores of 'federated.lda' in another form": head_steps.ScoreStep(
         heads=(HeadForm(title="federated.lda", form="gaussian"),)
+    ),
+    "the head 'knn', which does not travel": head_steps.TravelStep(heads=("knn",)),
+    "scores of 'local.knn@north', which does not travel": head_steps.ScoreStep(
+        heads=(), travelling=(Travelling(name="knn", owner="north"),)
     ),
 }
 

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, PolicyConfig, RowFilter, SiteConfig
 from client.data.manifest import SIDES
@@ -17,6 +18,7 @@ from client.data.readers.table import read_table
 from client.data.simulation.discover import FoundFederation, FoundSite
 from common import log
 from common.config import StudyConfig
+from common.config.heads import LocalKind
 from common.errors import SiteDataError, StorageError
 from common.files import write_atomically
 from common.settings import to_yaml
@@ -27,7 +29,13 @@ POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
 STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
 """Where a trainer's container has them: see Dockerfile.gpu."""
-SIMULATED = PolicyConfig(heads=("*",), hub_weights=True, own_first_weights=False, histogram_bins=500)
+SIMULATED = PolicyConfig(
+    heads=("*",),
+    heads_may_leave=get_args(LocalKind),
+    hub_weights=True,
+    own_first_weights=False,
+    histogram_bins=500,
+)
 """A simulation has no operator to be protected from: every study runs, and scores are exact."""
 
 

@@ -462,6 +462,23 @@ def test_a_subgroup_that_slips_through_is_stopped_at_the_door() -> None:
         enforce_answer(by_sex(5, 6), 1000, policy(subgroups=False, min_subgroup=5))
 
 
+def test_no_head_leaves_whose_kind_the_policy_does_not_list() -> None:
+    """By default only heads that are made of sums, whatever name a study gives the others."""
+
+    def head(kind: str) -> wire.HeadAnswer:
+        return wire.HeadAnswer(
+            plan_id="h", site="north", round=1, step="travel", train_counts=(9, 9), seconds=0.1,
+            arrays={f"fitted/{kind}/logistic/shift": np.zeros(2)},
+        )  # fmt: skip
+
+    enforce_answer(head("logistic"), 1, PolicyConfig())
+    with pytest.raises(PolicyRefusal, match="heads_may_leave: an answer holds a head of kind svm_rbf"):
+        enforce_answer(head("svm_rbf"), 1, PolicyConfig())
+    enforce_answer(head("svm_rbf"), 1, policy(heads_may_leave=["svm_rbf"]))
+    with pytest.raises(PolicyRefusal, match="kind logistic"):
+        enforce_answer(head("logistic"), 1, policy(heads_may_leave=[]))
+
+
 # --- the YAML --------------------------------------------------------------------------------
 
 

@@ -72,3 +72,18 @@ def test_what_a_person_has_to_know_stands_out(
     make_study: MakeStudy, changes: dict[str, Any], line: str
 ) -> None:
     assert line in list(lines(make_study(**changes)))
+
+
+def test_heads_that_travel_are_named_with_what_they_are_made_of(make_study: MakeStudy) -> None:
+    travels = {"travels": True}
+    local = [{"kind": "svm_rbf", "name": "logistic", **travels}, {"kind": "lda", **travels}, {"kind": "knn"}]
+    found = [line for line in lines(make_study(heads={"local": local})) if "SENDS its own heads" in line]
+    start, end = (
+        "a training site SENDS its own heads, which all sites score: ",
+        "; only kinds that policy.heads_may_leave lists leave",
+    )
+    assert found == [
+        f"{start}local.lda (lda), made of sums over a class's images{end}",
+        f"{start}local.logistic (svm_rbf), made of FEATURES OF SINGLE PATIENTS{end}",
+    ]
+    assert not [line for line in lines(make_study(heads={"local": [{"kind": "knn"}]})) if "SENDS" in line]

@@ -43,6 +43,10 @@ def test_every_kind_separates_two_clusters_and_gives_an_unseen_class_nothing(kin
     assert probabilities_NC[:, 1].tolist() == [0, 0]
 
 
+def test_a_site_without_images_on_a_side_has_no_probabilities_of_them():
+    assert sklearn_heads.probabilities(fit(LocalLda()), np.zeros((0, 2)), 3).shape == (0, 3)
+
+
 def test_several_values_are_chosen_among_by_cross_validation():
     head = fit(LocalSvmLinear(c=(0.01, 1.0))).steps[-1][1]
     assert head.C in (0.01, 1.0)

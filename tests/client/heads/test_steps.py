@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.heads import steps
+from client.heads import own_heads, steps
 from client.heads.features import Features
 from common import wire
 from common.config import StudyConfig
@@ -37,18 +37,18 @@ def study(make_study: MakeStudy) -> StudyConfig:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> steps.Place:
-    return steps.Place(tmp_path, tmp_path / "study", 1, None)
+def place(tmp_path: Path) -> own_heads.Place:
+    return own_heads.Place(tmp_path, tmp_path / "study", 1, None)
 
 
 def answer(
-    study: StudyConfig, step: head_steps.HeadStep, place: steps.Place, site: str = "north", **arrays: Any
+    study: StudyConfig, step: head_steps.HeadStep, place: own_heads.Place, site: str = "north", **arrays: Any
 ) -> wire.HeadAnswer:
     plan = wire.HeadPlan(
         plan_id="h", site=site, study=study, round=1, weights_digest="w", step=step,
         arrays={name.replace("__", "/"): value for name, value in arrays.items()},
     )  # fmt: skip
-    table = steps.FeatureTable("w", {"train": TRAIN, "validation": TEST, "test": TEST})
+    table = own_heads.FeatureTable("w", {"train": TRAIN, "validation": TEST, "test": TEST})
     return steps.carry_out(plan, table, place)
 
 
@@ -57,14 +57,14 @@ def raw(**changes: Any) -> head_steps.StatisticsStep:
     return head_steps.StatisticsStep(views=(head_steps.ViewRequest.model_validate(request),))
 
 
-def test_sums_of_the_features_as_they_are(study: StudyConfig, place: steps.Place) -> None:
+def test_sums_of_the_features_as_they_are(study: StudyConfig, place: own_heads.Place) -> None:
     found = answer(study, raw(squares=True), place)
     assert found.train_counts == (2, 2)
     assert found.arrays["statistics/raw/sums"].tolist() == [[4, 0], [0, 4]]
     assert found.arrays["statistics/raw/squares"].tolist() == [[10, 0], [0, 10]]
 
 
-def test_a_view_shifts_and_scales_the_features_first(study: StudyConfig, place: steps.Place) -> None:
+def test_a_view_shifts_and_scales_the_features_first(study: StudyConfig, place: own_heads.Place) -> None:
     """(1 - 1) / 2 + (3 - 1) / 2 = 1 for the first class and feature."""
     found = answer(
         study, raw(), place, view__raw__shift=np.array([1.0, 0.0]), view__raw__scale=np.array([2.0, 1.0])
@@ -72,7 +72,7 @@ def test_a_view_shifts_and_scales_the_features_first(study: StudyConfig, place: 
     assert found.arrays["statistics/raw/sums"].tolist() == [[1, 0], [-1, 4]]
 
 
-def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: steps.Place) -> None:
+def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: own_heads.Place) -> None:
     objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
     step = head_steps.GradientsStep(objectives=(objective,))
     found = answer(study, step, place, points__logistic=np.zeros((3, 2)))
@@ -82,19 +82,21 @@ def test_a_gradient_at_zero_is_half_of_each_class(study: StudyConfig, place: ste
 
 @pytest.mark.parametrize("points", [np.zeros((2, 2)), np.zeros((3, 3)), np.full((3, 2), np.nan)])
 def test_points_of_another_shape_or_without_numbers_are_refused(
-    study: StudyConfig, place: steps.Place, points: Any
+    study: StudyConfig, place: own_heads.Place, points: Any
 ) -> None:
     objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 1.0))
     with pytest.raises(WireError, match=r"found no array of shape \[3, 2\]"):
         answer(study, head_steps.GradientsStep(objectives=(objective,)), place, points__logistic=points)
 
 
-def test_weights_of_another_number_of_classes_are_refused(study: StudyConfig, place: steps.Place) -> None:
+def test_weights_of_another_number_of_classes_are_refused(study: StudyConfig, place: own_heads.Place) -> None:
     with pytest.raises(WireError, match="found weights of 3 classes, expected 2"):
         answer(study, raw(class_weights=(1.0, 1.0, 1.0)), place)
 
 
-def test_a_gradient_without_the_images_of_a_class_is_refused(study: StudyConfig, place: steps.Place) -> None:
+def test_a_gradient_without_the_images_of_a_class_is_refused(
+    study: StudyConfig, place: own_heads.Place
+) -> None:
     objective = head_steps.Objective(name="logistic", loss="softmax", class_weights=(1.0, 0.0))
     with pytest.raises(PolicyRefusal, match="would leave out the images of a class"):
         answer(
@@ -102,20 +104,20 @@ def test_a_gradient_without_the_images_of_a_class_is_refused(study: StudyConfig,
         )
 
 
-def test_a_site_that_only_scores_sends_no_sums(study: StudyConfig, place: steps.Place) -> None:
+def test_a_site_that_only_scores_sends_no_sums(study: StudyConfig, place: own_heads.Place) -> None:
     with pytest.raises(PolicyRefusal, match="this site only scores"):
         answer(study, raw(), place, site="unseen")
 
 
 def test_coefficients_of_a_vote_that_the_study_does_not_list_are_refused(
-    study: StudyConfig, place: steps.Place
+    study: StudyConfig, place: own_heads.Place
 ) -> None:
     with pytest.raises(WireError, match=r"a plan for 1 vote\(s\) that the study does not list"):
         answer(study, head_steps.CoefficientsStep(votes=("other",)), place)
 
 
 def test_a_score_is_of_the_softmax_and_of_each_head_on_the_test_images(
-    study: StudyConfig, place: steps.Place
+    study: StudyConfig, place: own_heads.Place
 ) -> None:
     """The softmax takes both images for the first class; the head looks at the larger feature and is right twice."""
     head = {"shift": np.zeros(2), "scale": np.ones(2), "weights": np.eye(2), "bias": np.zeros(2)}
@@ -132,7 +134,7 @@ def test_a_score_is_of_the_softmax_and_of_each_head_on_the_test_images(
     }
 
 
-def test_a_sum_that_is_one_patients_does_not_leave(study: StudyConfig, place: steps.Place) -> None:
+def test_a_sum_that_is_one_patients_does_not_leave(study: StudyConfig, place: own_heads.Place) -> None:
     """Lengths of the first class are 1 and 3: the longer one has three quarters."""
     assert answer(study, raw(), replace(place, max_patient_share=0.75)).arrays
     with pytest.raises(PolicyRefusal, match="more than 74% of a class's sum") as refused:
