@@ -51,8 +51,9 @@ lint: install ## ruff, mypy --strict, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-docs: install ## build the documentation into docs/_build; warnings are errors
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+# CI sets RUN to off: its tests run the tutorials, and once is enough.
+docs: install ## build the documentation, with the tutorials run, into docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -D nb_execution_mode=$(or $(RUN),cache) -b html docs docs/_build
 	@echo docs/_build/index.html
 
 schemas: install ## write the JSON Schemas of the YAML files into configs/schema
