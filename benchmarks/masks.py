@@ -135,7 +135,7 @@ def _row(megabytes: int, number: int, lost: int) -> list[str]:
             server_s += time.perf_counter() - started
         before = sum(site.seconds for site in sites.values())
         started = time.perf_counter()
-        masks.open(total)
+        masks.open(total.sites, [total])
         found = dict(total.result())
         server_s += time.perf_counter() - started - (sum(site.seconds for site in sites.values()) - before)
         started = time.perf_counter()

@@ -15,6 +15,9 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.masking import roster
+from common.masking.tables import score_words
+from common.metrics import Score
+from common.metrics.pooling import POOLED, total
 from common.settings import to_yaml
 from common.weights import digest, load_file
 from common.wire import codec
@@ -25,6 +28,7 @@ from server.simulation.engines import Inline
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite
 from server.state import RoundState
+from server.storage.history import read_rounds
 
 MakeSite = Callable[..., SiteConfig]
 MakeStudy = Callable[..., StudyConfig]
@@ -72,6 +76,24 @@ def test_a_masked_study_ends_with_the_bits_of_the_one_without_masks(
     plain = {**MASKS, "secure_aggregation": None}
     without = weights_after("plain", make_study(rounds=2, **plain), sites, tmp_path)
     assert weights_after("masked", make_study(rounds=2, **MASKS), sites, tmp_path) == without
+    there, here = (read_rounds(tmp_path / name) for name in ("plain", "masked"))
+    assert len(there) == len(here) == 3
+    for expected, found in zip(there, here, strict=True):
+        for side in ("validation", "test"):
+            seen, pooled = expected.on(side), found.on(side)
+            if seen is None:
+                assert pooled is None
+                continue
+            assert pooled is not None
+            assert pooled.sites == {}
+            assert pooled.pooled_only == NAMES
+            assert pooled.pooled.confusion_CC == seen.pooled.confusion_CC
+            assert pooled.pooled.figures.auroc_macro == seen.pooled.figures.auroc_macro
+            assert pooled.pooled.figures.loss == pytest.approx(seen.pooled.figures.loss, abs=1e-6)
+    report = (tmp_path / "masked" / "report.md").read_text()
+    assert "| **pooled only** |" in report
+    assert "Pooled only: the scores of east, north and south came under masks" in report
+    assert "Not in the table" not in report
 
 
 class Watched:
@@ -81,6 +103,7 @@ class Watched:
         self.trainers = {name: Trainer(site) for name, site in sites.items()}
         self.silent = silent
         self.answers: list[wire.Answer] = []
+        self.plans: list[wire.Plan] = []
 
     def online(self) -> set[str]:
         return set(self.trainers)
@@ -90,6 +113,7 @@ class Watched:
             answer = codec.from_bytes(self.trainers[site].answer(codec.to_bytes(plan)))
             assert not isinstance(answer, wire.Plan)
             self.answers.append(answer)
+            self.plans.append(plan)
             if not self.silent(site, plan):
                 yield Reply(site, answer, 0.1)
 
@@ -160,6 +184,7 @@ def test_the_server_sees_no_number_of_a_single_site(
     assert len(answers) == 3
     for answer in answers:
         assert answer.train_loss is None
+        assert not answer.scores
         for name, words in answer.delta.items():
             assert words.dtype == np.uint64
             if words.size < 100:
@@ -167,10 +192,87 @@ def test_the_server_sees_no_number_of_a_single_site(
             for bit in (0, 31, 63):  # each is set in about half of the words, whatever is below the mask
                 share = np.mean((words >> np.uint64(bit)) & np.uint64(1))
                 assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(words.size), (name, bit, share)
+            if name.startswith("scores/"):
+                continue
             clear = (words[0].view(np.int64) / 2.0**12 / answer.num_examples).ravel()
             if not own[answer.site][name].std():
                 continue
             assert abs(np.corrcoef(clear, own[answer.site][name].ravel())[0, 1]) < 5 / np.sqrt(clear.size)
+
+
+def closing(
+    study: StudyConfig,
+    sites: Mapping[str, SiteConfig],
+    silent: Callable[[str, wire.Plan], bool],
+    record: Path | None = None,
+) -> RoundState:
+    """The closing evaluation, after the rounds."""
+    watched = Watched(sites, silent)
+    cohort = enrol(study, watched, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    *_, last = run_rounds(study, watched, cohort, start, pause=lambda _: None, mask_record=record)
+    return last
+
+
+@pytest.mark.parametrize(("step", "counts"), [(None, False), ("shares", False), ("reveal", True)])
+def test_a_site_that_is_lost_in_the_closing_evaluation_is_missing_in_its_scores_alone(
+    step: str | None, counts: bool, sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    def silent(site: str, plan: wire.Plan) -> bool:
+        if site != "north" or not isinstance(plan, wire.RoundPlan | wire.MaskPlan) or plan.phase != "scoring":
+            return False
+        return isinstance(plan, wire.RoundPlan) if step is None else _drops(wire.MaskPlan, step)(site, plan)
+
+    last = closing(make_study(rounds=1, **LOSES), sites, silent)
+    there = ("east", "north", "south") if counts else ("east", "south")
+    plain = closing(make_study(rounds=1, **{**LOSES, "secure_aggregation": None}), sites, never)
+    assert last.test_scores.keys() == {POOLED}
+    expected = total({site: plain.test_scores[site] for site in there})
+    assert np.array_equal(last.test_scores[POOLED].histogram_C2B, expected.histogram_C2B)
+
+
+def test_a_server_that_asks_for_one_sites_scores_gets_none(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    """The plan without masks, the masks of the round before, and a second sum of the same weights."""
+    study = make_study(rounds=1, **LOSES)
+    _, watched = after_one_round(study, sites, never)
+    plans = [plan for plan in watched.plans if isinstance(plan, wire.RoundPlan)]
+    trained = next(plan for plan in plans if plan.site == "north")
+
+    def reason(plan: wire.Plan) -> str:
+        answer = codec.from_bytes(watched.trainers["north"].answer(codec.to_bytes(plan)))
+        assert isinstance(answer, wire.Failure)
+        return answer.reason
+
+    changes: dict[str, Any] = {"plan_id": "p", "train": False, "round": 2, "score": ("test",)}
+    scored = trained.model_copy(update=changes)
+    assert "masks of round 2 are needed, and this site has none" in reason(scored)
+    assert "masks come along or are missing" in reason(scored.model_copy(update={"envelopes": None}))
+    before = wire.RevealStep(survivors=("north", "south"))
+    again = wire.MaskPlan(plan_id="q", site="north", study=study, round=1, step=before)
+    assert "was opened before, of other sites" in reason(again)
+
+
+def test_a_site_that_sends_wrong_counts_costs_the_round_its_scores_and_not_its_update(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, _ = after_one_round(make_study(rounds=1, **MASKS), sites, never)
+    other = make_study(rounds=1, name="other", **MASKS)
+
+    def wrong(score: Score) -> Any:
+        words = score_words(score)
+        words[0] += np.uint64(3)
+        return words
+
+    monkeypatch.setattr("client.answers.masks.score_words", wrong)
+    watched = Watched(sites, never)
+    cohort = enrol(other, watched, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    state = next(run_rounds(other, watched, cohort, start, pause=lambda _: None))
+    assert state.scores == {}
+    assert [row.outcome for row in state.sites] == ["ok"] * 3
+    assert digest(state.weights) == good
 
 
 def test_too_few_sites_end_the_study_and_keep_its_weights(

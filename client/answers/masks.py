@@ -1,13 +1,17 @@
-"""The answer to a step of secure aggregation, and the masks of a round's answer."""
+"""The answer to a step of secure aggregation, and the masks of a round's update and scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.config import SiteConfig
 from client.masking.session import Masks
 from client.training.state.local_state import SiteState
 from common import log, wire
+from common.config.types import ScoredSide
 from common.errors import ConfigError
 from common.masking import roster
+from common.masking.tables import SCORES, score_words
+from common.metrics import Score
 from common.weights import Array, Arrays
 
 IDENTITY = "mask-identity"
@@ -46,10 +50,13 @@ def answer(plan: wire.MaskPlan, site: SiteConfig) -> wire.MaskAnswer:
             return answered.model_copy(update={"seed_shares": seed_shares, "key_shares": key_shares})
 
 
-def masked(plan: wire.RoundPlan, site: SiteConfig, delta: Arrays, count: int) -> dict[str, Array]:
-    """`delta`, times `count`, under the masks of the plan's round. Raises what `Masks.mask` raises."""
+def masked(
+    plan: wire.RoundPlan, site: SiteConfig, delta: Arrays, count: int, scores: Mapping[ScoredSide, Score]
+) -> dict[str, Array]:
+    """`delta`, times `count`, and tables of the scores, masked as the plan says. Raises what `Masks.mask` raises."""
     assert plan.envelopes is not None, "the contract refuses a round without masks in a study that has them"
-    return _masks(plan, site).mask(plan.round, plan.envelopes, delta, count)
+    tables = {f"{SCORES}/{side}": score_words(score) for side, score in scores.items()}
+    return _masks(plan, site).mask(plan.round, plan.envelopes, delta, count, tables)
 
 
 def _masks(plan: wire.MaskPlan | wire.RoundPlan, site: SiteConfig) -> Masks:
@@ -58,8 +65,9 @@ def _masks(plan: wire.MaskPlan | wire.RoundPlan, site: SiteConfig) -> Masks:
         SiteState(site.state_dir, study).folder,
         plan.site,
         study.fingerprint,
-        study.mask_threshold,
+        study.mask_threshold_of(plan.phase),
         least=site.policy.min_cohort or 0,
+        phase=plan.phase,
     )
 
 

@@ -67,7 +67,10 @@ class RoundAnswers:
         if not plan.train:
             scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
-            answer = _answer(plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s)
+            hidden = masks.masked(plan, self._site, {}, 0, scores) if plan.envelopes is not None else None
+            answer = _answer(
+                plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s, delta=hidden
+            )
             return answer.model_copy(update={"calibration": calibrated})
 
         private = self._private(plan, setup, sum(train_counts))
@@ -106,7 +109,7 @@ class RoundAnswers:
             seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
             delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
         if study.secure_aggregation is not None:
-            delta = masks.masked(plan, self._site, delta, num_examples)
+            delta = masks.masked(plan, self._site, delta, num_examples, scores)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"
@@ -207,7 +210,10 @@ def _answer(
         plan_id=plan.plan_id,
         site=plan.site,
         round=plan.round,
-        scores=dict(scores),
+        scores=dict(scores) if plan.envelopes is None else {},
+        score_bins=None
+        if plan.envelopes is None
+        else min((s.num_bins for s in scores.values()), default=None),
         own=dict(own or {}),
         subgroups=dict(subgroups or {}),
         num_examples=fitted.num_examples if fitted else 0,

@@ -177,7 +177,8 @@ class Contract:
             yield "counts of all sites' classes come along or are missing, against the study"
         elif plan.class_counts is not None and len(plan.class_counts) != len(study.classes):
             yield f"counts of {len(plan.class_counts)} classes come along, of {len(study.classes)}"
-        if (plan.envelopes is not None) != (plan.train and study.secure_aggregation is not None):
+        has_masks = study.secure_aggregation is not None and plan.site in study.sites.train
+        if (plan.envelopes is not None) != has_masks:
             yield "masks come along or are missing, against the study"
         if plan.control >= plan.round:
             yield f"round {plan.round} is to go on from round {plan.control}"
@@ -207,8 +208,9 @@ class Contract:
         study, last = plan.study, max(self._agreed.questions, default=0)
         if study.secure_aggregation is None or plan.site not in study.sites.train:
             yield "the study has no masks for this site"
-        if not last <= plan.round <= study.rounds:
-            yield f"masks of round {plan.round} are asked for after round {last}, of {study.rounds}"
+        first, end = (1 if plan.phase == "test" else last), study.rounds + (plan.phase != "training")
+        if not first <= plan.round <= end:
+            yield f"masks of round {plan.round} are asked for after round {last}, of {end}"
 
     def _tested_once(self, plan: wire.RoundPlan | wire.HeadPlan, weights: str) -> Iterator[str]:
         """What of a question about test images would look at them before or beside the end of the study."""

@@ -21,6 +21,7 @@ from common import wire
 from common.config import HubWeights, LocalConfig, Scaffold, StudyConfig
 from common.errors import PolicyRefusal
 from common.heads import travelling
+from common.masking.tables import SCORES, num_words
 from common.metrics import Score
 from common.weights import num_bytes
 from common.wire import compact
@@ -402,7 +403,10 @@ def _answer_bytes(plan: wire.Plan, facts: Facts) -> int:
     """Bytes of a change of the study's tensors, which masks make two numbers of 8 bytes an entry."""
     if plan.study.secure_aggregation is None or facts.built is None:
         return _tensor_bytes(plan, facts)
-    return sum(16 * int(np.prod(spec.shape)) for spec in facts.built.layout.values())
+    score = (
+        8 * num_words(len(plan.study.classes)) * len(plan.score) if isinstance(plan, wire.RoundPlan) else 0
+    )
+    return score + sum(16 * int(np.prod(spec.shape)) for spec in facts.built.layout.values())
 
 
 # --- answers -----------------------------------------------------------------------------------
@@ -415,7 +419,8 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
     A second barrier: it refuses nothing as long as the rest of the trainer is correct.
     """
     violations = [*_size("max_mib_up", "an answer", size, policy.max_mib_up)]
-    violations += _tensors(sorted(set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}), policy)
+    names = set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}
+    violations += _tensors(sorted(name for name in names if not name.startswith(f"{SCORES}/")), policy)
     kinds = set(travelling.left_in(sorted(wire.arrays_of(answer))).values())
     if stays := sorted(kinds - set(policy.heads_may_leave)):
         violations.append(

@@ -55,7 +55,10 @@ def lines(study: StudyConfig) -> Iterator[str]:
     if study.secure_aggregation is None:
         yield "the server sees this site's own updates"
     else:
-        yield f"MASKS updates: the server learns sums of {study.mask_threshold} or more sites, and the scores of each"
+        yield (
+            f"MASKS updates and scores: the server learns sums of {study.mask_threshold} or more sites, and how many "
+            "images each has"
+        )
     if study.privacy is None:
         yield "puts no noise on what leaves: a single patient may show in it"
     else:

@@ -9,7 +9,7 @@ half of the sites are needed to open a sum, so a round is opened once at most.
 """
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
 from common.config import Name
+from common.config.types import MaskPhase
 from common.errors import ConsiliumError, PolicyRefusal
 from common.files import read_json, write_atomically
 from common.masking import agreement, grid, roster, sharing
 from common.masking.roster import Announcement
-from common.masking.stream import Stream, Words, add, subtract
+from common.masking.stream import UPDATE, Words, add, stream_of, subtract
 from common.settings import Frozen
 from common.weights import Array, Arrays
 from common.wire.mask_steps import Envelopes, MaskShares
 
 FILE = "masks.json"
+
+
+def file_of(phase: MaskPhase) -> str:
+    """Name of the file with the masks of one phase."""
+    return FILE if phase == "training" else f"masks-{phase}.json"
 
 
 class Shares(Frozen):
@@ -70,12 +76,13 @@ class Masks:
         threshold: int,
         *,
         least: int = 0,
+        phase: MaskPhase = "training",
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`threshold` sites or more open a sum, and `least` must be in it; `random` gives so many bytes that are hard
-        to guess.
+        to guess. Each phase has secrets of its own.
         """
-        self._path = folder / FILE
+        self._path, self._phase = folder / file_of(phase), phase
         self._site, self._fingerprint, self._threshold = site, fingerprint, threshold
         self._least, self._random = max(threshold, least), random
         self._kept = read_json(self._path, Session)
@@ -100,6 +107,7 @@ class Masks:
             self._fingerprint,
             number,
             self._site,
+            self._phase,
         )
         self._keep(
             Session(
@@ -127,7 +135,7 @@ class Masks:
         for site, announced in sorted(announcements.items()):
             if site not in known:
                 raise _refusal(f"{site} is not in this site's roster")
-            if not announced.is_signed_by(known[site], self._fingerprint, number, site):
+            if not announced.is_signed_by(known[site], self._fingerprint, number, site, self._phase):
                 raise _refusal(f"the keys of {site} are not signed with its key of the roster")
         if announcements.get(self._site) != session.announced:
             raise _refusal("this site's own keys are missing or replaced")
@@ -157,8 +165,16 @@ class Masks:
 
     # --- the round -----------------------------------------------------------------------------
 
-    def mask(self, number: int, envelopes: Envelopes, delta: Arrays, count: int) -> dict[str, Array]:
+    def mask(
+        self,
+        number: int,
+        envelopes: Envelopes,
+        delta: Arrays,
+        count: int,
+        tables: Mapping[str, Words] | None = None,
+    ) -> dict[str, Array]:
         """`count * delta` as whole numbers (2, ...) modulo 2**64, under the masks of this site and of each pair.
+        `tables` are whole numbers already, and are masked each by streams of its name.
 
         `envelopes` are from the other sites of the sum. Raises PolicyRefusal, StorageError, WireError for an envelope
         that is not for this site, and ConsiliumError for numbers that a sum has no room for.
@@ -189,26 +205,43 @@ class Masks:
             site: Shares(seed=text[:half].hex(), key=text[half:].hex()) for site, text in opened.items()
         }
         self._keep(session.model_copy(update={"shares": {**shares, self._site: session.own}}))
-        return self._masked(session, sorted(envelopes), delta, count, about)
+        return self._masked(session, sorted(envelopes), delta, count, tables or {}, about)
 
     def _masked(
-        self, session: Session, others: Collection[str], delta: Arrays, count: int, about: bytes
+        self,
+        session: Session,
+        others: Collection[str],
+        delta: Arrays,
+        count: int,
+        tables: Mapping[str, Words],
+        about: bytes,
     ) -> dict[str, Array]:
+        assert not delta.keys() & tables.keys(), "a table has the name of a tensor"
         private = bytes.fromhex(session.mask_key)
-        own = Stream(bytes.fromhex(session.seed))
+        own = bytes.fromhex(session.seed)
         pairs = {
-            site: Stream(
-                agreement.pair_seed(private, bytes.fromhex(session.announcements[site].mask_key), about)
-            )
+            site: agreement.pair_seed(private, bytes.fromhex(session.announcements[site].mask_key), about)
             for site in others
         }
-        masked: dict[str, Array] = {}
-        for name in sorted(delta):
-            words: Words = np.stack(grid.wholes(delta[name], count)).view(np.uint64)
-            add(words, own)
-            for site, stream in pairs.items():
-                (add if self._site < site else subtract)(words, stream)
-            masked[name] = words
+
+        def hide(use: str, numbers: Iterable[tuple[str, Words]]) -> dict[str, Array]:
+            """These numbers under the masks of one use, edited in place."""
+            mask = stream_of(own, use)
+            masks = {site: stream_of(seed, use) for site, seed in pairs.items()}
+            hidden: dict[str, Array] = {}
+            for name, words in numbers:
+                add(words, mask)
+                for site, stream in masks.items():
+                    (add if self._site < site else subtract)(words, stream)
+                hidden[name] = words
+            return hidden
+
+        masked = hide(
+            UPDATE,
+            ((name, np.stack(grid.wholes(delta[name], count)).view(np.uint64)) for name in sorted(delta)),
+        )
+        for name in sorted(tables):
+            masked |= hide(name, [(name, tables[name].copy())])
         return masked
 
     # --- after the round -----------------------------------------------------------------------
@@ -242,7 +275,7 @@ class Masks:
         return self._kept
 
     def _about(self, announcements: Mapping[str, Announcement], number: int) -> bytes:
-        return roster.session(announcements, self._fingerprint, number)
+        return roster.session(announcements, self._fingerprint, number, self._phase)
 
     def _require_enough(self, sites: Collection[str]) -> None:
         if len(sites) < self._least:

@@ -1,20 +1,21 @@
 """Settings of secure aggregation."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from common.config.aggregation import AdmissionConfig, Aggregation, Algorithm, Mean
-from common.config.heads import HeadsConfig
-from common.config.rounds import SitesConfig
-from common.config.transport import TransportConfig
+from common.config.aggregation import Mean
+from common.config.personalisation import own_models
 from common.settings import Frozen
+
+if TYPE_CHECKING:
+    from common.config.study import StudyConfig
 
 
 class SecureAggregationConfig(Frozen):
-    """The server learns the sum of the sites' updates, and no site's own (Bonawitz et al. 2017).
+    """The server learns the sums of the sites' updates and scores, and no site's own (Bonawitz et al. 2017).
 
-    Scores and the counts of the enrolment are as without masks.
+    The counts of the enrolment are as without masks.
     """
 
     threshold: Annotated[int, Field(ge=2)] | None = None
@@ -26,16 +27,13 @@ class SecureAggregationConfig(Frozen):
         return min(num_sites, 2 * num_sites // 3 + 1) if self.threshold is None else self.threshold
 
 
-def wrong_masks(
-    masks: SecureAggregationConfig,
-    sites: SitesConfig,
-    aggregation: Aggregation,
-    admission: AdmissionConfig,
-    algorithm: Algorithm,
-    transport: TransportConfig | None,
-    heads: HeadsConfig | None,
-) -> str | None:
+def wrong_masks(masks: SecureAggregationConfig, study: "StudyConfig") -> str | None:
     """Why a study with these settings cannot have masks, or None."""
+    return _wrong_threshold(masks, study) or _wrong_updates(study) or _wrong_scores(study)
+
+
+def _wrong_threshold(masks: SecureAggregationConfig, study: "StudyConfig") -> str | None:
+    sites = study.sites
     asked, threshold = sites.num_per_round, masks.threshold_of(sites.num_per_round)
     if asked < 2:
         return f"needs two training sites or more in a round, found {asked}"
@@ -46,6 +44,12 @@ def wrong_masks(
             f"threshold={threshold} is more than the {sites.quorum} site(s) with which a round goes on; raise "
             "sites.required or lower the threshold"
         )
+    return None
+
+
+def _wrong_updates(study: "StudyConfig") -> str | None:
+    """What looks at one site's update."""
+    aggregation, admission, algorithm = study.aggregation, study.admission, study.algorithm
     unseen = "the server sees no site's own update"
     if not isinstance(aggregation, Mean) or aggregation.norm_clip is not None:
         return f"goes with aggregation.kind=mean without norm_clip alone, because {unseen}"
@@ -61,10 +65,31 @@ def wrong_masks(
         )
     if algorithm.kind in ("scaffold", "fednova"):
         return f"does not go with algorithm={algorithm.kind}, which looks at each site's update"
-    if transport is not None:
+    if study.transport is not None:
         return "does not go with transport: masked numbers cannot be rounded; leave transport out"
-    if heads is not None and heads.federated:
+    return None
+
+
+def _wrong_scores(study: "StudyConfig") -> str | None:
+    """What looks at one site's scores, or at its images in another way."""
+    unseen = "the server sees no site's own scores"
+    if study.sites.evaluate:
         return (
-            "does not go with heads.federated, whose sums are not masked; fit them in a study without masks"
+            f"does not go with sites.evaluate, because {unseen}; score the final weights there in a study of its own, "
+            "with start_from and rounds: 0"
         )
+    if study.selection is not None and study.selection.sites is not None:
+        return (
+            f"chooses by the pooled scores of all training sites: leave selection.sites out, because {unseen}"
+        )
+    if own := own_models(study.personalisation):
+        return f"does not go with models of a site's own ({', '.join(own)}), because {unseen}"
+    if study.heads is not None:
+        return (
+            "does not go with heads, whose sums and scores are not masked; fit them in a study without masks"
+        )
+    if study.subgroups is not None:
+        return f"does not go with subgroups, whose counts are of each site, because {unseen}"
+    if study.overlap is not None:
+        return "does not go with overlap, which compares hashes of each site's images"
     return None

@@ -42,7 +42,7 @@ from common.config.secure_aggregation import SecureAggregationConfig, wrong_mask
 from common.config.subgroups import Subgroups, wrong_subgroups
 from common.config.training import LocalConfig, Sgd
 from common.config.transport import TransportConfig
-from common.config.types import MOST_NAMES, MOST_ROUNDS, Line, Name, ScoredSide
+from common.config.types import MOST_NAMES, MOST_ROUNDS, Line, MaskPhase, Name, ScoredSide
 from common.errors import ConfigError
 from common.settings import Frozen
 
@@ -233,9 +233,7 @@ class StudyConfig(Frozen):
     @model_validator(mode="after")
     def _masks_fit(self) -> Self:
         masks = self.secure_aggregation
-        problem = masks and wrong_masks(
-            masks, self.sites, self.aggregation, self.admission, self.algorithm, self.transport, self.heads
-        )
+        problem = None if masks is None else wrong_masks(masks, self)
         if problem:
             raise ValueError(f"secure_aggregation {problem}")
         return self
@@ -310,6 +308,13 @@ class StudyConfig(Frozen):
         """Sites that a masked sum must be of, 0 without masks."""
         masks = self.secure_aggregation
         return 0 if masks is None else masks.threshold_of(self.sites.num_per_round)
+
+    def mask_threshold_of(self, phase: MaskPhase) -> int:
+        """The same for one phase: a round may be of few sites that are drawn, the others are of all."""
+        masks, asked = self.secure_aggregation, len(self.sites.train)
+        if masks is None or phase == "training":
+            return self.mask_threshold
+        return max(masks.threshold_of(asked), asked // 2 + 1)
 
     @property
     def largest_share_of_sums(self) -> float:

@@ -14,6 +14,10 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ScoredSide: TypeAlias = Literal["validation", "test"]
 """Sides of a site's split that models are scored on: choices are made on validation images alone."""
 
+MaskPhase: TypeAlias = Literal["training", "scoring", "test"]
+"""What a masked sum is for: a round of training with its scores; the closing evaluation; the test of chosen weights.
+Each has keys of its own, so a round's number alone names no sum."""
+
 LONGEST_LINE = 500
 
 Line = Annotated[str, StringConstraints(max_length=LONGEST_LINE), AfterValidator(require_line)]

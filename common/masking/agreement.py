@@ -14,8 +14,8 @@ from common.errors import WireError
 
 KEY_BYTES = 32
 
-_PAIR_MASK = b"consilium masking 1: mask of a pair"
-_ENVELOPE = b"consilium masking 1: envelope from "
+_PAIR_MASK = b"consilium masking 2: mask of a pair"
+_ENVELOPE = b"consilium masking 2: envelope from "
 _NONCE = bytes(12)  # a key seals one envelope
 
 

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, StringConstraints
 
-from common.config.types import Name
+from common.config.types import MaskPhase, Name
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.settings import Frozen, load_settings
@@ -21,7 +21,7 @@ from common.settings import Frozen, load_settings
 PublicKey: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Signature: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
-_KEYS = "consilium masking 1: keys of a site for one round"
+_KEYS = "consilium masking 2: keys of a site for one sum"
 
 
 class Roster(Frozen):
@@ -46,9 +46,11 @@ class Announcement(Frozen):
     """With which shares are sealed. Its private half stays at the site."""
     signature: Signature
 
-    def is_signed_by(self, signer: str, fingerprint: str, number: int, site: str) -> bool:
-        """Whether the owner of the public key `signer` announced these keys for this study, round and site."""
-        text = _signed(self.mask_key, self.envelope_key, fingerprint, number, site)
+    def is_signed_by(
+        self, signer: str, fingerprint: str, number: int, site: str, phase: MaskPhase = "training"
+    ) -> bool:
+        """Whether the owner of the public key `signer` announced these keys for this study, phase, round and site."""
+        text = _signed(self.mask_key, self.envelope_key, fingerprint, number, site, phase)
         try:
             Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(
                 bytes.fromhex(self.signature), text
@@ -65,21 +67,26 @@ def announce(
     fingerprint: str,
     number: int,
     site: str,
+    phase: MaskPhase = "training",
 ) -> Announcement:
     """Public keys, signed for round `number` of the study with this fingerprint."""
     mask, envelope = mask_key.hex(), envelope_key.hex()
-    signature = identity.sign(_signed(mask, envelope, fingerprint, number, site))
+    signature = identity.sign(_signed(mask, envelope, fingerprint, number, site, phase))
     return Announcement(mask_key=mask, envelope_key=envelope, signature=signature.hex())
 
 
-def _signed(mask_key: str, envelope_key: str, fingerprint: str, number: int, site: str) -> bytes:
-    return "\n".join((_KEYS, fingerprint, str(number), site, mask_key, envelope_key)).encode()
+def _signed(
+    mask_key: str, envelope_key: str, fingerprint: str, number: int, site: str, phase: MaskPhase
+) -> bytes:
+    return "\n".join((_KEYS, phase, fingerprint, str(number), site, mask_key, envelope_key)).encode()
 
 
-def session(announcements: Mapping[str, Announcement], fingerprint: str, number: int) -> bytes:
+def session(
+    announcements: Mapping[str, Announcement], fingerprint: str, number: int, phase: MaskPhase = "training"
+) -> bytes:
     """Number of the session that these announcements make: 32 bytes, equal at all that see the same."""
     lines = [f"{site} {one.mask_key} {one.envelope_key}" for site, one in sorted(announcements.items())]
-    return hashlib.sha256("\n".join((_KEYS, fingerprint, str(number), *lines)).encode()).digest()
+    return hashlib.sha256("\n".join((_KEYS, phase, fingerprint, str(number), *lines)).encode()).digest()
 
 
 def load_roster(path: Path) -> Roster:

@@ -14,6 +14,9 @@ from statistics import NormalDist
 from common.errors import QuorumNotMet
 from common.metrics import Figures, Score, figures
 
+POOLED = "pooled only"
+"""In place of a site's name, which none is: the counts of all sites together, where masks hide those of each."""
+
 
 def total(scores: Mapping[str, Score]) -> Score:
     """The counts of all sites. Raises QuorumNotMet if no site has scored the model."""
@@ -30,8 +33,8 @@ def pooled(scores: Mapping[str, Score]) -> Figures:
 
 
 def per_site(scores: Mapping[str, Score]) -> dict[str, Figures]:
-    """The figures of each site, in the order of site names."""
-    return {site: figures(scores[site]) for site in sorted(scores)}
+    """The figures of each site, in the order of site names; none of those that are known pooled only."""
+    return {site: figures(scores[site]) for site in sorted(scores) if site != POOLED}
 
 
 def interval(num_right: int, num_images: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -46,6 +46,7 @@ from common.wire.messages import (
     Tokens,
     arrays_of,
     device_name,
+    phase_of,
     weights_of,
 )
 
@@ -96,5 +97,6 @@ __all__ = [
     "Tokens",
     "ViewRequest",
     "arrays_of",
+    "phase_of",
     "weights_of",
 ]

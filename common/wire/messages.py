@@ -11,11 +11,11 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 
 from common.config import OwnModel, Share, StudyConfig
 from common.config.subgroups import MOST_ATTRIBUTES
-from common.config.types import MOST_NAMES, Line, Name, ScoredSide
+from common.config.types import MOST_NAMES, Line, MaskPhase, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.heads.view import below
 from common.masking.roster import Announcement
-from common.metrics import Score
+from common.metrics import NUM_BINS, Score
 from common.metrics.calibration import CalibrationCounts
 from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
@@ -176,6 +176,11 @@ class RoundPlan(Message):
     or the compact form of a change (`common/wire/compact.py`)."""
 
     @property
+    def phase(self) -> MaskPhase:
+        """Which masks the answer of a training site has in a study with secure aggregation."""
+        return phase_of(self.train, self.score)
+
+    @property
     def network(self) -> Arrays:
         """The tensors of the study's layout."""
         return {name: array for name, array in self.weights.items() if not name.startswith(f"{CONTROL}/")}
@@ -184,6 +189,13 @@ class RoundPlan(Message):
     def control_variate(self) -> Arrays:
         """The server's control variate, by tensor; empty without one."""
         return below(CONTROL, self.weights)
+
+
+def phase_of(train: bool, score: tuple[ScoredSide, ...]) -> MaskPhase:
+    """Phase of a round that trains or only scores these sides."""
+    if train:
+        return "training"
+    return "test" if score == ("test",) else "scoring"
 
 
 class OverlapPlan(Message):
@@ -216,6 +228,8 @@ class MaskPlan(Message):
     kind: Literal["mask"] = "mask"
     study: StudyConfig
     round: Annotated[RoundNumber, Field(ge=1)]
+    phase: MaskPhase = "training"
+    """What the sum is for: see `RoundPlan.phase`."""
     step: MaskStep
 
 
@@ -277,7 +291,11 @@ class RoundAnswer(Message):
     ARRAYS: ClassVar[str | None] = "delta"
     round: RoundNumber
     scores: dict[ScoredSide, Score]
-    """By side that the plan asked for."""
+    """By side that the plan asked for; empty under masks, where they are tables of `delta`."""
+    score_bins: Annotated[int, Field(ge=2, le=NUM_BINS)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Under masks: bins that the site's policy rounds probabilities to; else None, and each score says it."""
     own: dict[OwnModel, Score] = Field(default_factory=dict)
     """Scores of the site's own models on its test images, from a training site at the end of a study that has them."""
     subgroups: Annotated[dict[Name, SubgroupCounts], Field(max_length=MOST_ATTRIBUTES)] = Field(
@@ -300,7 +318,8 @@ class RoundAnswer(Message):
     """With privacy: what the study has cost this site's patients so far, at the study's delta; else None."""
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`;
-    with masks, whole numbers modulo 2**64 of shape (2, ...): coarse and fine, times the images, and masked."""
+    with masks, whole numbers modulo 2**64 of shape (2, ...): coarse and fine, times the images, and masked; and tables
+    of scores as `scores/SIDE`, masked whole numbers (`common/masking/tables.py`)."""
 
 
 class HeadAnswer(Message):

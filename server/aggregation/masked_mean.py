@@ -6,7 +6,7 @@ import numpy as np
 
 from common.errors import QuorumNotMet
 from common.masking import grid
-from common.masking.stream import Stream, Words, add, subtract
+from common.masking.stream import UPDATE, Words, add, stream_of, subtract
 from common.weights import Array, Layout
 from server.aggregation.update import AdmittedUpdate
 
@@ -37,16 +37,17 @@ class MaskedMean:
                 self._sums[name] = words.astype(np.uint64, copy=True)
         self._counts[update.site] = update.num_examples
 
-    def unmask(self, added: Collection[Stream], subtracted: Collection[Stream]) -> None:
-        """Take masks off: those that sites `added`, and those that they `subtracted`.
+    def unmask(self, added: Collection[bytes], subtracted: Collection[bytes]) -> None:
+        """Take masks off: those of seeds that sites `added`, and that they `subtracted`.
 
         Raises QuorumNotMet if what is left is no sum of updates.
         """
+        plus, minus = ([stream_of(seed, UPDATE) for seed in seeds] for seeds in (added, subtracted))
         for name in sorted(self._sums):
             words = self._sums[name]
-            for stream in added:
+            for stream in plus:
                 subtract(words, stream)
-            for stream in subtracted:
+            for stream in minus:
                 add(words, stream)
             coarse, _ = self._wholes(name)
             if words.size and not -self._most <= coarse.min() <= coarse.max() <= self._most:

@@ -100,7 +100,7 @@ def _figures(outcome: Outcome) -> str:
         [f"{site} (only scores)" if site in evaluate else site, *_row(scored)]
         for site, scored in final.sites.items()
     ]
-    rows.append(["**pooled**", *_row(final.pooled)])
+    rows.append(["**pooled only**" if final.pooled_only else "**pooled**", *_row(final.pooled)])
     if final.pooled_training is not None:
         rows.append(["**pooled, training sites**", *_row(final.pooled_training)])
     planned, after = outcome.study.rounds, final.after_round
@@ -120,6 +120,7 @@ def _figures(outcome: Outcome) -> str:
             *_selected(outcome, final),
             _which_images(outcome, final),
             markdown_table(head, rows),
+            *_pooled_only(final),
             *_not_in_the_table(outcome, final),
             *_coarse(final.pooled),
             *_left_out(outcome, final),
@@ -145,12 +146,23 @@ def _which_images(outcome: Outcome, final: ScoredModel) -> str:
     return "The figures are of test images, which were scored once, with these weights."
 
 
+def _pooled_only(final: ScoredModel) -> list[str]:
+    """Why no site has a row, as a paragraph."""
+    if not final.pooled_only:
+        return []
+    return [
+        f"Pooled only: the scores of {listed(final.pooled_only)} came under masks, so each site alone knows its own "
+        "figures, and the server cannot compare a site's counts with its images."
+    ]
+
+
 def _not_in_the_table(outcome: Outcome, final: ScoredModel) -> list[str]:
     """Sites without a row, each with the reason, and rounds that nothing scored, as paragraphs."""
     paragraphs, never = [], outcome.never_there
     record = outcome.final_record
     rows = {row.site: row for row in record.sites} if record is not None else {}
-    lacking = [site for site in outcome.study.sites.all if site not in final.sites]
+    there = {*final.sites, *final.pooled_only}
+    lacking = [site for site in outcome.study.sites.all if site not in there]
     if lacking:
         each = "; ".join(
             f"{site} ({escaped(never[site] if site in never else why_silent(rows.get(site)))})"
@@ -176,7 +188,8 @@ def _coarse(pooled: Scored) -> list[str]:
 
 def _left_out(outcome: Outcome, final: ScoredModel) -> list[str]:
     """Images that are not counted because too few patients had such a result, as a paragraph."""
-    by_site = {site: sum(scored.left_out_C) for site, scored in final.sites.items() if any(scored.left_out_C)}
+    known = final.sites or {"all sites": final.pooled}
+    by_site = {site: sum(scored.left_out_C) for site, scored in known.items() if any(scored.left_out_C)}
     if not by_site:
         return []
     each = ", ".join(f"{site} {number}" for site, number in by_site.items())

@@ -104,7 +104,7 @@ def front_matter(outcome: Outcome) -> str:
     }
     if final is not None:
         figures = {name: getattr(final.pooled.figures, field) for name, field in _HUB_METRICS}
-        data = f"{final.side} images of {counted(len(final.sites), 'site')}"
+        data = f"{final.side} images of {counted(len(final.sites) or len(final.pooled_only), 'site')}"
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": data, "type": "private", "split": final.side},

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from common.config import StudyConfig
 from common.metrics import Figures, Score
-from common.metrics.pooling import per_site, pooled
+from common.metrics.pooling import POOLED, per_site, pooled
 from server.state import RoundState
 
 
@@ -63,7 +63,7 @@ def _has_images(scores: Mapping[str, Score]) -> bool:
 
 def _pools(scores: Mapping[str, Score], evaluate: Collection[str]) -> dict[str, Figures]:
     seen = {site: score for site, score in scores.items() if site not in evaluate}
-    both = {"pooled": pooled(scores)}
+    both = {POOLED if POOLED in scores else "pooled": pooled(scores)}
     return both | ({"pooled without *": pooled(seen)} if 0 < len(seen) < len(scores) else {})
 
 

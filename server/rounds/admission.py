@@ -19,6 +19,7 @@ from common.config import AdmissionConfig, Attribute, OwnModel, TransportConfig
 from common.config.subgroups import titles
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected, WireError
+from common.masking.tables import SCORES, num_words
 from common.metrics import Score
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, Layout, mismatch
@@ -92,16 +93,30 @@ def admit_masked(answer: RoundAnswer, layout: Layout, train_count: int) -> Admit
 
     Numbers under a mask look random, so only their form and the counts are checked here.
     """
-    form = {name: ((2, *spec.shape), "uint64") for name, spec in layout.items()}
-    found = {name: (array.shape, str(array.dtype)) for name, array in answer.delta.items()}
-    if found != form:
-        odd = sorted(name for name in form.keys() | found.keys() if form.get(name) != found.get(name))[0]
-        raise UpdateRejected(f"{odd[:200]} is not masked as the study's layout says")
+    delta = {name: array for name, array in answer.delta.items() if not name.startswith(f"{SCORES}/")}
+    _require_form(delta, {name: (2, *spec.shape) for name, spec in layout.items()})
     if answer.num_examples != train_count:
         raise UpdateRejected(f"it claims {answer.num_examples} examples, expected {train_count} as enrolled")
     if answer.num_steps < 1:
         raise UpdateRejected(f"it claims {answer.num_steps} steps, expected at least 1")
-    return AdmittedUpdate(answer.site, answer.num_examples, answer.delta, num_steps=answer.num_steps)
+    return AdmittedUpdate(answer.site, answer.num_examples, delta, num_steps=answer.num_steps)
+
+
+def admit_masked_scores(answer: RoundAnswer, sides: Sequence[ScoredSide], num_classes: int) -> Arrays:
+    """The masked tables of scores in `answer`, by name. Raises UpdateRejected."""
+    tables = {name: array for name, array in answer.delta.items() if name.startswith(f"{SCORES}/")}
+    _require_form(tables, {f"{SCORES}/{side}": (num_words(num_classes),) for side in sides})
+    if sides and answer.score_bins is None:
+        raise UpdateRejected("it does not say how many bins its scores have")
+    return tables
+
+
+def _require_form(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    form = {name: (shape, "uint64") for name, shape in shapes.items()}
+    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    if found != form:
+        odd = sorted(name for name in form.keys() | found.keys() if form.get(name) != found.get(name))[0]
+        raise UpdateRejected(f"{odd[:200]} is not masked as the study's layout says")
 
 
 def unpacked(answer: RoundAnswer, layout: Layout, transport: TransportConfig | None) -> RoundAnswer:

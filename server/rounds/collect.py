@@ -16,12 +16,14 @@ from common import log, wire
 from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
-from common.metrics import Score
+from common.metrics import NUM_BINS, Score
 from common.metrics.calibration import CalibrationCounts
+from common.metrics.pooling import POOLED
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, num_bytes
 from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
+from server.aggregation.masked_tables import MaskedTables
 from server.aggregation.tally import AdmittedUpdate
 from server.rounds import admission, calibration, downlink, participation, replies, stragglers
 from server.rounds.failures import printable
@@ -84,6 +86,10 @@ class RoundCollector:
         self._own: dict[str, Mapping[OwnModel, Score]] = {}
         self._subgroups: dict[str, Mapping[str, SubgroupCounts]] = {}
         self._calibration: dict[str, CalibrationCounts] = {}
+        self.masked = MaskedTables()
+        """With masks: tables of scores, which `open_scores` reads once their masks are off."""
+        self._bins: list[int] = []
+        self._pooled: Mapping[ScoredSide, Score] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -93,11 +99,11 @@ class RoundCollector:
 
     @property
     def trainers(self) -> list[str]:
-        """Sites that train in this round."""
-        return [site for site, plan in self._plans.items() if plan.train]
+        """Training sites that are asked in this round."""
+        return [site for site in self._plans if site in self._study.sites.train]
 
     def take_masks(self, envelopes: Mapping[str, Envelopes], lacking: Mapping[str, str]) -> None:
-        """Give each training site the shares for it; `lacking` sites have no masks, and are not asked to train."""
+        """Give each training site the shares for it; `lacking` sites have no masks, and are not asked."""
         for site in self.trainers:
             if site in envelopes:
                 self._plans[site] = with_envelopes(self._plans[site], envelopes[site])
@@ -194,9 +200,13 @@ class RoundCollector:
                 self._study, self._cohort, self._before, self._plans[site], reply, row
             )
             counts = self._calibrated(reply)
+            tables = replies.masked_tables(self._study, self._plans[site], reply)
         except UpdateRejected as rejection:
             row = replace(row, outcome="refused", reason=printable(str(rejection)))
         else:
+            if isinstance(reply.answer, wire.RoundAnswer) and self._plans[site].envelopes is not None:
+                self.masked.add(site, tables)
+                self._bins.append(reply.answer.score_bins or NUM_BINS)
             if update is not None:
                 if self._plans[site].envelopes is None:
                     self._updates[site] = _Measured(update.norm, update.statistics_norm, update.num_examples)
@@ -315,8 +325,21 @@ class RoundCollector:
         silent = {"failed", "missing"}
         return [site for site in self._plans if site not in self._rows or self._rows[site].outcome in silent]
 
+    def open_scores(self) -> None:
+        """Read the scores of all sites together, whose masks are off. Wrong ones are logged, and there is no score."""
+        try:
+            self._pooled = replies.pooled_scores(self._study, self.masked.sums, self._bins)
+        except ValueError as error:
+            log.warn(
+                f"round {self.number}: the sites' scores add up to none ({printable(str(error))}): a site sent wrong "
+                "numbers; no score of this round is used",
+                round=self.number,
+            )
+
     def _on(self, side: ScoredSide) -> dict[str, Score]:
-        """Scores on one side by site, in the order of names."""
+        """Scores on one side by site, in the order of names; with masks, of all of them together."""
+        if side in self._pooled:
+            return {POOLED: self._pooled[side]}
         return {site: scores[side] for site, scores in sorted(self._scores.items()) if side in scores}
 
     @property

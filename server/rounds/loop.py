@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from common import log
+from common import log, wire
 from common.config import Scaffold, StudyConfig
-from common.config.types import ScoredSide
+from common.config.types import MaskPhase, ScoredSide
 from common.errors import QuorumNotMet
 from common.polling import SLOW_POLL_S, wait_until
 from common.weights import Array
@@ -77,8 +77,9 @@ def run_rounds(
 
     def closing(before: RoundState, score: tuple[ScoredSide, ...]) -> RoundState:
         after, _ = _collect(
-            study, sites, cohort, before, train=False, score=score, on_progress=on_progress, pause=pause
-        )
+            study, sites, cohort, before, train=False, score=score, on_progress=on_progress, pause=pause,
+            mask_record=mask_record,
+        )  # fmt: skip
         return after
 
     if study.selection is None:  # nothing to choose: one message asks for all
@@ -242,19 +243,23 @@ def _collect(
     Without a quorum the round is repeated as often as the study allows. Raises QuorumNotMet.
     """
     collector = RoundCollector(study, cohort, state, train=train, score=score, on_progress=on_progress)
-    masks = _prepared_masks(study, sites, collector, pause, mask_record) if train else None
+    phase = wire.phase_of(train, score)
+    masks = _prepared_masks(study, sites, collector, pause, mask_record, phase)
+    required = max(study.sites.quorum, study.mask_threshold_of(phase))
     while True:
         collector.ask(sites)
-        if collector.num_answered >= study.sites.quorum:
-            if masks is not None and isinstance(collector.tally, MaskedMean):
-                masks.open(collector.tally)
+        if collector.num_answered >= required:
+            if masks is not None:
+                updates = [collector.tally] if isinstance(collector.tally, MaskedMean) else []
+                masks.open(collector.masked.sites, [*updates, collector.masked])
+                collector.open_scores()
             after = collector.after
             _log_set_aside(study, state, after)
             return after, collector
         after = collector.after
         lacking = (
             f"round {collector.number} has {collector.num_answered} usable answers of training sites, "
-            f"{study.sites.quorum} are required ({participation.lacking(collector.rows, after.absences)})"
+            f"{required} are required ({participation.lacking(collector.rows, after.absences)})"
         )
         if (
             not set(collector.unheard) & set(study.sites.train)
@@ -268,7 +273,7 @@ def _collect(
             round=collector.number,
         )
         pause(study.deadlines.repeat_after_s)
-        _wait_for_a_quorum(study, sites, collector, pause)
+        _wait_for_a_quorum(study, sites, collector, required, pause)
 
 
 def _prepared_masks(
@@ -277,24 +282,29 @@ def _prepared_masks(
     collector: RoundCollector,
     pause: Callable[[float], None],
     record: Path | None,
+    phase: MaskPhase,
 ) -> MaskedRound | None:
     """The masks of the collector's round; None in a study without them. Raises QuorumNotMet."""
     if study.secure_aggregation is None:
         return None
-    masks = MaskedRound(study, sites, collector.number, pause, record)
+    masks = MaskedRound(study, sites, collector.number, pause, record, phase)
     masks.prepare(collector.trainers)
     collector.take_masks(masks.envelopes, masks.lacking)
     return masks
 
 
 def _wait_for_a_quorum(
-    study: StudyConfig, sites: Sites, collector: RoundCollector, pause: Callable[[float], None]
+    study: StudyConfig,
+    sites: Sites,
+    collector: RoundCollector,
+    required: int,
+    pause: Callable[[float], None],
 ) -> None:
     """Wait until enough missing sites are connected: a repetition that reaches no site is of no use."""
     trainers = set(collector.unheard) & set(study.sites.train)
 
     def are_enough() -> bool:
-        return collector.num_answered + len(trainers & sites.online()) >= study.sites.quorum
+        return collector.num_answered + len(trainers & sites.online()) >= required
 
     if not are_enough():
         log.event(

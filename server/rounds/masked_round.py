@@ -10,19 +10,19 @@ again, it collects the same answers under the same masks, and opens the same sum
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from common import log, wire
 from common.config import Name, StudyConfig
+from common.config.types import MaskPhase
 from common.errors import QuorumNotMet
 from common.files import read_json, write_json
 from common.masking import agreement, roster, sharing
 from common.masking.roster import Announcement
-from common.masking.stream import Stream
 from common.settings import Frozen
 from common.wire.mask_steps import Envelopes, MaskStep
-from server.aggregation.masked_mean import MaskedMean
 from server.rounds.failures import failure_sentence
 from server.rounds.sites import Deadline, Sites
 
@@ -32,10 +32,18 @@ class Opening(Frozen):
 
     study: str
     """Fingerprint."""
+    phase: MaskPhase = "training"
     round: int
     announcements: dict[Name, Announcement]
     envelopes: dict[Name, Envelopes]
     survivors: tuple[Name, ...]
+
+
+class Masked(Protocol):
+    """A sum under masks."""
+
+    def unmask(self, added: Collection[bytes], subtracted: Collection[bytes]) -> None:
+        """Take masks off: those of seeds that sites `added`, and that they `subtracted`. Raises QuorumNotMet."""
 
 
 class MaskedRound:
@@ -48,10 +56,13 @@ class MaskedRound:
         number: int,
         pause: Callable[[float], None] = time.sleep,
         record: Path | None = None,
+        phase: MaskPhase = "training",
     ) -> None:
         """`record` is a file that outlives this process; None: a sum that this process does not open is lost."""
         self._study, self._sites, self._number, self._pause = study, sites, number, pause
-        self._record, self._began = record, _opening(record, study, number)
+        self._phase, self._threshold = phase, study.mask_threshold_of(phase)
+        self._record = None if record is None else _of_phase(record, phase)
+        self._began = _opening(self._record, study, number, phase)
         self._announcements: dict[str, Announcement] = {}
         self.envelopes: dict[str, Envelopes] = {}
         """Shares for each site that has masks, by the site that sealed them."""
@@ -63,7 +74,7 @@ class MaskedRound:
         if self._began is not None:
             self._go_on_with(self._began)
             return
-        needed = max(self._study.mask_threshold, self._study.sites.quorum)
+        needed = max(self._threshold, self._study.sites.quorum)
         few = ""
         for attempt in range(1, self._study.deadlines.repeats + 2):
             self._prepare(names)
@@ -101,7 +112,7 @@ class MaskedRound:
             for site, answer in self._ask(dict.fromkeys(names, wire.KeysStep())).items()
             if answer.keys is not None
         }
-        if len(self._announcements) < self._study.mask_threshold:
+        if len(self._announcements) < self._threshold:
             return
         step = wire.SharesStep(announcements=self._announcements)
         answers = self._ask(dict.fromkeys(self._announcements, step))
@@ -116,9 +127,9 @@ class MaskedRound:
             site: {other: sealed[other][site] for other in sealed if other != site} for site in sorted(sealed)
         }
 
-    def open(self, total: MaskedMean) -> None:
-        """Take the masks off the sum of the sites that were added. Raises QuorumNotMet if too few help."""
-        survivors, threshold = total.sites, self._study.mask_threshold
+    def open(self, survivors: tuple[str, ...], sums: Sequence[Masked]) -> None:
+        """Take the masks off the sums of these sites, in the order of names. Raises QuorumNotMet if too few help."""
+        threshold = self._threshold
         began = self._begin(survivors)
         answers: dict[str, wire.MaskAnswer] = {}
         step = wire.RevealStep(survivors=survivors)
@@ -139,8 +150,8 @@ class MaskedRound:
             site: _combined({places[one]: answers[one].seed_shares.get(site) for one in helpers})
             for site in survivors
         }
-        added, subtracted = [Stream(seed) for seed in seeds.values()], list[Stream]()
-        about = roster.session(self._announcements, self._study.fingerprint, self._number)
+        added, subtracted = list(seeds.values()), list[bytes]()
+        about = roster.session(self._announcements, self._study.fingerprint, self._number, self._phase)
         for gone in began.envelopes.keys() - set(survivors):
             key = _combined({places[one]: answers[one].key_shares.get(gone) for one in helpers})
             if agreement.public(key).hex() != self._announcements[gone].mask_key:
@@ -149,9 +160,9 @@ class MaskedRound:
                 )
             for site in survivors:
                 public = bytes.fromhex(self._announcements[site].mask_key)
-                stream = Stream(agreement.pair_seed(key, public, about))
-                (added if site < gone else subtracted).append(stream)
-        total.unmask(added, subtracted)
+                (added if site < gone else subtracted).append(agreement.pair_seed(key, public, about))
+        for total in sums:
+            total.unmask(added, subtracted)
         log.event(
             f"round {self._number}: the sum of {', '.join(survivors)} is opened, with shares of {len(helpers)} of them",
             round=self._number,
@@ -169,6 +180,7 @@ class MaskedRound:
             return self._began
         began = Opening(
             study=self._study.fingerprint,
+            phase=self._phase,
             round=self._number,
             announcements=self._announcements,
             envelopes=self.envelopes,
@@ -203,11 +215,18 @@ class MaskedRound:
     def _plan(self, site: str, step: MaskStep) -> wire.MaskPlan:
         # Equal for equal questions, so that a site repeats its answer to a server that was killed. Keys alone are
         # asked for afresh: with them a session begins.
-        work = f"{self._study.fingerprint} {self._number} {site} {step.model_dump_json()}"
+        work = f"{self._study.fingerprint} {self._phase} {self._number} {site} {step.model_dump_json()}"
         if isinstance(step, wire.KeysStep):
             work += f" {time.time_ns()}"
         plan_id = hashlib.sha256(work.encode()).hexdigest()[:32]
-        return wire.MaskPlan(plan_id=plan_id, site=site, study=self._study, round=self._number, step=step)
+        return wire.MaskPlan(
+            plan_id=plan_id,
+            site=site,
+            study=self._study,
+            round=self._number,
+            phase=self._phase,
+            step=step,
+        )
 
 
 def with_envelopes(plan: wire.RoundPlan, envelopes: Envelopes) -> wire.RoundPlan:
@@ -218,10 +237,16 @@ def with_envelopes(plan: wire.RoundPlan, envelopes: Envelopes) -> wire.RoundPlan
     )
 
 
-def _opening(record: Path | None, study: StudyConfig, number: int) -> Opening | None:
+def _of_phase(record: Path, phase: MaskPhase) -> Path:
+    """The file of one phase, so that no other one takes its place."""
+    return record if phase == "training" else record.with_name(f"{record.stem}-{phase}{record.suffix}")
+
+
+def _opening(record: Path | None, study: StudyConfig, number: int, phase: MaskPhase) -> Opening | None:
     """The sum of this round that a server before this one was about to open. Raises StorageError."""
     found = read_json(record, Opening) if record is not None else None
-    return found if found is not None and (found.study, found.round) == (study.fingerprint, number) else None
+    same = (study.fingerprint, phase, number)
+    return found if found is not None and (found.study, found.phase, found.round) == same else None
 
 
 def _combined(shares: Mapping[int, str | None]) -> bytes:

@@ -1,14 +1,18 @@
 """What one reply gives: an update, scores, and the site's row. Wrong ones are refused."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from common import log, wire
 from common.config import FedNova, OwnModel, Scaffold, StudyConfig, own_models
 from common.config.aggregation import Weighted
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected
+from common.masking.stream import Words
+from common.masking.tables import SCORES, pooled_score
 from common.metrics import Score
+from common.weights import Arrays
 from server.aggregation import local_work
 from server.aggregation.site_weights import site_weights
 from server.aggregation.update import AdmittedUpdate
@@ -53,7 +57,9 @@ def read(
                 site=plan.site,
                 plan_id=plan.plan_id,
                 round=plan.round,
-                counts={side: cohort.counts(reply.site, side) for side in plan.score},
+                counts={side: cohort.counts(reply.site, side) for side in plan.score}
+                if plan.envelopes is None
+                else {},
                 own=_own(study, plan),
                 subgroups={} if plan.train or "test" not in plan.score else study.subgroups,
             )
@@ -80,6 +86,25 @@ def read(
                 weight=weight(study, cohort, reply.site),
             )
             return update, scores, replace(row, delta_norm=update.norm)
+
+
+def masked_tables(study: StudyConfig, plan: wire.RoundPlan, reply: Reply) -> Arrays:
+    """The tables of scores in a masked answer; none in others. Raises UpdateRejected."""
+    if plan.envelopes is None or not isinstance(reply.answer, wire.RoundAnswer):
+        return {}
+    return admission.admit_masked_scores(reply.answer, plan.score, len(study.classes))
+
+
+def pooled_scores(
+    study: StudyConfig, sums: Mapping[str, Words], bins: Sequence[int]
+) -> dict[ScoredSide, Score]:
+    """The scores of all sites together, by side. Raises ValueError for sums that are of no scores."""
+    num_classes, sides = len(study.classes), get_args(ScoredSide)
+    return {
+        side: pooled_score(sums[f"{SCORES}/{side}"], num_classes, min(bins))
+        for side in sides
+        if f"{SCORES}/{side}" in sums
+    }
 
 
 def weight(study: StudyConfig, cohort: Cohort, site: str) -> int | None:

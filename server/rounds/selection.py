@@ -12,7 +12,7 @@ from dataclasses import replace
 from common.config import SelectionConfig, StudyConfig
 from common.errors import ConfigError
 from common.metrics import figures
-from common.metrics.pooling import total
+from common.metrics.pooling import POOLED, total
 from server.state import Best, Cohort, RoundState
 
 
@@ -25,6 +25,8 @@ def deciding(study: StudyConfig, cohort: Cohort) -> tuple[str, ...]:
         return ()
     if study.selection.sites is not None:
         return study.selection.sites
+    if study.secure_aggregation is not None:  # the server cannot take one site's score out of the sum
+        return study.sites.train
     return tuple(
         site
         for site in study.sites.train
@@ -80,9 +82,17 @@ def enough(study: StudyConfig, best: Best | None) -> str | None:
 
 
 def _value(selection: SelectionConfig, state: RoundState, sites: Collection[str]) -> float | None:
-    if not sites or not set(sites) <= state.scores.keys():
+    if POOLED in state.scores:  # comparable only if all of them are in it
+        answered = {row.site for row in state.sites if row.outcome == "ok"}
+        known, scores = answered if set(sites) == answered else set(), state.scores
+    else:
+        known, scores = (
+            set(state.scores),
+            {site: state.scores[site] for site in sites if site in state.scores},
+        )
+    if not sites or not set(sites) <= known:
         return None
-    value = float(getattr(figures(total({site: state.scores[site] for site in sites})), selection.metric))
+    value = float(getattr(figures(total(scores)), selection.metric))
     return value if math.isfinite(value) else None
 
 

@@ -24,7 +24,7 @@ from common.config.types import ScoredSide
 from common.errors import StorageError
 from common.files import write_atomically
 from common.metrics import NUM_BINS, Figures, Score, figures
-from common.metrics.pooling import interval, total
+from common.metrics.pooling import POOLED, interval, total
 from server.state import Best, RoundState, SiteRound
 from server.storage import subgroup_scores
 from server.storage.subgroup_scores import SubgroupScores
@@ -58,6 +58,8 @@ class ScoredModel:
     pooled_training: Scored | None
     """Without the sites that only score; None if that leaves all of them, or none."""
     sites: Mapping[str, Scored]
+    pooled_only: tuple[str, ...] = ()
+    """Sites whose masked scores are in `pooled`, and whose own figures nobody but they knows."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ def _describe(state: RoundState, evaluate: Collection[str]) -> dict[str, Any]:
         "closing": state.closing,
         "best": None if state.best is None else asdict(state.best),
         "sites": [asdict(site) for site in state.sites],
-        "validation": _describe_model(state.scores, after, evaluate),
-        "test": _describe_model(state.test_scores, tested_after, evaluate),
+        "validation": _describe_model(state.scores, after, evaluate, state.sites),
+        "test": _describe_model(state.test_scores, tested_after, evaluate, state.sites),
         **({"own": own} if (own := _describe_own(state, tested_after)) else {}),
         **({"subgroups": subgroup_scores.describe(state)} if state.subgroups else {}),
     }
@@ -155,7 +157,10 @@ def _describe_own(state: RoundState, after_round: int) -> dict[str, Any]:
 
 
 def _describe_model(
-    scores_by_site: Mapping[str, Score], after_round: int, evaluate: Collection[str]
+    scores_by_site: Mapping[str, Score],
+    after_round: int,
+    evaluate: Collection[str],
+    rows: Sequence[SiteRound] = (),
 ) -> dict[str, Any] | None:
     # A site without images on this side has no row.
     scores = {site: score for site, score in sorted(scores_by_site.items()) if any(score.images_C)}
@@ -166,7 +171,9 @@ def _describe_model(
         "model_after_round": after_round,
         "pooled": _describe_score(total(scores)),
         "pooled_training": _describe_score(total(training)) if 0 < len(training) < len(scores) else None,
-        "sites": {site: _describe_score(score) for site, score in scores.items()},
+        "sites": {site: _describe_score(score) for site, score in scores.items() if site != POOLED},
+        # Only where it says something: without it, lines of other studies stay as they are.
+        **({"pooled_only": [r.site for r in rows if r.outcome == "ok"]} if POOLED in scores else {}),
     }
 
 
@@ -223,6 +230,7 @@ def _model(side: ScoredSide, there: Mapping[str, Any] | None) -> ScoredModel | N
         pooled=_scored(there["pooled"]),
         pooled_training=None if training is None else _scored(training),
         sites={site: _scored(figures_there) for site, figures_there in there["sites"].items()},
+        pooled_only=tuple(there.get("pooled_only", ())),
     )
 
 

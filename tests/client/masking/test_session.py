@@ -14,10 +14,10 @@ from client.masking.session import FILE, Masks
 from common.errors import ConsiliumError, PolicyRefusal, WireError
 from common.masking import agreement, roster, sharing
 from common.masking.roster import Announcement
-from common.masking.stream import Stream
 from common.weights import TensorSpec
 from common.wire.mask_steps import Envelopes
 from server.aggregation.masked_mean import MaskedMean
+from server.aggregation.masked_tables import MaskedTables
 from server.aggregation.mean import weighted_mean
 from server.aggregation.update import AdmittedUpdate
 
@@ -76,9 +76,14 @@ def refusal(call: Callable[[], object]) -> str:
     ),
     counts=st.lists(st.integers(1, 10**6), min_size=5, max_size=5),
     lost=st.integers(0, 2),
+    tables=st.lists(st.lists(st.integers(0, 2**32), min_size=4, max_size=4), min_size=5, max_size=5),
 )
 def test_masked_sums_are_the_plain_ones_when_sites_drop_out(
-    values: list[np.ndarray], counts: list[int], lost: int, tmp_path_factory: pytest.TempPathFactory
+    values: list[np.ndarray],
+    counts: list[int],
+    lost: int,
+    tables: list[list[int]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     names = ("a", "b", "c", "d", "e")[: len(values)]
     threshold = len(names) // 2 + 1
@@ -88,35 +93,42 @@ def test_masked_sums_are_the_plain_ones_when_sites_drop_out(
     envelopes = federation.sealed(keys)
     survivors = names[lost:]
     total, plain = MaskedMean({"w": TensorSpec(shape=(3,), dtype="float32")}), []
-    for name, value, count in zip(names, values, counts, strict=False):
-        masked = federation.masks[name].mask(1, envelopes[name], {"w": value}, count)
+    together = MaskedTables()
+    for name, value, count, table in zip(names, values, counts, tables, strict=False):
+        numbers = {"scores/test": np.array(table, np.uint64)}
+        masked = federation.masks[name].mask(1, envelopes[name], {"w": value}, count, numbers)
+        assert numbers["scores/test"].tolist() == table, "the site's own numbers are as they were"
         if name in survivors:
+            together.add(name, {"scores/test": masked.pop("scores/test")})
             total.add(AdmittedUpdate(name, count, masked))
             plain.append(AdmittedUpdate(name, count, {"w": value}))
     added, subtracted = opened(federation, keys, survivors)
     total.unmask(added, subtracted)
+    together.unmask(added, subtracted)
     assert total.result()["w"].tobytes() == weighted_mean(plain)["w"].tobytes()
+    counted = [sum(column) for column in zip(*tables[lost : len(names)], strict=True)]
+    assert together.sums["scores/test"].tolist() == counted
 
 
 def opened(
     federation: Federation, keys: Mapping[str, Announcement], survivors: tuple[str, ...]
-) -> tuple[list[Stream], list[Stream]]:
-    """What the server takes off: masks that were added and subtracted."""
+) -> tuple[list[bytes], list[bytes]]:
+    """What the server takes off: seeds of masks that were added and subtracted."""
     shares = {name: federation.masks[name].reveal(1, survivors) for name in survivors}
     place = sharing.places(keys)
     helpers = survivors[-federation.threshold :]
     added = [
-        Stream(sharing.combine({place[one]: bytes.fromhex(shares[one][0][name]) for one in helpers}))
+        sharing.combine({place[one]: bytes.fromhex(shares[one][0][name]) for one in helpers})
         for name in survivors
     ]
-    subtracted: list[Stream] = []
+    subtracted: list[bytes] = []
     about = roster.session(keys, "f00d", 1)
     for gone in keys.keys() - set(survivors):
         key = sharing.combine({place[one]: bytes.fromhex(shares[one][1][gone]) for one in helpers})
         assert agreement.public(key).hex() == keys[gone].mask_key
         for name in survivors:
-            stream = Stream(agreement.pair_seed(key, bytes.fromhex(keys[name].mask_key), about))
-            (added if name < gone else subtracted).append(stream)
+            seed = agreement.pair_seed(key, bytes.fromhex(keys[name].mask_key), about)
+            (added if name < gone else subtracted).append(seed)
     return added, subtracted
 
 
@@ -201,6 +213,28 @@ def test_a_site_may_ask_for_more_sites_in_a_sum_than_the_study(tmp_path: Path) -
     keys = federation.keys()
     few = {name: keys[name] for name in ("a", "b")}
     assert "a sum of 2 site(s)" in refusal(lambda: federation.masks["a"].seal(1, few, ROSTER))
+
+
+def test_scores_and_weights_of_one_round_and_tables_of_one_round_share_no_mask(three: Federation) -> None:
+    envelopes = three.sealed(three.keys())
+    zeros = np.zeros(4, np.uint64)
+    tables = {"scores/validation": zeros, "scores/test": zeros}
+    nothing = {"w": np.zeros(2, np.float32)}
+    masked = three.masks["a"].mask(1, envelopes["a"], nothing, 1, tables)  # what is left is the mask alone
+    assert len({masked[name].tobytes() for name in masked}) == 3
+
+
+def test_masks_of_one_phase_are_of_no_use_in_another(three: Federation) -> None:
+    """A server that passes a round's keys on for the closing evaluation, whose number is the same, is refused."""
+    keys = three.keys()
+    three.sealed(keys)
+    scoring = Masks(three.folder / "a", "a", "f00d", 2, phase="scoring")
+    assert "masks of round 1 are needed" in refusal(lambda: scoring.reveal(1, ("a", "b")))
+    mine = scoring.announce(1, IDENTITIES["a"])
+    assert mine.mask_key != keys["a"].mask_key
+    replayed = {**keys, "a": mine}
+    assert "keys of b are not signed" in refusal(lambda: scoring.seal(1, replayed, ROSTER))
+    assert "was opened before" not in refusal(lambda: three.masks["a"].reveal(1, ("a", "b")))
 
 
 def test_an_envelope_of_another_site_or_round_is_not_opened(three: Federation) -> None:

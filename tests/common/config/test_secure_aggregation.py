@@ -43,8 +43,14 @@ FOUR = {
         ({"admission": {"max_norm_ratio": None, "max_norm": 5}}, "leave admission.max_norm out"),
         ({"algorithm": {"kind": "fednova"}}, "does not go with algorithm=fednova"),
         ({"transport": {"up": "int8"}}, "masked numbers cannot be rounded"),
-        ({"heads": {"federated": [{"kind": "lda"}]}}, "whose sums are not masked"),
-        ({"final_head": "federated_lda"}, "whose sums are not masked"),
+        ({"heads": {"federated": [{"kind": "lda"}]}}, "does not go with heads"),
+        ({"heads": {"local": [{"kind": "lda"}]}}, "does not go with heads"),
+        ({"final_head": "federated_lda"}, "does not go with heads"),
+        ({"sites": {"train": ("a", "b", "c"), "evaluate": ("d",)}}, "does not go with sites.evaluate"),
+        ({"selection": {"sites": ("a",)}}, "leave selection.sites out"),
+        ({"personalisation": {"kind": "ditto"}}, "models of a site's own \\(personal\\)"),
+        ({"subgroups": {"sex": ("female", "male")}}, "does not go with subgroups"),
+        ({"overlap": {}}, "does not go with overlap"),
     ],
 )
 def test_what_does_not_go_with_masks_is_named(
@@ -60,6 +66,16 @@ def test_more_than_two_thirds_of_the_sites_open_a_sum_if_the_study_says_nothing(
 ) -> None:
     names = tuple("abcdefghi"[:sites])
     assert make_study(**{**FOUR, "sites": {"train": names}}).mask_threshold == threshold
+
+
+def test_all_sites_score_at_the_end_so_more_than_half_of_all_open_that_sum(make_study: MakeStudy) -> None:
+    drawn = {
+        **FOUR,
+        "sites": {"train": tuple("abcdefgh"), "per_round": 3},
+        "secure_aggregation": {"threshold": 2},
+    }
+    study = make_study(**drawn)
+    assert [study.mask_threshold_of(phase) for phase in ("training", "scoring", "test")] == [2, 5, 5]
 
 
 def test_a_study_without_masks_has_the_text_and_the_fingerprint_it_had(make_study: MakeStudy) -> None:

@@ -1,5 +1,6 @@
 """Arithmetic of masks: keys of pairs, streams, shares, signed keys."""
 
+import hmac
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, WireError
 from common.masking import agreement, grid, roster, sharing
-from common.masking.stream import Stream, add, subtract
+from common.masking.stream import Stream, add, stream_of, subtract
 
 ALICE = bytes(range(1, 33))
 BOB = bytes.fromhex(
@@ -29,10 +30,20 @@ def test_both_of_a_pair_get_the_same_seed_and_another_session_gives_another() ->
     assert mine != agreement.pair_seed(ALICE, agreement.public(BOB), bytes(32))
 
 
-def test_the_seed_of_a_pair_is_derived_as_it_was_in_the_first_version() -> None:
+def test_the_seed_of_a_pair_is_derived_as_it_was_in_the_second_version() -> None:
     """A changed derivation would keep sites of two versions from taking part together, and must be noticed."""
     seed = agreement.pair_seed(bytes([1] * 32), agreement.public(bytes([2] * 32)), SESSION)
-    assert seed.hex() == "5bc61313bd70ad89234c60d5c0271f1142ecb09d9864075875c042f5b91ec307"
+    assert seed.hex() == "1edc8e7991c8dd5e5f61d9a1edf4f3f75e14da0b78d80e3c8c2c7ac199723191"
+
+
+def test_each_use_of_a_seed_has_a_stream_of_its_own() -> None:
+    """HKDF-Expand of one block is HMAC(seed, info || 1), RFC 5869, section 2.3."""
+    for use in ("update", "scores/test"):
+        info = f"consilium masking 2: stream of {use}".encode()
+        key = hmac.digest(SESSION, info + b"\x01", "sha256")
+        assert [*stream_of(SESSION, use).words(2)] == [*Stream(key).words(2)]
+    assert stream_of(SESSION, "update").words(1).tobytes().hex() == "ed97b2b36115d1f1"
+    assert stream_of(SESSION, "scores/test").words(1).tobytes().hex() == "e6700fcc4475d9f5"
 
 
 def test_an_envelope_is_read_by_its_receiver_alone_and_names_its_sender() -> None:
@@ -102,6 +113,7 @@ def test_announced_keys_are_taken_for_their_site_round_and_study_alone() -> None
     assert keys.is_signed_by(signer, "f00d", 3, "north")
     assert not keys.is_signed_by(signer, "f00d", 4, "north")
     assert not keys.is_signed_by(signer, "beef", 3, "north")
+    assert not keys.is_signed_by(signer, "f00d", 3, "north", "scoring")
     assert not keys.is_signed_by(signer, "f00d", 3, "south")
     other = keys.model_copy(update={"mask_key": keys.envelope_key})
     assert not other.is_signed_by(signer, "f00d", 3, "north")
@@ -119,6 +131,8 @@ def test_a_session_is_another_one_if_any_key_is(tmp_path: Path) -> None:
     ]
     both = [roster.session({"north": keys[0], "south": one}, "f00d", 1) for one in keys]
     assert both[0] != both[1]
+    scoring = roster.session({"north": keys[0], "south": keys[0]}, "f00d", 1, "scoring")
+    assert scoring != both[0]
 
 
 def test_an_identity_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

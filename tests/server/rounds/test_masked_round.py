@@ -73,7 +73,7 @@ def opened(folder: Path, study: StudyConfig, lie: Lie, survivors: tuple[str, ...
         masked = sites.masks[name].mask(1, masks.envelopes[name], delta, 1) if name in masks.envelopes else {}
         if masked and name in survivors:
             total.add(AdmittedUpdate(name, 1, masked))
-    masks.open(total)
+    masks.open(total.sites, [total])
     return [float(entry) for entry in total.result()["w"]]
 
 

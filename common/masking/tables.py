@@ -1,0 +1,84 @@
+"""Tables of whole numbers that sites mask and add up: a score as one row of words.
+
+Counts are added as they are, so their sums are exact. The sum of losses and the confidence are rounded to multiples of
+2**-20. A loss that is not finite has no place in a sum: it counts as one in a word of its own, and the sum is then not
+a number.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import ConsiliumError
+from common.masking.stream import Words
+from common.metrics import NUM_BINS, NUM_CALIBRATION_BINS, Score
+
+SCORES = "scores"
+"""Folder, within the arrays of a masked answer, of its tables of scores: `scores/validation`, `scores/test`."""
+
+UNIT = 2.0**-20
+"""Step of losses and confidence."""
+
+LARGEST = 2**32
+"""Largest count, loss and confidence of one site: sums of 2**10 sites stay below 2**62, where words have room."""
+
+_NUM_FLOATS = NUM_CALIBRATION_BINS + 1
+
+
+def num_words(num_classes: int) -> int:
+    """Words of a score over so many classes."""
+    return sum(_sizes(num_classes)) + 2 * _NUM_FLOATS
+
+
+def score_words(score: Score) -> Words:
+    """A site's score as words. Raises ConsiliumError for numbers that a sum has no room for."""
+    num_classes = len(score.confusion_CC)
+    counts = [
+        score.confusion_CC.ravel(),
+        score.histogram_C2B.ravel(),
+        score.calibration_2K.ravel(),
+        np.array(score.left_out_C or (0,) * num_classes, np.int64),
+    ]
+    values = np.array([*score.confidence_K, score.loss_sum])
+    finite = np.isfinite(values)
+    steps = np.rint(np.where(finite, values, 0) / UNIT)
+    if max(int(table.max(initial=0)) for table in counts) > LARGEST or np.abs(steps).max() > LARGEST / UNIT:
+        raise ConsiliumError("a score has numbers that a masked sum has no room for; nothing is sent")
+    words = [*counts, steps.astype(np.int64), (~finite).astype(np.int64)]
+    return np.concatenate(words).view(np.uint64)
+
+
+def pooled_score(words: Words, num_classes: int, num_bins: int) -> Score:
+    """The score of all sites whose words were added. Raises ValueError for words that are of no score.
+
+    `num_bins` is the fewest that a site rounds probabilities to.
+    """
+    if words.shape != (num_words(num_classes),):
+        raise ValueError(f"found {words.shape} words, expected {num_words(num_classes)}")
+    sums = words.view(np.int64)
+    *counts, steps, odd = np.split(sums, np.cumsum([*_sizes(num_classes), _NUM_FLOATS]))
+    confusion, histogram, calibration, left_out = counts
+    values = _floats(steps, odd)
+    return Score(
+        confusion_CC=confusion.reshape(num_classes, num_classes),
+        histogram_C2B=histogram.reshape(num_classes, 2, NUM_BINS),
+        calibration_2K=calibration.reshape(2, NUM_CALIBRATION_BINS),
+        confidence_K=tuple(values[:-1]),
+        loss_sum=values[-1],
+        num_bins=num_bins,
+        left_out_C=tuple(left_out.tolist()) if left_out.any() else (),
+    )
+
+
+def _sizes(num_classes: int) -> tuple[int, ...]:
+    """Words of the tables of counts."""
+    return num_classes**2, num_classes * 2 * NUM_BINS, 2 * NUM_CALIBRATION_BINS, num_classes
+
+
+def _floats(steps: npt.NDArray[np.int64], odd: npt.NDArray[np.int64]) -> Sequence[float]:
+    return [
+        math.nan if some else float(step) * UNIT
+        for step, some in zip(steps.tolist(), odd.tolist(), strict=True)
+    ]
