@@ -22,7 +22,7 @@ from common.errors import ConsiliumError, PolicyRefusal
 from common.files import read_json, write_atomically
 from common.masking import agreement, grid, roster, sharing
 from common.masking.roster import Announcement
-from common.masking.stream import UPDATE, Words, add, stream_of, subtract
+from common.masking.stream import UPDATE, Words, apply, stream_of
 from common.settings import Frozen
 from common.weights import Array, Arrays
 from common.wire.mask_steps import Envelopes, MaskShares
@@ -226,19 +226,18 @@ class Masks:
 
         def hide(use: str, numbers: Iterable[tuple[str, Words]]) -> dict[str, Array]:
             """These numbers under the masks of one use, edited in place."""
-            mask = stream_of(own, use)
             masks = {site: stream_of(seed, use) for site, seed in pairs.items()}
+            added = [stream_of(own, use), *(masks[site] for site in masks if self._site < site)]
+            subtracted = [masks[site] for site in masks if self._site > site]
             hidden: dict[str, Array] = {}
             for name, words in numbers:
-                add(words, mask)
-                for site, stream in masks.items():
-                    (add if self._site < site else subtract)(words, stream)
+                apply(words, added, subtracted)
                 hidden[name] = words
             return hidden
 
         masked = hide(
             UPDATE,
-            ((name, np.stack(grid.wholes(delta[name], count)).view(np.uint64)) for name in sorted(delta)),
+            ((name, grid.words(delta[name], count)) for name in sorted(delta)),
         )
         for name in sorted(tables):
             masked |= hide(name, [(name, tables[name].copy())])

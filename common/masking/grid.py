@@ -17,6 +17,8 @@ COARSE, FINE = 2.0**12, 2.0**50
 """Two 64-bit numbers an entry: multiples of 2**-12 and of 2**-62, for sums of 2**10 sites at least.
 The rounding error is below 2e-19 of an entry; that of float32 is 6e-8 of a weight."""
 
+_PIECE = 2**15  # entries: a quarter of a MiB of float64, several of which a processor's cache holds
+
 Wholes = npt.NDArray[np.int64]
 
 
@@ -26,6 +28,16 @@ def wholes(array: Array, count: int) -> tuple[Wholes, Wholes]:
     coarse = np.rint(product)
     fine = np.rint((product - coarse) * FINE)
     return coarse.astype(np.int64), fine.astype(np.int64)
+
+
+def words(array: Array, count: int) -> npt.NDArray[np.uint64]:
+    """`wholes` of an array as words modulo 2**64, of shape (2, ...): coarse, then fine. A piece at a time."""
+    both = np.empty((2, *array.shape), np.int64)
+    coarse_sum, fine_sum, flat = both[0].reshape(-1), both[1].reshape(-1), array.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        coarse_sum[piece], fine_sum[piece] = wholes(flat[piece], count)
+    return both.view(np.uint64)
 
 
 def mean(coarse: Wholes, fine: Wholes, total: int, dtype: npt.DTypeLike) -> Array:

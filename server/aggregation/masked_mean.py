@@ -6,7 +6,7 @@ import numpy as np
 
 from common.errors import QuorumNotMet
 from common.masking import grid
-from common.masking.stream import UPDATE, Words, add, stream_of, subtract
+from common.masking.stream import UPDATE, Words, apply, stream_of
 from common.weights import Array, Layout
 from server.aggregation.update import AdmittedUpdate
 
@@ -45,10 +45,7 @@ class MaskedMean:
         plus, minus = ([stream_of(seed, UPDATE) for seed in seeds] for seeds in (added, subtracted))
         for name in sorted(self._sums):
             words = self._sums[name]
-            for stream in plus:
-                subtract(words, stream)
-            for stream in minus:
-                add(words, stream)
+            apply(words, added=minus, subtracted=plus)
             coarse, _ = self._wholes(name)
             if words.size and not -self._most <= coarse.min() <= coarse.max() <= self._most:
                 raise QuorumNotMet(

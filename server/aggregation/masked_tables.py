@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from common.masking.stream import Words, add, stream_of, subtract
+from common.masking.stream import Words, apply, stream_of
 from common.weights import Arrays
 
 
@@ -31,10 +31,8 @@ class MaskedTables:
     def unmask(self, added: Collection[bytes], subtracted: Collection[bytes]) -> None:
         """Take masks off: those of seeds that sites `added`, and that they `subtracted`."""
         for name, words in self._sums.items():
-            for seed in added:
-                subtract(words, stream_of(seed, name))
-            for seed in subtracted:
-                add(words, stream_of(seed, name))
+            plus, minus = ([stream_of(seed, name) for seed in seeds] for seeds in (added, subtracted))
+            apply(words, added=minus, subtracted=plus)
 
     @property
     def sums(self) -> Mapping[str, Words]:

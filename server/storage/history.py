@@ -59,7 +59,7 @@ class ScoredModel:
     """Without the sites that only score; None if that leaves all of them, or none."""
     sites: Mapping[str, Scored]
     pooled_only: tuple[str, ...] = ()
-    """Sites whose masked scores are in `pooled`, and whose own figures nobody but they knows."""
+    """Sites whose masked scores are in `pooled`, and whose own figures are known at each alone."""
 
 
 @dataclass(frozen=True)

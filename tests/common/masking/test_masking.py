@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, WireError
 from common.masking import agreement, grid, roster, sharing
-from common.masking.stream import Stream, add, stream_of, subtract
+from common.masking.stream import PIECE, Stream, apply, stream_of
 
 ALICE = bytes(range(1, 33))
 BOB = bytes.fromhex(
@@ -70,12 +71,31 @@ def test_a_stream_is_chacha20s_and_goes_on_where_it_stopped() -> None:
     assert [*stream.words(2), *stream.words(3)] == [*whole]
 
 
+def test_a_mask_longer_than_a_piece_is_that_of_the_cipher_in_one_call() -> None:
+    number = 2 * PIECE + 3
+    cipher = Cipher(algorithms.ChaCha20(SESSION, bytes(16)), mode=None).encryptor()
+    whole = np.frombuffer(cipher.update(bytes(8 * number)), "<u8")
+    assert np.array_equal(Stream(SESSION).words(number), whole)
+    together = np.ones((1, number), np.uint64)
+    apply(together, added=[Stream(SESSION), Stream(ALICE)], subtracted=[Stream(BOB)])
+    one_by_one = Stream(SESSION).words(number) + Stream(ALICE).words(number) - Stream(BOB).words(number)
+    assert np.array_equal(together[0], one_by_one + np.uint64(1))
+    with pytest.raises(ValueError, match="do not lie side by side"):
+        apply(together[:, ::2], added=[Stream(SESSION)])
+
+
+def test_words_in_pieces_are_the_whole_numbers_of_the_array() -> None:
+    array = np.random.default_rng(3).normal(0, 1e-3, (3, 40_000)).astype(np.float32)  # more than three pieces
+    assert np.array_equal(grid.words(array, 977).view(np.int64), np.stack(grid.wholes(array, 977)))
+    assert grid.words(np.float32(0.5).reshape(()), 2).shape == (2,)
+
+
 def test_a_mask_that_is_added_and_subtracted_leaves_the_numbers() -> None:
     words = np.array([[0, 1], [2**64 - 1, 5]], np.uint64)
     masked = words.copy()
-    add(masked, Stream(SESSION))
+    apply(masked, added=[Stream(SESSION)])
     assert (masked != words).all()
-    subtract(masked, Stream(SESSION))
+    apply(masked, subtracted=[Stream(SESSION)])
     assert (masked == words).all()
 
 
