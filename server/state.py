@@ -14,6 +14,7 @@ from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.metrics import Score
 from common.metrics.calibration import CalibrationCounts
+from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
 from common.weights import Array, Layout
@@ -129,6 +130,8 @@ class RoundState:
     """In the closing evaluation: by site and attribute, the test counted by subgroup."""
     calibration: Mapping[str, CalibrationCounts] = field(default_factory=dict)
     """In the closing evaluation: by training site, counts of the chosen weights on its validation images."""
+    replicates: Mapping[str, Replicates] = field(default_factory=dict)
+    """In the closing evaluation: by site, sums over its test patients, from which the figures get intervals."""
     chosen: ChosenWeights | None = None
     """The chosen weights. None before the closing evaluation."""
     seconds: float = 0.0

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 
 from client import own_models
-from client.answers import calibration, masks, subgroups
+from client.answers import calibration, intervals, masks, subgroups
 from client.answers.position import position
 from client.config import SiteConfig
+from client.data.pseudonyms import site_secret
 from client.governance import policy, score_cells
 from client.model import parameters
 from client.privacy.budget import Budget, round_charge
@@ -24,6 +25,7 @@ from common import log, seeds, wire
 from common.config import OwnModel
 from common.config.types import ScoredSide
 from common.metrics import Score
+from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays
 from common.wire import compact
@@ -57,7 +59,7 @@ class RoundAnswers:
         )
 
         started = time.monotonic()
-        scores, by_subgroup = self._scores(plan, setup)
+        scores, tested_NC = self._scores(plan, setup)
         own: dict[OwnModel, Score] = {}
         first = partial(first_weights, setup, self._site)
         if "test" in plan.score and not plan.train:
@@ -69,7 +71,13 @@ class RoundAnswers:
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
             hidden = masks.masked(plan, self._site, {}, 0, scores) if plan.envelopes is not None else None
             answer = _answer(
-                plan, scores, own=own, subgroups=by_subgroup, evaluate_s=evaluate_s, delta=hidden
+                plan,
+                scores,
+                own=own,
+                subgroups=self._subgroups(plan, setup, tested_NC),
+                replicates=self._replicates(plan, setup, scores, tested_NC),
+                evaluate_s=evaluate_s,
+                delta=hidden,
             )
             return answer.model_copy(update={"calibration": calibrated})
 
@@ -135,23 +143,53 @@ class RoundAnswers:
 
     def _scores(
         self, plan: wire.RoundPlan, setup: StudySetup
-    ) -> tuple[dict[ScoredSide, Score], dict[str, SubgroupCounts]]:
-        """The received weights on each side that the plan asks for, and the test at the end by subgroup."""
+    ) -> tuple[dict[ScoredSide, Score], npt.NDArray[np.float64]]:
+        """The received weights on each side that the plan asks for, and the probabilities on test images."""
         scores: dict[ScoredSide, Score] = {}
-        by_subgroup: dict[str, SubgroupCounts] = {}
+        tested = [np.zeros((0, len(plan.study.classes)))]
         for side in dict.fromkeys(plan.score):
-            predicted: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-            scores[side] = self._score(setup, side, predicted.append)
-            if side == "test" and not plan.train:
-                rows = setup.store.manifest.on(side)
-                by_subgroup = subgroups.counts(np.concatenate(predicted), rows, plan.study, self._site)
-        return scores, by_subgroup
+            keep = tested.append if side == "test" else _forget
+            scores[side] = self._score(setup, side, keep)
+        return scores, np.concatenate(tested)
+
+    def _subgroups(
+        self, plan: wire.RoundPlan, setup: StudySetup, tested_NC: npt.NDArray[np.float64]
+    ) -> dict[str, SubgroupCounts]:
+        """The test at the end by subgroup."""
+        if "test" not in plan.score:
+            return {}
+        rows = setup.store.manifest.on("test")
+        return subgroups.counts(tested_NC.argmax(axis=1), rows, plan.study, self._site)
+
+    def _replicates(
+        self,
+        plan: wire.RoundPlan,
+        setup: StudySetup,
+        scores: Mapping[ScoredSide, Score],
+        tested_NC: npt.NDArray[np.float64],
+    ) -> Replicates | None:
+        """Replicates of the test's patients; None if they are not asked for, or the policy or their number keeps them
+        back.
+        """
+        rules = self._site.policy
+        if not wire.asks_for_replicates(plan) or not len(tested_NC) or not intervals.may_leave(rules):
+            return None
+        rows = setup.store.manifest.on("test")
+        return intervals.of_test(
+            scores["test"],
+            tested_NC,
+            setup.store.images("test", augmentation="none").labels_N.cpu().numpy(),
+            [row.group_key for row in rows],
+            [row.image.key for row in rows],
+            secret=site_secret(self._site.state_dir),
+            num_bins=rules.histogram_bins,
+        )
 
     def _score(
         self,
         setup: StudySetup,
         side: ScoredSide,
-        on_predicted: Callable[[npt.NDArray[np.int64]], None] = lambda _: None,
+        on_predicted: Callable[[npt.NDArray[np.float64]], None] = lambda _: None,
     ) -> Score:
         """The model as it is now on the images of one side."""
         return evaluate.evaluate(
@@ -179,6 +217,10 @@ class RoundAnswers:
         )
 
 
+def _forget(_probabilities_BC: npt.NDArray[np.float64]) -> None:
+    """Keep nothing of a batch."""
+
+
 _COARSE_S = 10.0
 """Seconds to which the time of a round with privacy is rounded up: it says how many patients were drawn."""
 
@@ -202,6 +244,7 @@ def _answer(
     evaluate_s: float,
     own: Mapping[OwnModel, Score] | None = None,
     subgroups: Mapping[str, SubgroupCounts] | None = None,
+    replicates: Replicates | None = None,
     fitted: fit.TrainingResult | None = None,
     delta: Arrays | None = None,
     own_s: float = 0.0,
@@ -216,6 +259,7 @@ def _answer(
         else min((s.num_bins for s in scores.values()), default=None),
         own=dict(own or {}),
         subgroups=dict(subgroups or {}),
+        replicates=replicates,
         num_examples=fitted.num_examples if fitted else 0,
         num_steps=fitted.num_steps if fitted else 0,
         train_loss=fitted.mean_loss if fitted and plan.envelopes is None else None,

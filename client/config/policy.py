@@ -128,6 +128,8 @@ class PolicyConfig(Frozen):
     """False: no counts for a temperature and for sets of classes leave. With `min_score_cell` none leave either."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
+    intervals: bool = True
+    """False: no sums over test patients leave, from which a study's figures get intervals."""
     overlap: bool = True
     """False: a study that compares images between sites is refused. Without `overlap_secret` it is refused
     as well."""

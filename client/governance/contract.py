@@ -48,6 +48,8 @@ class Agreed(Frozen):
     """By round: digest of the weights after it, as a question of the next round or a head showed them."""
     tested: str = ""
     """Digest of the weights that the test images were scored with at the end; empty before that."""
+    resampled: str = ""
+    """Digest of the weights whose test came with sums over patients, for intervals; empty before that."""
     heads: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
     """By question about heads: hashes of the forms in which it was asked."""
     ended: int | None = None
@@ -112,6 +114,7 @@ class Contract:
                         "questions": {**agreed.questions, **asked},
                         "weights": {**agreed.weights, **shown},
                         "tested": arrays_digest if _tests(plan) else agreed.tested,
+                        "resampled": arrays_digest if wire.asks_for_replicates(plan) else agreed.resampled,
                     }
                 )
             case wire.HeadPlan():
@@ -189,6 +192,9 @@ class Contract:
         if plan.round == 1 and given is not None and arrays_digest != given.sha256:
             yield "the first weights are not those that the study starts from"
         yield from self._tested_once(plan, arrays_digest)
+        is_new = self._agreed.resampled not in ("", arrays_digest)
+        if is_new and wire.asks_for_replicates(plan) and not _tests(plan):  # else it was said above
+            yield "sums over test patients were asked for before, with other weights"
         known = self._agreed.weights.get(plan.round - 1)
         if _only_tests(plan):  # after the rounds, of the weights that were chosen among them
             if known is not None and known != arrays_digest:

@@ -23,6 +23,7 @@ from common.errors import PolicyRefusal
 from common.heads import travelling
 from common.masking.tables import SCORES, num_words
 from common.metrics import Score
+from common.metrics.replicates import Replicates, least_patients
 from common.weights import num_bytes
 from common.wire import compact
 
@@ -442,6 +443,8 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
         violations.append(
             RuleViolation("calibration", "an answer holds calibration counts", "none may leave")
         )
+    if (replicates := getattr(answer, "replicates", None)) is not None:
+        violations += _replicates(replicates, policy, is_noisy=is_noisy)
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
         violations.append(RuleViolation("overlap", "an answer holds hashes of images", "none may leave"))
     _raise_if_any(violations)
@@ -485,6 +488,15 @@ def enforce_slopes(largest_share: float, policy: PolicyConfig) -> None:
                 )
             ]
         )
+
+
+def _replicates(replicates: Replicates, policy: PolicyConfig, *, is_noisy: bool) -> Iterator[RuleViolation]:
+    """What forbids that these sums over test patients leave."""
+    if is_noisy or not policy.intervals or not policy.scores or policy.min_score_cell is not None:
+        yield RuleViolation("intervals", "an answer holds sums over test patients", "none may leave")
+    num_classes = (replicates.num_columns - 1) // 3
+    if replicates.num_patients < (least := least_patients(num_classes)):
+        yield RuleViolation("intervals", "sums are over too few test patients", f"at least {least}")
 
 
 def _class_counts(answer: wire.Answer) -> Sequence[int]:

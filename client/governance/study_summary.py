@@ -42,6 +42,11 @@ def lines(study: StudyConfig) -> Iterator[str]:
     for name, attribute in (study.subgroups or {}).items():
         values = ", ".join(titles(attribute))
         yield f"COUNTS the test images by {name} ({values}), where this site's YAML names a column for it"
+    if study.asks_for_intervals:
+        yield (
+            "sends sums over test patients once, each with a random number that stays at the site, for intervals of "
+            "the figures"
+        )
     if own := own_models(study.personalisation):
         yield f"trains models that stay at the site: {', '.join(own)}; their scores on test images leave at the end"
     if study.calibration is not None:

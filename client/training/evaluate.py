@@ -35,12 +35,12 @@ def evaluate(
     most_at_once: MostAtOnce | None = None,
     num_bins: int | None = None,
     counting: Counting | None = None,
-    on_predicted: Callable[[npt.NDArray[np.int64]], None] = lambda _: None,
+    on_predicted: Callable[[npt.NDArray[np.float64]], None] = lambda _: None,
 ) -> Score:
     """Score `model` on `images`, centre-cropped; its training mode is left as it was.
 
     `counting` makes the score where a cell of few patients is kept back, which takes all images at once. Otherwise
-    every batch is counted and forgotten. `on_predicted` is called with the predicted classes of each batch, in order.
+    every batch is counted and forgotten. `on_predicted` is called with the probabilities of each batch, in order.
 
     Raises ConsiliumError if an output is not finite, TooLittleMemory if not one image fits.
     """
@@ -63,12 +63,12 @@ def evaluate(
         whole_NC = [_probabilities(logits_BC).numpy() for logits_BC in batches]
         none_NC = np.zeros((0, num_classes))
         probabilities_NC = np.concatenate([none_NC, *whole_NC])
-        on_predicted(probabilities_NC.argmax(axis=1))
+        on_predicted(probabilities_NC)
         return counting(probabilities_NC, images.labels_N.cpu().numpy())
     score, start = empty(num_classes), 0
     for logits_BC in batches:
         probabilities_BC = _probabilities(logits_BC)
-        on_predicted(probabilities_BC.numpy().argmax(axis=1))
+        on_predicted(probabilities_BC.numpy())
         labels_B = images.labels_N[start : start + len(logits_BC)].cpu()
         loss_sum = cross_entropy(logits_BC, labels_B, reduction="sum").item()
         score += count(probabilities_BC.numpy(), labels_B.numpy(), loss_sum, num_bins)

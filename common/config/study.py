@@ -104,6 +104,9 @@ class StudyConfig(Frozen):
     )
     """Calibrated probabilities and sets of classes for `consilium-site predict`, from counts of the training sites'
     validation images, once, of the chosen weights: `calibration: {}`. None: probabilities as the network gives them."""
+    intervals: bool = True
+    """Intervals over patients for the figures of the final test. Sites whose policy allows it send sums over their test
+    patients, each with a random number. None do in a study with `privacy` or `secure_aggregation`."""
     untrained_classes: tuple[Name, ...] = ()
     """Classes of which no training site needs an image. The model cannot learn them. Any other class without a
     training image stops the study, because it is probably a spelling mistake."""
@@ -251,6 +254,11 @@ class StudyConfig(Frozen):
         if problem:
             raise ValueError(f"calibration {problem}")
         return self
+
+    @property
+    def asks_for_intervals(self) -> bool:
+        """Whether sites are asked for sums over their test patients: neither noise nor masks are on these."""
+        return self.intervals and self.privacy is None and self.secure_aggregation is None
 
     @property
     def final_head_title(self) -> str:

@@ -151,11 +151,11 @@ def count(
     confusion_CC = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion_CC, (labels_N, predicted_N), 1)
 
+    bins_NC = places(probabilities_NC, num_bins)
     if num_bins is not None:
-        probabilities_NC = (_bin(probabilities_NC, num_bins) + 0.5) / num_bins
-        confidence_N = (_bin(confidence_N, num_bins) + 0.5) / num_bins
+        probabilities_NC = _rounded(probabilities_NC, num_bins)
+        confidence_N = _rounded(confidence_N, num_bins)
         loss_sum = float(-np.log(probabilities_NC[np.arange(num_images), labels_N]).sum())
-    bins_NC = _bin(probabilities_NC, NUM_BINS)
     is_class_NC = (labels_N[:, None] == np.arange(num_classes)).astype(np.int64)
     histogram_C2B = np.zeros((num_classes, 2, NUM_BINS), np.int64)
     classes_NC = np.broadcast_to(np.arange(num_classes), (num_images, num_classes))
@@ -175,6 +175,17 @@ def count(
         loss_sum=loss_sum,
         num_bins=num_bins or NUM_BINS,
     )
+
+
+def places(probabilities_NC: npt.NDArray[np.float64], num_bins: int | None) -> npt.NDArray[np.int64]:
+    """(N, C): the bin of the histograms that `count` counts each probability in."""
+    return _bin(probabilities_NC if num_bins is None else _rounded(probabilities_NC, num_bins), NUM_BINS)
+
+
+def _rounded(values: npt.NDArray[np.float64], num_bins: int) -> npt.NDArray[np.float64]:
+    """The middle of each value's bin."""
+    middles: npt.NDArray[np.float64] = (_bin(values, num_bins) + 0.5) / num_bins
+    return middles
 
 
 def _bin(values: npt.NDArray[np.float64], num_bins: int) -> npt.NDArray[np.int64]:

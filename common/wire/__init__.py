@@ -45,6 +45,7 @@ from common.wire.messages import (
     Token,
     Tokens,
     arrays_of,
+    asks_for_replicates,
     device_name,
     phase_of,
     weights_of,
@@ -98,5 +99,6 @@ __all__ = [
     "ViewRequest",
     "arrays_of",
     "phase_of",
+    "asks_for_replicates",
     "weights_of",
 ]

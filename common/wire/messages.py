@@ -17,6 +17,7 @@ from common.heads.view import below
 from common.masking.roster import Announcement
 from common.metrics import NUM_BINS, Score
 from common.metrics.calibration import CalibrationCounts
+from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.settings import Frozen
 from common.text import require_line
@@ -198,6 +199,11 @@ def phase_of(train: bool, score: tuple[ScoredSide, ...]) -> MaskPhase:
     return "test" if score == ("test",) else "scoring"
 
 
+def asks_for_replicates(plan: RoundPlan) -> bool:
+    """Whether the answer has sums over test patients: that of the final test, in a study that asks for them."""
+    return plan.study.asks_for_intervals and "test" in plan.score and not plan.train
+
+
 class OverlapPlan(Message):
     """Send the images as keyed hashes, which only sites with the same secret can compute."""
 
@@ -305,6 +311,9 @@ class RoundAnswer(Message):
     calibration: CalibrationCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)
     """Counts of the received weights on validation images, from a training site at the end of a study with
     `calibration` whose policy allows it; else None."""
+    replicates: Replicates | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the patients with test images, at the end of a study with `intervals`. None: the site's policy or too few
+    patients keep them back."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
     """Training images of the site, the weight of the delta. 0 from a site that only scores."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]

@@ -11,7 +11,15 @@ import math
 from common.config import StudyConfig
 from common.metrics import NUM_BINS
 from server.enrolment.census import Census
-from server.report import census_table, heads_table, overlap_text, own_models, privacy_table, subgroup_table
+from server.report import (
+    census_table,
+    heads_table,
+    intervals_table,
+    overlap_text,
+    own_models,
+    privacy_table,
+    subgroup_table,
+)
 from server.report.model_card import model_card
 from server.report.opening import opening
 from server.report.outcome import Outcome
@@ -42,6 +50,7 @@ def sections(outcome: Outcome) -> dict[str, str]:
         "opening": [opening(outcome)],
         "images": _data(outcome),
         "model": [_figures(outcome)],
+        "intervals": intervals_table.section(outcome),
         "confusion": [_confusion(outcome)],
         "classes": [_classes(outcome)],
         "subgroups": subgroup_table.section(outcome),

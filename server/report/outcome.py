@@ -16,6 +16,7 @@ from server.rounds import scores
 from server.state import SiteRound
 from server.storage import history
 from server.storage.history import RoundRecord, ScoredModel
+from server.storage.intervals import Intervals
 from server.storage.status import Stage
 
 NOT_ON_RECORD = "the reason is not on record"
@@ -42,6 +43,8 @@ class Outcome:
     overlap: Overlap | None = None
     """None: the sites' images were not compared."""
     heads: HeadTable | None = None
+    intervals: Intervals | None = None
+    """None: not on record."""
     ending: Ending | None = None
     """None: not on record, or the study has not ended."""
     absent: Mapping[str, str] = field(default_factory=dict)

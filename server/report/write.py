@@ -1,9 +1,9 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
-The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `status.json` and the study alone,
-so it can be written again, or for a study that ended early. `report.md` refers to two pictures by name; `report.html`
-says the same in one file, with more figures; `model-card.md` is for Hugging Face's hub. Nothing is ever written
-outside the run's folder.
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `intervals.json`, `status.json`
+and the study alone, so it can be written again, or for a study that ended early. `report.md` refers to two pictures by
+name; `report.html` says the same in one file, with more figures; `model-card.md` is for Hugging Face's hub. Nothing is
+ever written outside the run's folder.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from server.report.markdown import markdown, sections
 from server.report.model_card import front_matter
 from server.report.outcome import Ending, Outcome
 from server.state import RoundState
-from server.storage import history, last_scores, status
+from server.storage import history, intervals, last_scores, status
 
 PAGE, CARD = "report.html", "model-card.md"
 
@@ -28,6 +28,7 @@ def append_round(run_dir: Path, state: RoundState, study: StudyConfig) -> None:
     """Record one round in `rounds.jsonl` and `scores.json`; recording it again replaces it. Raises StorageError."""
     history.append_round(run_dir, state, study.sites.evaluate)
     last_scores.keep(run_dir, state)
+    intervals.keep(run_dir, state, study)
 
 
 def write_report(
@@ -55,6 +56,7 @@ def write_report(
         census=census.load(run_dir),
         overlap=overlap.load(run_dir),
         heads=record.read(run_dir),
+        intervals=intervals.load(run_dir),
         ending=ending,
         absent={} if now is None else now.absent,
         resumed_after=() if now is None else now.resumed_after,

@@ -21,6 +21,7 @@ from common.config.types import ScoredSide
 from common.errors import UpdateRejected, WireError
 from common.masking.tables import SCORES, num_words
 from common.metrics import Score
+from common.metrics.replicates import num_columns
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, Layout, mismatch
 from common.wire import RoundAnswer, compact
@@ -169,12 +170,14 @@ def admit_scores(
     counts: Mapping[ScoredSide, Sequence[int]],
     own: Sequence[OwnModel] = (),
     subgroups: Mapping[str, Attribute] | None = None,
+    replicates: bool = False,
 ) -> Mapping[ScoredSide, Score]:
     """The scores in `answer`. Raises UpdateRejected.
 
     `counts` are the images per class that the site enrolled with, on each side that the plan asked for, `own` the
-    models of the site's own that are scored with the test, `subgroups` the attributes that the test may be counted by.
-    A loss that is not finite passes: it shows that the model diverged, and the site must be able to report this.
+    models of the site's own that are scored with the test, `subgroups` the attributes that the test may be counted by,
+    `replicates` whether sums over test patients may come along. A loss that is not finite passes: it shows that the
+    model diverged, and the site must be able to report this.
     """
     reason = _wrong_plan(answer, site, plan_id, round) or _wrong_sides(answer, counts)
     for side, expected in counts.items():
@@ -185,6 +188,7 @@ def admit_scores(
         reason = reason or _wrong_score(score, counts["test"], "test")
     for name, counted in answer.subgroups.items():
         reason = reason or _wrong_subgroups(name, counted, answer.scores.get("test"), subgroups or {})
+    reason = reason or _wrong_replicates(answer, asked=replicates)
     if reason is not None:
         raise UpdateRejected(reason)
     return answer.scores
@@ -210,6 +214,27 @@ def _wrong_sides(answer: RoundAnswer, counts: Mapping[ScoredSide, Sequence[int]]
     found, expected = sorted(answer.scores), sorted(counts)
     if found != expected:
         return f"it scored {' and '.join(found) or 'no'} images, expected {' and '.join(expected) or 'none'}"
+    return None
+
+
+def _wrong_replicates(answer: RoundAnswer, *, asked: bool) -> str | None:
+    found = answer.replicates
+    if found is None:
+        return None
+    if not asked:
+        return "it sends sums over test patients, which were not asked for"
+    score = answer.scores["test"]
+    expected = num_columns(len(score.confusion_CC))
+    if found.num_columns != expected:
+        return f"its sums over test patients have {found.num_columns} columns, expected {expected}"
+    if not 1 < found.num_patients <= score.num_images:
+        return f"its sums are over {found.num_patients} test patients, expected 2 to {score.num_images}, its images"
+    counts_C = score.confusion_CC
+    totals = [*np.diag(counts_C), *counts_C.sum(axis=1), *counts_C.sum(axis=0), 2 * score.num_images]
+    # A sum of squares is at most the square of the sum; the factor is for the noise of the replicates.
+    most_V = 2 * np.array(totals, np.float64) + 1
+    if np.any(found.sums_RV.std(axis=0) > most_V):
+        return "its sums over test patients vary more than the counts of its score can"
     return None
 
 

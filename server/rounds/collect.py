@@ -19,6 +19,7 @@ from common.errors import UpdateRejected
 from common.metrics import NUM_BINS, Score
 from common.metrics.calibration import CalibrationCounts
 from common.metrics.pooling import POOLED
+from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import Arrays, num_bytes
 from common.wire.mask_steps import Envelopes
@@ -90,6 +91,7 @@ class RoundCollector:
         """With masks: tables of scores, which `open_scores` reads once their masks are off."""
         self._bins: list[int] = []
         self._pooled: Mapping[ScoredSide, Score] = {}
+        self._replicates: dict[str, Replicates] = {}
         self._rows: dict[str, SiteRound] = {}
         for site in sorted(self._aside & cohort.enrolments.keys()):
             reason = f"{participation.summary(state.refusals[site])}; no plan until the operator readmits it"
@@ -217,6 +219,8 @@ class RoundCollector:
             if isinstance(reply.answer, wire.RoundAnswer):
                 self._own[site] = reply.answer.own
                 self._subgroups[site] = reply.answer.subgroups
+                if reply.answer.replicates is not None:
+                    self._replicates[site] = reply.answer.replicates
             if counts is not None:
                 self._calibration[site] = counts
         self._enter(row)
@@ -362,6 +366,7 @@ class RoundCollector:
             else {},
             subgroups={site: counts for site, counts in sorted(self._subgroups.items()) if counts},
             calibration=dict(sorted(self._calibration.items())),
+            replicates=dict(sorted(self._replicates.items())),
             seconds=time.monotonic() - self._started,
             refusals=participation.counted(before.refusals, self.number, self.rows),
             absences=participation.absences(before.absences, self.number, self.rows, datetime.now(UTC)),

@@ -97,6 +97,7 @@ def run_rounds(
         own_scores=tested.own_scores,
         subgroups=tested.subgroups,
         calibration=tested.calibration,
+        replicates=tested.replicates,
         sites=_both_messages(after.sites, tested.sites),
         seconds=after.seconds + tested.seconds,
         attempts=max(after.attempts, tested.attempts),

@@ -62,6 +62,7 @@ def read(
                 else {},
                 own=_own(study, plan),
                 subgroups={} if plan.train or "test" not in plan.score else study.subgroups,
+                replicates=wire.asks_for_replicates(plan),
             )
             if not plan.train:
                 return None, scores, row

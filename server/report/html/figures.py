@@ -14,9 +14,11 @@ from common.metrics.thresholds import (
     reliability,
     roc,
 )
+from server.report import intervals_table
 from server.report.html.charts import MOST_SERIES, Chart, Series, chart, kind_of
 from server.report.outcome import Outcome
 from server.storage.history import Scored, ScoredModel
+from server.storage.intervals import Figure
 from server.storage.last_scores import LastScores, PooledScore
 
 _SHARE = (0.0, 1.0)
@@ -40,7 +42,7 @@ class Interval:
 
     @property
     def is_there(self) -> bool:
-        return self.num_images > 0
+        return self.num_images > 0 and math.isfinite(self.low)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,36 @@ def forests(outcome: Outcome) -> list[Forest]:
         for place, name in enumerate(outcome.study.classes):
             rows = tuple(_rows(outcome, final, lambda scored, place=place: _of_class(scored, place)))  # type: ignore[misc]
             found.append(Forest(f"Recall of {name}", rows))
-    return found
+    return [*found, *_over_patients(outcome, final)]
+
+
+def _over_patients(outcome: Outcome, final: ScoredModel) -> list[Forest]:
+    """The figures whose intervals are over patients, of the sites that sent sums over theirs."""
+    on_record = outcome.intervals
+    if on_record is None or not on_record.sites or final.side != "test":
+        return []
+    evaluate, forests = outcome.study.sites.evaluate, []
+    for name, title in intervals_table.TITLES.items():
+        rows = [
+            _over_patients_row(
+                f"{site} (only scores)" if site in evaluate else site,
+                scored,
+                on_record.sites[site].figures.get(name),
+            )
+            for site, scored in final.sites.items()
+            if site in on_record.sites
+        ]
+        rows.append(_over_patients_row("pooled", final.pooled, on_record.pooled.get(name), is_pooled=True))
+        forests.append(Forest(f"{title[0].upper()}{title[1:]}, over patients", tuple(rows)))
+    return forests
+
+
+def _over_patients_row(
+    name: str, scored: Scored, figure: Figure | None, *, is_pooled: bool = False
+) -> Interval:
+    low, high = (math.nan, math.nan) if figure is None else intervals_table.ends(figure)
+    value = math.nan if figure is None else figure.value
+    return Interval(name, scored.figures.num_images, 100 * value, 100 * low, 100 * high, is_pooled)
 
 
 def _rows(outcome: Outcome, final: ScoredModel, read: Callable[[Scored], tuple[int, int]]) -> list[Interval]:

@@ -89,6 +89,17 @@ def test_the_test_images_are_scored_for_one_set_of_weights(make_study: MakeStudy
     assert "the weights are not those after round 0" in refused(contract, closing(study, 1, OTHERS, "test"))
 
 
+def test_sums_over_test_patients_are_asked_for_once(make_study: MakeStudy, tmp_path: Path) -> None:
+    study, contract = make_study(rounds=2, curves_on="test"), Contract(tmp_path)
+    taken(contract, enrol(study), train(study, 1), train(study, 2, OTHERS))
+    taken(contract, closing(study, 2, OTHERS, "test"), closing(study, 2, OTHERS, "test"))
+    assert refused(contract, closing(study, 1, WEIGHTS, "test")) == (
+        "contract: sums over test patients were asked for before, with other weights"
+    )
+    plain = make_study(rounds=2, curves_on="test", intervals=False)
+    taken(contract, closing(plain, 1, WEIGHTS, "test"))  # without sums each round's weights may be scored
+
+
 def test_no_round_trains_after_the_test(make_study: MakeStudy, tmp_path: Path) -> None:
     study, contract = make_study(rounds=3), Contract(tmp_path)
     taken(contract, enrol(study), train(study, 1), closing(study, 1, WEIGHTS, "test"))

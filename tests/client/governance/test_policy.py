@@ -31,6 +31,7 @@ from common import wire
 from common.config import LocalConfig, StudyConfig
 from common.errors import ConfigError, PolicyRefusal
 from common.metrics import count, empty
+from common.metrics.replicates import NUM_REPLICATES
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import TensorSpec, digest
 from common.wire import head_steps
@@ -501,3 +502,17 @@ def test_the_shipped_example_names_every_rule_and_survives_being_written() -> No
     example = load_site(CONFIGS / "site" / "example.yaml")
     assert example.policy.model_fields_set == set(PolicyConfig.model_fields)
     assert SiteConfig.model_validate(example.model_dump(mode="json")) == example
+
+
+@pytest.mark.parametrize("rules", [{"intervals": False}, {"scores": False}, {"min_score_cell": 3}])
+def test_sums_over_test_patients_are_stopped_at_the_door(rules: dict[str, Any]) -> None:
+    row = (0.5,) * 10  # three classes: 3 * 3 + 1 numbers
+    sums = {"num_patients": 20, "test_set": "0" * 16, "sums": (row,) * NUM_REPLICATES}
+    sent = answer(replicates=sums)
+    enforce_answer(sent, 1, PolicyConfig())
+    with pytest.raises(PolicyRefusal, match="intervals: an answer holds sums over test patients"):
+        enforce_answer(sent, 1, policy(**rules))
+    with pytest.raises(PolicyRefusal, match="intervals"):
+        enforce_answer(sent, 1, PolicyConfig(), is_noisy=True)
+    with pytest.raises(PolicyRefusal, match="sums are over too few test patients"):
+        enforce_answer(answer(replicates=sums | {"num_patients": 19}), 1, PolicyConfig())

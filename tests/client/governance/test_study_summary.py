@@ -31,6 +31,8 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
         "steps on 16 images, adamw with learning rate 0.0003, constant schedule, precision auto, augmentation paper",
         "trains: north, south; scores only: east; goes on with 1 training site(s)",
         "scores up to 51 sets of weights on validation images, one of them on test images",
+        "sends sums over test patients once, each with a random number that stays at the site, for intervals of the "
+        "figures",
         "fits no classical heads",
         "the server sees this site's own updates",
         "puts no noise on what leaves: a single patient may show in it",

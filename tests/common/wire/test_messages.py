@@ -18,6 +18,7 @@ from common.heads.result import HeadResult
 from common.metrics import count
 from common.metrics.calibration import calibration_counts
 from common.metrics.paired import pair
+from common.metrics.replicates import NUM_REPLICATES, replicates
 from common.weights import TensorSpec, digest
 from common.wire import ImageSummary, Sizes, codec, flower_codec, head_steps
 
@@ -169,6 +170,19 @@ MESSAGES = {
         num_steps=1,
         train_loss=math.inf,
         train_s=0.1,
+        evaluate_s=0.2,
+        delta={},
+    ),
+    "answer with sums over test patients": wire.RoundAnswer(
+        plan_id="p2",
+        site="north",
+        round=4,
+        scores={"test": SCORE},
+        replicates=replicates(np.eye(2, 7), np.ones((2, NUM_REPLICATES)) / 3, "0a" * 8),
+        num_examples=0,
+        num_steps=0,
+        train_loss=None,
+        train_s=0.0,
         evaluate_s=0.2,
         delta={},
     ),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.config import AdmissionConfig, Bands, Mean, Median, TrimmedMean
 from common.errors import UpdateRejected
 from common.metrics import count, empty
+from common.metrics.replicates import NUM_REPLICATES, Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import TensorSpec
 from common.wire import RoundAnswer
@@ -413,3 +414,34 @@ def test_counts_by_subgroup_are_a_square_table_for_each_value():
     for wrong in (np.zeros((2, 2), int), np.zeros((1, 2, 3), int)):
         with pytest.raises(ValueError, match="expected a square table for each value"):
             SubgroupCounts(confusion_VCC=wrong)
+
+
+def sums(num_patients: int = 2, width: int = 7, size: float = 1.0) -> Replicates:
+    """Sums over test patients that are `size` and -`size` in turn."""
+    rows = tuple(((-1) ** place * size,) * width for place in range(NUM_REPLICATES))
+    return Replicates(num_patients=num_patients, test_set="0" * 16, sums=rows)
+
+
+def test_sums_over_test_patients_come_when_they_are_asked_for():
+    answer = good(replicates=sums())
+    assert admit_scores(answer, **SCORED, replicates=True)["test"] is SCORE
+    assert (
+        admit_scores(good(), **SCORED, replicates=True)["test"] is SCORE
+    )  # the site's policy keeps them back
+    with pytest.raises(UpdateRejected, match="it sends sums over test patients, which were not asked for"):
+        admit_scores(answer, **SCORED)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (sums(width=10), "its sums over test patients have 10 columns, expected 7"),
+        (sums(num_patients=3), "its sums are over 3 test patients, expected 2 to 2, its images"),
+        (sums(num_patients=1), "its sums are over 1 test patients, expected 2 to 2, its images"),
+        (sums(size=50), "its sums over test patients vary more than the counts of its score can"),
+    ],
+)
+def test_sums_that_contradict_the_score_are_refused(wrong, sentence):
+    with pytest.raises(UpdateRejected) as caught:
+        admit_scores(good(replicates=wrong), **SCORED, replicates=True)
+    assert str(caught.value) == sentence
