@@ -50,6 +50,15 @@ def add_commands(app: typer.Typer) -> None:
     )(_simulate)
     command(
         app,
+        "difference",
+        STUDIES,
+        examples=[
+            "consilium-server difference runs/fedprox runs/fedavg",
+            "consilium-server difference runs/fedprox runs/fedavg --site north",
+        ],
+    )(_difference)
+    command(
+        app,
         "compare",
         SIMULATION,
         examples=[
@@ -171,6 +180,27 @@ def _resume(
     run = simulation.resume(run_dir, sites, port=port, engine=engine)
     print(run.describe())
     return _exit_code(run)
+
+
+def _difference(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of the run it is compared with.")],
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Test images of this site alone, not of all sites.")
+    ] = None,
+) -> int:
+    """Compare two runs on the same test patients.
+
+    Prints the figures of RUN minus those of OTHER with 95 % intervals over patients, and the p of no difference. Sites
+    send sums over their patients for it (`intervals` of a study).
+    """
+    from server.report import differences
+
+    found = differences.of_runs(first, second, site)
+    print(differences.table(found))
+    if not all(one.is_paired for one in found.values()):
+        print("\nThe runs were not tested on the same images, so they are taken as independent.")
+    return 0
 
 
 def _compare(

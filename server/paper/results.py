@@ -11,10 +11,11 @@ from pathlib import Path
 
 from common.files import write_atomically
 from common.metrics import Figures
+from common.metrics.intervals import student_t
 from server.heads import record as heads
 from server.paper.experiment import Experiment, Size
-from server.report import plots
-from server.report.comparison import Row
+from server.report import differences, plots
+from server.report.comparison_row import Row
 from server.report.text import escaped, markdown_table
 
 COLUMNS: Mapping[str, Callable[[Figures], float]] = {
@@ -37,10 +38,12 @@ _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of several seeds, and half of its 95 % interval (Student's t); NaN for one seed."""
+    """Mean of several seeds, and half of its 95 % interval (Student's t); NaN for one seed alone."""
 
     mean: float
     half: float
+    over_patients: bool = False
+    """Whether the interval is over test patients, too."""
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -69,6 +72,28 @@ def _students_t(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
+def over_patients(runs: differences.BySeed, figure: str, site: str | None) -> Estimate | None:
+    """Mean of the seeds in percent, and half of its interval over patients and seeds; None without sums."""
+    found = differences.of_variant(runs, figure, site)
+    if found is None or not found.deviation > 0:
+        return None
+    half = student_t(0.975, found.num_free) * found.deviation
+    return Estimate(100 * found.value, 100 * half, over_patients=True)
+
+
+_NAMES: Mapping[str, str] = {
+    "ACC": "accuracy",
+    "BACC": "balanced_accuracy",
+    "PRE": "precision_weighted",
+    "REC": "recall_weighted",
+    "F1": "f1_weighted",
+    "AUC": "auroc_macro",
+    "AVG of five": "avg_acc_bacc_pre_rec_f1",
+    "AVG of six": "avg_acc_bacc_pre_rec_f1_auroc",
+}
+"""Names of the figures by column."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One model: what all its seeds gave."""
@@ -86,7 +111,7 @@ class Line:
 
 def lines(experiment: Experiment, rows: Sequence[Row], from_random: Collection[str]) -> list[Line]:
     """One line a model, in the order in which they were run; `from_random` names those without weights from a file."""
-    made = []
+    made, resampled = [], differences.on_record(rows)
     for name in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == name]
         scored = {row.seed: found for row in mine if (found := _tested(experiment, row)) is not None}
@@ -98,7 +123,8 @@ def lines(experiment: Experiment, rows: Sequence[Row], from_random: Collection[s
                 name,
                 tuple(scored),
                 {
-                    title: estimate([100 * read(found) for found in scored.values()])
+                    title: over_patients(resampled.get(name, {}), _NAMES[title], experiment.tested_on)
+                    or estimate([100 * read(found) for found in scored.values()])
                     for title, read in COLUMNS.items()
                 }
                 if scored
@@ -121,7 +147,9 @@ def write(
     tested = experiment.tested_on or "all sites together"
     intro += [
         f"Test images of {tested}, scored once, on the chosen weights. Figures are percent: mean of the seeds ± half "
-        "of the 95 % interval over them (Student's t); one seed has none. PRE, REC and F1 are weighted by class size, "
+        "of the 95 % interval (Student's t), over test patients and, with two seeds or more, over seeds: their "
+        "variances are added. Where no site sent sums over patients, it is over seeds alone, and one seed has none. "
+        "PRE, REC and F1 are weighted by class size, "
         "AUC is the mean of one against the rest. The paper does not say what its AVG averages: both readings are "
         "given.",
         "",

@@ -13,7 +13,7 @@ from common.settings import load_settings
 from server.aggregation.local_work import possible_steps
 from server.paper import datasets, experiment, prepare, results
 from server.paper.experiment import Experiment, Size
-from server.report.comparison import Row
+from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import grid as grids
 from server.simulation.engines import Engine

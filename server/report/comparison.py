@@ -2,27 +2,14 @@
 
 import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_atomically
 from server.config import SimulatedSites
-from server.report import plots
+from server.report import differences, plots
+from server.report.comparison_row import Row
 from server.report.text import escaped, markdown_table
-from server.storage.history import RoundRecord, curves
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run: finished, incomplete or failed."""
-
-    variant: str
-    seed: int
-    rounds: tuple[RoundRecord, ...]
-    failure: str | None
-    run_dir: Path
-    lacking: str = ""
-    """Why the run is incomplete; empty if it is not."""
+from server.storage.history import curves
 
 
 def write_comparison(folder: Path, rows: list[Row], federation: SimulatedSites) -> None:
@@ -40,6 +27,7 @@ def write_comparison(folder: Path, rows: list[Row], federation: SimulatedSites) 
     ]
     if not _are_scored_alike(rows):
         lines += ["", "**The runs were not all scored on the same test images.** " + _scored_by(rows)]
+    lines += [line for section in differences.sections(rows) for line in ("", section)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()

@@ -19,7 +19,8 @@ from common.console.spans import format_span
 from common.errors import ConfigError, LaunchError
 from common.settings import Frozen, load_settings, validate_settings
 from server.config import SimulatedSites
-from server.report.comparison import Row, write_comparison
+from server.report.comparison import write_comparison
+from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import axes as axes_module
 from server.simulation.engines import Engine

@@ -11,7 +11,7 @@ from typing import Any
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
-from server.report.comparison import Row
+from server.report.comparison_row import Row
 from server.simulation import grid as grids
 from server.simulation import models_table as tables
 from server.simulation.engines import Engine

@@ -1,8 +1,9 @@
 """The table of sites and models: each model's figures on each site's test images, and differences with intervals.
 
-A difference is of the balanced accuracies of two models on the same test images. Sites send counts for each model, not
-which images it got right, so the two are taken as independent: where both err on the same images, the interval is wider
-than it had to be. Images are taken as independent, too: where a patient has several, it is too narrow.
+A difference is of the balanced accuracies of two models on the same test images. If the sites sent sums over their
+patients for both, it is tested on these. Otherwise there are only counts for each model, and the two are taken as
+independent: where both err on the same images, the interval is wider than it had to be. Images are then taken as
+independent, too: where a patient has several, it is too narrow.
 """
 
 import csv
@@ -17,7 +18,8 @@ import numpy as np
 
 from common.files import write_atomically
 from common.metrics import Figures
-from server.report.comparison import Row
+from server.report import differences
+from server.report.comparison_row import Row
 from server.report.text import escaped, markdown_table, percent
 from server.storage.history import Scored
 
@@ -107,7 +109,7 @@ def write(
         f"## {figure.capitalize() if figure.islower() else figure}\n\n" + _table(scored, columns, figure)
         for figure in _SHOWN
     ]
-    parts += _differences(scored, pairs)
+    parts += _differences(scored, pairs, differences.on_record(rows))
     parts += [f"**{escaped(model)} has no figures: {escaped(why)}.**" for model, why in failures.items()]
     parts += [f"**{escaped(model)} is incomplete: {escaped(why)}.**" for model, why in lacking.items()]
     write_atomically(folder / f"{file}.md", ("\n\n".join(parts) + "\n").encode())
@@ -141,14 +143,21 @@ def _table(scored: Mapping[str, Mapping[str, Scored]], columns: Sequence[str], f
 
 
 def _differences(
-    scored: Mapping[str, Mapping[str, Scored]], pairs: Sequence[tuple[str, str, tuple[str, ...]]]
+    scored: Mapping[str, Mapping[str, Scored]],
+    pairs: Sequence[tuple[str, str, tuple[str, ...]]],
+    resampled: Mapping[str, differences.BySeed],
 ) -> list[str]:
     lines = []
     for first, second, named in pairs:
         for site in named or (ALL_SITES,):
             one, other = scored.get(first, {}).get(site), scored.get(second, {}).get(site)
             if one is None or other is None:
-                lines.append([f"{escaped(first)} - {escaped(second)}", escaped(site), "-", "-"])
+                lines.append([f"{escaped(first)} - {escaped(second)}", escaped(site), "-", "-", "-", "-"])
+                continue
+            if (tested := _over_patients(resampled, first, second, site)) is not None:
+                means = "the same patients" if tested.is_paired else "independent patients"
+                cells = differences.cells(tested)
+                lines.append([f"{escaped(first)} - {escaped(second)}", escaped(site), *cells, means])
                 continue
             found = difference(one, other)
             low, high = found.interval
@@ -159,18 +168,31 @@ def _differences(
                     escaped(site),
                     f"{100 * found.value:+.1f}",
                     interval,
+                    "-",
+                    "independent images",
                 ]
             )
     if not lines:
         return []
-    head = ["models", "test images of", "difference", "95 % interval"]
+    head = ["models", "test images of", "difference", "95 % interval", "p", "interval over"]
     return [
         "## Differences of balanced accuracy",
         markdown_table(head, lines),
-        "Percentage points. Both models were scored on the same images, but sites send counts only, so the two are "
-        "taken as independent, which makes the interval too wide; images of one patient are taken as independent, "
-        "too, which makes it too narrow. Training again with another seed would differ as well: that is not in it.",
+        "Percentage points. *The same patients*: the difference itself is tested, from sums that the sites send over "
+        "their patients. *Independent images*: a site sent none. Then the two models are taken as independent, which "
+        "makes the interval too wide, and so are images of one patient, which makes it too narrow. Training again "
+        "with another seed would differ as well: that is not in it.",
     ]
+
+
+def _over_patients(
+    resampled: Mapping[str, differences.BySeed], first: str, second: str, site: str
+) -> differences.Difference | None:
+    """The difference from the sums over patients; None if a model has none."""
+    if first not in resampled or second not in resampled:
+        return None
+    at = None if site == ALL_SITES else site
+    return differences.difference(resampled[first], resampled[second], "balanced_accuracy", at)
 
 
 def _csv(scored: Mapping[str, Mapping[str, Scored]], columns: Sequence[str]) -> str:

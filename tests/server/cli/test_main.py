@@ -29,6 +29,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "resume",
         "report",
         "simulate",
+        "difference",
         "compare",
         "paper",
         "matrix",

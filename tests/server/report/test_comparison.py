@@ -10,7 +10,8 @@ import pytest
 from common.config import StudyConfig
 from server.config import SimulatedSites
 from server.report import plots
-from server.report.comparison import Row, figures_of, write_comparison
+from server.report.comparison import figures_of, write_comparison
+from server.report.comparison_row import Row
 from server.report.write import append_round
 from server.state import RoundState
 from server.storage import history

@@ -15,7 +15,8 @@ from common.metrics import Score, count
 from server.config import SimulatedSites
 from server.deployment.study_runner import StudyEnd
 from server.report import write
-from server.report.comparison import Row, figures_of, write_comparison
+from server.report.comparison import figures_of, write_comparison
+from server.report.comparison_row import Row
 from server.simulation import grid as experiments
 from server.simulation.engines import Processes
 from server.simulation.grid import Grid, run_grid, studies

@@ -9,7 +9,7 @@ import pytest
 
 from common.config import StudyConfig
 from server.report import write
-from server.report.comparison import Row
+from server.report.comparison_row import Row
 from server.simulation import models_table as matrix
 from server.simulation.models_table import Difference, difference
 from server.state import RoundState
