@@ -57,14 +57,14 @@ def difference(first: BySeed, second: BySeed, figure: str, site: str | None = No
 def of_runs(first: Path, second: Path, site: str | None = None) -> dict[str, Difference]:
     """By figure, the difference of two runs. Raises ConfigError for a run without sums over patients, StorageError."""
     runs = {path: intervals.load(path) for path in (first, second)}
-    for path, found in runs.items():
-        if not found.sites:
+    for path, run in runs.items():
+        if not run.sites:
             raise ConfigError(
                 f"{path} has no {intervals.FILE}: its test is not over, no site sent sums over its patients, or the "
                 "study has `intervals: false`"
             )
-        if site is not None and site not in found.sites:
-            raise ConfigError(f"{path} has no sums of {site}; it has those of {', '.join(found.sites)}")
+        if site is not None and site not in run.sites:
+            raise ConfigError(f"{path} has no sums of {site}; it has those of {', '.join(run.sites)}")
     found = {name: difference({0: runs[first]}, {0: runs[second]}, name, site) for name in TITLES}
     return {name: one for name, one in found.items() if one is not None}
 
