@@ -215,6 +215,30 @@ def test_a_site_without_images_of_one_class_takes_part_and_one_without_any_does_
     assert failure(Trainer(site).answer(enrol(make_study()))).error == "data"
 
 
+@pytest.mark.parametrize("allows", [True, False])
+def test_sums_over_patients_come_with_the_final_test_alone(
+    allows: bool, make_site: MakeSite, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("client.answers.intervals", "client.governance.policy"):
+        monkeypatch.setattr(f"{name}.least_patients", lambda _: 2)
+    site = make_site("north")
+    site = site.model_copy(update={"policy": site.policy.model_copy(update={"intervals": allows})})
+    study, trainer = make_study(rounds=1), Trainer(site)
+    weights = enrolled(trainer, study).weights
+    trained = codec.from_bytes(trainer.answer(round_plan(study, weights)))
+    assert isinstance(trained, wire.RoundAnswer)
+    assert trained.replicates is None
+    last: dict[str, Any] = {"plan_id": "t", "round": 2, "train": False, "score": ("validation", "test")}
+    tested = codec.from_bytes(trainer.answer(round_plan(study, weights, **last)))
+    assert isinstance(tested, wire.RoundAnswer), tested
+    assert (tested.replicates is not None) is allows
+    if tested.replicates is not None:
+        assert (
+            tested.replicates.num_patients == tested.scores["test"].num_images
+        )  # no patient is known: images
+        assert tested.replicates.num_columns == 3 * 3 + 1
+
+
 def test_a_site_with_test_images_only_says_so_when_it_is_asked_to_train(
     make_site: MakeSite, make_study: MakeStudy
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from common import wire
 from common.config import StudyConfig
 from common.metrics import count
+from common.metrics.replicates import NUM_REPLICATES, replicates
 from common.weights import TensorSpec
 from server.rounds.collect import RoundCollector
 from server.rounds.sites import Deadline, Reply
@@ -294,3 +295,29 @@ def test_an_answer_of_a_site_that_was_not_asked_is_no_second_answer(study, caplo
     assert "west: an answer was refused, the site was not asked" in caplog.text
     assert "second answer" not in caplog.text
     assert outcomes(collector)["west"] == kind
+
+
+def test_sums_over_patients_of_the_final_test_are_kept_by_site(study):
+    sums = replicates(np.eye(3, 10), np.ones((3, NUM_REPLICATES)), "0a" * 8)
+
+    def with_sums(plan: wire.RoundPlan) -> wire.RoundAnswer:
+        return update(0.0)(plan).model_copy(update={"replicates": sums})
+
+    collector = RoundCollector(study, COHORT, START, train=False, score=("test",))
+    sites = Scripted([[("south", with_sums), ("north", update(0.0)), ("west", with_sums)]])
+    collector.ask(sites)
+    assert outcomes(collector) == dict.fromkeys(NAMES, "ok")
+    assert collector.after.replicates == {"south": sums, "west": sums}
+
+
+def test_sums_over_patients_in_a_round_of_training_are_refused(study):
+    sums = replicates(np.eye(3, 10), np.ones((3, NUM_REPLICATES)), "0a" * 8)
+
+    def with_sums(plan: wire.RoundPlan) -> wire.RoundAnswer:
+        return update(1.0)(plan).model_copy(update={"replicates": sums})
+
+    collector = collected(
+        study, Scripted([[("south", with_sums), ("north", update(1.0)), ("west", update(1.0))]])
+    )
+    assert "were not asked for" in reasons(collector)["south"]
+    assert collector.after.replicates == {}
