@@ -157,6 +157,15 @@ def test_an_experiment_ends_with_a_table_a_picture_and_latex(
     text = done.table.read_text()
     assert "**Smaller than in the paper.**" in text
     assert ("## Heads on the features" in text) == (name == "heads-isic2018-unseen")
+    if name == "heads-isic2018-unseen":
+        lines = [line for line in text.splitlines() if "| isic\\_test |" in line]
+        # The softmax, eight heads of scikit-learn's that travelled from ham10000, six from sums and gradients.
+        assert len(lines) == 15
+        assert all(len(line.split("|")) == 16 for line in lines)
+        assert {cell.strip() for cell in lines[0].split("|")} >= {"softmax", "14"}
+        travelled = [line.split("|") for line in lines if "local." in line]
+        assert len(travelled) == 8
+        assert not [cells for cells in travelled if cells[5].strip() == "-"]
     assert "\\toprule" in (folder / "results.tex").read_text()
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
 

@@ -234,6 +234,19 @@ def _tex(text: str) -> str:
     return text.replace("±", r"$\pm$")
 
 
+_HEAD_FIGURES = {
+    "ACC": "accuracy",
+    "BACC": "balanced_accuracy",
+    "PRE": "precision_weighted",
+    "REC": "recall_weighted",
+    "F1": "f1_weighted",
+    "AUC": "auroc",
+    "AVG of five": "avg_acc_bacc_pre_rec_f1",
+    "AVG of six": "avg_acc_bacc_pre_rec_f1_auroc",
+}
+"""Columns of the table of heads, and the field of a cell that each shows."""
+
+
 def _heads(rows: Sequence[Row]) -> list[str]:
     """Heads on the networks' features, by model, head and site; nothing if no study fits heads."""
     cells: dict[tuple[str, str, str], list[heads.Cell]] = {}
@@ -245,17 +258,20 @@ def _heads(rows: Sequence[Row]) -> list[str]:
     if not cells:
         return []
     body = [
-        [escaped(model), escaped(title), escaped(site), str(found[0].num_images), _mean(found, "accuracy"),
-         _mean(found, "balanced_accuracy"), _mean(found, "auroc"), _gain(found)]
+        [escaped(model), escaped(title), escaped(site), str(found[0].num_images),
+         *(_mean(found, name) for name in _HEAD_FIGURES.values()), _gain(found), _mcnemar(found)]
         for (model, title, site), found in cells.items()
     ]  # fmt: skip
-    columns = ["model", "head", "site", "images", "ACC", "BACC", "AUC", "gain in BACC over softmax, points"]
+    columns = [
+        "model", "head", "site", "images", *_HEAD_FIGURES, "gain in BACC over softmax, points", "McNemar's p",
+    ]  # fmt: skip
     return [
         "",
         "## Heads on the features",
         "",
-        "Percent, mean of the seeds. The gain has the 95 % interval over the patients or lesions of the images, of the "
-        "first seed.",
+        "Percent, mean of the seeds. PRE, REC and F1 are weighted by class size. AVG is of the five figures without the "
+        "AUC, or of six with it. The gain has the 95 % interval over the patients or lesions of the images, of the "
+        "first seed; so is McNemar's exact test.",
         "",
         markdown_table(columns, body, right=3),
     ]
@@ -264,6 +280,11 @@ def _heads(rows: Sequence[Row]) -> list[str]:
 def _mean(cells: Sequence[heads.Cell], name: str) -> str:
     values = [100 * value for cell in cells if (value := getattr(cell, name)) is not None]
     return f"{statistics.fmean(values):.1f}" if values else "-"
+
+
+def _mcnemar(cells: Sequence[heads.Cell]) -> str:
+    value = cells[0].mcnemar_p
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _gain(cells: Sequence[heads.Cell]) -> str:
