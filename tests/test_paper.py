@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from client.cli.main import main as site_command
+from client.heads import worker
 from common.config import ClassifierConfig, ClipConfig, FileWeights
 from common.errors import ConfigError
 from consilium_fl import paper
@@ -93,6 +94,7 @@ def _sites_commands_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
         assert site_command(arguments) == 0
 
     monkeypatch.setattr(prepare, "call_site", call)
+    monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
 
 
 Tiny = Callable[..., Path]
