@@ -269,8 +269,8 @@ def _heads(rows: Sequence[Row]) -> list[str]:
         "",
         "## Heads on the features",
         "",
-        "Percent, mean of the seeds. PRE, REC and F1 are weighted by class size. AVG is of the five figures without the "
-        "AUC, or of six with it. The gain has the 95 % interval over the patients or lesions of the images, of the "
+        "Percent, mean of the seeds. PRE, REC and F1 are weighted by class size. AVG is of the five figures without "
+        "the AUC, or of six with it. The gain has the 95 % interval over the patients or lesions of the images, of the "
         "first seed; so is McNemar's exact test.",
         "",
         markdown_table(columns, body, right=3),
