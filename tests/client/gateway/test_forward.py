@@ -23,6 +23,7 @@ from common.masking.roster import Announcement
 from common.metrics import Score, empty
 from common.metrics.calibration import CalibrationCounts
 from common.metrics.paired import Paired
+from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
 from common.weights import digest
 from common.wire import ImageSummary, Sizes, codec, flower_codec
@@ -304,9 +305,11 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.OverlapAnswer: {"kind", "plan_id", "site", "check", "same", "similar"},
     wire.RoundAnswer: {
         "kind", "plan_id", "site", "round", "scores", "own", "subgroups", "num_examples", "num_steps",
-        "train_loss", "train_s", "evaluate_s", "epsilon", "delta", "calibration",
+        "train_loss", "train_s", "evaluate_s", "epsilon", "delta", "calibration", "score_bins",
+        "replicates",
     },
     SubgroupCounts: {"confusion_VCC"},
+    Replicates: {"num_patients", "test_set", "sums"},
     CalibrationCounts: {"losses_T", "reliability_T2K", "confidence_TK", "histogram_CB"},
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "epsilon", "arrays",

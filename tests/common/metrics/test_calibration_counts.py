@@ -56,7 +56,7 @@ def test_many_bins_give_the_losses_of_the_images_themselves():
         assert loss == pytest.approx(exact, rel=0.02)
 
 
-def test_images_of_one_bin_cannot_be_told_apart():
+def test_images_of_one_bin_count_alike():
     near = calibration_counts(np.array([[0.705, 0.295]]), np.array([0]), 20)
     far = calibration_counts(np.array([[0.76, 0.24]]), np.array([0]), 20)
     assert near == calibration_counts(np.array([[0.75, 0.25]]), np.array([0]), 20)
