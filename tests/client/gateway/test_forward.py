@@ -340,6 +340,7 @@ def test_no_other_kind_of_answer_exists() -> None:
     }  # fmt: skip
     assert set(wire.Answer.__args__) == answers  # type: ignore[attr-defined]
     parts = {
-        Score, SubgroupCounts, CalibrationCounts, ImageSummary, Sizes, HeadResult, Paired, SignedHead, Announcement,
+        Score, SubgroupCounts, Replicates, CalibrationCounts, ImageSummary, Sizes, HeadResult, Paired, SignedHead,
+        Announcement,
     }  # fmt: skip
     assert answers | parts == LEAVES.keys()
