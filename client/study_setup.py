@@ -88,7 +88,10 @@ def set_up(
             "`split: {kind: none, all: test}`."
         ) from error
     is_private = study.privacy is not None and site.name in study.sites.train
-    manifest = small_cells.usable(split, _rules(site.policy, is_private=is_private))
+    tests = (
+        is_private and study.privacy is not None and study.privacy.scores is not None and site.policy.scores
+    )
+    manifest = small_cells.usable(split, _rules(site.policy, is_private=is_private), tests=tests)
     if num_left_out := len(split.rows) - len(manifest.rows):
         log.event(f"policy: {num_left_out} of {len(split.rows)} images are left out")
     store = ImageStore.build(manifest, built.preprocessing, site.cache, site.state_dir, site.threads)
@@ -116,7 +119,7 @@ def set_up(
 
 def _rules(policy: PolicyConfig, *, is_private: bool) -> PolicyConfig:
     """With noise, whether a patient's images are used must not depend on how many others there are, and nothing is
-    scored: validation images train, test images rest.
+    scored without noise: validation images train, test images rest if the study does not pay for their scores.
     """
     return policy.model_copy(update={"min_cell": None, "scores": False}) if is_private else policy
 

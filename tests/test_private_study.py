@@ -1,5 +1,6 @@
 """Studies with differential privacy in one process: what leaves, what it costs, and what refuses."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,30 @@ def test_a_study_whose_heads_cost_too_much_is_refused_before_it_begins(
     here = Here({name: make_site(name, 4, policy=limits) for name in ("north", "south")})
     with pytest.raises(QuorumNotMet, match="more privacy than this site has left"):
         enrol(make_study(**HEADS), here, None)
+
+
+def test_scores_with_noise_leave_once_and_the_report_says_so(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    sites = {name: make_site(name, 8, policy=WITH_HEADS) for name in ("north", "south")}
+    local = []
+    for site, config in sites.items():
+        path = tmp_path / f"{site}.yaml"
+        path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
+        local.append(LocalSite(site, path))
+    study = make_study(**{**HEADS, "privacy": {**HEADS["privacy"], "scores": {"noise": 3.0}}})
+    outcome = run_inline(study, local, tmp_path / "run", Inline(HostedTrainer))
+    assert outcome.finished
+    entries = ledger.read(sites["north"].state_dir).entries
+    assert [entry.what.rpartition(" ")[0] or entry.what for entry in entries] == [
+        "counts", "scores", "head sums", "head scores",
+    ]  # fmt: skip
+    spent = epsilon([one.charge for one in entries], 1e-5)
+    assert budget.cost(study) == pytest.approx(spent)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "with noise of 3 on each cell of a confusion matrix" in report
+    assert f"| heads | {spent:.3g} | {spent:.3g} |" in report
+    cells = json.loads((tmp_path / "run" / "heads.json").read_text())[-1]["cells"]
+    assert {"softmax", "federated.lda"} <= cells["north"].keys()
+    assert cells["north"]["softmax"]["auroc"] is None
+    assert cells["north"]["softmax"]["gain"] is None

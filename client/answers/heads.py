@@ -1,7 +1,7 @@
 """The answer to a step towards classical heads, from features of the images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,12 +10,14 @@ import torch
 from client.config import SiteConfig
 from client.heads import features, own_heads, steps
 from client.model import parameters
-from client.privacy.budget import Budget
+from client.privacy.budget import Budget, scores_question
 from client.privacy.head_sums import noisy_sums
+from client.privacy.scores import confusion_of_patients, noisy_scores
 from client.study_setup import StudySetup
 from common import log, wire
 from common.errors import SiteDataError, WireError
-from common.heads import below
+from common.heads import Floats, below
+from common.metrics import Score
 from common.weights import Array, Arrays, digest
 
 
@@ -70,6 +72,7 @@ class HeadAnswers:
                 place,
                 noisy_counts=train_counts,
                 noisy_sums=partial(self._noisy_sums, plan, setup),
+                noisy_scores=partial(self._noisy_scores, plan, setup) if self._scores(plan) else None,
                 epsilon=partial(self._budget.of_study, plan.study),
             )
         answer = steps.carry_out(plan, self._table, place)
@@ -88,6 +91,25 @@ class HeadAnswers:
             self._budget,
             setup.state.folder,
         )
+
+    def _scores(self, plan: wire.HeadPlan) -> bool:
+        privacy = plan.study.privacy
+        return privacy is not None and privacy.scores is not None and self._site.policy.scores
+
+    def _noisy_scores(
+        self,
+        plan: wire.HeadPlan,
+        setup: StudySetup,
+        probabilities: Mapping[str, Floats],
+        test: features.Features,
+    ) -> Mapping[str, Score]:
+        matrices = {
+            title: confusion_of_patients(found_NC, test.labels_N, test.groups_N)
+            for title, found_NC in probabilities.items()
+        }
+        question = scores_question(plan)
+        assert question is not None
+        return noisy_scores(plan.study, question, matrices, self._budget, setup.state.folder)
 
     def _features(
         self, plan: wire.HeadPlan, setup: StudySetup, weights: Arrays, layer: str | None

@@ -16,13 +16,15 @@ from client.config import SiteConfig
 from client.data.pseudonyms import site_secret
 from client.governance import policy, score_cells
 from client.model import parameters
-from client.privacy.budget import Budget, round_charge
+from client.privacy.budget import Budget, round_charge, scores_question
+from client.privacy.scores import Floats, Numbers, confusion_of_patients, noisy_scores
 from client.study_setup import StudySetup, first_weights
 from client.training import evaluate, exposure, fit, losses, penalty, update
 from client.training.private.private_round import PrivateRound
 from client.training.state import control_variates
 from common import log, seeds, wire
 from common.config import OwnModel
+from common.config.heads import SOFTMAX
 from common.config.types import ScoredSide
 from common.metrics import Score
 from common.metrics.replicates import Replicates
@@ -63,7 +65,7 @@ class RoundAnswers:
         own: dict[OwnModel, Score] = {}
         first = partial(first_weights, setup, self._site)
         if "test" in plan.score and not plan.train:
-            own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test"))
+            own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test", plan))
         calibrated = calibration.counts(plan, setup, self._site.policy, self._device)
         evaluate_s = 0.0 if setup.is_private else time.monotonic() - started
         if not plan.train:
@@ -79,7 +81,8 @@ class RoundAnswers:
                 evaluate_s=evaluate_s,
                 delta=hidden,
             )
-            return answer.model_copy(update={"calibration": calibrated})
+            charged = self._budget.of_study(study) if any(score.noise for score in scores.values()) else None
+            return answer.model_copy(update={"calibration": calibrated, "epsilon": charged})
 
         private = self._private(plan, setup, sum(train_counts))
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
@@ -149,14 +152,14 @@ class RoundAnswers:
         tested = [np.zeros((0, len(plan.study.classes)))]
         for side in dict.fromkeys(plan.score):
             keep = tested.append if side == "test" else _forget
-            scores[side] = self._score(setup, side, keep)
+            scores[side] = self._score(setup, side, plan, keep)
         return scores, np.concatenate(tested)
 
     def _subgroups(
         self, plan: wire.RoundPlan, setup: StudySetup, tested_NC: npt.NDArray[np.float64]
     ) -> dict[str, SubgroupCounts]:
         """The test at the end by subgroup."""
-        if "test" not in plan.score:
+        if "test" not in plan.score or setup.is_private:  # they have no noise
             return {}
         rows = setup.store.manifest.on("test")
         return subgroups.counts(tested_NC.argmax(axis=1), rows, plan.study, self._site)
@@ -189,6 +192,7 @@ class RoundAnswers:
         self,
         setup: StudySetup,
         side: ScoredSide,
+        plan: wire.RoundPlan,
         on_predicted: Callable[[npt.NDArray[np.float64]], None] = lambda _: None,
     ) -> Score:
         """The model as it is now on the images of one side."""
@@ -200,13 +204,20 @@ class RoundAnswers:
             precision=setup.study.local.precision,
             most_at_once=setup.most_at_once,
             num_bins=self._site.policy.histogram_bins,
-            counting=self._counting(setup, side),
+            counting=self._counting(setup, side, plan),
             on_predicted=on_predicted,
         )
 
-    def _counting(self, setup: StudySetup, side: ScoredSide) -> evaluate.Counting | None:
-        """How the images of a side are counted if the policy keeps cells of few patients back; else None."""
+    def _counting(
+        self, setup: StudySetup, side: ScoredSide, plan: wire.RoundPlan
+    ) -> evaluate.Counting | None:
+        """How the images of a side are counted with noise, or if the policy keeps cells of few patients back; else
+        None.
+        """
         rules = self._site.policy
+        if setup.is_private:
+            pays = plan.study.privacy is not None and plan.study.privacy.scores is not None
+            return partial(self._noisy, setup, plan) if pays and side == "test" and rules.scores else None
         if rules.min_score_cell is None:
             return None
         return partial(
@@ -215,6 +226,16 @@ class RoundAnswers:
             least=rules.min_score_cell,
             num_bins=rules.histogram_bins,
         )
+
+    def _noisy(
+        self, setup: StudySetup, plan: wire.RoundPlan, probabilities_NC: Floats, labels_N: Numbers
+    ) -> Score:
+        patients = [row.group_key for row in setup.store.manifest.on("test")]
+        matrix_CC = confusion_of_patients(probabilities_NC, labels_N, patients)
+        question = scores_question(plan)
+        assert question is not None
+        noisy = noisy_scores(plan.study, question, {SOFTMAX: matrix_CC}, self._budget, setup.state.folder)
+        return noisy[SOFTMAX]
 
 
 def _forget(_probabilities_BC: npt.NDArray[np.float64]) -> None:

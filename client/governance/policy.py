@@ -430,13 +430,17 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
     if not is_noisy and any(0 < count < (policy.min_cell or 0) for count in _class_counts(answer)):
         violations.append(RuleViolation("min_cell", "an answer counts too few images", "left out too late"))
     cells = [cell for score in _scores(answer) for cell in _cells(score)]
-    if any(0 < cell < (policy.min_score_cell or 0) for cell in cells):
+    if not is_noisy and any(0 < cell < (policy.min_score_cell or 0) for cell in cells):
         violations.append(
             RuleViolation("min_score_cell", "a score counts too few images", "left out too late")
         )
     if isinstance(answer, wire.RoundAnswer) and answer.subgroups:
         violations += _wrong_subgroups(answer, policy)
-    if is_noisy and any(score.num_images for score in _scores(answer)):
+        if is_noisy:
+            violations.append(
+                RuleViolation("privacy", "an answer counts by subgroup without noise", "none may leave")
+            )
+    if is_noisy and any(_is_exact(score) for score in _scores(answer)):
         violations.append(RuleViolation("privacy", "an answer holds scores without noise", "none may leave"))
     calibration = answer.calibration if isinstance(answer, wire.RoundAnswer) else None
     if calibration is not None and (is_noisy or not allows_calibration(policy)):
@@ -518,6 +522,10 @@ def _scores(answer: wire.Answer) -> list[Score]:
     if isinstance(answer, wire.HeadAnswer):
         return [result.score for result in answer.results if result.score is not None]
     return [*answer.scores.values(), *answer.own.values()] if isinstance(answer, wire.RoundAnswer) else []
+
+
+def _is_exact(score: Score) -> bool:
+    return score.noise == 0 and score.num_images > 0
 
 
 def _cells(score: Score) -> list[int]:

@@ -20,11 +20,12 @@ def withholds(policy: PolicyConfig) -> bool:
     return policy.min_cell is not None or not policy.scores
 
 
-def usable(manifest: Manifest, policy: PolicyConfig) -> Manifest:
+def usable(manifest: Manifest, policy: PolicyConfig, *, tests: bool = False) -> Manifest:
     """The images of a split manifest that may be counted, trained on and scored.
 
     Validation images that may not be scored train: all of them where no scores leave, else those of classes with too
-    few patients on their side, together with all that their patients have there.
+    few patients on their side, together with all that their patients have there. `tests`: test images are kept
+    nevertheless, because their scores have noise.
     """
     if not withholds(policy):
         return manifest
@@ -45,7 +46,7 @@ def usable(manifest: Manifest, policy: PolicyConfig) -> Manifest:
 
     def stays(row: ImageRow) -> bool:
         is_small = policy.min_cell is not None and len(cells[row.label, row.split]) < policy.min_cell
-        return not is_small and (policy.scores or row.split != "test")
+        return not is_small and (policy.scores or tests or row.split != "test")
 
     return replace(manifest, rows=tuple(row for row in manifest.rows if stays(row)))
 

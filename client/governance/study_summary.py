@@ -67,7 +67,7 @@ def lines(study: StudyConfig) -> Iterator[str]:
     if study.privacy is None:
         yield "puts no noise on what leaves: a single patient may show in it"
     else:
-        yield from _noise(study, study.privacy)
+        yield "; ".join(_noise(study, study.privacy))
     if study.overlap is None:
         yield "compares no images between sites"
     else:
@@ -75,17 +75,19 @@ def lines(study: StudyConfig) -> Iterator[str]:
 
 
 def _noise(study: StudyConfig, privacy: DpSgdConfig) -> Iterator[str]:
+    """Where noise is put, in the order of what it costs."""
     if study.rounds:
         yield (
             f"NOISE {privacy.noise:g} on gradients of patients shrunk to {privacy.max_grad_norm:g}, each drawn with a "
-            f"chance of {privacy.sampling_rate:g}, {privacy.num_steps(study.local)} steps a round; no score of a "
-            "training site leaves"
+            f"chance of {privacy.sampling_rate:g}, {privacy.num_steps(study.local)} steps a round"
         )
     if privacy.heads is not None:
-        yield (
-            f"NOISE {privacy.heads.noise:g} on sums of features shrunk to {privacy.heads.max_feature_norm:g}, once, "
-            "for all heads; no score of a training site leaves"
-        )
+        bound = privacy.heads.max_feature_norm
+        yield f"NOISE {privacy.heads.noise:g} on sums of features shrunk to {bound:g}, once, for all heads"
+    if privacy.scores is None:
+        yield "no score of a training site leaves"
+    else:
+        yield f"NOISE {privacy.scores.noise:g} on scores of the final weights on test images, once"
 
 
 def _travelling(study: StudyConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from common.config.types import ScoredSide
 from common.errors import PolicyRefusal
 from common.heads import Floats, View
 from common.heads.result import HeadResult
+from common.metrics import Score
 from common.weights import Array, Arrays, digest
 
 HEADS = "heads"
@@ -60,6 +61,8 @@ class Place:
     """Training images by class, with noise, in a study with privacy."""
     noisy_sums: Callable[[Features], Arrays] | None = None
     """What is sent of training features in a study with privacy."""
+    noisy_scores: Callable[[Mapping[str, Floats], Features], Mapping[str, Score]] | None = None
+    """Scores of test images by head, from the probabilities that each gives, in a study with privacy that pays."""
     epsilon: Callable[[], float] | None = None
     """What a study with privacy has cost so far."""
 

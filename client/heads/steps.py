@@ -19,10 +19,21 @@ from client.heads.own_heads import FeatureTable, Place, fit, require_many, unava
 from client.heads.worker import HeadUnavailable
 from common import wire
 from common.config import StudyConfig
-from common.config.heads import HeadsConfig, Vote
+from common.config.heads import SOFTMAX, HeadsConfig, Vote
 from common.errors import PolicyRefusal, WireError
 from common.files import write_atomically
-from common.heads import Floats, Fourier, View, below, identity, read_head, read_view, travelling, under
+from common.heads import (
+    Floats,
+    Fourier,
+    View,
+    below,
+    identity,
+    read_head,
+    read_view,
+    softmax,
+    travelling,
+    under,
+)
 from common.heads.result import HeadResult
 from common.settings import to_yaml
 from common.weights import Array, save_file
@@ -95,7 +106,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         train_counts=tuple(counts.tolist()),
         results=tuple(results),
         seconds=time.monotonic() - started if place.noisy_counts is None else 0.0,
-        epsilon=place.epsilon() if arrays and place.epsilon is not None else None,
+        epsilon=place.epsilon() if place.epsilon is not None else None,
         arrays=arrays,
     )
 
@@ -141,6 +152,14 @@ def _scores(
     test, classes = table.sides[step.side], len(plan.study.classes)
     if not len(test.labels_N):
         test = _without_images(test, classes)
+    if place.noisy_scores is not None and step.side == "test":
+        probabilities = {SOFTMAX: softmax(test.logits_NC)}
+        for form in step.heads:
+            head = read_head(form, below(f"head/{form.title}", plan.arrays), classes)
+            found_NC = head.probabilities(test.features_NF) if len(test.labels_N) else test.logits_NC
+            probabilities[form.title] = np.nan_to_num(found_NC)
+        noisy = place.noisy_scores(probabilities, test)
+        return [HeadResult(title=title, score=score) for title, score in noisy.items()]
     results = [
         scores.of_softmax(test.logits_NC, test.labels_N, test.groups_N, place.num_bins, place.min_score_cell)
     ]

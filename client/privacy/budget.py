@@ -1,6 +1,7 @@
 """The budget of one site: what a plan would cost, and the charge before it is carried out."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from client.governance import audit
 from client.privacy import ledger
 from client.privacy.accountant import Charge, epsilon
 from common import log, wire
-from common.config import DpSgdConfig, NoisySums, StudyConfig
+from common.config import DpSgdConfig, NoisyScoring, NoisySums, StudyConfig
 from common.errors import PolicyRefusal, StorageError
+from common.heads import below
+from common.weights import digest
 from common.wire import head_steps
 
 COUNTS = "counts"
 """What the first charge of a study pays for."""
-_HEADS = "head sums"
+_HEADS, _SCORES, _HEAD_SCORES = "head sums", "scores", "head scores"
 
 
 class Budget:
@@ -99,12 +102,18 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
             rounds = max(0, study.rounds - plan.first_round + 1)
             if not any(what.startswith(_HEADS) for what in paid):
                 charges += _heads_charges(study.privacy)
+            for start, charge in _scores_charges(study).items():
+                if not any(what.startswith(f"{start} ") for what in paid):
+                    charges.append(charge)
         case wire.RoundPlan():
             rounds = int(plan.train)
+            charges += _unpaid_scores(plan, paid)
         case wire.HeadPlan(step=head_steps.StatisticsStep()) if (
             heads_question(plan.weights_digest) not in paid
         ):
             charges += _heads_charges(study.privacy)
+        case wire.HeadPlan():
+            charges += _unpaid_scores(plan, paid)
         case _:
             pass
     return epsilon([*charges, *[round_charge(study)] * rounds], delta)
@@ -115,7 +124,13 @@ def cost(study: StudyConfig) -> float:
     assert study.privacy is not None
     rounds = [round_charge(study)] * study.rounds
     return epsilon(
-        [counts_charge(study.privacy), *rounds, *_heads_charges(study.privacy)], study.privacy.delta
+        [
+            counts_charge(study.privacy),
+            *rounds,
+            *_heads_charges(study.privacy),
+            *_scores_charges(study).values(),
+        ],
+        study.privacy.delta,
     )
 
 
@@ -183,3 +198,35 @@ def heads_charge(noise: NoisySums) -> Charge:
 
 def _heads_charges(privacy: DpSgdConfig) -> list[Charge]:
     return [] if privacy.heads is None else [heads_charge(privacy.heads)]
+
+
+def scores_question(plan: wire.RoundPlan | wire.HeadPlan) -> str | None:
+    """What is paid for when this plan has test images scored, as the ledger has it; None if it does not."""
+    if isinstance(plan, wire.RoundPlan):
+        return f"{_SCORES} {digest(plan.network)[:16]}" if "test" in plan.score else None
+    if not isinstance(plan.step, head_steps.ScoreStep) or plan.step.side != "test":
+        return None
+    asked = f"{plan.weights_digest} {plan.step.model_dump_json()} {digest(below('head', plan.arrays))}"
+    return f"{_HEAD_SCORES} {hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+
+def scores_charge(noise: NoisyScoring) -> Charge:
+    """What the confusion matrices of one answer cost."""
+    return Charge(noise.noise, 1.0, 1)
+
+
+def _scores_charges(study: StudyConfig) -> dict[str, Charge]:
+    """By what they are for: the charges for scores of the whole study."""
+    assert study.privacy is not None
+    if study.privacy.scores is None:
+        return {}
+    whats = (_SCORES,) if study.heads is None else (_SCORES, _HEAD_SCORES)
+    return {what: scores_charge(study.privacy.scores) for what in whats}
+
+
+def _unpaid_scores(plan: wire.RoundPlan | wire.HeadPlan, paid: Sequence[str]) -> list[Charge]:
+    assert plan.study.privacy is not None
+    question = scores_question(plan)
+    if plan.study.privacy.scores is None or question is None or question in paid:
+        return []
+    return [scores_charge(plan.study.privacy.scores)]

@@ -49,7 +49,7 @@ from common.config.model import (
     Tuning,
 )
 from common.config.personalisation import Ditto, LocalHead, NoPersonal, OwnModel, Personalisation, own_models
-from common.config.privacy import DpSgdConfig, NoisySums
+from common.config.privacy import DpSgdConfig, NoisyScoring, NoisySums
 from common.config.rounds import (
     CutOff,
     DeadlinesConfig,
@@ -94,6 +94,7 @@ __all__ = [
     "DpSgdConfig",
     "LocalHead",
     "NoPersonal",
+    "NoisyScoring",
     "NoisySums",
     "OwnModel",
     "Personalisation",

@@ -28,6 +28,14 @@ class NoisySums(Frozen):
     the encoder, from public images: what is longer loses its length, what is shorter has more noise beside it."""
 
 
+class NoisyScoring(Frozen):
+    """Noise on the scores of training sites: on confusion matrices of test images, at the end of a study."""
+
+    noise: Positive
+    """Standard deviation of the noise on each cell, in patients: each counts as one, with the mean over its images. It
+    is larger by the root of the number of heads, where several are scored on the same images."""
+
+
 class DpSgdConfig(Frozen):
     """Differentially private training at the sites (DP-SGD, Abadi et al. 2016, arXiv:1607.00133) of whole patients.
 
@@ -51,6 +59,8 @@ class DpSgdConfig(Frozen):
     """Standard deviation of the noise on the training images of each class, in units of `images_per_patient`."""
     heads: NoisySums | None = Field(default=None, exclude_if=lambda heads: heads is None)
     """Noise on the sums for classical heads, once in a study. None: the study fits no heads."""
+    scores: NoisyScoring | None = Field(default=None, exclude_if=lambda scores: scores is None)
+    """Noise on the scores of the final weights on test images. None: no score of a training site leaves."""
 
     def num_steps(self, local: LocalConfig) -> int:
         """Steps of a round. They depend on nothing at the site."""
@@ -77,6 +87,19 @@ def wrong_privacy(study: "StudyConfig") -> str | None:
         return "does not go with algorithm=scaffold, whose control variates are not accounted for; take another one"
     if (problem := _wrong_heads(study)) is not None:
         return problem
+    if study.curves_on == "test" and study.privacy is not None and study.privacy.scores is not None:
+        return (
+            "pays for the scores of the final weights alone, and curves_on=test would score each round; set "
+            "curves_on: validation"
+        )
+    if (
+        study.secure_aggregation is not None
+        and study.privacy is not None
+        and study.privacy.scores is not None
+    ):
+        return (
+            "pays for scores with noise, which are not masked; leave privacy.scores or secure_aggregation out"
+        )
     if study.overlap is not None:
         return "does not go with overlap: a hash of an image has no noise; leave overlap out"
     if not isinstance(study.personalisation, NoPersonal):

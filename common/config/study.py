@@ -260,6 +260,12 @@ class StudyConfig(Frozen):
         """Whether sites are asked for sums over their test patients: neither noise nor masks are on these."""
         return self.intervals and self.privacy is None and self.secure_aggregation is None
 
+    def noise_of_scores(self, site: str, num_scored: int = 1) -> float:
+        """Standard deviation of the noise on scores of this site's test images, for so many in one answer; 0: none."""
+        if self.privacy is None or self.privacy.scores is None or site not in self.sites.train:
+            return 0.0
+        return float(self.privacy.scores.noise * num_scored**0.5)
+
     @property
     def final_head_title(self) -> str:
         """Title of the head that the model predicts with, e.g. `federated.lda`."""

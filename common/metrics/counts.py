@@ -10,6 +10,7 @@ histograms and is exact up to ties within one bin of width 1/NUM_BINS; calibrati
 expected calibration error of Guo et al. 2017 (arXiv:1706.04599) over equal-width bins.
 """
 
+import math
 from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
@@ -57,6 +58,11 @@ class Score(Frozen):
     """Bins that probabilities were rounded to before they were counted, the fewest of any site."""
     left_out_C: tuple[Annotated[int, Field(ge=0, le=_MOST)], ...] = ()
     """Images by class that are not counted, because a site's policy keeps cells of few patients back. Empty: none."""
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, exclude_if=lambda noise: noise == 0
+    )
+    """Standard deviation of the noise on each cell of `confusion_CC`, before none is below 0 (differential privacy).
+    Patients are counted then in place of images, and only there: histograms, calibration and loss are left out."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -75,6 +81,8 @@ class Score(Frozen):
             raise ValueError(
                 f"confidence_K has {len(self.confidence_K)} bins, expected {NUM_CALIBRATION_BINS}"
             )
+        if self.noise:
+            return self
         by_class = self.confusion_CC.sum(axis=1)
         if not (
             np.array_equal(self.histogram_C2B[:, 1].sum(axis=1), by_class)
@@ -98,6 +106,7 @@ class Score(Frozen):
             loss_sum=self.loss_sum + other.loss_sum,
             num_bins=min(self.num_bins, other.num_bins),
             left_out_C=self._left_out_with(other),
+            noise=math.hypot(self.noise, other.noise),
         )
 
     def _left_out_with(self, other: "Score") -> tuple[int, ...]:

@@ -49,6 +49,8 @@ def figures(score: Score) -> Figures:
     precision_C = _divide(right_C, predicted_C)
     f1_C = _divide(2 * right_C, support_C + predicted_C)
     auroc_C = np.array([_auroc(*histogram_2B) for histogram_2B in score.histogram_C2B])
+    if score.noise:  # some or all of the images have no histogram
+        auroc_C = np.full_like(auroc_C, math.nan)
     seen_C = (support_C + predicted_C) > 0  # scikit-learn's macro mean: classes in truth or prediction
     share_C = _divide(support_C, num_images)
 
@@ -62,7 +64,7 @@ def figures(score: Score) -> Figures:
     five = [accuracy, balanced, *weighted]
     return Figures(
         num_images=int(num_images),
-        loss=_ratio(score.loss_sum, num_images),
+        loss=math.nan if score.noise else _ratio(score.loss_sum, num_images),
         accuracy=accuracy,
         balanced_accuracy=balanced,
         precision_macro=_mean(_zero(precision_C)[seen_C]),
@@ -72,7 +74,7 @@ def figures(score: Score) -> Figures:
         recall_weighted=weighted[1],
         f1_weighted=weighted[2],
         auroc_macro=auroc,
-        ece=_calibration_error(score),
+        ece=math.nan if score.noise else _calibration_error(score),
         avg_acc_bacc_pre_rec_f1=float(np.mean(five)),
         avg_acc_bacc_pre_rec_f1_auroc=float(np.mean([*five, auroc])),
         recall_C=tuple(recall_C.tolist()),

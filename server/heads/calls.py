@@ -37,6 +37,8 @@ class HeadCalls:
     problems: dict[str, str] = field(default_factory=dict)
     """By site: the last step that it had no part in, and why. A later step that it answers changes nothing."""
     num_messages: int = 0
+    epsilons: dict[str, float] = field(default_factory=dict)
+    """By site, with privacy: what the study had cost its patients as of its last answer."""
     _informed: set[str] = field(default_factory=set)
     """Sites that have been sent the weights."""
 
@@ -84,6 +86,8 @@ class HeadCalls:
                 self.leave_out(reply.site, step, str(rejection))
             else:
                 self._informed.add(reply.site)
+                if (spent := answers[reply.site].epsilon) is not None:
+                    self.epsilons[reply.site] = spent
         for site in sorted(unanswered):
             self.leave_out(site, step, f"no answer within {self.study.deadlines.round_s:.0f} s")
         return {site: answers[site] for site in sorted(answers)}

@@ -98,7 +98,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
         results=results,
         problems={**calls.problems},
         lacking={**fitting.lacking, **travelled.lacking},
-        epsilons=fitting.epsilons,
+        epsilons={site: calls.epsilons[site] for site in sorted(calls.epsilons)},
         num_messages=calls.num_messages,
         mib=(sum(num_bytes(head.arrays()) for head in heads) + num_bytes(travelled.arrays)) / 2**20,
     )
@@ -139,8 +139,6 @@ class _Fitting:
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
-        self.epsilons: dict[str, float] = {}
-        """By site, with privacy: what the study has cost its patients once its sums are sent."""
         self.forms: dict[str, FittedHead] = {}
         """Forms of heads of which the best is chosen, by the title of each form."""
         self._spreads: dict[str, dict[str, Floats]] = {}
@@ -289,9 +287,6 @@ class _Fitting:
             shapes, partial(self._wrong_noisy_sums, self.study.privacy.heads, blocks)
         )
         answers = self._of_usual_width(step, self.calls.ask(self.sites, step, {}, admit), _RAW)
-        self.epsilons = {
-            site: answer.epsilon for site, answer in answers.items() if answer.epsilon is not None
-        }
         noisy = noisy_sums.added(
             [_noisy(answer, blocks) for answer in answers.values()],
             self._factors(answers),

@@ -49,7 +49,7 @@ class HeadsRecord:
     mib: float = 0.0
     """Size of the heads, as they are sent to be scored."""
     epsilons: Mapping[str, float] = field(default_factory=dict)
-    """By site, with privacy: what the study had cost its patients once its sums were sent."""
+    """By site, with privacy: what the study had cost its patients once they were done."""
 
 
 @dataclass(frozen=True)

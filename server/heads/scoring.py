@@ -21,6 +21,7 @@ from common.weights import Array
 from common.wire import head_steps
 from server.heads.calls import HeadCalls
 from server.heads.travel import Travelled
+from server.rounds.admission import wrong_noise
 
 
 def choose(
@@ -87,10 +88,9 @@ def scored(
         for result in answer.results:
             if result.title not in known:
                 raise UpdateRejected("it scored a head that the study does not list")
-            if result.score is not None and list(result.score.images_C) != expected:
-                raise UpdateRejected(
-                    f"its score of {result.title} is over other {side} images than it enrolled with"
-                )
+            noise = study.noise_of_scores(site, 1 + len(heads)) if side == "test" else 0.0
+            if result.score is not None and (wrong := _wrong(result, expected, side, noise)) is not None:
+                raise UpdateRejected(wrong)
             if result.paired is not None and result.paired.right_C4.sum(axis=1).tolist() != expected:
                 raise UpdateRejected(f"its comparison of {result.title} is over other {side} images")
         if [result.title for result in answer.results].count(SOFTMAX) != 1:
@@ -101,3 +101,12 @@ def scored(
     )
     answers = calls.ask(names, step, {**_arrays(heads), **travelled.arrays}, admit)
     return {site: answer.results for site, answer in answers.items()}
+
+
+def _wrong(result: HeadResult, expected: Sequence[int], side: ScoredSide, noise: float) -> str | None:
+    assert result.score is not None
+    if result.score.noise:
+        return wrong_noise(result.score, noise)
+    if list(result.score.images_C) != list(expected):
+        return f"its score of {result.title} is over other {side} images than it enrolled with"
+    return None

@@ -22,7 +22,13 @@ def section(outcome: Outcome) -> list[str]:
     said = [
         *([_of_gradients(privacy)] if outcome.study.rounds else []),
         *([] if privacy.heads is None else [_of_heads(privacy.heads)]),
-        "Numbers of training images have noise too. No score of a training site left it.",
+        "Numbers of training images have noise too.",
+        "No score of a training site left it."
+        if privacy.scores is None
+        else "Scores of training sites are of test patients, each counted once, with noise of "
+        f"{privacy.scores.noise:g} on each cell of a confusion matrix, more by the root of the number of heads where "
+        "several were scored. Their intervals do not have it, and cells below 0 were evened out. There is no AUROC, "
+        "calibration or loss of them.",
     ]
     return [
         "\n\n".join(

@@ -171,17 +171,19 @@ def admit_scores(
     own: Sequence[OwnModel] = (),
     subgroups: Mapping[str, Attribute] | None = None,
     replicates: bool = False,
+    noise: float = 0.0,
 ) -> Mapping[ScoredSide, Score]:
     """The scores in `answer`. Raises UpdateRejected.
 
     `counts` are the images per class that the site enrolled with, on each side that the plan asked for, `own` the
     models of the site's own that are scored with the test, `subgroups` the attributes that the test may be counted by,
-    `replicates` whether sums over test patients may come along. A loss that is not finite passes: it shows that the
-    model diverged, and the site must be able to report this.
+    `replicates` whether sums over test patients may come along. `noise` is what its scores of test images have in a
+    study with privacy: they are of patients then, and need not fit the number of images. A loss that is not finite
+    passes: it shows that the model diverged, and the site must be able to report this.
     """
     reason = _wrong_plan(answer, site, plan_id, round) or _wrong_sides(answer, counts)
     for side, expected in counts.items():
-        reason = reason or _wrong_score(answer.scores[side], expected, side)
+        reason = reason or _wrong_score(answer.scores[side], expected, side, noise if side == "test" else 0.0)
     if sorted(answer.own) != sorted(own):
         reason = reason or f"it scored {len(answer.own)} model(s) of its own, expected {len(own)}"
     for score in answer.own.values():
@@ -267,12 +269,23 @@ def _wrong_tensors(delta: Arrays, layout: Layout) -> str | None:
     return None
 
 
-def _wrong_score(score: Score, expected: Sequence[int], side: ScoredSide) -> str | None:
+def _wrong_score(score: Score, expected: Sequence[int], side: ScoredSide, noise: float = 0.0) -> str | None:
     counts = list(score.images_C)
     if len(counts) != len(expected):
         return f"its score is over {len(counts)} classes, expected the study's {len(expected)}"
+    if score.noise:
+        return wrong_noise(score, noise)
     if counts != list(expected):
         return f"its score is over {counts} {side} images by class, expected {list(expected)} as enrolled"
+    return None
+
+
+def wrong_noise(score: Score, noise: float) -> str | None:
+    """Why a score with noise is not what the study pays for, or None."""
+    if not math.isclose(score.noise, noise, rel_tol=1e-6):
+        return f"its score has noise of {score.noise:g}, expected {noise:g}"
+    if score.histogram_C2B.any() or score.calibration_2K.any() or score.loss_sum or any(score.confidence_K):
+        return "its score has noise on some of its counts alone"
     return None
 
 

@@ -63,6 +63,7 @@ def read(
                 own=_own(study, plan),
                 subgroups={} if plan.train or "test" not in plan.score else study.subgroups,
                 replicates=wire.asks_for_replicates(plan),
+                noise=study.noise_of_scores(reply.site),
             )
             if not plan.train:
                 return None, scores, row
@@ -146,7 +147,7 @@ def log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> 
             f"trained {row.num_steps} steps on {row.num_examples} images, loss {row.train_loss:.3f}, "
             f"{row.mib_up:.1f} MiB back"
         )
-    elif row.epsilon is not None:
+    elif row.epsilon is not None and row.num_steps:
         parts.append(
             f"trained {row.num_steps} steps, {row.mib_up:.1f} MiB back with noise, epsilon {row.epsilon:.3g} so far"
         )

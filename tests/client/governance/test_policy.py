@@ -480,6 +480,17 @@ def test_no_head_leaves_whose_kind_the_policy_does_not_list() -> None:
         enforce_answer(head("logistic"), 1, policy(heads_may_leave=[]))
 
 
+def test_of_a_site_with_privacy_neither_exact_scores_nor_subgroups_pass_the_door() -> None:
+    exact = by_sex(5, 6)
+    noisy = exact.scores["test"].model_copy(update={"noise": 3.0})
+    with pytest.raises(PolicyRefusal, match="scores without noise"):
+        enforce_answer(exact.model_copy(update={"subgroups": {}}), 1000, policy(), is_noisy=True)
+    with pytest.raises(PolicyRefusal, match="counts by subgroup without noise"):
+        enforce_answer(exact.model_copy(update={"scores": {"test": noisy}}), 1000, policy(), is_noisy=True)
+    passing = exact.model_copy(update={"scores": {"test": noisy}, "subgroups": {}})
+    enforce_answer(passing, 1000, policy(min_score_cell=100), is_noisy=True)
+
+
 # --- the YAML --------------------------------------------------------------------------------
 
 

@@ -55,6 +55,22 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
             "NOISE 1.5 on gradients of patients shrunk to 1, each drawn with a chance of 0.1, 20 steps a round; no "
             "score of a training site leaves",
         ),
+        (
+            {
+                "privacy": {
+                    "kind": "dp_sgd",
+                    "noise": 1.5,
+                    "sampling_rate": 0.1,
+                    "heads": {"noise": 2, "max_feature_norm": 10},
+                    "scores": {"noise": 4},
+                },
+                "heads": {"federated": [{"kind": "lda", "scale": False}]},
+                "rounds": 0,
+                "local": {},
+            },
+            "NOISE 2 on sums of features shrunk to 10, once, for all heads; NOISE 4 on scores of the final weights on "
+            "test images, once",
+        ),
         ({"overlap": {}}, "COMPARES images between sites, as keyed hashes of each image"),
         (
             {"model": {"encoder": "test_vit", "weights": {"kind": "hub"}, "trainable": "head"}},

@@ -47,3 +47,15 @@ def test_the_first_charge_is_the_gaussian_mechanism() -> None:
     for eps, is_enough in ((found, True), (found - 0.03, False)):
         delta = normal(1 / 6 - eps * 3) - math.exp(eps) * normal(-1 / 6 - eps * 3)
         assert (delta <= 1e-5) is is_enough
+
+
+def test_sums_and_scores_with_noise_are_together_one_gaussian_mechanism() -> None:
+    # Noises 20, 2 and 3 on different sums over all patients: 1 / s squared = 1/400 + 1/4 + 1/9.
+    together = (1 / 400 + 1 / 4 + 1 / 9) ** -0.5
+    found = epsilon([Charge(20.0, 1.0, 1), Charge(2.0, 1.0, 1), Charge(3.0, 1.0, 1)], 1e-5)
+
+    def delta(eps: float) -> float:  # Balle and Wang 2018, theorem 8
+        half, turned = 1 / (2 * together), eps * together
+        return (math.erfc((turned - half) / 2**0.5) - math.exp(eps) * math.erfc((turned + half) / 2**0.5)) / 2
+
+    assert delta(found) <= 1e-5 < delta(found - 0.05)

@@ -350,6 +350,17 @@ def test_a_score_of_no_images_fits_a_site_without_test_images():
     assert admit_scores(answer, **(SCORED | {"counts": {"test": (0, 0)}}))["test"].num_images == 0
 
 
+def test_a_score_with_noise_is_of_any_number_of_patients_where_the_study_pays_for_it():
+    cells = np.array([[3, 0], [0, 4]])
+    noisy = empty(2).model_copy(update={"confusion_CC": cells, "noise": 2.0})
+    assert admit_scores(good(scores={"test": noisy}), **SCORED, noise=2.0)["test"] is noisy
+    with pytest.raises(UpdateRejected, match="noise of 2, expected 0"):
+        admit_scores(good(scores={"test": noisy}), **SCORED)
+    mixed = SCORE.model_copy(update={"noise": 2.0})
+    with pytest.raises(UpdateRejected, match="on some of its counts alone"):
+        admit_scores(good(scores={"test": mixed}), **SCORED, noise=2.0)
+
+
 @pytest.mark.parametrize(
     ("expected", "sentence"),
     [
