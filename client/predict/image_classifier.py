@@ -31,7 +31,7 @@ from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
 from common.settings import load_settings
 from common.weights import digest, load_file
 
-STUDY, WEIGHTS = "study.yaml", "weights.safetensors"
+STUDY, WEIGHTS, CHOSEN = "study.yaml", "weights.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,15 @@ class Squares:
         return middles_BSSC.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(mean).div(std)
 
 
+def weights_of(folder: Path) -> Path:
+    """The file of a study's weights: those that its selection chose and that were tested, else the last round's."""
+    chosen = folder / CHOSEN
+    return chosen if chosen.exists() else folder / WEIGHTS
+
+
 def _require_model(folder: Path) -> None:
     """Raises ConfigError if no finished study lies there, with what lies there instead."""
-    lacking = [name for name in (STUDY, WEIGHTS) if not (folder / name).exists()]
+    lacking = [path.name for path in (folder / STUDY, weights_of(folder)) if not path.exists()]
     if not lacking:
         return
     if not folder.is_dir():
@@ -155,7 +161,7 @@ def load(
     _require_model(folder)
     adaptation.require_views(num_views)
     study = load_settings(folder / STUDY, StudyConfig, "study")
-    path = folder / WEIGHTS
+    path = weights_of(folder)
     arrays, about = load_file(path)
     built = build.of_study(study, weights_dir)
     chosen = parameters.partition(built.model, study.model)

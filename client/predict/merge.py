@@ -10,7 +10,7 @@ import torch
 
 from client.model import tuning
 from client.predict import fold
-from client.predict.image_classifier import LocalHead, load
+from client.predict.image_classifier import LocalHead, load, weights_of
 from common.errors import ConfigError
 from common.weights import load_file, save_file
 
@@ -24,7 +24,7 @@ def merge_run(
     that the study ends with. Raises ConfigError, SiteDataError, StorageError.
     """
     classifier = load(run_dir, title, weights_dir, torch.device("cpu"))
-    _, metadata = load_file(run_dir / "weights.safetensors")
+    _, metadata = load_file(weights_of(run_dir))
     whole = tuning.merged(classifier.model)
     if isinstance(classifier.head, LocalHead):
         raise ConfigError(

@@ -31,6 +31,13 @@ LOCAL = {"loss": "cross_entropy"}
         ),
         ({"privacy": PAID, "final_head": "federated_lda"}, "list the head with scale: false"),
         ({"privacy": PAID, "heads": {"federated": [{**LDA, "shrinkage": [0.1, 0.5]}]}}, "give one"),
+        (
+            {
+                "privacy": {**PRIVACY, "scores": {"noise": 3.0}},
+                "secure_aggregation": {"threshold": 2},
+            },
+            "noise, which are not masked",
+        ),
         ({"overlap": {}}, "does not go with overlap"),
         ({"personalisation": {"kind": "local_head"}}, "does not go with personalisation"),
         ({"selection": {}}, r"name sites of sites\.evaluate"),
