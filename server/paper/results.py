@@ -160,7 +160,7 @@ def write(
         for line in made
     ]  # fmt: skip
     columns = ["model", "seeds", *COLUMNS, "the paper", "remark"]
-    parts = [*intro, markdown_table(columns, table, right=1), *_heads(rows)]
+    parts = [*intro, markdown_table(columns, table, right=0), *_heads(rows)]
     write_atomically(folder / TABLE, ("\n".join(parts) + "\n").encode())
     write_atomically(folder / "results.csv", _csv(made))
     write_atomically(folder / "results.tex", _latex(experiment, made))

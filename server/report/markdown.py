@@ -12,6 +12,7 @@ from common.config import StudyConfig
 from common.metrics import NUM_BINS
 from server.enrolment.census import Census
 from server.report import (
+    calibration_table,
     census_table,
     heads_table,
     intervals_table,
@@ -54,6 +55,7 @@ def sections(outcome: Outcome) -> dict[str, str]:
         "confusion": [_confusion(outcome)],
         "classes": [_classes(outcome)],
         "subgroups": subgroup_table.section(outcome),
+        "calibration": calibration_table.section(outcome),
         "own": own_models.section(outcome),
         "heads": heads_table.section(outcome),
         "rounds": [_rounds(outcome)],

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.calibration import Calibration
 from common.config import StudyConfig
 from server.enrolment.census import Census
 from server.enrolment.overlap import Overlap
@@ -45,6 +46,8 @@ class Outcome:
     heads: HeadTable | None = None
     intervals: Intervals | None = None
     """None: not on record."""
+    calibration: Calibration | None = None
+    """None: not on record, or the study does not ask for one."""
     ending: Ending | None = None
     """None: not on record, or the study has not ended."""
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
-The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `intervals.json`, `status.json`
-and the study alone, so it can be written again, or for a study that ended early. `report.md` refers to two pictures by
-name; `report.html` says the same in one file, with more figures; `model-card.md` is for Hugging Face's hub. Nothing is
-ever written outside the run's folder.
+The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `intervals.json`,
+`calibration.json`, `status.json` and the study alone, so it can be written again, or for a study that ended early.
+`report.md` refers to two pictures by name; `report.html` says the same in one file, with more figures; `model-card.md`
+is for Hugging Face's hub. Nothing is ever written outside the run's folder.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from server.report.markdown import markdown, sections
 from server.report.model_card import front_matter
 from server.report.outcome import Ending, Outcome
 from server.state import RoundState
-from server.storage import history, intervals, last_scores, status
+from server.storage import calibration, history, intervals, last_scores, status
 
 PAGE, CARD = "report.html", "model-card.md"
 
@@ -57,6 +57,7 @@ def write_report(
         overlap=overlap.load(run_dir),
         heads=record.read(run_dir),
         intervals=intervals.load(run_dir),
+        calibration=calibration.load(run_dir),
         ending=ending,
         absent={} if now is None else now.absent,
         resumed_after=() if now is None else now.resumed_after,
@@ -77,7 +78,7 @@ def write_report(
 
 def hub_card(outcome: Outcome) -> str:
     """The model card in Hugging Face's format: what the hub reads, then the sections that are about the model."""
-    wanted = ("opening", "images", "model", "classes", "subgroups", "card")
+    wanted = ("opening", "images", "model", "classes", "subgroups", "calibration", "card")
     texts = [text for name, text in sections(outcome).items() if name in wanted]
     return front_matter(outcome) + "\n" + "\n\n".join([*texts, _USE]) + "\n"
 

@@ -35,6 +35,8 @@ LOCAL = {"loss": "cross_entropy"}
             {
                 "privacy": {**PRIVACY, "scores": {"noise": 3.0}},
                 "secure_aggregation": {"threshold": 2},
+                "admission": {"max_norm_ratio": None},
+                "aggregation": {"kind": "mean", "max_share": 1},
             },
             "noise, which are not masked",
         ),
