@@ -145,6 +145,32 @@ def test_a_line_has_the_set_that_was_asked_for(
     assert "set 0.7" in capsys.readouterr().out.splitlines()[0]
 
 
+def test_the_contact_sheet_shows_the_probabilities_and_sets_of_the_table(
+    folder: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("captum", reason="heat maps need the extra `explain`")
+    heat, out = tmp_path / "heat", tmp_path / "out.csv"
+    options = [
+        "--study",
+        str(folder),
+        "--device",
+        "cpu",
+        "--coverage",
+        "0.8",
+        "--explain",
+        str(heat),
+        "--out",
+        str(out),
+    ]
+    assert main(["predict", *options, *map(str, images)]) == 0
+    page = (heat / "index.html").read_text()
+    for line in csv.DictReader(io.StringIO(out.read_text())):
+        assert f"<b>{line['predicted']}</b> {100 * float(line[line['predicted']]):.1f} %" in page
+        assert f"<br>set: {', '.join(line['set 0.8'].split())}" in page
+    assert "the set holds the true class with a chance of 80 % or more" in page
+    assert "temperature" in page
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

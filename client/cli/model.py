@@ -170,7 +170,10 @@ def _predict(
     for sentence in about:
         log.event(sentence)
     if explain is not None:
-        _write_heat_maps(images, study, head, weights, device, explain, plain=adapt_to is None and views == 1)
+        _write_heat_maps(
+            images, study, head, weights, device, explain, plain=adapt_to is None and views == 1,
+            temperature=temperature, coverage=coverage, site=site,
+        )  # fmt: skip
     if out is None:
         if sys.stdout is None:
             raise ConfigError("standard output is closed; name a file with --out FILE.csv")
@@ -239,6 +242,9 @@ def _write_heat_maps(
     folder: Path,
     *,
     plain: bool,
+    temperature: bool,
+    coverage: float | None,
+    site: str | None,
 ) -> None:
     """Write heat maps of the images. Raises ConfigError if they would not be of what is predicted."""
     if study is None or not plain:
@@ -250,7 +256,8 @@ def _write_heat_maps(
     from client.training.hardware.device import choose_device
 
     classifier = predict.load(study, head, weights, choose_device(device))
-    number = write_heat_maps(classifier, images, folder)
+    calibrated = classifier.calibrated(temperature=temperature, coverage=coverage, site=site)
+    number = write_heat_maps(classifier, images, folder, calibrated)
     log.event(f"wrote heat maps of {number} images to {folder}; look at {folder / SHEET}")
 
 

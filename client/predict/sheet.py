@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from client.classification import Unreadable, decoded
+from client.classification.calibrated import PLAIN, Calibrated
 from client.data.decoding import decode
 from client.predict.explain import Explainer, Heat, explainer
 from client.predict.image_classifier import ImageClassifier
@@ -50,15 +51,21 @@ class _Picture:
     frame: int
     predicted: str
     share: str
-    """Probability in percent."""
+    """Probability in percent, calibrated as in the CSV."""
+    classes: tuple[str, ...] | None
+    """The set of classes; None: no sets were asked for."""
     image: str
     heat: str
     """Data URLs."""
     is_empty: bool
 
 
-def write_heat_maps(classifier: ImageClassifier, images: Iterable[Path], folder: Path) -> int:
+def write_heat_maps(
+    classifier: ImageClassifier, images: Iterable[Path], folder: Path, calibrated: Calibrated = PLAIN
+) -> int:
     """Write a picture per image and the sheet into `folder`, for its owner alone; returns the number of pictures.
+
+    `calibrated` is how probabilities are shown, and whether sets of classes stand beside them.
 
     Files that cannot be read are skipped; `predict` names them. Raises ConfigError if the classifier has no place
     to read heat maps from, StorageError.
@@ -67,26 +74,31 @@ def write_heat_maps(classifier: ImageClassifier, images: Iterable[Path], folder:
     make_private(folder)
     shown: list[_Picture] = []
     number = 0
-    for picture, content in _pictures(explained, images):
+    for picture, content in _pictures(explained, images, calibrated):
         number += 1
         write_atomically(folder / f"{number:05d}.png", content, private=True)
         if number <= _MOST_SHOWN:
             shown.append(picture)
-    write_atomically(folder / SHEET, _sheet(classifier, shown, number - len(shown)).encode(), private=True)
+    write_atomically(
+        folder / SHEET, _sheet(classifier, shown, number - len(shown), calibrated).encode(), private=True
+    )
     return number
 
 
-def _pictures(explained: Explainer, images: Iterable[Path]) -> Iterator[tuple[_Picture, bytes]]:
+def _pictures(
+    explained: Explainer, images: Iterable[Path], calibrated: Calibrated
+) -> Iterator[tuple[_Picture, bytes]]:
     classifier = explained.classifier
     found = (one for one in decoded(classifier.preprocessing, images) if not isinstance(one, Unreadable))
     number = 0
     while batch := list(islice(found, _BATCH)):
         squares = [square for _, _, square in batch]
-        probabilities_NC = classifier.probabilities(squares)
+        own_NC = classifier.probabilities(squares)
+        probabilities_NC, inside_NC = calibrated.shown(own_NC), calibrated.sets(own_NC)
         predicted_N = probabilities_NC.argmax(axis=1).tolist()
         heats = explained.heat(squares, predicted_N)
-        for (path, frame, square), place, row_C, heat in zip(
-            batch, predicted_N, probabilities_NC, heats, strict=True
+        for row, ((path, frame, square), place, heat) in enumerate(
+            zip(batch, predicted_N, heats, strict=True)
         ):
             number += 1
             seen = _middle(square, classifier.preprocessing.image_size)
@@ -96,7 +108,8 @@ def _pictures(explained: Explainer, images: Iterable[Path]) -> Iterator[tuple[_P
                 one_line("" if path is None else path.name),
                 frame,
                 classifier.classes[place],
-                f"{100 * row_C[place]:.1f}",
+                f"{100 * probabilities_NC[row, place]:.1f}",
+                None if inside_NC is None else tuple(compress(classifier.classes, inside_NC[row])),
                 _url(seen),
                 _url(warm),
                 is_empty=not heat.any(),
@@ -129,13 +142,16 @@ def _url(pixels: npt.NDArray[np.uint8]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _sheet(classifier: ImageClassifier, pictures: list[_Picture], num_more: int) -> str:
+def _sheet(
+    classifier: ImageClassifier, pictures: list[_Picture], num_more: int, calibrated: Calibrated
+) -> str:
     return _TEMPLATES.get_template("sheet.html.jinja").render(
         study=classifier.study.name,
         encoder=classifier.study.model.encoder,
         head=classifier.head_title,
         pictures=pictures,
         num_more=num_more,
+        about=calibrated.about,
         style=Markup(_STYLE),
         style_sha256=base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(),
     )
