@@ -6,7 +6,7 @@ import numpy as np
 
 from client.config import PolicyConfig
 from client.governance.facts import BuiltStudy, Facts, RuleViolation
-from client.governance.policy.violations import of_size, of_tensors
+from client.governance.policy.violations import of_size, of_tensors, quoted
 from common import wire
 from common.config import LocalConfig, Scaffold, StudyConfig
 from common.masking.tables import num_words
@@ -43,8 +43,8 @@ def _weights(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
     ):
         yield RuleViolation(
             "own_first_weights",
-            "the first weights are not those that this site builds from the study",
-            "other first weights are not allowed",
+            _other_first_weights(plan.study),
+            "other first weights are not allowed; own_first_weights: false allows those that a study names",
         )
     if (
         isinstance(plan, wire.HeadPlan)
@@ -65,6 +65,12 @@ def _weights(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterator[Ru
             "the weights have changed too much since the last round",
             f"by {built.weight_change:.2f} of their norm, at most {most:g}",
         )
+
+
+def _other_first_weights(study: StudyConfig) -> str:
+    if study.start_from is None:
+        return "the first weights are not those that this site builds from the study"
+    return f"the study starts from {quoted(study.start_from.name)} (start_from), and this site builds its first weights"
 
 
 def _exposure(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:

@@ -167,6 +167,18 @@ def test_other_first_weights_than_the_sites_own_are_refused_unless_they_are_allo
     assert rules(make_study(), policy(own_first_weights=False), built=other) == []
 
 
+def test_a_study_that_names_given_weights_is_refused_by_the_setting_that_names_them(
+    make_study: MakeStudy,
+) -> None:
+    study = make_study(start_from={"name": "runs/first", "sha256": "a" * 64})
+    (refusal,) = check(round_plan(study), policy(), facts(built=replace(BUILT, weights_digest="another")))
+    assert (
+        refusal.message
+        == "the study starts from 'runs/first' (start_from), and this site builds its first weights"
+    )
+    assert "own_first_weights: false allows" in refusal.limit
+
+
 def test_weights_of_a_hub_are_refused_unless_they_are_allowed(make_study: MakeStudy) -> None:
     study = make_study(model={"encoder": "test_convnext", "weights": {"kind": "hub"}})
     assert rules(study, policy()) == ["hub_weights"]
