@@ -219,7 +219,7 @@ def test_a_site_without_images_of_one_class_takes_part_and_one_without_any_does_
 def test_sums_over_patients_come_with_the_final_test_alone(
     allows: bool, make_site: MakeSite, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("client.answers.intervals", "client.governance.policy"):
+    for name in ("client.answers.intervals", "client.governance.policy.answers"):
         monkeypatch.setattr(f"{name}.least_patients", lambda _: 2)
     site = make_site("north")
     site = site.model_copy(update={"policy": site.policy.model_copy(update={"intervals": allows})})

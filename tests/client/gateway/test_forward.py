@@ -323,6 +323,7 @@ LEAVES: dict[type[Any], set[str]] = {
     wire.Failure: {"kind", "plan_id", "site", "error", "case", "advice", "reason"},
     Score: {
         "confusion_CC", "histogram_C2B", "calibration_2K", "confidence_K", "loss_sum", "num_bins", "left_out_C",
+        "noise",
     },
     SignedHead: {"site", "head", "signature", "key"},
 }  # fmt: skip
