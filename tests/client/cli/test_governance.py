@@ -47,7 +47,7 @@ def test_a_study_is_listed_approved_and_listed_no_more(
     first, *about = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny-")
     assert first.endswith(": asked 2026-03-01T12:00:00+00:00")
-    assert len(about) == 10
+    assert len(about) == 11
     assert main(["approve", str(site), "tiny"]) == 0
     assert capsys.readouterr().out.startswith("approved: tiny-")
     assert main(["pending", str(site)]) == 0

@@ -13,9 +13,12 @@ def test_a_reader_that_goes_away_ends_predict_quietly() -> None:
     code = (
         "import sys\n"
         "from client import predict\n"
+        "from client.classification import PLAIN\n"
         "from client.cli.main import main\n"
-        "predict.load = lambda *_: None\n"
-        "predict.write = lambda _predictor, _paths, out: [] if out.write('a.png,1,mel\\n' * 100_000) else []\n"
+        "class Model:\n"
+        "    calibrated = staticmethod(lambda **_: PLAIN)\n"
+        "predict.load = lambda *_: Model()\n"
+        "predict.write = lambda _model, _paths, out, *_: [] if out.write('a.png,1,mel\\n' * 100_000) else []\n"
         "sys.exit(main(['predict', '--study', 'run', 'a.png']))"
     )
     read, write = os.pipe()
