@@ -267,15 +267,21 @@ HEADS: Mapping[str, Any] = {
 WITH_HEADS = PolicyConfig(privacy=PrivacyPolicy(max_epsilon=5.0), heads=("federated.*",))
 
 
-def test_heads_are_made_of_sums_with_noise_and_no_round(
-    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
-) -> None:
+def on_disk(make_site: MakeSite, folder: Path) -> tuple[dict[str, SiteConfig], list[LocalSite]]:
+    """Two sites whose policy allows heads under privacy, and their YAML files in `folder`."""
     sites = {name: make_site(name, 8, policy=WITH_HEADS) for name in ("north", "south")}
     local = []
     for site, config in sites.items():
-        path = tmp_path / f"{site}.yaml"
+        path = folder / f"{site}.yaml"
         path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
         local.append(LocalSite(site, path))
+    return sites, local
+
+
+def test_heads_are_made_of_sums_with_noise_and_no_round(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    sites, local = on_disk(make_site, tmp_path)
     outcome = run_inline(make_study(**HEADS), local, tmp_path / "run", Inline(HostedTrainer))
     assert outcome.finished
     fitted = sorted(path.stem for path in (tmp_path / "run" / "heads").glob("*.safetensors"))
@@ -346,12 +352,7 @@ def test_a_study_whose_heads_cost_too_much_is_refused_before_it_begins(
 def test_scores_with_noise_leave_once_and_the_report_says_so(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    sites = {name: make_site(name, 8, policy=WITH_HEADS) for name in ("north", "south")}
-    local = []
-    for site, config in sites.items():
-        path = tmp_path / f"{site}.yaml"
-        path.write_bytes(to_yaml(config.model_dump(mode="json", exclude_none=True)))
-        local.append(LocalSite(site, path))
+    sites, local = on_disk(make_site, tmp_path)
     study = make_study(**{**HEADS, "privacy": {**HEADS["privacy"], "scores": {"noise": 3.0}}})
     outcome = run_inline(study, local, tmp_path / "run", Inline(HostedTrainer))
     assert outcome.finished

@@ -64,6 +64,20 @@ class Tabled(Mapped):
     values: {f: female, m: male}}, age: {column: Age}}`. Without a column a study gets no such counts from here."""
 
 
+class TabledApart(Tabled):
+    """A kind whose table is a file beside the images, and may be left out."""
+
+    metadata: Path | None = None
+
+    @model_validator(mode="after")
+    def _subgroups_have_a_table(self) -> Self:
+        if self.subgroups and self.metadata is None:
+            raise ValueError(
+                "subgroups are columns of metadata, which names no table; name it, or leave them out"
+            )
+        return self
+
+
 class CsvData(Tabled):
     """One line per image in a csv."""
 
@@ -128,7 +142,7 @@ class Ham10000Data(Tabled):
     """Only images of these sources (column `dataset`): vidir_molemax, vidir_modern, rosendahl, vienna_dias."""
 
 
-class IsicData(Tabled):
+class IsicData(TabledApart):
     """An ISIC challenge; classes MEL, NV, BCC, AKIEC (2018) or AK (2019), BKL, DF, VASC, and in 2019 SCC, UNK."""
 
     kind: Literal["isic2018", "isic2019"]
@@ -140,16 +154,8 @@ class IsicData(Tabled):
     """The table with the lesion of each image. Without it, images of one lesion may come on both sides of a
     split."""
 
-    @model_validator(mode="after")
-    def _subgroups_have_a_table(self) -> Self:
-        if self.subgroups and self.metadata is None:
-            raise ValueError(
-                "subgroups are columns of metadata, which names no table; name it, or leave them out"
-            )
-        return self
 
-
-class FedIsic2019Data(Tabled):
+class FedIsic2019Data(TabledApart):
     """One centre of Fed-ISIC2019, on ISIC 2019's images; classes as there."""
 
     kind: Literal["fed_isic2019"] = "fed_isic2019"
@@ -161,14 +167,6 @@ class FedIsic2019Data(Tabled):
     """The folder with ISIC 2019's images."""
     metadata: Path | None = None
     """ISIC 2019's, for the lesion of each image."""
-
-    @model_validator(mode="after")
-    def _subgroups_have_a_table(self) -> Self:
-        if self.subgroups and self.metadata is None:
-            raise ValueError(
-                "subgroups are columns of metadata, which names no table; name it, or leave them out"
-            )
-        return self
 
 
 class MostTumour(Frozen):
