@@ -35,8 +35,9 @@ class Predictor:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """Temperature and coverage of what it gives, as sentences; empty for a run without calibration."""
-        return self._calibrated.about
+        """Temperature, coverage and outlier score of what it gives, as sentences; empty for a run without them."""
+        outliers = self._inner.about_outliers
+        return (*self._calibrated.about, outliers) if outliers else self._calibrated.about
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,6 +82,8 @@ class Predictor:
                     predicted=outcome.predicted,
                     probabilities=dict(zip(self.classes, outcome.probabilities_C.tolist(), strict=True)),
                     in_set=outcome.in_set,
+                    outlier_score=outcome.outlier_score,
+                    unlike_training=outcome.unlike_training,
                 )
 
     def write_csv(self, images: Iterable[Path], out: TextIO) -> list[Unreadable]:
@@ -113,7 +116,8 @@ def load_predictor(
 
     The probabilities of a run of a study with `calibration` have its temperature, unless `temperature` is False. With
     `coverage`, each prediction has a set of classes that holds the true one with that chance, for images like the
-    validation images of all training sites, or of `site` alone.
+    validation images of all training sites, or of `site` alone. The predictions of a run of a study with
+    `out_of_distribution` have an outlier score, but for a network that is adapted.
 
     Raises ConfigError if there is no such head, device or coverage, SiteDataError if files are missing or do not belong
     together.
@@ -127,6 +131,7 @@ def load_predictor(
     classifier = predict.load(folder, head, weights, choose_device(device), views)
     if images := [Path(path) for path in adapt_to]:
         classifier.adapt(predict.squares(classifier, images))
+        classifier = classifier.without_outliers("the network's features were adapted to another source")
     is_adapted = bool(images)
     return Predictor(
         classifier,

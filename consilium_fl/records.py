@@ -171,7 +171,15 @@ class Prediction(Record):
     """By class; they sum to 1."""
     in_set: tuple[str, ...] | None = None
     """Classes of a set with the coverage that was asked for; None without one."""
+    outlier_score: float | None = None
+    """Distance to the training images' features, 1 being theirs; None for a run without an outlier score."""
+    unlike_training: bool | None = None
+    """Whether the score is beyond its limit; None without a limit."""
 
     def as_row(self) -> dict[str, Any]:
         row = {"file": self.file, "frame": self.frame, "predicted": self.predicted, **self.probabilities}
-        return row if self.in_set is None else {**row, "in set": " ".join(self.in_set)}
+        if self.in_set is not None:
+            row["in set"] = " ".join(self.in_set)
+        if self.outlier_score is not None:
+            row |= {"outlier_score": self.outlier_score, "unlike_training": self.unlike_training}
+        return row

@@ -25,7 +25,7 @@ from common.weights import Array
 from server.config import ServerConfig
 from server.enrolment import approvals, census, overlap_check
 from server.enrolment import cohort as enrolment
-from server.heads import fit, record
+from server.heads import fit, outliers, record
 from server.report import census_table, terminal, tracking
 from server.report import write as report
 from server.report.outcome import Ending
@@ -226,6 +226,8 @@ def _fit_heads(
         state = replace(state, round=state.chosen.round + 1, weights=state.chosen.weights)
     fitted = fit.fit(study, sites, cohort, state)
     record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
+    if state.closing and study.out_of_distribution is not None:
+        outliers.keep(config.run_dir, fitted.outliers, study, state)
     return True
 
 

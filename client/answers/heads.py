@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from client.config import SiteConfig
+from client.governance.policy import allows_calibration
 from client.heads import features, own_heads, steps
 from client.model import parameters
 from client.privacy.budget import Budget, scores_question
@@ -66,6 +67,7 @@ class HeadAnswers:
             rules.min_score_cell,
             rules.max_patient_share,
             rules.heads_may_leave,
+            allows_calibration(rules),
         )
         if setup.is_private:
             place = replace(

@@ -1,7 +1,7 @@
 """Classes of images by any classifier, without torch: which files are images, and a line of CSV for each."""
 
 from client.classification.calibrated import PLAIN, Calibrated, Use, calibrated
-from client.classification.classify import Classified, Classifier, classify, decoded, squares, write
+from client.classification.classify import Classified, Classifier, Judged, classify, decoded, squares, write
 from client.classification.image_files import Unreadable
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Calibrated",
     "Classified",
     "Classifier",
+    "Judged",
     "Unreadable",
     "Use",
     "calibrated",

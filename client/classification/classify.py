@@ -18,8 +18,11 @@ from client.classification.image_files import Unreadable, references
 from client.data.decoding import decode
 from client.data.references import BadImage, DicomFrame
 from common.heads import Floats
+from common.heads.outliers import OutlierRecord
 
 _BATCH = 64
+SCORE, UNLIKE = "outlier_score", "unlike_training"
+"""Columns of a model with an outlier score."""
 
 
 class Preparation(Protocol):
@@ -45,8 +48,22 @@ class Classifier(Protocol):
     def preprocessing(self) -> Preparation:
         """How images are prepared for it."""
 
-    def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
-        """(N, C); rows sum to 1."""
+    @property
+    def outliers(self) -> OutlierRecord | None:
+        """Record of its outlier score; None if it gives none."""
+
+    def judge(self, squares: Sequence[decode.Pixels]) -> "Judged":
+        """What it says of decoded squares."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a classifier says of N images."""
+
+    probabilities_NC: Floats
+    """Rows sum to 1."""
+    outlier_scores_N: Floats | None = None
+    """None: the classifier gives none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,10 @@ class Classified:
     probabilities_C: Floats
     in_set: tuple[str, ...] | None = None
     """Classes of a set with a stated coverage; None if no sets are wanted."""
+    outlier_score: float | None = None
+    """Distance to the training images' features, 1 being theirs; None: the classifier gives none."""
+    unlike_training: bool | None = None
+    """Whether the score is beyond its limit; None without a limit."""
 
 
 def classify(
@@ -118,26 +139,34 @@ def _classes(
     batch: Sequence[tuple[Path | None, int, decode.Pixels]],
     calibrated: Calibrated,
 ) -> Iterator[Classified]:
-    own_NC = classifier.probabilities([square for _, _, square in batch])
+    judged, record = classifier.judge([square for _, _, square in batch]), classifier.outliers
+    own_NC, scores_N = judged.probabilities_NC, judged.outlier_scores_N
     shown_NC, inside_NC = calibrated.shown(own_NC), calibrated.sets(own_NC)
     for place, (path, frame, _) in enumerate(batch):
         # By the classifier's own probabilities: a temperature keeps their order, its rounding may not.
         predicted = classifier.classes[int(own_NC[place].argmax())]
         in_set = None if inside_NC is None else tuple(compress(classifier.classes, inside_NC[place]))
-        yield Classified(path, frame, predicted, shown_NC[place], in_set)
+        score = None if scores_N is None else float(scores_N[place])
+        unlike = None if score is None or record is None else record.is_unlike(score)
+        yield Classified(path, frame, predicted, shown_NC[place], in_set, score, unlike)
+
+
+_FLAG = {True: "yes", False: "no", None: ""}
 
 
 def write(
     classifier: Classifier, paths: Iterable[Path], out: TextIO, calibrated: Calibrated = PLAIN
 ) -> list[Unreadable]:
-    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class, the set if wanted.
+    """Write a line of CSV per image: file, frame, the likeliest class, a probability per class, the set if wanted, and
+    the outlier score with `yes` or `no` beyond its limit if the classifier gives one.
 
     Returns the files that could not be used.
     """
     rows = csv.writer(out, lineterminator="\n")
     # No class has a space in its name.
     more = [] if calibrated.coverage is None else [f"set {calibrated.coverage:g}"]
-    rows.writerow(["file", "frame", "predicted", *classifier.classes, *more])
+    named = [] if classifier.outliers is None else [SCORE, UNLIKE]
+    rows.writerow(["file", "frame", "predicted", *classifier.classes, *more, *named])
     unreadable: list[Unreadable] = []
     for outcome in classify(classifier, paths, calibrated):
         if isinstance(outcome, Unreadable):
@@ -145,5 +174,6 @@ def write(
         else:
             shares = (f"{value:.6f}" for value in outcome.probabilities_C)
             in_set = [] if outcome.in_set is None else [" ".join(outcome.in_set)]
-            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares, *in_set])
+            scored = [f"{outcome.outlier_score:.4f}", _FLAG[outcome.unlike_training]] if named else []
+            rows.writerow([outcome.path, outcome.frame, outcome.predicted, *shares, *in_set, *scored])
     return unreadable

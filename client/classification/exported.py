@@ -14,15 +14,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from client.classification.calibrated import Calibrated, Use, calibrated
+from client.classification.classify import Judged
 from client.data.decoding import decode
 from common.calibration import Calibration
 from common.errors import ConfigError, SiteDataError
 from common.heads import Floats
+from common.heads.outliers import OutlierRecord
 from common.settings import Frozen
 
 KEY = "consilium"
 """Name of the label in the metadata of a file."""
-INPUT, OUTPUT = "squares", "probabilities"
+INPUT, OUTPUT, SCORES = "squares", "probabilities", "outlier_scores"
 
 
 class Squares(Frozen):
@@ -56,6 +58,8 @@ class Label(Frozen):
     """Licence of the weights that training began with, as timm states it; empty: not known."""
     calibration: Calibration | None = None
     """Temperature and counts for sets of classes, of these weights and this head. The graph does not apply them."""
+    out_of_distribution: OutlierRecord | None = None
+    """Limit of the outlier score, which is the graph's second output. None: the graph has none."""
     program: str
     intended_use: str = "research only; not a medical device"
 
@@ -83,10 +87,20 @@ class OnnxClassifier:
         use = Use(self.label.weights_sha256, self.label.head)
         return calibrated(self.label.calibration, use, temperature=temperature, coverage=coverage, site=site)
 
+    @property
+    def outliers(self) -> OutlierRecord | None:
+        return self.label.out_of_distribution
+
+    def judge(self, squares: Sequence[decode.Pixels]) -> Judged:
+        """What the file says of decoded squares."""
+        names = [OUTPUT] if self.outliers is None else [OUTPUT, SCORES]
+        found = self.session.run(names, {INPUT: np.stack(squares)})
+        rows_NC, *scores = (np.asarray(array, np.float64) for array in found)
+        return Judged(rows_NC, *scores)
+
     def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
         """(N, C) of decoded squares."""
-        (rows_NC,) = self.session.run([OUTPUT], {INPUT: np.stack(squares)})
-        return np.asarray(rows_NC, np.float64)
+        return self.judge(squares).probabilities_NC
 
 
 def load_onnx(path: Path) -> OnnxClassifier:

@@ -157,9 +157,10 @@ def _predict(
 ) -> int:
     """Predict class probabilities for images with a finished study.
 
-    Writes CSV: file, frame, the likeliest class, a probability per class, and with --coverage a set of classes. Files
-    that are not images are listed and skipped; the exit code is 1 then. Hidden files and those of the operating system
-    are listed, too. For research; not a medical device.
+    Writes CSV: file, frame, the likeliest class, a probability per class, and with --coverage a set of classes. A study
+    with `out_of_distribution` adds an outlier score, and whether the image is unlike the training images. Files that
+    are not images are listed and skipped; the exit code is 1 then. Hidden files and those of the operating system are
+    listed, too. For research; not a medical device.
     """
     from common.files import write_atomically
 
@@ -221,7 +222,9 @@ def _writer(
 
         classifier = load_onnx(onnx)
         calibrated = classifier.calibrated(temperature=temperature, coverage=coverage, site=site)
-        return partial(classification.write, classifier, calibrated=calibrated), calibrated.about
+        record = classifier.outliers
+        about = calibrated.about if record is None else (*calibrated.about, record.describe())
+        return partial(classification.write, classifier, calibrated=calibrated), about
     from consilium_fl.prediction import load_predictor
 
     assert study is not None
@@ -304,6 +307,8 @@ def _export(
     if check and not squares:
         raise ConfigError("--check: found no image that can be read, expected at least one")
     log.event(export(classifier, out, wanted, squares=squares, weights_dir=weights).describe())
+    if classifier.outliers is not None and wanted != "onnx":
+        log.event(f"the {wanted} file has no outlier score; --format onnx has it")
     return 0
 
 

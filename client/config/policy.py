@@ -125,7 +125,8 @@ class PolicyConfig(Frozen):
     """Fewest patients (or lesions; images where neither is known) of a class in a subgroup. Fewer are left out of the
     counts by subgroup, and as many more as hide them in the difference to the score of all."""
     calibration: bool = True
-    """False: no counts for a temperature and for sets of classes leave. With `min_score_cell` none leave either."""
+    """False: no counts for a temperature, for sets of classes and for the limit of an outlier score leave. With
+    `min_score_cell` none leave either."""
     scores: bool = True
     """False: the model is not scored on this site's images, and no test image is counted."""
     intervals: bool = True

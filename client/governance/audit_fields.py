@@ -104,6 +104,8 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
             return {**_message(answer), "round": answer.round, **size, "masks": sites}
         case wire.HeadAnswer():
             behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}
+            if answer.outliers is not None:
+                behind = {**behind, "outliers": sum(answer.outliers)}
             about: Fields = {"round": answer.round, "step": answer.step}
             if left := travelling.left_in(sorted(answer.arrays)):
                 about = {**about, "heads_that_left": {**left}}

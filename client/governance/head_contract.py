@@ -65,6 +65,9 @@ def problems(plan: wire.HeadPlan, heads: HeadsConfig) -> Iterator[str]:
                 return
             for form in forms:
                 yield from _score(plan, form, federated.get(form.title.removeprefix("federated.")))
+        case head_steps.OutliersStep():
+            if plan.study.out_of_distribution is None:
+                yield "outlier scores, which the study does not have"
         case _:
             assert_never(plan.step)
 
@@ -108,6 +111,8 @@ def questions(plan: wire.HeadPlan) -> Iterator[tuple[str, str, Arrays]]:
             arrays = below("head", plan.arrays)
             what = "choice" if plan.step.choosing else f"scores {plan.step.side}"
             yield what, " ".join(form.model_dump_json() for form in (*forms, *travelled)), arrays
+        case head_steps.OutliersStep():
+            yield "outlier scores", "", below("detector", plan.arrays)
         case _:
             assert_never(plan.step)
 

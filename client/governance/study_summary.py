@@ -51,6 +51,8 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield f"trains models that stay at the site: {', '.join(own)}; their scores on test images leave at the end"
     if study.calibration is not None:
         yield "counts once how surely validation images are classified, to calibrate the model's probabilities"
+    if study.out_of_distribution is not None:
+        yield "counts once how far validation images are from the training images' features, for an outlier score"
     if study.heads is None:
         yield "fits no classical heads"
     else:

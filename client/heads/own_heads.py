@@ -57,6 +57,8 @@ class Place:
     """Largest share of one patient in the length of a class's features."""
     heads_may_leave: Collection[str] = ()
     """Kinds of own heads that may travel to other sites."""
+    counts_outliers: bool = True
+    """Whether counts of validation images by outlier score may leave."""
     noisy_counts: Sequence[int] | None = None
     """Training images by class, with noise, in a study with privacy."""
     noisy_sums: Callable[[Features], Arrays] | None = None

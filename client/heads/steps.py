@@ -28,6 +28,7 @@ from common.heads import (
     View,
     below,
     identity,
+    outliers,
     read_head,
     read_view,
     softmax,
@@ -35,6 +36,7 @@ from common.heads import (
     under,
 )
 from common.heads.result import HeadResult
+from common.metrics.counts import NUM_BINS
 from common.settings import to_yaml
 from common.weights import Array, save_file
 from common.wire import head_steps
@@ -55,6 +57,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         counts = np.asarray(place.noisy_counts)
     arrays: dict[str, Array] = {}
     results: list[HeadResult] = []
+    counted: tuple[int, ...] | None = None
     match plan.step:
         case head_steps.StatisticsStep() if place.noisy_sums is not None:
             arrays = dict(under("statistics/raw", place.noisy_sums(train)))
@@ -96,6 +99,9 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         case head_steps.ScoreStep():
             counts = np.zeros_like(counts)
             results = _scores(plan, plan.step, heads, table, place)
+        case head_steps.OutliersStep():
+            counts = np.zeros_like(counts)
+            counted = _outliers(plan, table, place)
         case _:
             assert_never(plan.step)
     return wire.HeadAnswer(
@@ -105,6 +111,7 @@ def carry_out(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> wire.He
         step=plan.step.kind,
         train_counts=tuple(counts.tolist()),
         results=tuple(results),
+        outliers=counted,
         seconds=time.monotonic() - started if place.noisy_counts is None else 0.0,
         epsilon=place.epsilon() if place.epsilon is not None else None,
         arrays=arrays,
@@ -203,6 +210,18 @@ def _scores(
             )
         )
     return results
+
+
+def _outliers(plan: wire.HeadPlan, table: FeatureTable, place: Place) -> tuple[int, ...] | None:
+    """Validation images by outlier score; None if such counts stay here."""
+    if plan.study.out_of_distribution is None:
+        raise WireError("found a plan for outlier scores in a study without any")
+    if not place.counts_outliers:
+        return None
+    detector = outliers.read_detector(below("detector", plan.arrays), len(plan.study.classes))
+    validation = table.sides["validation"]
+    scores_N = detector.scores(validation.features_NF) if len(validation.labels_N) else np.zeros(0)
+    return outliers.counted(scores_N, place.num_bins or NUM_BINS).images_B
 
 
 def _without_images(test: Features, num_classes: int) -> Features:

@@ -16,14 +16,23 @@ from typing import Any, Literal, TypeAlias, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from client.classification.exported import INPUT, KEY, OUTPUT, Label, Squares, load_onnx
+from client.classification.exported import (
+    INPUT,
+    KEY,
+    OUTPUT,
+    SCORES,
+    Label,
+    OnnxClassifier,
+    Squares,
+    load_onnx,
+)
 from client.data.decoding import decode
 from client.model import build, tuning
 from client.predict import fold
 from client.predict.image_classifier import ImageClassifier
-from client.predict.portable import Portable, portable
+from client.predict.portable import Portable, PortableWithScores, portable
 from common.config.heads import SOFTMAX
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.heads import FittedHead, Floats
@@ -36,6 +45,8 @@ Run: TypeAlias = Callable[[Sequence[decode.Pixels]], Floats]
 """Probabilities (N, C) of decoded squares, by what was written."""
 
 LARGEST_DIFFERENCE = 1e-4
+LARGEST_SHARE = 1e-3
+"""Largest difference of an outlier score, as a share of it."""
 _NUM_DRAWN = 5
 _HEAD = "head_on_features"
 """Before the names of a federated head's arrays in a safetensors file."""
@@ -83,7 +94,8 @@ def export(
         path = Path(folder) / out.name
         match wanted:
             case "onnx":
-                run = _to_onnx(whole, label, path)
+                label = label.model_copy(update={"out_of_distribution": classifier.outliers})
+                run = _to_onnx(whole, classifier, label, path, shown)
             case "torchscript":
                 run = _to_torchscript(whole, label, path)
             case "safetensors":
@@ -131,7 +143,10 @@ def label_of(classifier: ImageClassifier) -> Label:
     )
 
 
-def _to_onnx(whole: Portable, label: Label, path: Path) -> Run:
+def _to_onnx(
+    whole: Portable, classifier: ImageClassifier, label: Label, path: Path, shown: Sequence[decode.Pixels]
+) -> Run:
+    """The graph's outlier scores, if it has some, are compared with the classifier's on the squares `shown`."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -141,14 +156,16 @@ def _to_onnx(whole: Portable, label: Label, path: Path) -> Run:
             f"--format onnx needs {error.name}, which is not installed; install consilium-fl with the extra `onnx`"
         ) from error
     batch = torch.export.Dim("n", min=1, max=4096)
+    detector = classifier.detector
+    module = whole if detector is None else PortableWithScores(whole, detector).eval()
     try:
         with _quietly():
             program = torch.onnx.export(
-                whole,
+                module,
                 (_example(label),),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[OUTPUT] if detector is None else [OUTPUT, SCORES],
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
@@ -161,7 +178,23 @@ def _to_onnx(whole: Portable, label: Label, path: Path) -> Run:
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {KEY: label.model_dump_json()})
     onnx.save(proto, path)
-    return load_onnx(path).probabilities
+    written = load_onnx(path)
+    if detector is not None:
+        _compare_scores(written, module, shown)
+    return written.probabilities
+
+
+def _compare_scores(written: OnnxClassifier, module: nn.Module, shown: Sequence[decode.Pixels]) -> None:
+    """Raise ConsiliumError unless the graph's outlier scores are torch's."""
+    scores_N = _in_batches(lambda some: np.asarray(written.judge(some).outlier_scores_N), shown)
+    with torch.no_grad():
+        expected_N = _in_batches(lambda some: module(torch.from_numpy(np.stack(some)))[1].numpy(), shown)
+    difference = float(np.abs(scores_N / np.maximum(expected_N, 1e-6) - 1).max())
+    if not difference <= LARGEST_SHARE:
+        raise ConsiliumError(
+            f"the onnx file gives outlier scores that differ from torch's by {difference:.2g} of them, expected at "
+            f"most {LARGEST_SHARE:g}; it was not kept. Report this with the encoder's name."
+        )
 
 
 def _not_onnx(label: Label, why: str) -> ConsiliumError:

@@ -6,7 +6,7 @@ A head is only good with the weights that it was fitted on, so a head of other w
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from client.classification.calibrated import Calibrated, Use, calibrated
+from client.classification.classify import Judged
 from client.data.decoding import decode
 from client.heads import features, sklearn_heads
 from client.images import Preprocessing
@@ -27,7 +28,8 @@ from common.config import StudyConfig
 from common.config.heads import SOFTMAX
 from common.errors import ConfigError, SiteDataError
 from common.files import read_json
-from common.heads import FittedHead, Floats, HeadForm, read_head, softmax
+from common.heads import FittedHead, Floats, HeadForm, outliers, read_head, softmax
+from common.heads.outliers import OutlierDetector, OutlierRecord
 from common.settings import load_settings
 from common.weights import digest, load_file
 
@@ -67,6 +69,12 @@ class ImageClassifier:
     """Digest of the run's shared weights."""
     calibration: Calibration | None = None
     """That of the run, whatever weights and head it is of."""
+    detector: OutlierDetector | None = None
+    """What outlier scores are computed with; None: there are none."""
+    outliers: OutlierRecord | None = None
+    """Record of the outlier score; None as `detector`."""
+    about_outliers: str = ""
+    """What the score is, or why there is none; empty for a study that does not ask for one."""
 
     def calibrated(
         self,
@@ -83,25 +91,41 @@ class ImageClassifier:
     def adapt(self, squares: Sequence[decode.Pixels]) -> int:
         """Measure the statistics of batch normalisation on these images; returns the number of layers that have some.
 
-        Raises what `adaptation.adapt_statistics` raises.
+        The features are other ones then: see `without_outliers`. Raises what `adaptation.adapt_statistics` raises.
         """
         if not squares:
             raise SiteDataError("found no image to adapt to, expected a folder of images of the same source")
         images = Squares(squares, self.preprocessing)
         return adaptation.adapt_statistics(self.model, images, self.device, self.study.local.precision)
 
+    def without_outliers(self, why: str) -> "ImageClassifier":
+        """The same without outlier scores."""
+        about = self.about_outliers and f"no outlier_score: {why}"
+        return replace(self, detector=None, outliers=None, about_outliers=about)
+
     def probabilities(self, squares: Sequence[decode.Pixels]) -> Floats:
         """(N, C) of decoded squares. Raises ConsiliumError if the weights give no numbers."""
+        return self.judge(squares).probabilities_NC
+
+    def judge(self, squares: Sequence[decode.Pixels]) -> Judged:
+        """Probabilities as the mean over the views, and outlier scores of the images as they are.
+
+        Raises ConsiliumError if the weights give no numbers.
+        """
         shown = [adaptation.views(square, self.num_views) for square in squares]
         by_view = [self._of_view([views[number] for views in shown]) for number in range(self.num_views)]
-        return np.mean(by_view, axis=0) if len(by_view) > 1 else by_view[0]
+        rows = [rows_NC for rows_NC, _ in by_view]
+        scores_N = None if self.detector is None else self.detector.scores(by_view[0][1])
+        return Judged(np.mean(rows, axis=0) if len(rows) > 1 else rows[0], scores_N)
 
-    def _of_view(self, squares: Sequence[decode.Pixels]) -> Floats:
+    def _of_view(self, squares: Sequence[decode.Pixels]) -> tuple[Floats, sklearn_heads.Rows]:
+        """Probabilities (N, C) and features (N, F) of one view of each image."""
         images = Squares(squares, self.preprocessing)
         features_NF, logits_NC = features.extract(
             self.model, images, layer=self.layer, device=self.device, precision=self.study.local.precision
         )
-        return softmax(logits_NC) if self.head is None else self.head.probabilities(features_NF)
+        rows_NC = softmax(logits_NC) if self.head is None else self.head.probabilities(features_NF)
+        return rows_NC, features_NF
 
 
 class Squares:
@@ -185,6 +209,7 @@ def load(
     if study.local.channels_last:
         model = model.to(memory_format=torch.channels_last)
     layer = None if study.heads is None else study.heads.layer
+    detector, record, about_outliers = _outliers(folder, study, weights_digest)
     return ImageClassifier(
         study.classes,
         model,
@@ -197,7 +222,36 @@ def load(
         title,
         weights_digest,
         read_json(folder / FILE, Calibration),
+        detector,
+        record,
+        about_outliers,
     )
+
+
+def _outliers(
+    folder: Path, study: StudyConfig, weights_digest: str
+) -> tuple[OutlierDetector | None, OutlierRecord | None, str]:
+    """Outlier score of a run and what it is; of other weights or without the file, why there is none."""
+    if study.out_of_distribution is None:
+        return None, None, ""
+    found = outliers.load(folder, len(study.classes))
+    if found is None:
+        return (
+            None,
+            None,
+            f"no outlier_score: {folder} has no {outliers.FILE}, which the server of the study writes",
+        )
+    detector, record = found
+    if record.weights_sha256 != weights_digest:
+        return (
+            None,
+            None,
+            (
+                f"no outlier_score: {outliers.FILE} is of the weights {record.weights_sha256[:12]}, found "
+                f"{weights_digest[:12]}"
+            ),
+        )
+    return detector, record, record.describe()
 
 
 def _head(folder: Path, title: str, study: StudyConfig, weights_digest: str) -> FittedHead | LocalHead:

@@ -14,6 +14,7 @@ from client.model import tuning
 from client.predict.image_classifier import ImageClassifier, LocalHead
 from common.errors import ConfigError
 from common.heads import FittedHead
+from common.heads.outliers import OutlierDetector
 from common.heads.view import drawn
 
 
@@ -37,17 +38,48 @@ class Portable(nn.Module):
 
     def forward(self, squares: Tensor) -> Tensor:
         """Probabilities (N, C) of squares uint8 (N, S, S, 3)."""
-        end = self.start + self.size
-        middles_NSS3 = squares[:, self.start : end, self.start : end]
-        images_N3SS = (
-            middles_NSS3.permute(0, 3, 1, 2).to(self.mean.dtype).div(255).sub(self.mean).div(self.std)
-        )
+        images_N3SS = self.images(squares)
         if self.head is None:
             logits_NC: Tensor = self.model(images_N3SS)
             return torch.softmax(logits_NC.double(), dim=-1)
         features_NF, _ = with_logits(self.model, images_N3SS, self.layer)
         probabilities_NC: Tensor = self.head(features_NF.double())
         return probabilities_NC
+
+    def images(self, squares: Tensor) -> Tensor:
+        """Normalised images (N, 3, size, size) of squares."""
+        end = self.start + self.size
+        middles_NSS3 = squares[:, self.start : end, self.start : end]
+        return middles_NSS3.permute(0, 3, 1, 2).to(self.mean.dtype).div(255).sub(self.mean).div(self.std)
+
+
+class PortableWithScores(nn.Module):
+    """uint8 (N, S, S, 3) to probabilities (N, C) and outlier scores (N,), both in float64, from one pass."""
+
+    shift: Tensor
+    scale: Tensor
+    whitening: Tensor
+    centres: Tensor
+
+    def __init__(self, whole: Portable, detector: OutlierDetector) -> None:
+        super().__init__()
+        self.whole = whole
+        for name, array in detector.arrays().items():
+            # The matrix is as large as some networks, and float32 is what it was kept in.
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+
+    def forward(self, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and outlier scores of squares."""
+        whole = self.whole
+        features_NF, logits_NC = with_logits(whole.model, whole.images(squares), whole.layer)
+        probabilities_NC = (
+            torch.softmax(logits_NC.double(), dim=-1)
+            if whole.head is None
+            else whole.head(features_NF.double())
+        )
+        whitened_ND = ((features_NF.float() - self.shift) / self.scale) @ self.whitening
+        squared_NC = ((whitened_ND[:, None] - self.centres) ** 2).sum(dim=2)
+        return probabilities_NC, squared_NC.min(dim=1).values.sqrt().double()
 
 
 class PortableHead(nn.Module):

@@ -58,6 +58,10 @@ class _Picture:
     heat: str
     """Data URLs."""
     is_empty: bool
+    outlier_score: str
+    """Empty: the classifier gives none."""
+    is_unlike: bool
+    """Unlike the training images."""
 
 
 def write_heat_maps(
@@ -93,7 +97,8 @@ def _pictures(
     number = 0
     while batch := list(islice(found, _BATCH)):
         squares = [square for _, _, square in batch]
-        own_NC = classifier.probabilities(squares)
+        judged = classifier.judge(squares)
+        own_NC, scores_N = judged.probabilities_NC, judged.outlier_scores_N
         probabilities_NC, inside_NC = calibrated.shown(own_NC), calibrated.sets(own_NC)
         predicted_N = probabilities_NC.argmax(axis=1).tolist()
         heats = explained.heat(squares, predicted_N)
@@ -101,6 +106,7 @@ def _pictures(
             zip(batch, predicted_N, heats, strict=True)
         ):
             number += 1
+            score, record = None if scores_N is None else float(scores_N[row]), classifier.outliers
             seen = _middle(square, classifier.preprocessing.image_size)
             warm = overlay(seen, heat)
             picture = _Picture(
@@ -113,6 +119,8 @@ def _pictures(
                 _url(seen),
                 _url(warm),
                 is_empty=not heat.any(),
+                outlier_score="" if score is None else f"{score:.2f}",
+                is_unlike=score is not None and record is not None and record.is_unlike(score) is True,
             )
             yield picture, _png(np.concatenate([seen, warm], axis=1))
 
@@ -151,7 +159,7 @@ def _sheet(
         head=classifier.head_title,
         pictures=pictures,
         num_more=num_more,
-        about=calibrated.about,
+        about=(*calibrated.about, *filter(None, [classifier.about_outliers])),
         style=Markup(_STYLE),
         style_sha256=base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(),
     )

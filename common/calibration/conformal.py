@@ -8,7 +8,7 @@ all n + 1. Counts know a score up to its bin, so the bin's upper edge is taken: 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -35,26 +35,31 @@ def of_counts(counts: CalibrationCounts) -> ScoreCounts:
     return ScoreCounts(images_B=tuple(counts.histogram_CB.sum(axis=0).tolist()))
 
 
-def threshold(sites: Mapping[str, ScoreCounts], coverage: float) -> float:
-    """Largest -log p of a class in a set. Raises ConfigError for a coverage that the counts cannot support."""
-    if not 0 < coverage < 1:
-        raise ConfigError(f"--coverage: found {coverage:g}, expected a share between 0 and 1, such as 0.9")
-    edges: list[tuple[float, int, bool]] = []
-    for one in sites.values():
-        ends = upper_edges(len(one.images_B))
-        last = len(ends) - 1
-        edges += [
-            (end, number, place == last)
-            for place, (end, number) in enumerate(zip(ends, one.images_B, strict=True))
-        ]
+class NoThresholdError(Exception):
+    """The counts do not support a threshold."""
+
+    def __init__(self, *, is_open: bool) -> None:
+        super().__init__("the last bin, which has no end" if is_open else "too few images")
+        self.is_open = is_open
+        """True: it would lie in a last bin. False: there are too few images."""
+
+
+def smallest_edge(sites: Sequence[tuple[Sequence[float], Sequence[int]]], coverage: float) -> float:
+    """The smallest edge of a bin below which a new score lies with a chance of `coverage` or more.
+
+    `sites` are the upper edges of each site's bins and its images in them. A site's last bin has no end. Raises
+    NoThresholdError.
+    """
+    edges = [
+        (end, number, place == len(ends) - 1)
+        for ends, numbers in sites
+        for place, (end, number) in enumerate(zip(ends, numbers, strict=True))
+    ]
     num_images = sum(number for _, number, _ in edges)
     # Rounding must not turn 0.9 x 10 into one more than 9.
     rank = math.ceil(round((num_images + 1) * coverage, 9))
     if rank > num_images:
-        raise ConfigError(
-            f"--coverage: found {coverage:g}, and {num_images} validation image(s) support at most "
-            f"{_floor(num_images / (num_images + 1)):g}; ask for less"
-        )
+        raise NoThresholdError(is_open=False)
     seen = 0
     for end, number, is_last in sorted(edges):
         seen += number
@@ -62,9 +67,27 @@ def threshold(sites: Mapping[str, ScoreCounts], coverage: float) -> float:
             if is_last:
                 break
             return end
+    raise NoThresholdError(is_open=True)
+
+
+def threshold(sites: Mapping[str, ScoreCounts], coverage: float) -> float:
+    """Largest -log p of a class in a set. Raises ConfigError for a coverage that the counts cannot support."""
+    if not 0 < coverage < 1:
+        raise ConfigError(f"--coverage: found {coverage:g}, expected a share between 0 and 1, such as 0.9")
+    try:
+        return smallest_edge(
+            [(upper_edges(len(one.images_B)), one.images_B) for one in sites.values()], coverage
+        )
+    except NoThresholdError as error:
+        if error.is_open:
+            raise ConfigError(
+                f"--coverage: found {coverage:g}, but for more than {100 * (1 - coverage):g} % of the validation "
+                "images the true class has next to no probability, so every set would hold every class; ask for less"
+            ) from None
+    num_images = sum(one.num_images for one in sites.values())
     raise ConfigError(
-        f"--coverage: found {coverage:g}, but for more than {100 * (1 - coverage):g} % of the validation images the "
-        "true class has next to no probability, so every set would hold every class; ask for less"
+        f"--coverage: found {coverage:g}, and {num_images} validation image(s) support at most "
+        f"{_floor(num_images / (num_images + 1)):g}; ask for less"
     )
 
 

@@ -34,6 +34,7 @@ from common.config.aggregation import (
 from common.config.calibration import CalibrationConfig, wrong_calibration
 from common.config.heads import SOFTMAX, FederatedHead, HeadsConfig, Lda, Logistic, Ridge
 from common.config.model import ClipConfig, HuggingFaceText, ModelConfig, OpenClipText
+from common.config.out_of_distribution import OutOfDistributionConfig, wrong_out_of_distribution
 from common.config.personalisation import NoPersonal, Personalisation
 from common.config.privacy import DpSgdConfig, wrong_privacy
 from common.config.rounds import DeadlinesConfig, OverlapConfig, SelectionConfig, SitesConfig
@@ -104,6 +105,12 @@ class StudyConfig(Frozen):
     )
     """Calibrated probabilities and sets of classes for `consilium-site predict`, from counts of the training sites'
     validation images, once, of the chosen weights: `calibration: {}`. None: probabilities as the network gives them."""
+    out_of_distribution: OutOfDistributionConfig | None = Field(
+        default=None, exclude_if=lambda settings: settings is None
+    )
+    """An outlier score for `consilium-site predict`: how unlike the training images an image is, and a flag beyond what
+    validation images have: `out_of_distribution: {}`. It is made of the sums of the first LDA under `heads.federated`
+    that has all features (no `pca`); a study that lists none gets one. None: no score."""
     intervals: bool = True
     """Intervals over patients for the figures of the final test. Sites whose policy allows it send sums over their test
     patients, each with a random number. None do in a study with `privacy` or `secure_aggregation`."""
@@ -228,6 +235,25 @@ class StudyConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _outlier_score_has_sums(self) -> Self:
+        """The head that its sums are of is a head like any other, as the final head is."""
+        if self.out_of_distribution is None:
+            return self
+        if (problem := wrong_out_of_distribution(self)) is not None:
+            raise ValueError(f"out_of_distribution {problem}")
+        if self.outlier_head is not None:
+            return self
+        heads, added = self.heads or HeadsConfig.model_construct(), Lda()
+        if any(head.title == added.title for head in heads.federated):
+            raise ValueError(
+                f"out_of_distribution needs an LDA on all features, which would be called federated.{added.title}, and "
+                "heads.federated calls another head so; give that one another name"
+            )
+        listed = (*heads.federated, added)
+        object.__setattr__(self, "heads", heads.model_copy(update={"federated": listed}))
+        return self
+
+    @model_validator(mode="after")
     def _subgroups_fit(self) -> Self:
         if (problem := wrong_subgroups(self)) is not None:
             raise ValueError(f"subgroups {problem}")
@@ -265,6 +291,12 @@ class StudyConfig(Frozen):
         if self.privacy is None or self.privacy.scores is None or site not in self.sites.train:
             return 0.0
         return float(self.privacy.scores.noise * num_scored**0.5)
+
+    @property
+    def outlier_head(self) -> Lda | None:
+        """The head whose sums the outlier score is made of: the first LDA on all features."""
+        federated = () if self.heads is None else self.heads.federated
+        return next((head for head in federated if isinstance(head, Lda) and head.pca is None), None)
 
     @property
     def final_head_title(self) -> str:

@@ -91,6 +91,14 @@ class ScoreStep(Frozen):
     """True: these are forms of a head, of which the server takes the best. Local heads are not fitted for that."""
 
 
+class OutliersStep(Frozen):
+    """Count the validation images by their outlier score (`common/heads/outliers.py`)."""
+
+    kind: Literal["outliers"] = "outliers"
+    """Arrays of what the score is computed with are `detector/...`."""
+
+
 HeadStep: TypeAlias = Annotated[
-    StatisticsStep | GradientsStep | CoefficientsStep | TravelStep | ScoreStep, Field(discriminator="kind")
+    StatisticsStep | GradientsStep | CoefficientsStep | TravelStep | ScoreStep | OutliersStep,
+    Field(discriminator="kind"),
 ]

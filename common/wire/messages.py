@@ -331,6 +331,11 @@ class RoundAnswer(Message):
     of scores as `scores/SIDE`, masked whole numbers (`common/masking/tables.py`)."""
 
 
+OutlierCounts: TypeAlias = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=NUM_BINS)
+]
+
+
 class HeadAnswer(Message):
     """Sums over a site's training images, or scores on its validation or test images; nothing has a row per image, but
     for a head made of images' features that the study has travel and the site lets leave."""
@@ -338,10 +343,13 @@ class HeadAnswer(Message):
     kind: Literal["head_answer"] = "head_answer"
     ARRAYS: ClassVar[str | None] = "arrays"
     round: RoundNumber
-    step: Literal["statistics", "gradients", "coefficients", "travel", "score"]
+    step: Literal["statistics", "gradients", "coefficients", "travel", "score", "outliers"]
     train_counts: Counts
     """Training images by class behind the arrays; all 0 where there are none."""
     results: tuple[HeadResult, ...] = ()
+    outliers: OutlierCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)
+    """Validation images by their outlier score, in as many bins as the policy has for scores. None: not asked for, or
+    the policy keeps them back."""
     seconds: Seconds
     epsilon: Annotated[float, Field(ge=0)] | None = Field(
         default=None, exclude_if=lambda value: value is None

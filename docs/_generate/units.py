@@ -25,6 +25,7 @@ _BY_NAME = {
     "dropout": _SHARE,
     "factor": PURE,
     "final": "share of `lr`",
+    "flagged": _SHARE,
     "gamma": PURE,
     "Step.gamma": "factor",
     "label_smoothing": _SHARE,

@@ -38,8 +38,9 @@ from common.heads.needs import moments_of, noisy_blocks
 from common.weights import Array, num_bytes
 from common.wire import head_steps
 from server.aggregation.update import limited_weights
-from server.heads import bounds, noisy_sums, solvers, travel
+from server.heads import bounds, noisy_sums, outliers, solvers, travel
 from server.heads.calls import HeadCalls
+from server.heads.outliers import Outliers
 from server.heads.record import HeadsRecord
 from server.heads.scoring import choose, scored
 from server.heads.search import Searches
@@ -58,6 +59,8 @@ class Fitted:
 
     record: HeadsRecord
     heads: tuple[FittedHead, ...]
+    outliers: Outliers | None = None
+    """The outlier score, in a study that asks for one; None also if it could not be made."""
 
 
 def due(study: StudyConfig, state: RoundState) -> bool:
@@ -80,6 +83,7 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
     fitting = _Fitting(study, study.heads, calls, trainers)
     heads = tuple(fitting.run()) if study.heads.federated else ()
     heads = _chosen(study.heads, calls, fitting, heads)
+    detected = _outliers(study, calls, fitting) if state.closing else None
     travelled = travel.collect(study, calls, trainers)
     results = scored(study, calls, names, heads, travelled, "test" if state.closing else "validation")
     num_scored = len(results.keys() & set(study.sites.train))
@@ -102,7 +106,24 @@ def fit(study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState) -> 
         num_messages=calls.num_messages,
         mib=(sum(num_bytes(head.arrays()) for head in heads) + num_bytes(travelled.arrays)) / 2**20,
     )
-    return Fitted(record, heads)
+    return Fitted(record, heads, detected)
+
+
+def _outliers(study: StudyConfig, calls: HeadCalls, fitting: "_Fitting") -> Outliers | None:
+    """The outlier score from the sums of the study's discriminant; None if it cannot be made, and the log says why."""
+    settings = study.out_of_distribution
+    if settings is None:
+        return None
+    if fitting.discriminant is None:
+        log.warn("heads  no outlier score: the discriminant that it is made with could not be fitted")
+        return None
+    view, sums = fitting.discriminant
+    try:
+        found = outliers.detector(sums, view, settings.shrinkage)
+    except np.linalg.LinAlgError as error:
+        log.warn(f"heads  no outlier score: {error}")
+        return None
+    return Outliers(found, float(sums.counts_C.sum()), outliers.counted(calls, fitting.sites, found))
 
 
 def _chosen(
@@ -141,6 +162,8 @@ class _Fitting:
         self.lacking: dict[str, str] = {}
         self.forms: dict[str, FittedHead] = {}
         """Forms of heads of which the best is chosen, by the title of each form."""
+        self.discriminant: tuple[View, Statistics] | None = None
+        """View and sums of the head that the outlier score is made with."""
         self._spreads: dict[str, dict[str, Floats]] = {}
         """By view and site: its sums of squares, as its second moments have them."""
         self.num_classes = len(self.study.classes)
@@ -395,6 +418,8 @@ class _Fitting:
                         for name, form in zip(candidates(head), forms, strict=False)
                     }
                     parameters = forms[0]
+                    if head == self.study.outlier_head:
+                        self.discriminant = view, sums
                 case Ridge(alpha=alpha):
                     parameters = solvers.ridge(sums, alpha)
                 case LinearSvm() | Logistic() | RffSvm():

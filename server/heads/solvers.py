@@ -111,6 +111,29 @@ def variance(raw: Statistics, view: View, moments: Statistics | None) -> float:
     return max(float(spread) / view.width, 1e-12)
 
 
+# --- covariance ------------------------------------------------------------------------------
+
+
+def within_classes(statistics: Statistics) -> Floats:
+    """Covariance around the class means, each image weighted by its class's weight."""
+    assert statistics.moments_DD is not None
+    means_CD, weighted_C = statistics.means_CD, statistics.weighted_C
+    share_C = weighted_C / weighted_C.sum()
+    covariance_DD: Floats = (
+        statistics.moments_DD / statistics.counts_C.sum() - (means_CD.T * share_C) @ means_CD
+    )
+    return covariance_DD
+
+
+def shrunk(covariance_DD: Floats, shrinkage: float) -> Floats:
+    """The covariance, a share of it replaced by its mean variance (Ledoit and Wolf 2004,
+    doi:10.1016/S0047-259X(03)00096-4)."""
+    width = len(covariance_DD)
+    spread = np.trace(covariance_DD) / width
+    result: Floats = (1 - shrinkage) * covariance_DD + shrinkage * spread * np.eye(width)
+    return result
+
+
 # --- heads -----------------------------------------------------------------------------------
 
 
@@ -140,14 +163,8 @@ def lda(statistics: Statistics, priors: str, shrinkage: float) -> dict[str, Floa
 
     For equal priors the second moments must be weighted by `balanced`.
     """
-    assert statistics.moments_DD is not None
-    count, means_CD = statistics.counts_C.sum(), statistics.means_CD
-    share_C = statistics.weighted_C / statistics.weighted_C.sum()
-    covariance_DD = statistics.moments_DD / count - (means_CD.T * share_C) @ means_CD
-    width = len(covariance_DD)
-    spread = np.trace(covariance_DD) / width
-    covariance_DD = (1 - shrinkage) * covariance_DD + shrinkage * spread * np.eye(width)
-    weights_DC = np.linalg.lstsq(covariance_DD, means_CD.T, rcond=None)[0]
+    means_CD, covariance_DD = statistics.means_CD, shrunk(within_classes(statistics), shrinkage)
+    weights_DC: Floats = np.linalg.lstsq(covariance_DD, means_CD.T, rcond=None)[0]
     bias_C = -0.5 * (means_CD.T * weights_DC).sum(0) + _log_priors(statistics, priors)
     return _linear(statistics, weights_DC, bias_C)
 

@@ -71,6 +71,7 @@ def model_card(outcome: Outcome) -> str:
         **_text_side(study),
         "Preprocessing": preprocessing,
         "Known limits": f"it knows these classes only and will name one of them for any image; {_reach(outcome)}.",
+        **_outliers(outcome),
         **_privacy(outcome),
         **subgroup_table.summary(outcome),
         **_gaps(outcome),
@@ -87,6 +88,16 @@ def model_card(outcome: Outcome) -> str:
             *([markdown_table(head, rows)] if study.rounds else []),
         ]
     )
+
+
+def _outliers(outcome: Outcome) -> dict[str, str]:
+    found = outcome.outliers
+    if found is None or found.limit is None:
+        return {}
+    return {
+        "Images of another kind": f"`predict` flags images whose outlier score is above {found.limit:.3g}, as "
+        f"{100 * found.flagged:g} % or fewer of images like the validation images are; it can miss some."
+    }
 
 
 def front_matter(outcome: Outcome) -> str:

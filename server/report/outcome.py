@@ -10,6 +10,7 @@ from typing import Any
 
 from common.calibration import Calibration
 from common.config import StudyConfig
+from common.heads.outliers import OutlierRecord
 from server.enrolment.census import Census
 from server.enrolment.overlap import Overlap
 from server.heads.record import HeadTable
@@ -48,6 +49,8 @@ class Outcome:
     """None: not on record."""
     calibration: Calibration | None = None
     """None: not on record, or the study does not ask for one."""
+    outliers: OutlierRecord | None = None
+    """None as `calibration`."""
     ending: Ending | None = None
     """None: not on record, or the study has not ended."""
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """What a study leaves to be read: a line per round while it runs, a report when it is over.
 
 The report is made from `rounds.jsonl`, `census.json`, `overlap.json`, `scores.json`, `intervals.json`,
-`calibration.json`, `status.json` and the study alone, so it can be written again, or for a study that ended early.
+`calibration.json`, `out_of_distribution.safetensors`, `status.json` and the study alone, so it can be written again, or
+for a study that ended early.
 `report.md` refers to two pictures by name; `report.html` says the same in one file, with more figures; `model-card.md`
 is for Hugging Face's hub. Nothing is ever written outside the run's folder.
 """
@@ -13,7 +14,7 @@ from typing import Any
 from common.config import StudyConfig
 from common.files import write_atomically
 from server.enrolment import census, overlap
-from server.heads import record
+from server.heads import outliers, record
 from server.report import html, plots
 from server.report.markdown import markdown, sections
 from server.report.model_card import front_matter
@@ -58,6 +59,7 @@ def write_report(
         heads=record.read(run_dir),
         intervals=intervals.load(run_dir),
         calibration=calibration.load(run_dir),
+        outliers=outliers.read(run_dir, study),
         ending=ending,
         absent={} if now is None else now.absent,
         resumed_after=() if now is None else now.resumed_after,
@@ -78,7 +80,7 @@ def write_report(
 
 def hub_card(outcome: Outcome) -> str:
     """The model card in Hugging Face's format: what the hub reads, then the sections that are about the model."""
-    wanted = ("opening", "images", "model", "classes", "subgroups", "calibration", "card")
+    wanted = ("opening", "images", "model", "classes", "subgroups", "calibration", "outliers", "card")
     texts = [text for name, text in sections(outcome).items() if name in wanted]
     return front_matter(outcome) + "\n" + "\n\n".join([*texts, _USE]) + "\n"
 

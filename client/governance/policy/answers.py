@@ -49,6 +49,10 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
         violations.append(
             RuleViolation("calibration", "an answer holds calibration counts", "none may leave")
         )
+    if getattr(answer, "outliers", None) is not None and (is_noisy or not allows_calibration(policy)):
+        violations.append(
+            RuleViolation("calibration", "an answer holds counts by outlier score", "none may leave")
+        )
     if (replicates := getattr(answer, "replicates", None)) is not None:
         violations += _replicates(replicates, policy, is_noisy=is_noisy)
     if isinstance(answer, wire.OverlapAnswer) and not policy.overlap:
@@ -115,7 +119,7 @@ def _class_counts(answer: wire.Answer) -> Sequence[int]:
             return [*scored, *calibrated, answer.num_examples]
         case wire.HeadAnswer():
             scored = [count for score in _scores(answer) for count in score.images_C]
-            return [*answer.train_counts, *scored]
+            return [*answer.train_counts, *scored, sum(answer.outliers or ())]
         case wire.ApprovalAnswer() | wire.OverlapAnswer() | wire.MaskAnswer() | wire.Failure():
             return []
 

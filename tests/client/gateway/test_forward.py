@@ -312,7 +312,8 @@ LEAVES: dict[type[Any], set[str]] = {
     Replicates: {"num_patients", "test_set", "sums"},
     CalibrationCounts: {"losses_T", "reliability_T2K", "confidence_TK", "histogram_CB"},
     wire.HeadAnswer: {
-        "kind", "plan_id", "site", "round", "step", "train_counts", "results", "seconds", "epsilon", "arrays",
+        "kind", "plan_id", "site", "round", "step", "train_counts", "results", "outliers", "seconds", "epsilon",
+        "arrays",
     },
     wire.MaskAnswer: {
         "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares",

@@ -323,3 +323,18 @@ def test_a_choice_is_among_the_forms_of_the_studys_heads_on_validation_images(
     assert "which the study does not choose among" in refused(contract, choice("federated.lda.9"))
     assert "which the study does not choose among" in refused(contract, choice("federated.lda"))
     taken(contract, choice("federated.lda.0", "federated.lda.4"))
+
+
+def test_outlier_scores_are_counted_in_a_study_that_has_them_in_two_forms_at_most(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    def counts(study: StudyConfig, centre: float) -> wire.HeadPlan:
+        return step(study, head_steps.OutliersStep(), {"detector/centres": np.full((1, 1), centre)})
+
+    without = make_study(heads=HEADS)
+    contract = Contract(tmp_path / "without")
+    taken(contract, enrol(without))
+    assert "outlier scores, which the study does not have" in refused(contract, counts(without, 1))
+    study, contract = make_study(out_of_distribution={}), Contract(tmp_path / "with")
+    taken(contract, enrol(study), counts(study, 1), counts(study, 2), counts(study, 1))
+    assert "outlier scores was asked for before, in another form" in refused(contract, counts(study, 3))

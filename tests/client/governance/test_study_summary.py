@@ -48,6 +48,10 @@ def test_a_study_is_summed_up_with_all_that_its_approval_binds(make_study: MakeS
             "fits classical heads on features: local.knn, every 5 rounds",
         ),
         (
+            {"out_of_distribution": {}},
+            "counts once how far validation images are from the training images' features, for an outlier score",
+        ),
+        (
             {
                 "privacy": {"kind": "dp_sgd", "noise": 1.5, "sampling_rate": 0.1},
                 "local": {"epochs": 2, "loss": "cross_entropy"},

@@ -140,3 +140,31 @@ def test_a_sum_that_is_one_patients_does_not_leave(study: StudyConfig, place: ow
     with pytest.raises(PolicyRefusal, match="more than 74% of a class's sum") as refused:
         answer(study, raw(), replace(place, max_patient_share=0.74))
     assert refused.value.reason == "max_patient_share: a sum of features would be of too few patients"
+
+
+def test_validation_images_are_counted_by_their_distance_if_the_site_lets_that_leave(
+    make_study: MakeStudy, place: own_heads.Place
+) -> None:
+    study = make_study(classes=("mel", "nv"), out_of_distribution={})
+    # The validation images are (2, 0) and (0, 2). One class has its mean at (1, 0): distances 1 and the root of 5.
+    arrays = {
+        "detector__shift": np.zeros(2),
+        "detector__scale": np.ones(2),
+        "detector__whitening": np.eye(2),
+        "detector__centres": np.array([[1.0, 0.0]]),
+    }
+    place = replace(place, num_bins=4)  # they end at 1, 2, 4 and 8
+    found = answer(study, head_steps.OutliersStep(), place, **arrays)
+    assert (found.outliers, found.train_counts, dict(found.arrays)) == ((0, 1, 1, 0), (0, 0), {})
+    kept_back = answer(study, head_steps.OutliersStep(), replace(place, counts_outliers=False), **arrays)
+    assert kept_back.outliers is None
+    assert "outliers" not in kept_back.model_dump()
+    with pytest.raises(PolicyRefusal, match="this site only scores"):
+        answer(study, head_steps.OutliersStep(), place, site="unseen", **arrays)
+    with pytest.raises(WireError, match="expected those of an outlier score"):
+        answer(study, head_steps.OutliersStep(), place)
+
+
+def test_a_study_without_outlier_scores_gets_no_counts(study: StudyConfig, place: own_heads.Place) -> None:
+    with pytest.raises(WireError, match="outlier scores in a study without any"):
+        answer(study, head_steps.OutliersStep(), place)

@@ -1,12 +1,15 @@
 """The module that is exported gives the probabilities that `predict` gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from client import predict
-from client.predict.portable import PortableHead, portable
+from client.predict.portable import PortableHead, PortableWithScores, portable
 from common.heads import FittedHead, Fourier, HeadForm, View
+from common.heads.outliers import OutlierDetector
 
 CPU = torch.device("cpu")
 
@@ -59,3 +62,20 @@ def test_heads_of_every_form_are_the_same_in_torch(form, components, fourier):
     features = rng.normal(size=(7, 5))
     found = PortableHead(head)(torch.from_numpy(features)).numpy()
     assert found == pytest.approx(head.probabilities(features), abs=1e-12)
+
+
+@pytest.mark.parametrize("title", ["softmax", "federated.lda"])
+def test_outlier_scores_in_torch_are_those_of_the_detector(make_run, title):
+    classifier = predict.load(make_run(), title, None, CPU)
+    shown = squares(classifier.preprocessing.stored_size)
+    width, rng = classifier.model.num_features, np.random.default_rng(0)
+    detector = OutlierDetector(
+        View(rng.normal(size=width), rng.uniform(1, 2, width)),
+        rng.normal(size=(width, width)) / width,
+        rng.normal(size=(2, width)),
+    )
+    judged = replace(classifier, detector=detector).judge(shown)
+    with torch.no_grad():
+        found = PortableWithScores(portable(classifier), detector)(torch.from_numpy(np.stack(shown)))
+    assert found[0].numpy() == pytest.approx(judged.probabilities_NC, abs=1e-6)
+    assert found[1].numpy() == pytest.approx(judged.outlier_scores_N, rel=1e-5)
