@@ -37,6 +37,7 @@ from client.training.private.secure_random import SecureRandom
 from common import seeds
 from common.config import AdamW, ClassifierConfig, DpSgdConfig, LocalConfig, Lora, Sgd, StudyConfig
 from common.settings import load_settings
+from common.weights import Arrays
 from server.aggregation.tally import AdmittedUpdate, weighted_mean
 from server.report.text import markdown_table
 
@@ -80,32 +81,43 @@ def trained(
     """The head after the rounds, and the seconds that the sites trained."""
     model = nn.Linear(next(iter(data.values()))[0].shape[1], 7)
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    counts_C = {site: _counts(one, noise) for site, one in data.items()}
-    counts = {site: sum(counts_C[site]) for site in data}
+    counts_C = {site: counts_of_classes(one, noise) for site, one in data.items()}
     weights, spent = parameters.shared_arrays(model, NAMES), 0.0
     for number in range(1, rounds + 1):
         updates = []
-        for site, (rows_NF, labels_N, lesions) in data.items():
-            parameters.load_shared(model, NAMES, weights)
-            private = None if noise is None else PrivateRound(settings(noise), lesions, counts[site])
-            done = fit.fit(
-                model, FeatureRows(rows_NF, labels_N), local, parts=NAMES,
-                progress=fit.StudyPosition(number, rounds), penalty=None, device=CPU,
-                seed=seeds.derive(seed, site, number), num_classes=7, private=private, loss=losses.of_study(
-                    ClassifierConfig(encoder="none"), local, counts_C[site]
-                ),
+        for site, one in data.items():
+            update, seconds = site_round(
+                model, weights, site, one, counts_C[site], noise, seeds.derive(seed, site, number), local,
+                fit.StudyPosition(number, rounds),
             )  # fmt: skip
-            spent += done.seconds
-            after = parameters.shared_arrays(model, NAMES)
-            delta = {name: after[name] - weights[name] for name in weights}
-            updates.append(AdmittedUpdate(site=site, num_examples=counts[site], delta=delta))
+            updates.append(update)
+            spent += seconds
         step = weighted_mean(updates)
         weights = {name: np.asarray(weights[name] + step[name]) for name in weights}
     parameters.load_shared(model, NAMES, weights)
     return model, spent
 
 
-def _counts(data: Data, noise: float | None) -> list[int]:
+def site_round(
+    model: nn.Module, weights: Arrays, site: str, data: Data, counts_C: Sequence[int], noise: float | None, seed: int,
+    local: LocalConfig, progress: fit.StudyPosition,
+) -> tuple[AdmittedUpdate, float]:  # fmt: skip
+    """What a site sends after a round that begins with `weights`, and the seconds that it trained."""
+    rows_NF, labels_N, lesions = data
+    parameters.load_shared(model, NAMES, weights)
+    private = None if noise is None else PrivateRound(settings(noise), lesions, sum(counts_C))
+    done = fit.fit(
+        model, FeatureRows(rows_NF, labels_N), local, parts=NAMES, progress=progress, penalty=None, device=CPU,
+        seed=seed, num_classes=7, private=private,
+        loss=losses.of_study(ClassifierConfig(encoder="none"), local, counts_C),
+    )  # fmt: skip
+    after = parameters.shared_arrays(model, NAMES)
+    delta = {name: after[name] - weights[name] for name in weights}
+    return AdmittedUpdate(site=site, num_examples=sum(counts_C), delta=delta), done.seconds
+
+
+def counts_of_classes(data: Data, noise: float | None) -> list[int]:
+    """A site's training images by class, as it tells the server."""
     if noise is None:
         return np.bincount(data[1], minlength=7).tolist()
     true = capped_counts(data[1].tolist(), data[2], 7, 2)
