@@ -7,7 +7,7 @@ work without it.
 import sys
 from collections.abc import Sequence
 
-from client.cli import console, data, governance, model, run
+from client.cli import console, governance, model, preflight, run, simulation
 from common.console import command_line
 
 NAME = "consilium-site"
@@ -16,12 +16,12 @@ app = command_line.program(
     NAME, "One hospital of a federation. Its images stay here; only what was learned leaves."
 )
 # In the order of the help.
-data.add_preflight(app)
+preflight.add_commands(app)
 run.add_commands(app)
 governance.add_commands(app)
 console.add_commands(app)
 model.add_commands(app)
-data.add_simulation(app)
+simulation.add_commands(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

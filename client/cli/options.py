@@ -1,12 +1,15 @@
 """Arguments and options that several commands of `consilium-site` take."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from common.errors import ConfigError
 from common.network import proxies
+
+if TYPE_CHECKING:
+    from common.config import StudyConfig
 
 SETTING_UP = "Set up this site"
 TAKING_PART = "Take part in studies"
@@ -55,3 +58,13 @@ def through_proxy(url: str) -> str:
         return proxies.proxy_url(url)
     except ValueError as error:
         raise ConfigError(f"--through: {error}") from error
+
+
+def load_study(path: Path | None) -> "StudyConfig | None":
+    """The study of `--study`, if one was given. Raises ConfigError."""
+    if path is None:
+        return None
+    from common.config import StudyConfig
+    from common.settings import load_settings
+
+    return load_settings(path, StudyConfig, "study")

@@ -1,59 +1,26 @@
-"""Commands on a site's data: check it before a study, split it, share it out among simulated sites."""
+"""Commands that prepare data sets and share them out among simulated sites."""
 
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from client.cli.options import (
-    SETTING_UP,
-    SIMULATION,
-    GatewayFile,
-    Pooled,
-    Seed,
-    SiteFile,
-    Threads,
-    Through,
-    Weights,
-    through_proxy,
-)
+from client.cli.options import SIMULATION, Pooled, Seed, Threads, Weights, load_study
 from common import log
-from common.console import terminal
 from common.console.command_line import command
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
     from client.data.simulation.partition import Partition
-    from client.preflight.findings import Finding, Rank
-    from common.config import StudyConfig
 
 By: TypeAlias = Literal["acquisition", "iid", "dirichlet", "quantity", "class"]
 
-_STYLES: dict["Rank", str] = {"stops": "bold red", "look": "yellow", "fine": "green"}
 
-
-def add_preflight(app: typer.Typer) -> None:
-    """Add the checks before a study to `consilium-site`."""
-    command(
-        app,
-        "check",
-        SETTING_UP,
-        examples=[
-            "consilium-site check site.yaml",
-            "consilium-site check site.yaml --study study.yaml --html page.html",
-        ],
-    )(_check)
-    command(app, "check-connection", SETTING_UP, examples=["consilium-site check-connection ."])(
-        _check_connection
-    )
-
-
-def add_simulation(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add what prepares data sets and simulated sites to `consilium-site`."""
     command(
         app,
@@ -81,114 +48,6 @@ def add_simulation(app: typer.Typer) -> None:
             "consilium-site partition site.yaml --out sites --by dirichlet --sites 5 --alpha 0.5",
         ],
     )(_partition)
-
-
-# --- checks ----------------------------------------------------------------------------------
-
-
-def _check(
-    settings: SiteFile,
-    study: Annotated[
-        Path | None,
-        typer.Option(
-            "--study",
-            metavar="STUDY.yaml",
-            help="Take classes, image size and this site's role from this study.",
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="PAGE", help="Write a page with counts and samples that only you can read."
-        ),
-    ] = None,
-) -> int:
-    """Read all images once and report what is wrong with them.
-
-    Reads every image, trains nothing, sends nothing. Each finding has a rank: it stops the study, is worth a
-    look, or is fine. Exit code 1 if one of them keeps this site out of a study.
-    """
-    from client.config import load_site
-    from client.preflight import agreement, machine, role
-    from client.preflight import data as check
-    from client.preflight.findings import ranked
-
-    site = load_site(settings)
-    chosen = _study(study)
-    data = check.check(
-        site,
-        None if chosen is None else chosen.classes,
-        check.USUAL_SIDE if chosen is None else _stored_side(chosen),
-    )
-    used = data.used or data.manifest
-    in_study = (
-        []
-        if chosen is None
-        else [*role.findings(chosen, site, used), *agreement.findings(chosen, site, used)]
-    )
-    report = replace(data, findings=ranked([*machine.check(site), *data.findings, *in_study]))
-    code = _print_findings(report.findings, f"by its images and its machine, {site.name}")
-    if html is not None:
-        from client.preflight import html_page
-
-        html_page.write(report, html, datetime.now().astimezone())
-        print(f"{html} shows images of this site: it is for you alone, and stays here")
-    return code
-
-
-def _stored_side(study: "StudyConfig") -> int:
-    """Pixels a side that are kept of an image."""
-    from client.model.encoders import preprocessing
-    from client.preflight.data import USUAL_SIDE
-    from common.config import ClipConfig
-
-    match study.model:
-        case ClipConfig(library="open_clip"):
-            # Only the built model knows; what it does not crop it does not keep.
-            return study.model.image_size or USUAL_SIDE
-        case _:
-            return preprocessing(study.model).stored_size
-
-
-def _check_connection(settings: GatewayFile, through: Through = None) -> int:
-    """Test the connection to the server: name, port, certificate, clock, key, speed.
-
-    Changes nothing at the server, and may run while the gateway is connected. Each finding has a rank: it stops
-    the study, is worth a look, or is fine. Exit code 1 if one of them keeps this site out.
-    """
-    from client.gateway import settings as gateway
-    from client.preflight import connection
-
-    config = gateway.load_gateway(settings)
-    if through is not None:
-        config = config.model_copy(update={"proxy": through_proxy(through)})
-    return _print_findings(connection.check(config), f"by its connection, {config.site}")
-
-
-def _print_findings(findings: Iterable["Finding"], who: str) -> int:
-    """Print each finding as it comes; the exit code says whether any stops the site.
-
-    A start-up kit runs two such checks, one after the other. So the last line says what was checked: `who`.
-    """
-    from client.preflight.findings import HEADINGS, may_take_part
-
-    seen = []
-    for finding in findings:
-        if terminal.is_terminal():
-            heading = f"[{HEADINGS[finding.rank]}]"
-            terminal.print_styled(f"{heading} {finding.text}\n", _STYLES[finding.rank])
-        else:
-            print(f"[{HEADINGS[finding.rank]}] {finding.text}\n", flush=True)
-        seen.append(finding)
-    may = may_take_part(seen)
-    terminal.print_styled(
-        f"{who} {'may take part' if may else 'may NOT take part until what stops it is fixed'}",
-        "bold green" if may else "bold red",
-    )
-    return 0 if may else 1
-
-
-# --- data sets -------------------------------------------------------------------------------
 
 
 def _split(
@@ -306,7 +165,7 @@ def _simulate(
         raise ConfigError("--join names every site's images itself; leave --data and --pooled out")
     if not join and (classes or drop_shared):
         raise ConfigError("--classes and --drop-shared go with --join")
-    chosen, synthetic = _study(study), data is None and not join
+    chosen, synthetic = load_study(study), data is None and not join
     if synthetic:
         from client.data.simulation.synthetic import SITES, generate, site_names
 
@@ -379,7 +238,7 @@ def _partition(
 
     how, title = _how(_Wanted(by, sites, alpha, column))
     whole = partition_data.source(data, seed, column)
-    chosen = _study(study)
+    chosen = load_study(study)
     parts = partition_data.partition(whole, how, seed, None if chosen is None else chosen.classes)
     written, all_images = partition_data.write(parts, whole, out, title)
     site_files.write_sites(
@@ -446,12 +305,3 @@ def _named_paths(entries: Iterable[str]) -> dict[str, Path]:
             raise ConfigError(f"--join {entry}: there is a site {name} already; give each its own name")
         paths[name] = Path(path)
     return paths
-
-
-def _study(path: Path | None) -> "StudyConfig | None":
-    if path is None:
-        return None
-    from common.config import StudyConfig
-    from common.settings import load_settings
-
-    return load_settings(path, StudyConfig, "study")

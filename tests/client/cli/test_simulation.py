@@ -1,20 +1,16 @@
 """The commands on data sets and simulated sites."""
 
 import csv
-import io
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from client.cli import data
 from client.cli.main import main
 from client.config import load_site
 from client.data.readers import read
 from client.data.splitting import split
-from client.preflight.findings import Finding
 
 
 def test_split_adds_a_column_in_which_no_lesion_is_torn_apart(labels: Path) -> None:
@@ -123,33 +119,3 @@ def test_as_many_sites_are_drawn_as_there_are_containers(tmp_path: Path) -> None
     main(["simulate", "--images", "8", "--out", str(tmp_path), "--containers", "5"])
     names = [load_site(tmp_path / f"{number}.yaml").name for number in range(1, 6)]
     assert names == ["east", "north", "site-4", "site-5", "south"]
-
-
-FINDINGS = (
-    Finding("stops", "no image can be read"),
-    Finding("look", "two files are the same", ("a.png", "b.png")),
-    Finding("fine", "3 classes"),
-)
-
-
-def test_findings_in_a_pipe_are_plain_and_end_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    assert data._print_findings(FINDINGS[1:], "north") == 0
-    assert capsys.readouterr().out == (
-        "[worth a look] two files are the same:\n  a.png\n  b.png\n\n[fine] 3 classes\n\nnorth may take part\n"
-    )
-    assert data._print_findings(FINDINGS, "north") == 1
-    assert capsys.readouterr().out.endswith("north may NOT take part until what stops it is fixed\n")
-
-
-def test_findings_on_a_terminal_have_the_colour_of_their_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stdout", screen)
-    assert data._print_findings(FINDINGS, "north") == 1
-    printed = screen.getvalue()
-    # ECMA-48: 1 bold, 31 red, 33 yellow, 32 green
-    assert "\x1b[1;31m[STOPS THE STUDY] no image can be read" in printed
-    assert "\x1b[33m[worth a look] two files" in printed
-    assert "\x1b[32m[fine] 3 classes" in printed
