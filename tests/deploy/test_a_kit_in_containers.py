@@ -127,7 +127,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "first",
             classes,
             sites={"train": ["north"]},
-            deadlines={"enrol_s": 30, "round_s": 100, "evaluate_s": 100},
+            # a trainer whose image was built a moment ago is read from the disk: a minute and more
+            deadlines={"enrol_s": 300, "round_s": 300, "evaluate_s": 300},
         )
         made.said = made.run("server.cli", "run", made.server, study, "--wait")
         yield made
