@@ -12,7 +12,7 @@ from common.console.command_line import DONE, command
 from common.console.terminal import is_terminal
 from common.errors import LaunchError
 from common.processes.launcher import Interrupted
-from server.cli.options import CONSOLE_PORT, SERVER, ServerDir
+from server.cli.options import CONSOLE_PORT, PUBLISHED_HELP, SERVER, ServerDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,16 +30,17 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-server console /srv/skin",
             "consilium-server console /srv/skin --host server.example --cert tls.pem --key tls.key",
+            "docker exec SERVER consilium-server console /server --published",
         ],
     )(_console)
 
 
 @contextmanager
-def beside(folder: "ServerFolder", port: int) -> "Iterator[None]":
-    """Serve the console on loopback as long as this lasts. Raises ConfigError, LaunchError."""
+def beside(folder: "ServerFolder", port: int, *, published: bool = False) -> "Iterator[None]":
+    """Serve the console under the names of loopback as long as this lasts. Raises ConfigError, LaunchError."""
     from common.web.serve import Place
 
-    stop = _start(folder, Place(port=port))
+    stop = _start(folder, Place(port=port, published=published))
     try:
         yield
     finally:
@@ -63,6 +64,7 @@ def _console(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="FILE", help="Private key of the certificate.")
     ] = None,
+    published: Annotated[bool, typer.Option("--published", help=PUBLISHED_HELP)] = False,
 ) -> int:
     """Serve pages for a browser: studies, rounds as they happen, sites, logs, start and stop.
 
@@ -72,7 +74,7 @@ def _console(
     from common.web.serve import Place
     from server.deployment.folder import open_folder
 
-    stop = _start(open_folder(directory), Place(host, port, cert, key))
+    stop = _start(open_folder(directory), Place(host, port, cert, key, published))
     try:
         _wait()
     except Interrupted:

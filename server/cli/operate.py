@@ -24,6 +24,7 @@ from common.processes.tail import Tail
 from server.cli import console
 from server.cli.options import (
     CONSOLE_PORT,
+    PUBLISHED_HELP,
     SERVER,
     STUDIES,
     ConsolePort,
@@ -119,6 +120,7 @@ def _up(
         bool, typer.Option("--console", help="Serve the console for a browser on this machine.")
     ] = False,
     console_port: ConsolePort = CONSOLE_PORT,
+    console_published: Annotated[bool, typer.Option("--console-published", help=PUBLISHED_HELP)] = False,
     over: Annotated[
         Path | None,
         typer.Option(
@@ -148,7 +150,9 @@ def _up(
             _serve_metrics(folder, metrics_host, metrics_port)
         with (
             notices.sending(folder),
-            console.beside(folder, console_port) if with_console else nullcontext(),
+            console.beside(folder, console_port, published=console_published)
+            if with_console
+            else nullcontext(),
         ):
             return _serve(folder, first, exit_when_done=exit_when_done)
 

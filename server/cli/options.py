@@ -48,3 +48,6 @@ CONSOLE_PORT = 8765
 ConsolePort: TypeAlias = Annotated[
     int, typer.Option("--console-port", metavar="PORT", min=1, max=65535, help="Port of the console.")
 ]
+PUBLISHED_HELP = (
+    "In a container whose port is published on loopback alone: listen on every address of the container."
+)

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from benchmarks.faults.world import ENV, ROOT, START_S, soon
 from common import release
 from common.processes.ports import free_ports
+from tests.browser import Visitor
 from tests.deploy import institutions
 from tests.deploy.test_containers import ENGINE, LOOK, REACH, ask, bridge_address
 
@@ -225,3 +227,25 @@ def test_way_out_holds_no_key_and_the_trainer_no_network(world: World) -> None:
     assert not any(looked["capabilities"] for looked in seen.values())
     sockets = [any("/site/link" in mount for mount in looked["mounts"]) for looked in seen.values()]
     assert sockets == [False, True, True]
+
+
+def test_the_sites_console_is_on_loopback_alone_shows_what_has_left_and_sees_no_image(world: World) -> None:
+    port = 8766
+    world.start("sh", world.kit / "site.sh", "console")
+    soon(lambda: answers(port), "a console that answers")
+    console = world.container("console")
+    assert console.attrs["HostConfig"]["PortBindings"] == {
+        f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
+    }
+    looked = ask(console, LOOK)
+    assert (looked["pictures"], looked["keys"], looked["capabilities"]) == (0, [], 0)
+    with Visitor(port, (world.kit / "state" / "console" / "token").read_text().strip()) as browser:
+        assert "first" in browser.get("/sent").text
+    console.stop(timeout=5)
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/login", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

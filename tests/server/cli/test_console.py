@@ -8,6 +8,7 @@ import yaml
 
 from common.processes.launcher import Interrupted
 from common.processes.ports import free_ports
+from common.web import serve
 from server.cli import console, main
 from server.deployment import daemon
 from server.deployment.study_runner import StudyEnd
@@ -55,6 +56,18 @@ def test_up_serves_the_console_while_it_runs(root, monkeypatch) -> None:
     monkeypatch.setattr(daemon, "up", up)
     assert main.main(["up", str(root), "--console", "--console-port", str(port), "--exit-when-done"]) == 0
     assert "Log in" in pages[0]
+
+
+@pytest.mark.parametrize(("published", "host"), [((), "127.0.0.1"), (("--console-published",), "0.0.0.0")])
+def test_in_a_container_the_console_listens_on_every_address_if_told_so(
+    root, monkeypatch, published, host
+) -> None:
+    places = []
+    monkeypatch.setattr(serve, "start", lambda _app, place: places.append(place) or (lambda: None))
+    monkeypatch.setattr(daemon, "up", lambda *_, **__: StudyEnd(True, ""))
+    assert main.main(["up", str(root), "--console", *published, "--exit-when-done"]) == 0
+    [place] = places
+    assert (place.listen, place.url) == (host, "http://127.0.0.1:8765/")
 
 
 def test_another_address_is_refused_without_a_certificate(root, capsys) -> None:
