@@ -162,7 +162,7 @@ def test_a_table_carries_its_attributes_into_the_manifest(tmp_path: Path) -> Non
     site = with_sexes(hospital(tmp_path / "north", "north", None), "fmx")
     rows = survey(site.data, ("dark", "pale", "red")).manifest.rows
     assert [one.attributes for one in rows[:3]] == [{"sex": "f"}, {"sex": "m"}, {"sex": "x"}]
-    assert subgroups.places(rows[:3], "sex", SEXES["sex"], subgroups.columns_of(site)["sex"]).tolist() == [
+    assert subgroups.places(rows[:3], "sex", SEXES["sex"], subgroups.sources_of(site)["sex"]).tolist() == [
         0,
         1,
         -1,

@@ -1,4 +1,4 @@
-"""The counts by subgroup that go with the test at the end: by the columns that the site's YAML names."""
+"""The counts by subgroup that go with the test at the end: by the columns or tags that the site's YAML names."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from client.config import SiteConfig, SubgroupColumn, Tabled
+from client.config import DicomData, SiteConfig, SubgroupSource, Tabled
 from client.data.manifest import ImageRow
 from client.governance import subgroup_cells
 from client.governance.subgroup_cells import Placed, ScoredImages
@@ -27,12 +27,12 @@ def asked(study: StudyConfig, site: SiteConfig) -> dict[str, Attribute]:
     if not (rules.subgroups and rules.scores):
         log.event("no counts by subgroup leave: policy.subgroups or policy.scores is false")
         return {}
-    columns = columns_of(site)
+    sources = sources_of(site)
     found = {}
     for name, attribute in study.subgroups.items():
-        if name not in columns:
+        if name not in sources:
             log.event(f"no counts by {name} leave: data.subgroups names no column for it")
-        elif _divides(attribute, columns[name]):
+        elif _divides(attribute, sources[name]):
             log.warn(
                 f"no counts by {name} leave: the study's bands divide those of data.subgroups.{name}.bands; add "
                 "the edges there if they may be counted"
@@ -46,10 +46,10 @@ def counts(
     predicted_N: Numbers, rows: Sequence[ImageRow], study: StudyConfig, site: SiteConfig
 ) -> dict[str, SubgroupCounts]:
     """By attribute, of these test images and the model's predictions for them."""
-    attributes, columns, rules = asked(study, site), columns_of(site), site.policy
+    attributes, sources, rules = asked(study, site), sources_of(site), site.policy
     placed = {}
     for name, attribute in attributes.items():
-        places_N = places(rows, name, attribute, columns[name])
+        places_N = places(rows, name, attribute, sources[name])
         placed[name] = Placed(places_N, len(titles(attribute)))
         unknown = int((places_N < 0).sum())
         log.event(f"counts by {name}: {unknown} of {len(rows)} test images have no value of the study")
@@ -63,19 +63,25 @@ def counts(
     )
 
 
-def columns_of(site: SiteConfig) -> dict[str, SubgroupColumn]:
-    """The site's columns by attribute; none for data without a table."""
-    return dict(site.data.subgroups) if isinstance(site.data, Tabled) else {}
+def sources_of(site: SiteConfig) -> dict[str, SubgroupSource]:
+    """The site's columns and tags by attribute; none for data without a table."""
+    match site.data:
+        case DicomData() as data:
+            return {**data.subgroups, **data.subgroup_tags}
+        case Tabled() as data:
+            return {**data.subgroups}
+        case _:
+            return {}
 
 
-def places(rows: Sequence[ImageRow], name: str, attribute: Attribute, column: SubgroupColumn) -> Numbers:
+def places(rows: Sequence[ImageRow], name: str, attribute: Attribute, source: SubgroupSource) -> Numbers:
     """For each image the number of its value, -1 where it has none of the study's."""
-    found = {cell: _place(cell, attribute, column) for cell in {row.attributes.get(name, "") for row in rows}}
+    found = {cell: _place(cell, attribute, source) for cell in {row.attributes.get(name, "") for row in rows}}
     return np.array([found[row.attributes.get(name, "")] for row in rows], np.int64)
 
 
-def _place(cell: str, attribute: Attribute, column: SubgroupColumn) -> int:
-    spelled = {_folded(there): value for there, value in column.values.items()}
+def _place(cell: str, attribute: Attribute, source: SubgroupSource) -> int:
+    spelled = {_folded(there): value for there, value in source.values.items()}
     value = spelled.get(_folded(cell), cell)
     if not value:
         return -1
@@ -109,10 +115,10 @@ def _number(cell: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _divides(attribute: Attribute, column: SubgroupColumn) -> bool:
+def _divides(attribute: Attribute, source: SubgroupSource) -> bool:
     """Whether the study's bands have an edge that the site's finest bands have not."""
     return (
         isinstance(attribute, Bands)
-        and column.bands is not None
-        and not {*attribute.bands} <= {*column.bands}
+        and source.bands is not None
+        and not {*attribute.bands} <= {*source.bands}
     )

@@ -42,7 +42,7 @@ from client.config.split import (
     NoSplit,
     SplitConfig,
 )
-from client.config.subgroups import SubgroupColumn
+from client.config.subgroups import SubgroupColumn, SubgroupSource, SubgroupTag
 
 __all__ = [
     "BrainMriData",
@@ -79,6 +79,8 @@ __all__ = [
     "SiteConfig",
     "SplitConfig",
     "SubgroupColumn",
+    "SubgroupSource",
+    "SubgroupTag",
     "Tabled",
     "load_site",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from client.config.cells import Cell, Column
-from client.config.subgroups import SubgroupColumn
+from client.config.subgroups import SubgroupColumn, SubgroupTag
 from common.config import Name
 from common.settings import Frozen, Renamed
 
@@ -244,6 +244,17 @@ class DicomData(Tabled):
     """None: the file's own, or else the 1st to the 99th percentile of each frame."""
     frames: Literal["all", "middle"] = "all"
     """Which images of a file with several frames."""
+    subgroup_tags: dict[Name, SubgroupTag] = {}  # noqa: RUF012  (pydantic copies it)
+    """As `subgroups`, from the files' headers: `{sex: {tag: PatientSex, values: {F: female, M: male}}, age: {tag:
+    PatientAge}}`. A file without the tag counts as not known."""
+
+    @model_validator(mode="after")
+    def _an_attribute_has_one_source(self) -> Self:
+        if both := sorted(self.subgroups.keys() & self.subgroup_tags.keys()):
+            raise ValueError(
+                f"{', '.join(both)}: both subgroups and subgroup_tags name it; keep the column or the tag"
+            )
+        return self
 
 
 class MedMnistData(Mapped):

@@ -14,6 +14,7 @@ One image that lies there twice (one SOPInstanceUID) counts once. Two images und
 labels images by it.
 """
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -298,6 +299,7 @@ def _rows(path: Path, header: pydicom.Dataset, line: _Line, config: DicomData) -
     chosen = list(range(frames))
     if config.match in _OF_A_WHOLE:
         chosen = [number for number in chosen if not Frame(header, number, frames).is_localizer]
+    known = {**line.attributes, **_tagged(header, config)}
     for frame in chosen if config.frames == "all" else chosen[len(chosen) // 2 :][:1]:
         yield ImageRow(
             image=DicomFrame(path, frame, window),
@@ -306,5 +308,17 @@ def _rows(path: Path, header: pydicom.Dataset, line: _Line, config: DicomData) -
             split=line.split,
             source=line.source,
             acquisition=device or None,
-            attributes=line.attributes,
+            attributes=known,
         )
+
+
+def _tagged(header: pydicom.Dataset, config: DicomData) -> dict[str, str]:
+    """What the header says for the study's subgroups; without tags that are missing or broken."""
+    found = {}
+    for name, source in config.subgroup_tags.items():
+        with contextlib.suppress(
+            BadImage
+        ):  # a broken tag takes an image out of a row, and not out of the study
+            if value := text(header, source.tag):
+                found[name] = value
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydantic import ValidationError
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     ComprehensiveSRStorage,
@@ -22,7 +23,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig, SubgroupColumn
+from client.config import DicomColumns, DicomData, DicomWindow, SiteConfig, SubgroupColumn, SubgroupTag
 from client.data.decoding import dicom as dicom_pixels
 from client.data.decoding.decode import decode
 from client.data.readers import read
@@ -217,6 +218,25 @@ def test_a_line_says_in_which_subgroup_its_images_are(export):
     export.labels.write_text("SOPInstanceUID,label,sex\n1.1,a,F\n1.1,a,M\n1.2,b,M\n1.3,a,\n")
     with pytest.raises(SiteDataError, match="with another label, split or subgroup"):
         read.read(by_sex, ("a", "b"))
+
+
+def test_a_header_says_in_which_subgroup_its_images_are(export):
+    dicom(
+        export.root / "x" / "a.dcm", SOPInstanceUID="1.1", PatientID="P1", PatientSex="F", PatientAge="063Y"
+    )
+    dicom(export.root / "y" / "c.dcm", SOPInstanceUID="1.3", PatientID="P2", PatientAge="018M")
+    export.labels.write_text("SOPInstanceUID,label\n1.1,a\n1.3,a\n")
+    tags = {"sex": SubgroupTag(tag="PatientSex"), "age": SubgroupTag(tag="PatientAge")}
+    rows = read.read(export.model_copy(update={"subgroup_tags": tags}), ("a", "b")).rows
+    assert [row.attributes for row in rows] == [{"sex": "F", "age": "063Y"}, {"age": "018M"}]
+
+
+def test_an_attribute_is_a_column_or_a_tag_and_no_tag_names_a_person(export):
+    about = {"subgroups": {"sex": {"column": "sex"}}, "subgroup_tags": {"sex": {"tag": "PatientSex"}}}
+    with pytest.raises(ValidationError, match="keep the column or the tag"):
+        DicomData.model_validate({**export.model_dump(), **about})
+    with pytest.raises(ValidationError, match="PatientAge"):
+        SubgroupTag.model_validate({"tag": "PatientName"})
 
 
 def test_a_patients_line_labels_all_images(export, tmp_path):
