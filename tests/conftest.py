@@ -40,12 +40,16 @@ STUDY: Mapping[str, Any] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first: those with a time limit of their own, then whole studies, which lie on top.
 
-    Else one test process would begin with one when the other has nothing left to do.
+    Else one test process would begin with one when the other has nothing left to do. Containers come after the longest:
+    on a new machine their images are still being built.
     """
 
     def place(item: pytest.Item) -> tuple[float, int]:
         timeout = item.get_closest_marker("timeout")
-        return -float(timeout.args[0]) if timeout is not None else 0.0, len(item.path.parts)
+        seconds = float(timeout.args[0]) if timeout is not None else 0.0
+        if item.get_closest_marker("docker") is not None:
+            seconds = min(seconds, 1500.0)
+        return -seconds, len(item.path.parts)
 
     items.sort(key=place)  # stable: the order within a file stays
 
