@@ -59,9 +59,7 @@ def test_up_serves_the_console_while_it_runs(root, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("published", "host"), [((), "127.0.0.1"), (("--console-published",), "0.0.0.0")])
-def test_in_a_container_the_console_listens_on_every_address_if_told_so(
-    root, monkeypatch, published, host
-) -> None:
+def test_in_a_container_the_console_can_listen_on_every_address(root, monkeypatch, published, host) -> None:
     places = []
     monkeypatch.setattr(serve, "start", lambda _app, place: places.append(place) or (lambda: None))
     monkeypatch.setattr(daemon, "up", lambda *_, **__: StudyEnd(True, ""))
