@@ -14,7 +14,7 @@ from typing import assert_never
 
 import torch
 
-from client.answers import enrolment, masks
+from client.answers import census, enrolment, masks
 from client.answers.facts import PlanFacts
 from client.answers.heads import HeadAnswers
 from client.answers.overlap import OverlapAnswers
@@ -173,8 +173,9 @@ class Trainer:
                 setup = self._ready(plan, received)
                 return self._heads.answer(plan, setup, self._facts.train_counts(plan, setup))
             case wire.MaskPlan():
-                self._ready(plan, received)
-                return masks.answer(plan, self._site)
+                setup = self._ready(plan, received)
+                counts = self._facts.train_counts(plan, setup)
+                return masks.answer(plan, self._site, lambda: census.kept(setup, counts).words)
             case wire.OverlapPlan():
                 return self._overlap.answer(plan, self._ready(plan, received))
             case (

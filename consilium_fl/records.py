@@ -74,6 +74,8 @@ class RoundRecord(Record):
     mib_down: float
     """Tensors sent to the site, MiB."""
     mib_up: float
+    masked: bool
+    """The update came under masks: the site's images and steps are not known, and 0 here."""
     round_s: float
     """Seconds of the whole round."""
     attempts: int

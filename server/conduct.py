@@ -23,7 +23,7 @@ from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import Array
 from server.config import ServerConfig
-from server.enrolment import approvals, census, overlap_check
+from server.enrolment import approvals, census, masked_census, overlap_check
 from server.enrolment import cohort as enrolment
 from server.heads import fit, outliers, record
 from server.report import census_table, terminal, tracking
@@ -129,9 +129,10 @@ def _conduct(
     tracking.require_libraries(config)
     enrolment.wait_for_sites(study, sites, pause)
     start, cohort = _begin(config, study, sites)
+    cohort = masked_census.counted(study, sites, cohort, config.run_dir, pause)
     cohort = replace(cohort, absent={site: _why(config, site, why) for site, why in cohort.absent.items()})
     set_absent(config.run_dir, cohort.absent)
-    counts = census.count(study, cohort.enrolments)
+    counts = census.count(study, cohort.enrolments, cohort.totals)
     log.lines(census_table.table(study, counts))
     census.save(config.run_dir, census.with_earlier(study, counts, config.run_dir, start.round))
     census.require_classes(study, counts)

@@ -39,6 +39,7 @@ class SiteRound:
     did not enrol, so it got no plan."""
     reason: str = ""
     num_examples: int = 0
+    """Images trained on; 0 where the update came under masks."""
     num_steps: int = 0
     train_loss: float | None = None
     epsilon: float | None = None
@@ -51,6 +52,13 @@ class SiteRound:
     mib_down: float = 0.0
     """Sent to the site, tensors only."""
     mib_up: float = 0.0
+    masked: bool = False
+    """Its update came under masks, so its images and steps are not known."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether its update was admitted."""
+        return self.outcome == "ok" and (self.masked or self.num_examples > 0)
 
 
 @dataclass(frozen=True)
@@ -151,15 +159,29 @@ class RoundState:
     """The evaluation after the last round: `round` is one more than that of the weights."""
 
 
+class Totals(Frozen):
+    """The census under masks: images by class of all sites of its sum together."""
+
+    study: str
+    """Fingerprint."""
+    sites: tuple[str, ...]
+    """Sites of the sum, in the order of names."""
+    train_counts: tuple[int, ...]
+    validation_counts: tuple[int, ...]
+    test_counts: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The sites that take part, as they described themselves, and the weights to start from."""
 
     enrolments: Mapping[str, wire.Enrolment]
-    """By site, in the order of names; `weights` are emptied."""
+    """By site, in the order of names; `weights` are emptied. With secure aggregation they have no counts."""
     weights: Mapping[str, Array]
     absent: Mapping[str, str] = field(default_factory=dict)
     """Sites that the study names and that do not take part: the reason, by site in the order of the study."""
+    totals: Totals | None = None
+    """With secure aggregation: the sums of the sites' counts, in place of each site's."""
 
     @property
     def reference(self) -> wire.Enrolment:

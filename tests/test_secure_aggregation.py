@@ -15,12 +15,13 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.masking import roster
-from common.masking.tables import score_words
+from common.masking.tables import IMAGES, score_words
 from common.metrics import Score
 from common.metrics.pooling import POOLED, total
 from common.settings import to_yaml
 from common.weights import digest, load_file
 from common.wire import codec
+from server.enrolment import census
 from server.enrolment.cohort import enrol
 from server.rounds.loop import run_rounds
 from server.rounds.sites import Deadline, Reply
@@ -90,7 +91,18 @@ def test_a_masked_study_ends_with_the_bits_of_the_one_without_masks(
             assert pooled.pooled.confusion_CC == seen.pooled.confusion_CC
             assert pooled.pooled.figures.auroc_macro == seen.pooled.figures.auroc_macro
             assert pooled.pooled.figures.loss == pytest.approx(seen.pooled.figures.loss, abs=1e-6)
+    each = census.load(tmp_path / "plain")
+    together = census.load(tmp_path / "masked")
+    assert each is not None
+    assert together is not None
+    assert together.totals is not None
+    assert (together.sites, together.totals.sites) == ({}, NAMES)
+    for side in ("train_counts", "validation_counts", "test_counts"):
+        sums = [sum(column) for column in zip(*(getattr(s, side) for s in each.sites.values()), strict=True)]
+        assert sums == [*getattr(together.totals, side)]
     report = (tmp_path / "masked" / "report.md").read_text()
+    assert "| east, north, south | " in report
+    assert "each site's own came under masks" in report
     assert "| **pooled only** |" in report
     assert "Pooled only: the scores of east, north and south came under masks" in report
     assert "Not in the table" not in report
@@ -175,7 +187,7 @@ def test_the_server_sees_no_number_of_a_single_site(
 ) -> None:
     plain = make_study(rounds=1, **{**MASKS, "secure_aggregation": None})
     own = {
-        answer.site: answer.delta
+        answer.site: answer
         for answer in after_one_round(plain, sites, never)[1].answers
         if isinstance(answer, wire.RoundAnswer)
     }
@@ -185,6 +197,10 @@ def test_the_server_sees_no_number_of_a_single_site(
     for answer in answers:
         assert answer.train_loss is None
         assert not answer.scores
+        # Nor the number of images, nor what follows from it.
+        assert (answer.num_examples, answer.num_steps) == (0, 0)
+        assert answer.train_s % 10 == answer.evaluate_s % 10 == 0
+        assert own[answer.site].num_examples not in answer.delta[IMAGES].tolist()
         for name, words in answer.delta.items():
             assert words.dtype == np.uint64
             if words.size < 100:
@@ -194,10 +210,15 @@ def test_the_server_sees_no_number_of_a_single_site(
                 assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(words.size), (name, bit, share)
             if name.startswith("scores/"):
                 continue
-            clear = (words[0].view(np.int64) / 2.0**12 / answer.num_examples).ravel()
-            if not own[answer.site][name].std():
-                continue
-            assert abs(np.corrcoef(clear, own[answer.site][name].ravel())[0, 1]) < 5 / np.sqrt(clear.size)
+            clear = (words[0].view(np.int64) / 2.0**12 / own[answer.site].num_examples).ravel()
+            seen = own[answer.site].delta[name].ravel()
+            if seen.std():
+                assert abs(np.corrcoef(clear, seen)[0, 1]) < 5 / np.sqrt(clear.size)
+    enrolments = [answer for answer in watched.answers if isinstance(answer, wire.Enrolment)]
+    assert len(enrolments) == 3
+    for enrolment in enrolments:
+        assert enrolment.train_counts == enrolment.validation_counts == enrolment.test_counts == ()
+        assert enrolment.images is None
 
 
 def closing(

@@ -1,6 +1,6 @@
 """The answer to a step of secure aggregation, and the masks of a round's update and scores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from client.config import SiteConfig
@@ -10,7 +10,8 @@ from common import log, wire
 from common.config.types import ScoredSide
 from common.errors import ConfigError
 from common.masking import roster
-from common.masking.tables import SCORES, score_words
+from common.masking.stream import Words
+from common.masking.tables import CENSUS, SCORES, score_words
 from common.metrics import Score
 from common.weights import Array, Arrays
 
@@ -23,8 +24,10 @@ def identity_file(site: SiteConfig) -> Path:
     return site.state_dir / IDENTITY
 
 
-def answer(plan: wire.MaskPlan, site: SiteConfig) -> wire.MaskAnswer:
-    """This site's part in one step. Raises PolicyRefusal, ConfigError without a roster, and StorageError."""
+def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -> wire.MaskAnswer:
+    """This site's part in one step. `census` gives its counts of images. Raises PolicyRefusal, ConfigError without a
+    roster, and StorageError.
+    """
     masks, answered = (
         _masks(plan, site),
         wire.MaskAnswer(plan_id=plan.plan_id, site=plan.site, round=plan.round),
@@ -42,10 +45,14 @@ def answer(plan: wire.MaskPlan, site: SiteConfig) -> wire.MaskAnswer:
         case wire.SharesStep():
             envelopes = masks.seal(plan.round, plan.step.announcements, _roster(site).sites)
             return answered.model_copy(update={"envelopes": envelopes})
+        case wire.CensusStep():
+            hidden = masks.mask(plan.round, plan.step.envelopes, {}, 0, {CENSUS: census()})
+            return answered.model_copy(update={"census": tuple(hidden[CENSUS].tolist())})
         case wire.RevealStep():
             seed_shares, key_shares = masks.reveal(plan.round, plan.step.survivors)
+            what = "census" if plan.phase == "census" else f"round {plan.round}"
             log.event(
-                f"round {plan.round}: the sum of {', '.join(plan.step.survivors)} may be read, and no site's own part"
+                f"{what}: the sum of {', '.join(plan.step.survivors)} may be read, and no site's own part"
             )
             return answered.model_copy(update={"seed_shares": seed_shares, "key_shares": key_shares})
 

@@ -82,7 +82,8 @@ class RoundAnswers:
                 delta=hidden,
             )
             charged = self._budget.of_study(study) if any(score.noise for score in scores.values()) else None
-            return answer.model_copy(update={"calibration": calibrated, "epsilon": charged})
+            answer = answer.model_copy(update={"calibration": calibrated, "epsilon": charged})
+            return answer if study.secure_aggregation is None else _without_what_tells_images(answer)
 
         private = self._private(plan, setup, sum(train_counts))
         control = control_variates.ControlVariates(plan, setup.parts, setup.model, setup.state)
@@ -127,9 +128,9 @@ class RoundAnswers:
         )
         own_s = own_models.train(plan, setup, first, self._device)
         answer = _answer(plan, scores, evaluate_s=evaluate_s, fitted=fitted, delta=delta, own_s=own_s)
-        if private is None:
-            return answer
-        return _without_what_has_no_noise(answer, num_examples, self._budget.of_study(study))
+        if private is not None:
+            answer = _without_what_has_no_noise(answer, num_examples, self._budget.of_study(study))
+        return answer if study.secure_aggregation is None else _without_what_tells_images(answer)
 
     def _private(self, plan: wire.RoundPlan, setup: StudySetup, num_images: int) -> PrivateRound | None:
         """What a round with privacy needs, once it is paid for; None in a study without."""
@@ -243,7 +244,8 @@ def _forget(_probabilities_BC: npt.NDArray[np.float64]) -> None:
 
 
 _COARSE_S = 10.0
-"""Seconds to which the time of a round with privacy is rounded up: it says how many patients were drawn."""
+"""Seconds to which the time of a round with privacy or masks is rounded up: it says how many patients were drawn, or
+how many images there are."""
 
 
 def _without_what_has_no_noise(answer: wire.RoundAnswer, num_images: int, epsilon: float) -> wire.RoundAnswer:
@@ -252,10 +254,28 @@ def _without_what_has_no_noise(answer: wire.RoundAnswer, num_images: int, epsilo
         update={
             "num_examples": num_images,
             "train_loss": None,
-            "train_s": math.ceil(answer.train_s / _COARSE_S) * _COARSE_S,
+            "train_s": _coarse(answer.train_s),
             "epsilon": epsilon,
         }
     )
+
+
+def _without_what_tells_images(answer: wire.RoundAnswer) -> wire.RoundAnswer:
+    """The answer as it may leave under masks: the number of images is among the masked tables, and steps and seconds,
+    which follow from it, do not leave or are coarse.
+    """
+    return answer.model_copy(
+        update={
+            "num_examples": 0,
+            "num_steps": 0,
+            "train_s": _coarse(answer.train_s),
+            "evaluate_s": _coarse(answer.evaluate_s),
+        }
+    )
+
+
+def _coarse(seconds: float) -> float:
+    return math.ceil(seconds / _COARSE_S) * _COARSE_S
 
 
 def _answer(

@@ -101,6 +101,8 @@ def sent(reply: bytes, answer: wire.Answer) -> Fields:
                 "seeds_of": [*answer.seed_shares],
                 "keys_of": [*answer.key_shares],
             }
+            if answer.census:
+                sites["masked_counts"] = len(answer.census)
             return {**_message(answer), "round": answer.round, **size, "masks": sites}
         case wire.HeadAnswer():
             behind: dict[str, JsonValue] = {"train": [*answer.train_counts], "heads": len(answer.results)}

@@ -214,6 +214,12 @@ class Contract:
         study, last = plan.study, max(self._agreed.questions, default=0)
         if study.secure_aggregation is None or plan.site not in study.sites.train:
             yield "the study has no masks for this site"
+        if isinstance(plan.step, wire.CensusStep) and plan.phase != "census":
+            yield "counts of images are asked for under the masks of a round"
+        if plan.phase == "census":
+            if plan.round != 1 or last > 1:
+                yield f"the census comes once, before round 1, and is asked for as of round {max(plan.round, last)}"
+            return
         first, end = (1 if plan.phase == "test" else last), study.rounds + (plan.phase != "training")
         if not first <= plan.round <= end:
             yield f"masks of round {plan.round} are asked for after round {last}, of {end}"

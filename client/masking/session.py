@@ -23,6 +23,7 @@ from common.files import read_json, write_atomically
 from common.masking import agreement, grid, roster, sharing
 from common.masking.roster import Announcement
 from common.masking.stream import UPDATE, Words, apply, stream_of
+from common.masking.tables import IMAGES
 from common.settings import Frozen
 from common.weights import Array, Arrays
 from common.wire.mask_steps import Envelopes, MaskShares
@@ -173,8 +174,9 @@ class Masks:
         count: int,
         tables: Mapping[str, Words] | None = None,
     ) -> dict[str, Array]:
-        """`count * delta` as whole numbers (2, ...) modulo 2**64, under the masks of this site and of each pair.
-        `tables` are whole numbers already, and are masked each by streams of its name.
+        """`count * delta` as whole numbers (2, ...) modulo 2**64, under the masks of this site and of each pair, and
+        beside an update its `count` as the table `IMAGES`. `tables` are whole numbers already, and are masked each by
+        streams of its name.
 
         `envelopes` are from the other sites of the sum. Raises PolicyRefusal, StorageError, WireError for an envelope
         that is not for this site, and ConsiliumError for numbers that a sum has no room for.
@@ -205,7 +207,8 @@ class Masks:
             site: Shares(seed=text[:half].hex(), key=text[half:].hex()) for site, text in opened.items()
         }
         self._keep(session.model_copy(update={"shares": {**shares, self._site: session.own}}))
-        return self._masked(session, sorted(envelopes), delta, count, tables or {}, about)
+        images = {IMAGES: np.array([count], np.uint64)} if delta else {}
+        return self._masked(session, sorted(envelopes), delta, count, {**images, **(tables or {})}, about)
 
     def _masked(
         self,

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class SecureAggregationConfig(Frozen):
-    """The server learns the sums of the sites' updates and scores, and no site's own (Bonawitz et al. 2017).
+    """The server learns the sums of the sites' updates, scores and counts of images, and no site's own (Bonawitz et al.
+    2017).
 
-    The counts of the enrolment are as without masks.
+    Images by class are counted once, before round 1. A site that misses that takes no part in the study.
     """
 
     threshold: Annotated[int, Field(ge=2)] | None = None

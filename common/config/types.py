@@ -14,9 +14,9 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ScoredSide: TypeAlias = Literal["validation", "test"]
 """Sides of a site's split that models are scored on: choices are made on validation images alone."""
 
-MaskPhase: TypeAlias = Literal["training", "scoring", "test"]
-"""What a masked sum is for: a round of training with its scores; the closing evaluation; the test of chosen weights.
-Each has keys of its own, so a round's number alone names no sum."""
+MaskPhase: TypeAlias = Literal["census", "training", "scoring", "test"]
+"""What a masked sum is for: the counts of images before round 1; a round of training with its scores; the closing
+evaluation; the test of chosen weights. Each has keys of its own, so a round's number alone names no sum."""
 
 LONGEST_LINE = 500
 

@@ -1,4 +1,4 @@
-"""Tables of whole numbers that sites mask and add up: a score as one row of words.
+"""Tables of whole numbers that sites mask and add up: a score as one row of words, and counts of images.
 
 Counts are added as they are, so their sums are exact. The sum of losses and the confidence are rounded to multiples of
 2**-20. A loss that is not finite has no place in a sum: it counts as one in a word of its own, and the sum is then not
@@ -11,12 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from common.config.types import MOST_NAMES
 from common.errors import ConsiliumError
 from common.masking.stream import Words
 from common.metrics import NUM_BINS, NUM_CALIBRATION_BINS, Score
 
 SCORES = "scores"
 """Folder, within the arrays of a masked answer, of its tables of scores: `scores/validation`, `scores/test`."""
+
+IMAGES = "counts/images"
+"""Name of the table with the number of images that an update is of, beside the update."""
+
+CENSUS = "counts/census"
+"""Name of the table with a site's images by class: for training, validation and test, one after the other."""
+
+MOST_IMAGES = 10**8
+"""Most images of one class at one site."""
 
 UNIT = 2.0**-20
 """Step of losses and confidence."""
@@ -70,6 +80,14 @@ def pooled_score(words: Words, num_classes: int, num_bins: int) -> Score:
         num_bins=num_bins,
         left_out_C=tuple(left_out.tolist()) if left_out.any() else (),
     )
+
+
+def image_sums(words: Words, num_sites: int) -> tuple[int, ...]:
+    """Sums of counts of images at so many sites. Raises ValueError for words that are of no such sums."""
+    sums = words.view(np.int64)
+    if sums.size and not 0 <= sums.min() <= sums.max() <= num_sites * MOST_NAMES * MOST_IMAGES:
+        raise ValueError("the sums are of no counts of images")
+    return tuple(sums.tolist())
 
 
 def _sizes(num_classes: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from common.wire.head_steps import (
     StatisticsStep,
     ViewRequest,
 )
-from common.wire.mask_steps import KeysStep, MaskStep, RevealStep, SharesStep
+from common.wire.mask_steps import CensusStep, KeysStep, MaskStep, RevealStep, SharesStep
 from common.wire.messages import (
     CHECK_HEADER,
     CONTROL,
@@ -57,6 +57,7 @@ __all__ = [
     "ApprovalAnswer",
     "ApprovalPlan",
     "CHECK_HEADER",
+    "CensusStep",
     "CoefficientsStep",
     "Decision",
     "EnrolPlan",

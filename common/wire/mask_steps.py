@@ -1,4 +1,5 @@
-"""Steps of secure aggregation before and after a round's masked answer, as a `MaskPlan` names them."""
+"""Steps of secure aggregation before and after a round's masked answer, and the masked census, as a `MaskPlan` names
+them."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -13,6 +14,9 @@ Sealed: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,512}$
 
 MaskShare: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A share of 32 bytes, in hexadecimal digits."""
+
+MaskedWord: TypeAlias = Annotated[int, Field(ge=0, lt=2**64)]
+"""A whole number modulo 2**64 under a mask."""
 
 Announcements: TypeAlias = Annotated[dict[Name, Announcement], Field(min_length=2, max_length=MOST_NAMES)]
 Envelopes: TypeAlias = Annotated[dict[Name, Sealed], Field(max_length=MOST_NAMES)]
@@ -32,6 +36,14 @@ class SharesStep(Frozen):
     announcements: Announcements
 
 
+class CensusStep(Frozen):
+    """Send this site's counts of images by class under the masks of the census."""
+
+    kind: Literal["census"] = "census"
+    envelopes: Envelopes
+    """Shares that the other sites of the sum sealed for this one."""
+
+
 class RevealStep(Frozen):
     """Send the shares that take the masks off the sum of these sites' answers."""
 
@@ -40,4 +52,4 @@ class RevealStep(Frozen):
     """Sites whose masked answers were added up, in the order of names."""
 
 
-MaskStep: TypeAlias = Annotated[KeysStep | SharesStep | RevealStep, Field(discriminator="kind")]
+MaskStep: TypeAlias = Annotated[KeysStep | SharesStep | CensusStep | RevealStep, Field(discriminator="kind")]

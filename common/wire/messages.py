@@ -15,6 +15,7 @@ from common.config.types import MOST_NAMES, Line, MaskPhase, Name, ScoredSide
 from common.heads.result import HeadResult
 from common.heads.view import below
 from common.masking.roster import Announcement
+from common.masking.tables import MOST_IMAGES
 from common.metrics import NUM_BINS, Score
 from common.metrics.calibration import CalibrationCounts
 from common.metrics.replicates import Replicates
@@ -23,7 +24,7 @@ from common.settings import Frozen
 from common.text import require_line
 from common.weights import Arrays, TensorSpec
 from common.wire.head_steps import HeadStep
-from common.wire.mask_steps import Envelopes, MaskShares, MaskStep
+from common.wire.mask_steps import Envelopes, MaskedWord, MaskShares, MaskStep
 
 TRAINER_SERVICE, TRAINER_METHOD = "consilium.Trainer", "Answer"
 """gRPC method on the trainer's socket: a stream of chunks in, a stream of chunks out."""
@@ -57,8 +58,6 @@ PlanId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{0,64}$")]
 """A hash of tensors, in hexadecimal digits."""
 
-MOST_IMAGES = 10**8
-"""Most images of one class at one site."""
 ScoredSides = Annotated[tuple[ScoredSide, ...], Field(max_length=2)]
 Count = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
 Counts = Annotated[tuple[Count, ...], Field(max_length=MOST_NAMES)]
@@ -275,14 +274,15 @@ class Enrolment(Message):
     preprocessing: Preprocessing
     """Input size, mean, standard deviation, interpolation."""
     train_counts: Counts
-    """Training images per class, in the study's order."""
+    """Training images per class, in the study's order. With secure aggregation empty, as are the other counts: the
+    server learns their sums over the sites from masked answers."""
     validation_counts: Counts
     """The same of the images that the study chooses by."""
     test_counts: Counts
     device: DeviceName
     """Device that the site computes on, e.g. "cpu" or "NVIDIA H200"."""
     images: ImageSummary | None = None
-    """None from a site without images."""
+    """None from a site without images, and with secure aggregation."""
     withheld: bool = False
     """True if the site's policy withholds small classes, or all scores. A count of 0 may then stand for a few
     images, which are neither trained on nor scored. True does not mean that there are any."""
@@ -315,8 +315,10 @@ class RoundAnswer(Message):
     """Of the patients with test images, at the end of a study with `intervals`. None: the site's policy or too few
     patients keep them back."""
     num_examples: Annotated[int, Field(ge=0, le=2**50)]
-    """Training images of the site, the weight of the delta. 0 from a site that only scores."""
+    """Training images of the site, the weight of the delta. 0 from a site that only scores, and under masks, where the
+    number is a table of `delta`."""
     num_steps: Annotated[int, Field(ge=0, le=2**50)]
+    """0 under masks, because the steps of an epoch tell the images."""
     train_loss: float | None
     """Mean over the images of this round, None without training."""
     train_s: Seconds
@@ -328,7 +330,8 @@ class RoundAnswer(Message):
     delta: Annotated[Any, Field(exclude=True)]
     """Arrays: trained minus received, empty from a site that only scores. Compact if the study has a `transport`;
     with masks, whole numbers modulo 2**64 of shape (2, ...): coarse and fine, times the images, and masked; and tables
-    of scores as `scores/SIDE`, masked whole numbers (`common/masking/tables.py`)."""
+    of masked whole numbers: scores as `scores/SIDE`, and the images trained on as `counts/images`
+    (`common/masking/tables.py`)."""
 
 
 OutlierCounts: TypeAlias = Annotated[
@@ -411,7 +414,7 @@ class OverlapAnswer(Message):
 
 
 class MaskAnswer(Message):
-    """What a site adds to a step of secure aggregation: one of the three, as the step asks."""
+    """What a site adds to a step of secure aggregation: one of the four, as the step asks."""
 
     kind: Literal["mask_answer"] = "mask_answer"
     round: RoundNumber
@@ -422,6 +425,10 @@ class MaskAnswer(Message):
     """Shares of the seeds of sites whose answers were added up."""
     key_shares: MaskShares = Field(default_factory=dict)
     """Shares of the mask keys of sites that dropped out."""
+    census: Annotated[tuple[MaskedWord, ...], Field(max_length=3 * MOST_NAMES)] = Field(
+        default=(), exclude_if=lambda words: not words
+    )
+    """Images by class for training, validation and test, one after the other: masked whole numbers modulo 2**64."""
 
 
 Answer: TypeAlias = (

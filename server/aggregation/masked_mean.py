@@ -4,9 +4,11 @@ from collections.abc import Collection
 
 import numpy as np
 
+from common.config.types import MOST_NAMES
 from common.errors import QuorumNotMet
 from common.masking import grid
 from common.masking.stream import UPDATE, Words, apply, stream_of
+from common.masking.tables import IMAGES, MOST_IMAGES
 from common.weights import Array, Layout
 from server.aggregation.update import AdmittedUpdate
 
@@ -20,22 +22,25 @@ class MaskedMean:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._sums: dict[str, Words] = {}
-        self._counts: dict[str, int] = {}
+        self._images = np.zeros(1, np.uint64)
+        self._sites: set[str] = set()
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Sites whose updates were added, in the order of names."""
-        return tuple(sorted(self._counts))
+        return tuple(sorted(self._sites))
 
     def add(self, update: AdmittedUpdate) -> None:
-        """Add one masked update; it need not be kept after that."""
-        assert update.site not in self._counts, "a site has one vote a round"
+        """Add one masked update, with the masked number of its images; it need not be kept after that."""
+        assert update.site not in self._sites, "a site has one vote a round"
         for name, words in update.delta.items():
-            if name in self._sums:
+            if name == IMAGES:
+                self._images = self._images + words
+            elif name in self._sums:
                 self._sums[name] += words
             else:
                 self._sums[name] = words.astype(np.uint64, copy=True)
-        self._counts[update.site] = update.num_examples
+        self._sites.add(update.site)
 
     def unmask(self, added: Collection[bytes], subtracted: Collection[bytes]) -> None:
         """Take masks off: those of seeds that sites `added`, and that they `subtracted`.
@@ -52,10 +57,21 @@ class MaskedMean:
                     "the masks of the round's sum do not come off: a site sent wrong shares or wrong numbers; "
                     "nothing of the round is used"
                 )
+        plus, minus = ([stream_of(seed, IMAGES) for seed in seeds] for seeds in (added, subtracted))
+        apply(self._images, added=minus, subtracted=plus)
+        if not len(self._sites) <= self.num_examples <= len(self._sites) * MOST_NAMES * MOST_IMAGES:
+            raise QuorumNotMet(
+                "the sites' numbers of images add up to none: a site sent a wrong one; nothing of the round is used"
+            )
+
+    @property
+    def num_examples(self) -> int:
+        """Images of all these sites together; a random number before `unmask`."""
+        return int(self._images.view(np.int64)[0])
 
     @property
     def _most(self) -> float:
-        return len(self._counts) * grid.LARGEST * grid.COARSE
+        return len(self._sites) * grid.LARGEST * grid.COARSE
 
     def _wholes(self, name: str) -> tuple[grid.Wholes, grid.Wholes]:
         coarse, fine = self._sums[name].view(np.int64)
@@ -64,7 +80,7 @@ class MaskedMean:
     def result(self, without: Collection[str] = ()) -> dict[str, Array]:
         """The mean. Raises QuorumNotMet if there is nothing to average."""
         assert not without, "what is masked cannot be taken out"
-        if not self._counts:
+        if not self._sites:
             raise QuorumNotMet("found no update to average, expected at least one")
-        total = sum(self._counts.values())
+        total = self.num_examples
         return {name: grid.mean(*self._wholes(name), total, self._layout[name].dtype) for name in self._sums}

@@ -26,7 +26,7 @@ class AdmittedUpdate:
 
     site: str
     num_examples: int
-    """Images trained on, at least 1; the weight of `delta`."""
+    """Images trained on, at least 1; the weight of `delta`. 0 under masks, where the number is masked, too."""
     delta: Arrays
     """Trained minus received. All updates of a round have the same names, shapes and dtypes."""
     statistics: frozenset[str] = frozenset()

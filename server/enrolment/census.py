@@ -1,19 +1,23 @@
 """Census of the sites' images before round 1: counts per class and side, image sizes, channel means.
 
-It is made from the enrolments alone, shown to the operator and saved in the run's folder for the report. It
-also decides whether the study makes sense: a class that no site has is probably misspelt, and a class that no
-site trains on can never be learnt.
+It is made from the enrolments alone or, with secure aggregation, from a masked sum of the sites' counts
+(`masked_census.py`). It is shown to the operator and saved in the run's folder for the report. It also decides whether
+the study makes sense: a class that no site has is probably misspelt, and a class that no site trains on can never be
+learnt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.files import read_json, write_json
 from common.settings import Frozen
 from common.wire import ImageSummary
+from server.state import Totals
 
 if TYPE_CHECKING:  # loads Flower, which a report does without
     from common.wire import Enrolment
@@ -38,11 +42,24 @@ class Census(Frozen):
 
     classes: tuple[str, ...]
     sites: dict[str, SiteCensus]
-    """Sites that take part, training sites first."""
+    """Sites that take part, training sites first; empty under masks."""
+    totals: Totals | None = Field(default=None, exclude_if=lambda totals: totals is None)
+    """With secure aggregation: the sums of the sites' counts; else None."""
+    withholding: tuple[str, ...] = Field(default=(), exclude_if=lambda sites: not sites)
+    """Under masks: sites whose policy leaves small classes, or all scores, out."""
+
+    def trained_on(self, sites: Collection[str]) -> list[tuple[int, ...]]:
+        """Training images by class of each of these sites; under masks, of all sites together."""
+        if self.totals is not None:
+            return [self.totals.train_counts]
+        return [site.train_counts for name, site in self.sites.items() if name in sites]
 
 
-def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
-    """The census of these enrolments."""
+def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]", totals: Totals | None = None) -> Census:
+    """The census of these enrolments; `totals` are the sums of their counts, which then have masks."""
+    if totals is not None:
+        withholding = tuple(site for site, enrolment in sorted(enrolments.items()) if enrolment.withheld)
+        return Census(classes=study.classes, sites={}, totals=totals, withholding=withholding)
     return Census(
         classes=study.classes,
         sites={
@@ -61,12 +78,11 @@ def count(study: StudyConfig, enrolments: "Mapping[str, Enrolment]") -> Census:
 
 def require_classes(study: StudyConfig, census: Census) -> None:
     """Raises ConfigError that names every class that no site has, or no site trains on."""
-    trainers = [site for name, site in census.sites.items() if name in study.sites.train]
     trains = study.rounds > 0 or study.heads is not None
-    untrained = _without(study, [site.train_counts for site in trainers]) if trains else []
-    nowhere = _without(
-        study, [(*s.train_counts, *s.validation_counts, *s.test_counts) for s in census.sites.values()]
-    )
+    untrained = _without(study, census.trained_on(study.sites.train)) if trains else []
+    held: list[SiteCensus | Totals] = [*census.sites.values()]
+    held += [] if census.totals is None else [census.totals]
+    nowhere = _without(study, [(*s.train_counts, *s.validation_counts, *s.test_counts) for s in held])
     sentences = []
     if nowhere:
         sentences.append(
@@ -80,7 +96,8 @@ def require_classes(study: StudyConfig, census: Census) -> None:
         )
     if not sentences:
         return
-    if hiding := [name for name, site in census.sites.items() if site.withheld]:
+    hiding = [name for name, site in census.sites.items() if site.withheld]
+    if hiding := [*hiding, *census.withholding]:
         sentences.append(f"{', '.join(hiding)} may have a few that the policy there leaves out")
     sentences = ["; ".join(sentences), "To begin without such a class, name it in untrained_classes."]
     raise ConfigError(f"study {study.name} cannot begin: {'. '.join(sentences)}")

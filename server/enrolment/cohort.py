@@ -222,9 +222,7 @@ def _ask(
                 refused.pop(reply.site, None)
                 heard.undecided.pop(reply.site, None)
                 log.event(
-                    f"{reply.site} enrolled: {sum(enrolment.train_counts)} training, "
-                    f"{sum(enrolment.validation_counts)} validation and {sum(enrolment.test_counts)} test images, "
-                    f"computes on {enrolment.device}",
+                    f"{reply.site} enrolled: {_holds(study, enrolment)}, computes on {enrolment.device}",
                     site=reply.site,
                     train_counts=list(map(str, enrolment.train_counts)),
                     validation_counts=list(map(str, enrolment.validation_counts)),
@@ -314,9 +312,16 @@ def _disagreements(
     if weights is None:
         return refused
     trains = study.rounds > 0 or study.heads is not None
+    masked = study.secure_aggregation is not None  # then each site checks its own images
     for site, enrolment in enrolled.items():
         if (difference := mismatch(enrolment.layout, weights)) is not None:
             refused[site] = f"its model differs from the first weights: {difference}"
+        elif masked:
+            if any(_counts(enrolment)) or enrolment.images is not None:
+                refused[site] = (
+                    "it describes its images without masks, in a study that has them; install the same version on all "
+                    "sides"
+                )
         elif any(len(counts) != len(study.classes) for counts in _counts(enrolment)):
             refused[site] = f"it counts other classes than the study's {len(study.classes)}"
         elif trains and site in study.sites.train and sum(enrolment.train_counts) == 0:
@@ -339,6 +344,13 @@ def _disagreements(
         elif enrolment.weights_digest != reference.weights_digest:
             refused[site] = f"it built other first weights than {reference.site}; install the same versions"
     return refused
+
+
+def _holds(study: StudyConfig, enrolment: wire.Enrolment) -> str:
+    if study.secure_aggregation is not None:
+        return "its images are counted under masks"
+    train, validation, test = map(sum, _counts(enrolment))
+    return f"{train} training, {validation} validation and {test} test images"
 
 
 def _not_connected(study: StudyConfig) -> str:

@@ -4,9 +4,10 @@ from common.config import StudyConfig
 from common.wire import ImageSummary
 from server.enrolment.census import Census, SiteCensus
 from server.report.terminal import aligned
+from server.state import Totals
 
 NOTES = (
-    "training / validation / test images; `-`: none, or fewer than the site's policy lets be counted (sites marked ~, "
+    "Training / validation / test images; `-`: none, or fewer than the site's policy lets be counted (sites marked ~, "
     "whose pixels are those that enough patients share); *: only scores; means and "
     "deviations of red, green, blue in 0-1"
 )
@@ -17,7 +18,19 @@ def table(study: StudyConfig, census: Census) -> str:
     head, body, foot = cells(study, census)
     lacking = without_validation(study, census)
     without = f"\nno validation images: {', '.join(lacking)}" if lacking else ""
-    return f"what the sites hold\n{aligned(head, body, foot)}\n{NOTES}{without}"
+    return f"what the sites hold\n{aligned(head, body, foot)}\n{notes(census)}{without}"
+
+
+def notes(census: Census) -> str:
+    """What the cells mean, as a sentence without its full stop."""
+    if census.totals is None:
+        return NOTES
+    hiding = ", ".join(census.withholding)
+    left_out = f"; {hiding} may have a few more, which the policy there leaves out" if hiding else ""
+    return (
+        "Training / validation / test images of all sites together; each site's own came under masks, and sizes and "
+        f"colours did not leave{left_out}"
+    )
 
 
 def cells(study: StudyConfig, census: Census) -> tuple[list[str], list[list[str]], list[list[str]]]:
@@ -32,6 +45,10 @@ def cells(study: StudyConfig, census: Census) -> tuple[list[str], list[list[str]
         ]
         for name, site in census.sites.items()
     ]
+    if census.totals is not None:
+        sums = _sides(census.totals)
+        together = [", ".join(census.totals.sites), *map(_cell, *sums), _cell(*map(sum, sums)), "-", "-", "-"]
+        return head, [together], []
     totals = [
         [sum(counts) for counts in zip(*by_site, strict=True)]
         for by_site in zip(*map(_sides, census.sites.values()), strict=True)
@@ -47,7 +64,7 @@ def without_validation(study: StudyConfig, census: Census) -> list[str]:
     ]
 
 
-def _sides(site: SiteCensus) -> tuple[tuple[int, ...], ...]:
+def _sides(site: SiteCensus | Totals) -> tuple[tuple[int, ...], ...]:
     """Images by class: for training, validation and test."""
     none = (0,) * len(site.train_counts)
     return site.train_counts, site.validation_counts or none, site.test_counts

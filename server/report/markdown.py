@@ -86,7 +86,7 @@ def _data(outcome: Outcome) -> list[str]:
             [
                 "## The sites' images",
                 rows,
-                f"{census_table.NOTES[0].upper()}{census_table.NOTES[1:]}.",
+                f"{census_table.notes(outcome.census)}.",
                 *unseen,
             ]
         )
@@ -96,6 +96,8 @@ def _data(outcome: Outcome) -> list[str]:
 def _without_validation(study: StudyConfig, census: Census) -> list[str]:
     """Who has no validation images, and what that means, as a paragraph."""
     lacking = census_table.without_validation(study, census)
+    if census.totals is not None and not sum(census.totals.validation_counts):
+        return ["No site has validation images, so no round was scored on any."]
     if not lacking:
         return []
     if not any(sum(site.validation_counts) for site in census.sites.values()):
@@ -325,7 +327,7 @@ def _rounds(outcome: Outcome) -> str:
     for record in outcome.rounds:
         if record.closing:
             continue  # the closing evaluation scores the model of the last row
-        trained = [site for site in record.sites if site.outcome == "ok" and site.num_examples]
+        trained = [site for site in record.sites if site.trained]
         num_images = sum(site.num_examples for site in trained)
         with_loss = [site for site in trained if site.train_loss is not None]
         loss_sum = sum(site.num_examples * (site.train_loss or 0.0) for site in with_loss)
@@ -334,7 +336,7 @@ def _rounds(outcome: Outcome) -> str:
             [
                 str(record.round),
                 str(len(trained)),
-                str(num_images),
+                "-" if any(site.masked for site in trained) else str(num_images),
                 decimal(loss_sum / num_with_loss if num_with_loss else math.nan),
                 *_scored_as(scored.get(record.round)),
                 f"{record.seconds:.1f}",

@@ -39,13 +39,11 @@ def model_card(outcome: Outcome) -> str:
     study = outcome.study
     rows = []
     for site in study.sites.train:
-        trained = [
-            row.num_examples
-            for record in outcome.rounds
-            for row in record.sites
-            if row.site == site and row.outcome == "ok" and row.num_examples
-        ]
-        rows.append([site, str(max(trained, default=0)), str(len(trained))])
+        trained = [row for row in outcome.rows_of(site) if row.trained]
+        images = (
+            "-" if any(row.masked for row in trained) else max((r.num_examples for r in trained), default=0)
+        )
+        rows.append([site, str(images), str(len(trained))])
     stored = "as stored in `weights.safetensors`"
     if not outcome.rounds:
         stored = "not on record, as no weights are"
@@ -188,7 +186,7 @@ def _gaps(outcome: Outcome) -> dict[str, str]:
 def _untrained_classes(outcome: Outcome) -> list[str]:
     if outcome.census is None or not outcome.trained:
         return list(outcome.study.untrained_classes)
-    held = [site.train_counts for name, site in outcome.census.sites.items() if name in outcome.trained]
+    held = outcome.census.trained_on(outcome.trained)
     return [name for place, name in enumerate(outcome.study.classes) if not any(c[place] for c in held)]
 
 

@@ -102,7 +102,7 @@ class Outcome:
 
     def num_trained(self, site: str) -> int:
         """Rounds with an admitted update of the site."""
-        return sum(row.outcome == "ok" and row.num_examples > 0 for row in self.rows_of(site))
+        return sum(row.trained for row in self.rows_of(site))
 
     @property
     def trained(self) -> list[str]:

@@ -19,7 +19,7 @@ from common.config import AdmissionConfig, Attribute, OwnModel, TransportConfig
 from common.config.subgroups import titles
 from common.config.types import ScoredSide
 from common.errors import UpdateRejected, WireError
-from common.masking.tables import SCORES, num_words
+from common.masking.tables import IMAGES, SCORES, num_words
 from common.metrics import Score
 from common.metrics.replicates import num_columns
 from common.metrics.subgroups import SubgroupCounts
@@ -89,18 +89,18 @@ def admit(
     return update
 
 
-def admit_masked(answer: RoundAnswer, layout: Layout, train_count: int) -> AdmittedUpdate:
+def admit_masked(answer: RoundAnswer, layout: Layout) -> AdmittedUpdate:
     """The masked update in `answer`, which has been compared with its plan. Raises UpdateRejected.
 
-    Numbers under a mask look random, so only their form and the counts are checked here.
+    Numbers under a mask look random, so only their form is checked here.
     """
     delta = {name: array for name, array in answer.delta.items() if not name.startswith(f"{SCORES}/")}
-    _require_form(delta, {name: (2, *spec.shape) for name, spec in layout.items()})
-    if answer.num_examples != train_count:
-        raise UpdateRejected(f"it claims {answer.num_examples} examples, expected {train_count} as enrolled")
-    if answer.num_steps < 1:
-        raise UpdateRejected(f"it claims {answer.num_steps} steps, expected at least 1")
-    return AdmittedUpdate(answer.site, answer.num_examples, delta, num_steps=answer.num_steps)
+    _require_form(delta, {IMAGES: (1,), **{name: (2, *spec.shape) for name, spec in layout.items()}})
+    if answer.num_examples or answer.num_steps:
+        raise UpdateRejected(
+            "its number of images or steps came without a mask; install the same version on all sides"
+        )
+    return AdmittedUpdate(answer.site, 0, delta)
 
 
 def admit_masked_scores(answer: RoundAnswer, sides: Sequence[ScoredSide], num_classes: int) -> Arrays:

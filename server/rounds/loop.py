@@ -253,6 +253,7 @@ def _collect(
             if masks is not None:
                 updates = [collector.tally] if isinstance(collector.tally, MaskedMean) else []
                 masks.open(collector.masked.sites, [*updates, collector.masked])
+                compare_with_census(cohort, collector)
                 collector.open_scores()
             after = collector.after
             _log_set_aside(study, state, after)
@@ -275,6 +276,20 @@ def _collect(
         )
         pause(study.deadlines.repeat_after_s)
         _wait_for_a_quorum(study, sites, collector, required, pause)
+
+
+def compare_with_census(cohort: Cohort, collector: RoundCollector) -> None:
+    """Log a number of images that is not that of the census: a site then has other images, or lies about its weight."""
+    tally, totals = collector.tally, cohort.totals
+    if not isinstance(tally, MaskedMean) or totals is None:
+        return
+    counted = sum(totals.train_counts)
+    if tally.num_examples > counted or (tally.sites == totals.sites and tally.num_examples != counted):
+        log.warn(
+            f"round {collector.number}: the update is of {tally.num_examples} images of {', '.join(tally.sites)}, and "
+            f"the census of {', '.join(totals.sites)} counted {counted}",
+            round=collector.number,
+        )
 
 
 def _prepared_masks(

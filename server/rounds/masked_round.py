@@ -1,4 +1,5 @@
-"""Secure aggregation of one round, on the server's side: keys and shares before it, the sum opened after it.
+"""Secure aggregation of one round, or of the census, on the server's side: keys and shares before it, the sum opened
+after it.
 
 Bonawitz et al. 2017, figure 4. The server passes messages on and adds up. It learns seeds of the sites whose answers
 it added, and mask keys of sites that dropped out, from as many sites as the study's threshold says. Sites check what
@@ -61,8 +62,10 @@ class MaskedRound:
         """`record` is a file that outlives this process; None: a sum that this process does not open is lost."""
         self._study, self._sites, self._number, self._pause = study, sites, number, pause
         self._phase, self._threshold = phase, study.mask_threshold_of(phase)
+        self._what = "census" if phase == "census" else f"round {number}"
         self._record = None if record is None else _of_phase(record, phase)
         self._began = _opening(self._record, study, number, phase)
+        self._kept = "" if phase == "census" else f" The weights after round {number - 1} are kept."
         self._announcements: dict[str, Announcement] = {}
         self.envelopes: dict[str, Envelopes] = {}
         """Shares for each site that has masks, by the site that sealed them."""
@@ -83,24 +86,22 @@ class MaskedRound:
                 return
             if attempt <= self._study.deadlines.repeats:
                 log.warn(
-                    f"round {self._number}: {few}; asking again in {self._study.deadlines.repeat_after_s:.0f} s",
+                    f"{self._what}: {few}; asking again in {self._study.deadlines.repeat_after_s:.0f} s",
                     round=self._number,
                 )
                 self._pause(self._study.deadlines.repeat_after_s)
         why = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.lacking.items()))
-        raise QuorumNotMet(
-            f"round {self._number}: {few} ({why}). The weights after round {self._number - 1} are kept."
-        )
+        raise QuorumNotMet(f"{self._what}: {few} ({why}).{self._kept}")
 
     def _go_on_with(self, began: Opening) -> None:
         self._announcements = began.announcements
         self.envelopes = {site: began.envelopes[site] for site in began.survivors}
         self.lacking = dict.fromkeys(
             began.envelopes.keys() - self.envelopes.keys(),
-            "the round's sum was being opened without it when the server ended",
+            "the sum was being opened without it when the server ended",
         )
         log.event(
-            f"round {self._number}: the sum of {', '.join(began.survivors)} was being opened when the server ended; "
+            f"{self._what}: the sum of {', '.join(began.survivors)} was being opened when the server ended; "
             "their answers are collected again",
             round=self._number,
         )
@@ -109,13 +110,13 @@ class MaskedRound:
         self.lacking, self.envelopes = {}, {}
         self._announcements = {
             site: answer.keys
-            for site, answer in self._ask(dict.fromkeys(names, wire.KeysStep())).items()
+            for site, answer in self.ask(dict.fromkeys(names, wire.KeysStep())).items()
             if answer.keys is not None
         }
         if len(self._announcements) < self._threshold:
             return
         step = wire.SharesStep(announcements=self._announcements)
-        answers = self._ask(dict.fromkeys(self._announcements, step))
+        answers = self.ask(dict.fromkeys(self._announcements, step))
         sealed = {
             site: answer.envelopes
             for site, answer in answers.items()
@@ -135,13 +136,13 @@ class MaskedRound:
         step = wire.RevealStep(survivors=survivors)
         for attempt in range(1, self._study.deadlines.repeats + 2):
             asked = [site for site in survivors if site not in answers]
-            answers |= self._ask(dict.fromkeys(asked, step))
+            answers |= self.ask(dict.fromkeys(asked, step))
             if len(answers) >= threshold:
                 break
             if attempt > self._study.deadlines.repeats:
                 raise QuorumNotMet(
-                    f"round {self._number}: {len(answers)} site(s) helped to open the sum, {threshold} are required. "
-                    f"The weights after round {self._number - 1} are kept."
+                    f"{self._what}: {len(answers)} site(s) helped to open the sum, {threshold} are required."
+                    f"{self._kept}"
                 )
             self._pause(self._study.deadlines.repeat_after_s)
         places = sharing.places(self._announcements)
@@ -156,7 +157,7 @@ class MaskedRound:
             key = _combined({places[one]: answers[one].key_shares.get(gone) for one in helpers})
             if agreement.public(key).hex() != self._announcements[gone].mask_key:
                 raise QuorumNotMet(
-                    f"round {self._number}: the shares of the key of {gone} do not fit together; a site sent wrong ones"
+                    f"{self._what}: the shares of the key of {gone} do not fit together; a site sent wrong ones"
                 )
             for site in survivors:
                 public = bytes.fromhex(self._announcements[site].mask_key)
@@ -164,7 +165,7 @@ class MaskedRound:
         for total in sums:
             total.unmask(added, subtracted)
         log.event(
-            f"round {self._number}: the sum of {', '.join(survivors)} is opened, with shares of {len(helpers)} of them",
+            f"{self._what}: the sum of {', '.join(survivors)} is opened, with shares of {len(helpers)} of them",
             round=self._number,
         )
 
@@ -173,9 +174,9 @@ class MaskedRound:
         if self._began is not None:
             if missing := set(self._began.survivors) - set(survivors):
                 raise QuorumNotMet(
-                    f"round {self._number}: its sum was being opened when the server ended, and can be opened with all "
+                    f"{self._what}: its sum was being opened when the server ended, and can be opened with all "
                     f"of its sites alone; the answer of {', '.join(sorted(missing))} is missing now. Resume the study "
-                    f"when they are connected. The weights after round {self._number - 1} are kept."
+                    f"when they are connected.{self._kept}"
                 )
             return self._began
         began = Opening(
@@ -190,7 +191,7 @@ class MaskedRound:
             write_json(self._record, began)
         return began
 
-    def _ask(self, steps: Mapping[str, MaskStep]) -> dict[str, wire.MaskAnswer]:
+    def ask(self, steps: Mapping[str, MaskStep]) -> dict[str, wire.MaskAnswer]:
         """Answers by site; why a site has none is in `lacking`."""
         plans = {site: self._plan(site, step) for site, step in steps.items()}
         answers: dict[str, wire.MaskAnswer] = {}
@@ -210,7 +211,7 @@ class MaskedRound:
 
     def _lacks(self, site: str, reason: str) -> None:
         self.lacking[site] = reason
-        log.warn(f"round {self._number}  {site}: {reason}", round=self._number, site=site, outcome="failed")
+        log.warn(f"{self._what}  {site}: {reason}", round=self._number, site=site, outcome="failed")
 
     def _plan(self, site: str, step: MaskStep) -> wire.MaskPlan:
         # Equal for equal questions, so that a site repeats its answer to a server that was killed. Keys alone are

@@ -54,6 +54,8 @@ def round_plans(
 
 def _class_totals(study: StudyConfig, cohort: Cohort) -> tuple[int, ...]:
     """Training images by class of all training sites that take part."""
+    if cohort.totals is not None:
+        return cohort.totals.train_counts
     counts = (
         enrolment.train_counts for site, enrolment in cohort.enrolments.items() if site in study.sites.train
     )

@@ -68,8 +68,8 @@ def read(
             if not plan.train:
                 return None, scores, row
             if plan.envelopes is not None:
-                masked = admission.admit_masked(answer, state.layout, cohort.train_count(reply.site))
-                return masked, scores, row
+                masked = admission.admit_masked(answer, state.layout)
+                return masked, scores, replace(row, masked=True)
             update = admission.admit(
                 admission.unpacked(answer, state.layout, study.transport),
                 site=plan.site,
@@ -151,10 +151,9 @@ def log_row(number: int, row: SiteRound, scores: Mapping[ScoredSide, Score]) -> 
         parts.append(
             f"trained {row.num_steps} steps, {row.mib_up:.1f} MiB back with noise, epsilon {row.epsilon:.3g} so far"
         )
-    elif row.num_steps:
-        parts.append(
-            f"trained {row.num_steps} steps on {row.num_examples} images, {row.mib_up:.1f} MiB back under masks"
-        )
+    elif row.masked:
+        spent = "" if row.epsilon is None else f", epsilon {row.epsilon:.3g} so far"
+        parts.append(f"trained, {row.mib_up:.1f} MiB back under masks{spent}")
     scored = [f"{score.num_images} {side}" for side, score in scores.items() if score.num_images]
     if scored:
         parts.append(f"scored {' and '.join(scored)} images")

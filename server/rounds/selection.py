@@ -38,14 +38,22 @@ def require_validation(study: StudyConfig, cohort: Cohort) -> None:
     """Raise ConfigError if the study chooses by images that the sites do not have."""
     if study.selection is None:
         return
+    if cohort.totals is not None:
+        if sum(cohort.totals.validation_counts):
+            return
+        raise _lacks_validation(study, "no training site has any")
     named = [site for site in deciding(study, cohort) if site in cohort.enrolments]
     lacking = [site for site in named if not cohort.num_scored(site, ("validation",))]
     if named and not lacking:
         return
     who = f"{', '.join(lacking)} of selection.sites" if lacking else "no training site"
     has = "have none" if len(lacking) > 1 else "has none" if lacking else "has any"
-    raise ConfigError(
-        f"study {study.name} chooses by validation images, and {who} {has}: set `split.validation` in the site's YAML, "
+    raise _lacks_validation(study, f"{who} {has}")
+
+
+def _lacks_validation(study: StudyConfig, who: str) -> ConfigError:
+    return ConfigError(
+        f"study {study.name} chooses by validation images, and {who}: set `split.validation` in the site's YAML, "
         "name other sites in selection.sites, or leave selection out"
     )
 

@@ -176,7 +176,7 @@ def _answer_bytes(plan: wire.Plan, facts: Facts) -> int:
     """Bytes of a change of the study's tensors, which masks make two numbers of 8 bytes an entry."""
     if plan.study.secure_aggregation is None or facts.built is None:
         return _tensor_bytes(plan, facts)
-    score = (
-        8 * num_words(len(plan.study.classes)) * len(plan.score) if isinstance(plan, wire.RoundPlan) else 0
+    words = (
+        num_words(len(plan.study.classes)) * len(plan.score) + 1 if isinstance(plan, wire.RoundPlan) else 0
     )
-    return score + sum(16 * int(np.prod(spec.shape)) for spec in facts.built.layout.values())
+    return 8 * words + sum(16 * int(np.prod(spec.shape)) for spec in facts.built.layout.values())

@@ -316,7 +316,7 @@ LEAVES: dict[type[Any], set[str]] = {
         "arrays",
     },
     wire.MaskAnswer: {
-        "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares",
+        "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares", "census",
     },
     Announcement: {"mask_key", "envelope_key", "signature"},
     HeadResult: {"title", "score", "problem", "paired", "interval"},

@@ -105,6 +105,7 @@ def test_masked_sums_are_the_plain_ones_when_sites_drop_out(
     added, subtracted = opened(federation, keys, survivors)
     total.unmask(added, subtracted)
     together.unmask(added, subtracted)
+    assert total.num_examples == sum(counts[lost : len(names)])
     assert total.result()["w"].tobytes() == weighted_mean(plain)["w"].tobytes()
     counted = [sum(column) for column in zip(*tables[lost : len(names)], strict=True)]
     assert together.sums["scores/test"].tolist() == counted

@@ -13,6 +13,7 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.masking import roster
+from common.masking.tables import IMAGES
 from common.weights import TensorSpec
 from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.update import AdmittedUpdate
@@ -120,3 +121,17 @@ def test_a_site_that_seals_for_other_sites_has_no_masks(tmp_path: Path, make_stu
     masks = MaskedRound(study, MaskingSites(tmp_path / "again", study, lie), 1)
     masks.prepare(NAMES)
     assert masks.lacking == {"b": "it sealed shares for other sites than were named"}
+
+
+def test_an_update_of_no_number_of_images_is_not_used() -> None:
+    """Without masks: 2 sites that say 0 and 1 images, and one that says 2**63."""
+    for images, is_wrong in (((0, 1), True), ((1, 1), False), ((1, 2**63), True)):
+        total = MaskedMean({})
+        for site, number in zip("ab", images, strict=True):
+            total.add(AdmittedUpdate(site, 0, {IMAGES: np.array([number], np.uint64)}))
+        if is_wrong:
+            with pytest.raises(QuorumNotMet, match="numbers of images add up to none"):
+                total.unmask([], [])
+        else:
+            total.unmask([], [])
+            assert total.num_examples == 2
