@@ -14,6 +14,7 @@ from client.masking.session import FILE, Masks
 from common.errors import ConsiliumError, PolicyRefusal, WireError
 from common.masking import agreement, roster, sharing
 from common.masking.roster import Announcement
+from common.masking.tables import IMAGES
 from common.weights import TensorSpec
 from common.wire.mask_steps import Envelopes
 from server.aggregation.masked_mean import MaskedMean
@@ -222,7 +223,8 @@ def test_scores_and_weights_of_one_round_and_tables_of_one_round_share_no_mask(t
     tables = {"scores/validation": zeros, "scores/test": zeros}
     nothing = {"w": np.zeros(2, np.float32)}
     masked = three.masks["a"].mask(1, envelopes["a"], nothing, 1, tables)  # what is left is the mask alone
-    assert len({masked[name].tobytes() for name in masked}) == 3
+    assert masked.keys() == {"w", IMAGES, *tables}
+    assert len({words.ravel()[:1].tobytes() for words in masked.values()}) == 4
 
 
 def test_masks_of_one_phase_are_of_no_use_in_another(three: Federation) -> None:
