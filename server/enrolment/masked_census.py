@@ -60,9 +60,9 @@ def counted(
     if len(able) < study.sites.quorum:
         raise QuorumNotMet(
             f"{len(able)} of {len(study.sites.train)} training sites can take part, {study.sites.quorum} are required. "
-            + "; ".join(f"{site}: {reason}" for site, reason in (cohort.absent | out).items())
+            + "; ".join(f"{site}: {reason}" for site, reason in ({**cohort.absent, **out}).items())
         )
-    reasons = cohort.absent | out
+    reasons = {**cohort.absent, **out}
     absent = {site: reasons[site] for site in study.sites.all if site in reasons}
     return replace(cohort, enrolments=able, absent=absent, totals=known)
 
