@@ -164,7 +164,7 @@ def lda(statistics: Statistics, priors: str, shrinkage: float) -> dict[str, Floa
     For equal priors the second moments must be weighted by `balanced`.
     """
     means_CD, covariance_DD = statistics.means_CD, shrunk(within_classes(statistics), shrinkage)
-    weights_DC = np.linalg.lstsq(covariance_DD, means_CD.T, rcond=None)[0]
+    weights_DC = np.asarray(np.linalg.lstsq(covariance_DD, means_CD.T, rcond=None)[0], np.float64)
     bias_C = -0.5 * (means_CD.T * weights_DC).sum(0) + _log_priors(statistics, priors)
     return _linear(statistics, weights_DC, bias_C)
 
