@@ -56,13 +56,13 @@ def counted(
     }
     for site, reason in out.items():
         log.warn(f"{site} cannot take part: {reason}", site=site)
+    reasons = {**cohort.absent, **out}
     able = {site: enrolment for site, enrolment in cohort.enrolments.items() if site not in out}
     if len(able) < study.sites.quorum:
         raise QuorumNotMet(
             f"{len(able)} of {len(study.sites.train)} training sites can take part, {study.sites.quorum} are required. "
-            + "; ".join(f"{site}: {reason}" for site, reason in ({**cohort.absent, **out}).items())
+            + "; ".join(f"{site}: {reason}" for site, reason in reasons.items())
         )
-    reasons = {**cohort.absent, **out}
     absent = {site: reasons[site] for site in study.sites.all if site in reasons}
     return replace(cohort, enrolments=able, absent=absent, totals=known)
 
