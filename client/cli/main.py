@@ -7,7 +7,7 @@ work without it.
 import sys
 from collections.abc import Sequence
 
-from client.cli import console, governance, model, preflight, run, simulation
+from client.cli import console, governance, model, predict, preflight, run, simulation
 from common.console import command_line
 
 NAME = "consilium-site"
@@ -20,6 +20,7 @@ preflight.add_commands(app)
 run.add_commands(app)
 governance.add_commands(app)
 console.add_commands(app)
+predict.add_commands(app)
 model.add_commands(app)
 simulation.add_commands(app)
 
