@@ -1,4 +1,4 @@
-"""The commands on models; what they do is tested beside their modules."""
+"""The command that predicts; what it does is tested beside its modules."""
 
 import os
 import subprocess
