@@ -1,5 +1,7 @@
 """A server that asks an approved study's site for what the study does not say."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,10 @@ def test_a_study_from_given_weights_begins_with_those_and_no_others(
 HEADS = {"heads": {"local": [{"kind": "knn"}], "federated": [{"kind": "lda"}, {"kind": "logistic"}]}}
 
 
+PLANS = count(1)
+"""A trainer repeats its answer to a plan that it knows, so no two have one number."""
+
+
 def head_plan(
     weights: dict[str, np.ndarray],
     step: head_steps.HeadStep,
@@ -111,7 +117,7 @@ def head_plan(
 ) -> wire.HeadPlan:
     return wire.HeadPlan.model_validate(
         {
-            "plan_id": f"h{id(step)}", "site": "north", "study": study(**HEADS), "round": 3,
+            "plan_id": f"h{next(PLANS)}", "site": "north", "study": study(**HEADS), "round": 3,
             "weights_digest": digest(weights), "step": step, "arrays": under("weights", weights) | (arrays or {}),
         }
         | changes
