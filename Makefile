@@ -69,4 +69,4 @@ lock: ## bring requirements.lock up to date with pyproject.toml
 	  --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean: ## remove the environment and every cache; runs are kept
-	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build docs/jupyter_execute .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,7 +24,7 @@ extensions = [
     "docs._generate.directive",
     "docs._generate.docstrings",
 ]
-exclude_patterns = ["_build", "_generate"]
+exclude_patterns = ["_build", "_generate", "jupyter_execute"]  # what MyST-NB writes when it runs tutorials
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries have no pages here
 

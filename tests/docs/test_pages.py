@@ -109,3 +109,12 @@ def test_the_built_site_is_not_under_version_control() -> None:
     if done.returncode == 128:
         pytest.skip("not a git checkout")
     assert done.returncode == 0
+
+
+def test_what_the_build_of_the_pages_writes_is_no_part_of_the_repository() -> None:
+    """Else a second `make lint` would look at it, and a second build would take it for pages."""
+    written = ["docs/_build/index.html", "docs/jupyter_execute/tutorials/heads.ipynb"]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *written], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == written
