@@ -3,7 +3,7 @@
 from common.calibration import Calibration
 from common.calibration.temperature import Reliability
 from server.report.outcome import Outcome
-from server.report.text import counted, listed, markdown_table, percent
+from server.report.text import counted, listed, markdown_table, no_counts, percent
 
 _LEGEND = (
     "`consilium-site predict` divides the network's outputs by the temperature before it makes probabilities of them; "
@@ -28,9 +28,7 @@ def section(outcome: Outcome) -> list[str]:
     if fitted.at_end:
         sentences.append("It is the end of what is tried, so another one beyond it may fit better.")
     if found.without:
-        sentences.append(
-            f"No counts from {listed(found.without)}: the site's policy, no validation images, or no answer."
-        )
+        sentences.append(no_counts(found.without))
     rows = [
         ["as the network gives them", *_cells(fitted.before)],
         ["with the temperature", *_cells(fitted.after)],

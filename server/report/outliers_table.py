@@ -2,7 +2,7 @@
 
 from common.heads.outliers import OutlierRecord
 from server.report.outcome import Outcome
-from server.report.text import counted, listed, percent
+from server.report.text import counted, listed, no_counts, percent
 
 _WHAT = (
     "`consilium-site predict` gives each image an `outlier_score`: the Mahalanobis distance of its features to the "
@@ -30,9 +30,7 @@ def section(outcome: Outcome) -> list[str]:
         _limit(found),
     ]
     if found.without:
-        sentences.append(
-            f"No counts from {listed(found.without)}: the site's policy, no validation images, or no answer."
-        )
+        sentences.append(no_counts(found.without))
     return ["\n\n".join(["## Outlier score", " ".join(sentences), _WHAT])]
 
 

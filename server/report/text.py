@@ -17,6 +17,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def no_counts(sites: Sequence[str]) -> str:
+    """Which sites did not count their validation images at the end, and the reasons that there may be."""
+    return f"No counts from {listed(sites)}: the site's policy, no validation images, or no answer."
+
+
 def percent(share: float) -> str:
     """A share in percent with one decimal; a dash if it is not a number."""
     return "-" if math.isnan(share) else f"{100 * share:.1f}"

@@ -329,11 +329,11 @@ def test_table_and_report_have_one_row_of_all_sites(make_study: MakeStudy) -> No
     _, body, foot = census_table.cells(study, made)
     row = ["a, b, c", "110 / 1 / 6", "20 / 3 / 5", "31 / 3 / 13", "161 / 7 / 24", "-", "-", "-"]
     assert (body, foot) == ([row], [])
-    told = markdown(Outcome(study, (), None, synthetic=False, census=made))
-    assert f"| {' | '.join(row)} |" in told
-    assert "each site's own came under masks" in told
-    assert "b may have a few more, which the policy there leaves out" in told
-    assert "without validation images" not in told
+    page = markdown(Outcome(study, (), None, synthetic=False, census=made))
+    assert f"| {' | '.join(row)} |" in page
+    assert "each site's own came under masks" in page
+    assert "b may have a few more, which the policy there leaves out" in page
+    assert "without validation images" not in page
     none = made.model_copy(update={"totals": TOTALS.model_copy(update={"validation_counts": (0, 0, 0)})})
     assert "No site has validation images" in markdown(Outcome(study, (), None, synthetic=False, census=none))
 
