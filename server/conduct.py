@@ -158,13 +158,13 @@ def _conduct(
             if not state.closing:
                 checkpoint.save(config.run_dir, state, study)
                 scores.require_heard(study, state)
-                _fit_heads(config, study, sites, cohort, state)
+                _fit_heads(config, study, sites, cohort, state, pause)
     checkpoint.save_weights(config.run_dir / "weights.safetensors", state, study)
     calibration.keep(config.run_dir, state, study)
     if (best := checkpoint.best(config.run_dir)) is not None:
         checkpoint.save_weights(config.run_dir / "best.safetensors", checkpoint.load(best, study), study)
     _write_report(config, study, preprocessing)
-    if _fit_heads(config, study, sites, cohort, state):
+    if _fit_heads(config, study, sites, cohort, state, pause):
         _write_report(config, study, preprocessing)
     scores.require_heard(study, state)
     return _ending(study, state, cohort)
@@ -218,14 +218,19 @@ def _write_report(
 
 
 def _fit_heads(
-    config: ServerConfig, study: StudyConfig, sites: Sites, cohort: Cohort, state: RoundState
+    config: ServerConfig,
+    study: StudyConfig,
+    sites: Sites,
+    cohort: Cohort,
+    state: RoundState,
+    pause: Callable[[float], None],
 ) -> bool:
     """Fit, score and keep the study's heads, if they are due. Raises QuorumNotMet."""
     if not fit.due(study, state):
         return False
     if state.chosen is not None:  # of the weights that the study has chosen, which its test figures are of
         state = replace(state, round=state.chosen.round + 1, weights=state.chosen.weights)
-    fitted = fit.fit(study, sites, cohort, state)
+    fitted = fit.fit(study, sites, cohort, state, pause, config.run_dir / "opening.json")
     record.keep(config.run_dir, fitted.record, fitted.heads, study, state)
     if state.closing and study.out_of_distribution is not None:
         outliers.keep(config.run_dir, fitted.outliers, study, state)

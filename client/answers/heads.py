@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from client.answers import masks
 from client.config import SiteConfig
 from client.governance.policy import allows_calibration
 from client.heads import features, own_heads, steps
@@ -79,7 +80,7 @@ class HeadAnswers:
             )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
-        return answer
+        return answer if plan.envelopes is None else masks.masked_heads(plan, self._site, answer)
 
     def _noisy_sums(
         self, plan: wire.HeadPlan, setup: StudySetup, train: features.Features

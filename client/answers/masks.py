@@ -1,7 +1,10 @@
-"""The answer to a step of secure aggregation, and the masks of a round's update and scores."""
+"""The answer to a step of secure aggregation, and the masks of a round's update and scores, and of sums for heads."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from client.config import SiteConfig
 from client.masking.session import Masks
@@ -11,9 +14,10 @@ from common.config.types import ScoredSide
 from common.errors import ConfigError
 from common.masking import roster
 from common.masking.stream import Words
-from common.masking.tables import CENSUS, SCORES, score_words
-from common.metrics import Score
+from common.masking.tables import CENSUS, OUTLIERS, SCORES, TRAIN, UNSCORED, num_words, score_words, sum_words
+from common.metrics import NUM_BINS, Score
 from common.weights import Array, Arrays
+from common.wire.head_steps import OutliersStep, ScoreStep
 
 IDENTITY = "mask-identity"
 """File in `state_dir` with the private half of this site's key of the roster."""
@@ -50,7 +54,9 @@ def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -
             return answered.model_copy(update={"census": tuple(hidden[CENSUS].tolist())})
         case wire.RevealStep():
             seed_shares, key_shares = masks.reveal(plan.round, plan.step.survivors)
-            what = "census" if plan.phase == "census" else f"round {plan.round}"
+            what = {"census": "census", "heads": f"heads, step {plan.round}"}.get(
+                plan.phase, f"round {plan.round}"
+            )
             log.event(
                 f"{what}: the sum of {', '.join(plan.step.survivors)} may be read, and no site's own part"
             )
@@ -66,7 +72,64 @@ def masked(
     return _masks(plan, site).mask(plan.round, plan.envelopes, delta, count, tables)
 
 
-def _masks(plan: wire.MaskPlan | wire.RoundPlan, site: SiteConfig) -> Masks:
+def masked_heads(plan: wire.HeadPlan, site: SiteConfig, answer: wire.HeadAnswer) -> wire.HeadAnswer:
+    """The answer to a step towards heads with its sums, counts and scores as tables under masks, and without what one
+    site's numbers alone say: comparisons with the softmax, seconds. Raises what `Masks.mask` raises.
+    """
+    assert plan.envelopes is not None, "the contract refuses a step without masks in a study that has them"
+    tables = {name: sum_words(name, array) for name, array in answer.arrays.items()}
+    if tables:
+        tables[TRAIN] = np.array(answer.train_counts, np.uint64)
+    bins: int | None = None
+    match plan.step:
+        case ScoreStep(heads=heads):
+            found = {result.title: result.score for result in answer.results}
+            scores = {head.title: found.get(head.title) for head in heads}
+            # The network's own score is in the test's sum already, perhaps of other sites.
+            tables |= {
+                f"{SCORES}/{title}": np.zeros(num_words(len(plan.study.classes)), np.uint64)
+                if score is None
+                else score_words(score)
+                for title, score in scores.items()
+            }
+            tables[UNSCORED] = np.array([score is None for score in scores.values()], np.uint64)
+            bins = min((score.num_bins for score in scores.values() if score is not None), default=NUM_BINS)
+        case OutliersStep():
+            tables[OUTLIERS] = np.array(_in_all_bins(answer.outliers or ()), np.uint64)
+        case _:
+            pass
+    return answer.model_copy(
+        update={
+            "train_counts": (),
+            "results": (),
+            "outliers": None,
+            "seconds": coarse(answer.seconds),
+            "score_bins": bins,
+            "arrays": _masks(plan, site).mask(plan.mask_number, plan.envelopes, {}, 0, tables),
+        }
+    )
+
+
+def _in_all_bins(images_B: Sequence[int]) -> list[int]:
+    """Counts of a site's bins in as many as all sites have: each at the upper end of its bin, so no image is taken for
+    less far than it is.
+    """
+    spread = [0] * NUM_BINS
+    for place, images in enumerate(images_B):
+        spread[-(-(place + 1) * NUM_BINS // len(images_B)) - 1] += images
+    return spread
+
+
+def coarse(seconds: float) -> float:
+    """Seconds as they may leave with privacy or masks."""
+    return math.ceil(seconds / _COARSE_S) * _COARSE_S
+
+
+_COARSE_S = 10.0
+"""Seconds to which times are rounded up: they say how many patients were drawn, or how many images there are."""
+
+
+def _masks(plan: wire.MaskPlan | wire.RoundPlan | wire.HeadPlan, site: SiteConfig) -> Masks:
     study = plan.study
     return Masks(
         SiteState(site.state_dir, study).folder,

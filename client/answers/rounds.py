@@ -1,6 +1,5 @@
 """The answer to a round: scores of the received weights, and what training makes of them."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -243,18 +242,13 @@ def _forget(_probabilities_BC: npt.NDArray[np.float64]) -> None:
     """Keep nothing of a batch."""
 
 
-_COARSE_S = 10.0
-"""Seconds to which the time of a round with privacy or masks is rounded up: it says how many patients were drawn, or
-how many images there are."""
-
-
 def _without_what_has_no_noise(answer: wire.RoundAnswer, num_images: int, epsilon: float) -> wire.RoundAnswer:
     """The answer as it may leave with privacy: the delta has noise, and so has the number of images."""
     return answer.model_copy(
         update={
             "num_examples": num_images,
             "train_loss": None,
-            "train_s": _coarse(answer.train_s),
+            "train_s": masks.coarse(answer.train_s),
             "epsilon": epsilon,
         }
     )
@@ -268,14 +262,10 @@ def _without_what_tells_images(answer: wire.RoundAnswer) -> wire.RoundAnswer:
         update={
             "num_examples": 0,
             "num_steps": 0,
-            "train_s": _coarse(answer.train_s),
-            "evaluate_s": _coarse(answer.evaluate_s),
+            "train_s": masks.coarse(answer.train_s),
+            "evaluate_s": masks.coarse(answer.evaluate_s),
         }
     )
-
-
-def _coarse(seconds: float) -> float:
-    return math.ceil(seconds / _COARSE_S) * _COARSE_S
 
 
 def _answer(

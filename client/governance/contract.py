@@ -216,6 +216,10 @@ class Contract:
             yield "the study has no masks for this site"
         if isinstance(plan.step, wire.CensusStep) and plan.phase != "census":
             yield "counts of images are asked for under the masks of a round"
+        if plan.phase == "heads":
+            if study.heads is None:
+                yield "masks for heads are asked for, and the study fits none"
+            return
         if plan.phase == "census":
             if plan.round != 1 or last > 1:
                 yield f"the census comes once, before round 1, and is asked for as of round {max(plan.round, last)}"
@@ -241,6 +245,9 @@ class Contract:
             yield f"heads after round {plan.round} are asked for, of {plan.study.rounds}"
         elif not head_contract.is_due(plan) and not self._may_have_ended(plan):
             yield f"heads after round {plan.round} are asked for, and none are due then"
+        has_masks = plan.study.secure_aggregation is not None and plan.site in plan.study.sites.train
+        if (plan.envelopes is not None, plan.mask_number > 0) != (has_masks, has_masks):
+            yield "masks come along or are missing, against the study"
         known = self._agreed.weights.get(plan.round)
         if known is not None and known != plan.weights_digest:
             yield f"the weights are not those after round {plan.round}"

@@ -63,8 +63,8 @@ def lines(study: StudyConfig) -> Iterator[str]:
         yield "the server sees this site's own updates"
     else:
         yield (
-            f"MASKS updates, scores and counts of images: the server learns sums of {study.mask_threshold} or more "
-            "sites, and what two sums of different sites differ by"
+            "MASKS updates, scores, counts of images and sums for heads: the server learns sums of "
+            f"{study.mask_threshold} or more sites, and what two sums of different sites differ by"
         )
     if study.privacy is None:
         yield "puts no noise on what leaves: a single patient may show in it"

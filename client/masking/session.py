@@ -6,8 +6,13 @@ from which the masks of pairs follow. So each round has one list of sites, one m
 Whatever is asked first is kept on disk before it is answered, and the same question gets the same answer again. Until
 a round's sum was opened its masks may be made again from new secrets: a server that was killed does that. More than
 half of the sites are needed to open a sum, so a round is opened once at most.
+
+Sums for heads are of the same images, one after the other. Two of them of different sites would show the difference,
+so all are of the sites of the first one that was opened. And each is of one set of numbers: a site that is asked
+something else under the same masks refuses.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -64,6 +69,10 @@ class Session(Frozen):
     """By site that this site's answer is masked with, its own included; empty before its answer."""
     survivors: tuple[Name, ...] = ()
     """Sites whose sum was opened; empty before that."""
+    numbers: str = ""
+    """In the phase `heads`: SHA-256 of the numbers that were masked; empty before that."""
+    cohort: tuple[Name, ...] = ()
+    """In the phase `heads`: sites of the first sum that was opened; empty before that."""
 
 
 class Masks:
@@ -84,6 +93,7 @@ class Masks:
         to guess. Each phase has secrets of its own.
         """
         self._path, self._phase = folder / file_of(phase), phase
+        self._what = "step" if phase == "heads" else "round"
         self._site, self._fingerprint, self._threshold = site, fingerprint, threshold
         self._least, self._random = max(threshold, least), random
         self._kept = read_json(self._path, Session)
@@ -94,10 +104,10 @@ class Masks:
         """Fresh keys for round `number`. Raises PolicyRefusal and StorageError."""
         kept = self._kept
         if kept is not None and number < kept.round:
-            raise _refusal(f"masks of round {number} are asked for after round {kept.round}")
+            raise _refusal(f"masks of {self._what} {number} are asked for after {self._what} {kept.round}")
         if kept is not None and kept.round == number:
             if kept.survivors:
-                raise _refusal(f"the sum of round {number} was opened, its masks are not made again")
+                raise _refusal(f"the sum of {self._what} {number} was opened, its masks are not made again")
             if not kept.announcements:
                 return kept.announced
         mask_key, envelope_key = self._random(agreement.KEY_BYTES), self._random(agreement.KEY_BYTES)
@@ -117,6 +127,7 @@ class Masks:
                 envelope_key=envelope_key.hex(),
                 seed=self._random(sharing.SECRET_BYTES).hex(),
                 announced=announced,
+                cohort=_cohort(kept) if kept is not None and self._phase == "heads" else (),
             )
         )
         return announced
@@ -131,7 +142,7 @@ class Masks:
         session = self._session(number)
         if session.announcements:
             if session.announcements != announcements:
-                raise _refusal(f"round {number} has masks with other sites or keys")
+                raise _refusal(f"{self._what} {number} has masks with other sites or keys")
             return session.envelopes
         for site, announced in sorted(announcements.items()):
             if site not in known:
@@ -183,12 +194,12 @@ class Masks:
         """
         session = self._session(number)
         if session.own is None:
-            raise _refusal(f"round {number} has no masks yet")
+            raise _refusal(f"{self._what} {number} has no masks yet")
         if self._site in envelopes or (strange := envelopes.keys() - session.announcements.keys()):
             raise _refusal(f"envelopes of sites without masks came along: {', '.join(sorted(strange))[:200]}")
         peers = {*envelopes, self._site}
         if session.shares and session.shares.keys() != peers:
-            raise _refusal(f"round {number} was masked before, with other sites")
+            raise _refusal(f"{self._what} {number} was masked before, with other sites")
         self._require_enough(peers)
         _require_room(delta, count)
         private, about = bytes.fromhex(session.envelope_key), self._about(session.announcements, number)
@@ -206,7 +217,12 @@ class Masks:
         shares = {
             site: Shares(seed=text[:half].hex(), key=text[half:].hex()) for site, text in opened.items()
         }
-        self._keep(session.model_copy(update={"shares": {**shares, self._site: session.own}}))
+        changes: dict[str, object] = {"shares": {**shares, self._site: session.own}}
+        if self._phase == "heads":
+            changes["numbers"] = numbers = _digest(tables or {})
+            if session.numbers not in ("", numbers):
+                raise _refusal(f"the part in step {number} was masked before, and is of other numbers now")
+        self._keep(session.model_copy(update=changes))
         images = {IMAGES: np.array([count], np.uint64)} if delta else {}
         return self._masked(session, sorted(envelopes), delta, count, {**images, **(tables or {})}, about)
 
@@ -255,12 +271,21 @@ class Masks:
         """
         session = self._session(number)
         if not session.shares:
-            raise _refusal(f"the sum of round {number} is to be opened, and this site has no part in it")
+            raise _refusal(
+                f"the sum of {self._what} {number} is to be opened, and this site has no part in it"
+            )
         if session.survivors not in ((), survivors):
-            raise _refusal(f"the sum of round {number} was opened before, of other sites")
+            raise _refusal(f"the sum of {self._what} {number} was opened before, of other sites")
         if self._site not in survivors or not session.shares.keys() >= set(survivors):
-            raise _refusal(f"the sum of round {number} is to be opened of other sites than it was masked for")
+            raise _refusal(
+                f"the sum of {self._what} {number} is to be opened of other sites than it was masked for"
+            )
         self._require_enough(set(survivors))
+        if session.cohort not in ((), survivors):
+            raise _refusal(
+                f"the sum of step {number} is to be opened of other sites than the first one for heads, which would "
+                "show the difference"
+            )
         self._keep(session.model_copy(update={"survivors": survivors}))
         gone = session.shares.keys() - set(survivors)
         return (
@@ -272,8 +297,8 @@ class Masks:
 
     def _session(self, number: int) -> Session:
         if self._kept is None or self._kept.round != number:
-            found = "none" if self._kept is None else f"those of round {self._kept.round}"
-            raise _refusal(f"masks of round {number} are needed, and this site has {found}")
+            found = "none" if self._kept is None else f"those of {self._what} {self._kept.round}"
+            raise _refusal(f"masks of {self._what} {number} are needed, and this site has {found}")
         return self._kept
 
     def _about(self, announcements: Mapping[str, Announcement], number: int) -> bytes:
@@ -288,6 +313,19 @@ class Masks:
     def _keep(self, session: Session) -> None:
         write_atomically(self._path, session.model_dump_json(indent=1).encode(), private=True)
         self._kept = session
+
+
+def _cohort(kept: Session) -> tuple[Name, ...]:
+    """Sites of the first sum that was opened, as of this session."""
+    return kept.cohort or kept.survivors
+
+
+def _digest(tables: Mapping[str, Words]) -> str:
+    found = hashlib.sha256()
+    for name, words in sorted(tables.items()):
+        found.update(f"{name} {words.shape}\n".encode())
+        found.update(np.ascontiguousarray(words).tobytes())
+    return found.hexdigest()
 
 
 def _require_room(delta: Arrays, count: int) -> None:

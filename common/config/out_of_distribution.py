@@ -27,9 +27,4 @@ def wrong_out_of_distribution(study: "StudyConfig") -> str | None:
     """Why this study cannot have an outlier score, or None."""
     if study.privacy is not None:
         return "counts validation images without noise, which does not go with privacy; leave out_of_distribution out"
-    if study.secure_aggregation is not None:
-        return (
-            "needs sums of each site's features without a mask, which does not go with secure_aggregation; leave "
-            "out_of_distribution out"
-        )
     return None

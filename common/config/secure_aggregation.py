@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from common.config.aggregation import Mean
+from common.config.heads import Vote
 from common.config.personalisation import own_models
 from common.settings import Frozen
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class SecureAggregationConfig(Frozen):
-    """The server learns the sums of the sites' updates, scores and counts of images, and no site's own (Bonawitz et al.
-    2017).
+    """The server learns the sums of the sites' updates, scores, counts of images and sums for heads, and no site's own
+    (Bonawitz et al. 2017).
 
     Images by class are counted once, before round 1. A site that misses that takes no part in the study.
     """
@@ -85,12 +86,35 @@ def _wrong_scores(study: "StudyConfig") -> str | None:
         )
     if own := own_models(study.personalisation):
         return f"does not go with models of a site's own ({', '.join(own)}), because {unseen}"
-    if study.heads is not None:
-        return (
-            "does not go with heads, whose sums and scores are not masked; fit them in a study without masks"
-        )
+    if (problem := _wrong_heads(study)) is not None:
+        return problem
     if study.subgroups is not None:
         return f"does not go with subgroups, whose counts are of each site, because {unseen}"
     if study.overlap is not None:
         return "does not go with overlap, which compares hashes of each site's images"
+    return None
+
+
+def _wrong_heads(study: "StudyConfig") -> str | None:
+    """What of the heads is one site's own: only sums can be masked."""
+    heads = study.heads
+    if heads is None:
+        return None
+    if heads.local:
+        return (
+            f"does not go with local heads ({', '.join(head.title for head in heads.local)}), which are each site's "
+            "own; leave heads.local out, or fit them in a study without masks"
+        )
+    if votes := [head.title for head in heads.federated if isinstance(head, Vote)]:
+        return (
+            f"does not go with a vote ({', '.join(votes)}), which is made of each site's own head; take heads that are "
+            "made of sums"
+        )
+    if heads.every is not None:
+        return (
+            "does not go with heads.every: all sums for heads are of the same sites, and a site that is lost early "
+            "would end them; leave it out, and heads are fitted once, at the end"
+        )
+    if study.privacy is not None and study.privacy.heads is not None:
+        return "does not go with privacy.heads, whose sums have noise and no masks; leave one of the two out"
     return None

@@ -14,9 +14,10 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ScoredSide: TypeAlias = Literal["validation", "test"]
 """Sides of a site's split that models are scored on: choices are made on validation images alone."""
 
-MaskPhase: TypeAlias = Literal["census", "training", "scoring", "test"]
+MaskPhase: TypeAlias = Literal["census", "training", "scoring", "test", "heads"]
 """What a masked sum is for: the counts of images before round 1; a round of training with its scores; the closing
-evaluation; the test of chosen weights. Each has keys of its own, so a round's number alone names no sum."""
+evaluation; the test of chosen weights; a step towards classical heads. Each has keys of its own, so a number alone
+names no sum. It is the round's, and in the phase `heads` that of the sum, from 1."""
 
 LONGEST_LINE = 500
 

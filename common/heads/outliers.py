@@ -31,6 +31,9 @@ _RECORD = "out_of_distribution"
 SMALLEST, LARGEST = 0.5, 8.0
 """Ends of the bins that scores are counted in; those beyond count in the first and in the last bin."""
 
+ALL = "all-sites"
+"""In place of a site's name: counts under masks, which are of all sites together."""
+
 _BLOCK = 4096
 
 
@@ -121,9 +124,11 @@ class OutlierRecord(Frozen):
     why_none: str = ""
     """Why there is no limit; empty if there is one."""
     sites: dict[Name, ScoreCounts]
-    """By training site: its validation images by score."""
+    """By training site, or under masks by `ALL`: its validation images by score."""
     without: tuple[Name, ...] = ()
     """Training sites that sent no counts: by their policy, without validation images, or because they were silent."""
+    together: tuple[Name, ...] = Field(default=(), exclude_if=lambda sites: not sites)
+    """Under masks: sites of the sum. One whose policy keeps its counts back added zeros."""
 
     @property
     def num_images(self) -> int:
@@ -142,7 +147,7 @@ class OutlierRecord(Frozen):
         return (
             f"{what}; above {self.limit:.3g} an image is flagged as unlike the training images, as at most "
             f"{100 * self.flagged:g} % of images like the {self.num_images} validation images of "
-            f"{', '.join(self.sites)} are. An image that is not flagged may still be of another kind"
+            f"{', '.join(self.together or self.sites)} are. An image that is not flagged may still be of another kind"
         )
 
 

@@ -5,6 +5,8 @@ and a mask would not cancel. A product of count and entry is rounded to a fixed 
 again until the division at the end.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,6 +40,24 @@ def words(array: Array, count: int) -> npt.NDArray[np.uint64]:
         piece = slice(start, start + _PIECE)
         coarse_sum[piece], fine_sum[piece] = wholes(flat[piece], count)
     return both.view(np.uint64)
+
+
+def fits(array: Array) -> bool:
+    """Whether all entries are finite and small enough for a sum."""
+    return bool(np.isfinite(array).all()) and float(np.abs(array).max(initial=0.0)) <= LARGEST
+
+
+def total(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
+    """Sum of one or more arrays of one shape, each rounded to the grid: the same in any order, and under masks. All of
+    them must fit."""
+    each = [words(array, 1).view(np.int64) for array in arrays]
+    return floats(np.sum(each, axis=0).view(np.uint64))
+
+
+def floats(sums: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """The numbers that sums of `words` (2, ...) stand for, where the count was 1."""
+    coarse, fine = sums.view(np.int64)
+    return mean(coarse, fine, 1, np.float64)
 
 
 def mean(coarse: Wholes, fine: Wholes, total: int, dtype: npt.DTypeLike) -> Array:

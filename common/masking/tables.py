@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from common.config.types import MOST_NAMES
 from common.errors import ConsiliumError
+from common.masking import grid
 from common.masking.stream import Words
 from common.metrics import NUM_BINS, NUM_CALIBRATION_BINS, Score
+from common.weights import Array
 
 SCORES = "scores"
 """Folder, within the arrays of a masked answer, of its tables of scores: `scores/validation`, `scores/test`."""
@@ -24,6 +26,18 @@ IMAGES = "counts/images"
 
 CENSUS = "counts/census"
 """Name of the table with a site's images by class: for training, validation and test, one after the other."""
+
+TRAIN = "counts/train"
+"""Name of the table with the training images by class behind a site's sums for heads."""
+
+UNSCORED = "counts/unscored"
+"""Name of the table that says of each head whether a site could not score it: 1, else 0."""
+
+OUTLIERS = "counts/outliers"
+"""Name of the table with a site's validation images by outlier score."""
+
+COUNTS = "counts/"
+"""Start of the names of tables that are no tensors and no scores."""
 
 MOST_IMAGES = 10**8
 """Most images of one class at one site."""
@@ -80,6 +94,27 @@ def pooled_score(words: Words, num_classes: int, num_bins: int) -> Score:
         num_bins=num_bins,
         left_out_C=tuple(left_out.tolist()) if left_out.any() else (),
     )
+
+
+def sum_words(name: str, array: Array) -> Words:
+    """A site's sum for heads, called `name`, as words (2, ...). Raises ConsiliumError for numbers that a sum over sites
+    has no room for.
+    """
+    if not grid.fits(array):
+        raise ConsiliumError(
+            f"{name} has an entry that is not finite or above {grid.LARGEST:.3g}, the largest that a masked sum has "
+            "room for; nothing is sent"
+        )
+    return grid.words(array, 1)
+
+
+def opened_sum(words: Words, num_sites: int) -> npt.NDArray[np.float64]:
+    """The sum of so many sites' `sum_words`. Raises ValueError for words that are of no such sums."""
+    most = num_sites * grid.LARGEST * grid.COARSE
+    coarse = words[0].view(np.int64)
+    if coarse.size and not -most <= coarse.min() <= coarse.max() <= most:
+        raise ValueError("the sums are of no numbers that sites may send")
+    return grid.floats(words)
 
 
 def image_sums(words: Words, num_sites: int) -> tuple[int, ...]:

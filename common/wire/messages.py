@@ -223,16 +223,26 @@ class HeadPlan(Message):
     weights_digest: Digest
     """Digest of the weights. A site that keeps their features needs no weights."""
     step: HeadStep
+    envelopes: Envelopes | None = Field(default=None, exclude_if=lambda envelopes: envelopes is None)
+    """Secure aggregation: shares that other sites sealed for this one, by site. None: no masks."""
+    mask_number: RoundNumber = Field(default=0, exclude_if=lambda number: not number)
+    """Secure aggregation: number of the masked sum that the answer is a part of, from 1. 0: no masks."""
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `weights/...` in the first step a site gets, and what the step names."""
 
+    @property
+    def phase(self) -> MaskPhase:
+        """Which masks the answer has in a study with secure aggregation."""
+        return "heads"
+
 
 class MaskPlan(Message):
-    """One step of secure aggregation before or after the masked answer to a round."""
+    """One step of secure aggregation before or after the masked answer to a round, or to a step towards heads."""
 
     kind: Literal["mask"] = "mask"
     study: StudyConfig
     round: Annotated[RoundNumber, Field(ge=1)]
+    """In the phase `heads` the number of the masked sum."""
     phase: MaskPhase = "training"
     """What the sum is for: see `RoundPlan.phase`."""
     step: MaskStep
@@ -348,11 +358,15 @@ class HeadAnswer(Message):
     round: RoundNumber
     step: Literal["statistics", "gradients", "coefficients", "travel", "score", "outliers"]
     train_counts: Counts
-    """Training images by class behind the arrays; all 0 where there are none."""
+    """Training images by class behind the arrays; all 0 where there are none. Under masks empty, and a table."""
     results: tuple[HeadResult, ...] = ()
     outliers: OutlierCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)
     """Validation images by their outlier score, in as many bins as the policy has for scores. None: not asked for, or
-    the policy keeps them back."""
+    the policy keeps them back, or they are a masked table."""
+    score_bins: Annotated[int, Field(ge=2, le=NUM_BINS)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Under masks, of a score: bins that the site's policy rounds probabilities to."""
     seconds: Seconds
     epsilon: Annotated[float, Field(ge=0)] | None = Field(
         default=None, exclude_if=lambda value: value is None
@@ -361,7 +375,8 @@ class HeadAnswer(Message):
     arrays: Annotated[Any, Field(exclude=True)]
     """Arrays: `statistics/VIEW/sums`, `squares`, `moments`, and with privacy `counts`; `losses/NAME`
     and `gradients/NAME`; `coefficients/NAME/weights`, `bias`; `fitted/KIND/NAME/...` of a head that travels. Empty for
-    a score."""
+    a score. With masks, each sum as whole numbers modulo 2**64 of shape (2, ...), coarse and fine; and tables of masked
+    whole numbers: `counts/train`, `scores/TITLE`, `counts/unscored`, `counts/outliers` (`common/masking/tables.py`)."""
 
 
 ErrorKind: TypeAlias = Literal[

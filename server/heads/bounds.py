@@ -71,7 +71,7 @@ def _wrong_moments(
     scale_D = np.sqrt(np.where(diagonal_of(triangle_T) > 0, diagonal_of(triangle_T), 1.0))
     moments_DD /= scale_D[:, None]
     moments_DD /= scale_D
-    moments_DD[np.diag_indices(width)] += width * _ROUNDING[str(triangle_T.dtype)]
+    moments_DD[np.diag_indices(width)] += width * _ROUNDING[request.moments]
     try:
         np.linalg.cholesky(moments_DD)
     except np.linalg.LinAlgError:

@@ -18,12 +18,16 @@ from common.errors import UpdateRejected
 from common.heads import under
 from common.weights import Arrays, digest
 from common.wire import head_steps
+from common.wire.mask_steps import Envelopes
 from server.rounds.failures import failure_sentence, printable
 from server.rounds.sites import Deadline, Sites
 from server.state import Cohort, RoundState
 
 Shapes: TypeAlias = Mapping[str, tuple[int | None, ...]]
 """Shapes of the arrays that an answer must have, by name; None: any length."""
+
+MaskPlans: TypeAlias = tuple[int, Mapping[str, Envelopes]]
+"""Number of a masked sum, and by site the envelopes for it."""
 
 
 @dataclass
@@ -39,6 +43,8 @@ class HeadCalls:
     num_messages: int = 0
     epsilons: dict[str, float] = field(default_factory=dict)
     """By site, with privacy: what the study had cost its patients as of its last answer."""
+    refusing: set[str] = field(default_factory=set)
+    """Sites whose policy refused the last step."""
     _informed: set[str] = field(default_factory=set)
     """Sites that have been sent the weights."""
 
@@ -53,8 +59,10 @@ class HeadCalls:
         step: head_steps.HeadStep,
         arrays: Arrays,
         admit: Callable[[str, wire.HeadAnswer], None],
+        masks: MaskPlans | None = None,
     ) -> dict[str, wire.HeadAnswer]:
-        """Admitted answers by site, in the order of names. `admit` raises UpdateRejected.
+        """Admitted answers by site, in the order of names. `admit` raises UpdateRejected. `masks`: number of the sum,
+        and envelopes by site.
 
         The first timely answer of a site counts, whether it is admitted or not.
         """
@@ -62,14 +70,22 @@ class HeadCalls:
         weights_digest = digest(self.state.weights)
         with_weights = {**under("weights", self.state.weights), **arrays}
         work = f"{self.study.fingerprint} {self.round} {weights_digest} {step.model_dump_json()} {digest(arrays)}"
+        number, envelopes = masks or (0, {})
+
+        def plan_id(site: str) -> str:
+            under_masks = f" {number} {sorted(envelopes[site].items())}" if masks else ""
+            return hashlib.sha256(f"heads {work} {site}{under_masks}".encode()).hexdigest()[:32]
+
         plans = {
             site: wire.HeadPlan(
-                plan_id=hashlib.sha256(f"heads {work} {site}".encode()).hexdigest()[:32],
+                plan_id=plan_id(site),
                 site=site,
                 study=self.study,
                 round=self.round,
                 weights_digest=weights_digest,
                 step=step,
+                envelopes=envelopes.get(site),
+                mask_number=number,
                 arrays=arrays if site in self._informed else with_weights,
             )
             for site in sorted(names)
@@ -84,6 +100,8 @@ class HeadCalls:
                 answers[reply.site] = _admitted(reply.answer, plans[reply.site], admit)
             except UpdateRejected as rejection:
                 self.leave_out(reply.site, step, str(rejection))
+                if isinstance(reply.answer, wire.Failure) and reply.answer.error == "policy":
+                    self.refusing.add(reply.site)
             else:
                 self._informed.add(reply.site)
                 if (spent := answers[reply.site].epsilon) is not None:

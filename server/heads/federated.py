@@ -7,7 +7,7 @@ search, and share these messages. The order in which sites answer does not chang
 A head that could not be fitted is named with its reason, and the others go on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, assert_never
@@ -33,14 +33,16 @@ from common.config.heads import (
 from common.errors import UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
 from common.heads.needs import moments_of, noisy_blocks
-from common.weights import Array
+from common.masking.tables import TRAIN
+from common.weights import Array, Arrays
 from common.wire import head_steps
 from server.aggregation.update import limited_weights
 from server.heads import bounds, noisy_sums, solvers
-from server.heads.calls import HeadCalls
+from server.heads.calls import HeadCalls, Shapes
+from server.heads.masked import MaskedSums, SumRefusedError
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
-from server.heads.sums import added, usual_width, weighed, width_of
+from server.heads.sums import ALL, Part, added, parts_of, usual_width, weighed, width_of
 
 _RAW = "raw"
 
@@ -58,6 +60,8 @@ class FederatedFit:
     calls: HeadCalls
     sites: Sequence[str]
     """Training sites that have answered every step so far."""
+    masks: MaskedSums | None = None
+    """How sums are asked for in a study with secure aggregation."""
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
@@ -66,7 +70,7 @@ class FederatedFit:
         self.discriminant: tuple[View, Statistics] | None = None
         """View and sums of the head that the outlier score is made with."""
         self._spreads: dict[str, dict[str, Floats]] = {}
-        """By view and site: its sums of squares, as its second moments have them."""
+        """By view and site, or `ALL`: its sums of squares, as its second moments have them."""
         self.num_classes = len(self.study.classes)
 
     def run(self) -> Iterator[FittedHead]:
@@ -136,21 +140,60 @@ class FederatedFit:
             if request.moments != "none" and width is not None:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
         step = head_steps.StatisticsStep(views=tuple(request for _, request in requests.values()))
-        admit = self.calls.admit_training(shapes, partial(self._wrong_sums, step.views))
-        first = next(iter(requests))
-        answers = self._of_usual_width(step, self.calls.ask(self.sites, step, arrays, admit), first)
+        parts = self._parts(step, arrays, shapes, partial(self._wrong_sums, step.views))
         for name, (_, request) in requests.items():
             if request.moments != "none":
                 self._spreads[name] = {
-                    site: bounds.diagonal_of(answer.arrays[f"statistics/{name}/moments"])
-                    for site, answer in answers.items()
+                    part.site: bounds.diagonal_of(part.arrays[f"statistics/{name}/moments"]) for part in parts
                 }
-        factors = self._factors(answers)
-        counts_C = weighed((np.asarray(answer.train_counts) for answer in answers.values()), factors)
+        factors = self._factors([part.train_counts for part in parts])
+        counts_C = weighed((np.asarray(part.train_counts) for part in parts), factors)
         return {
-            name: added([answer.arrays for answer in answers.values()], request, counts_C, factors)
+            name: added([part.arrays for part in parts], request, counts_C, factors)
             for name, (_, request) in requests.items()
         }
+
+    def _parts(
+        self,
+        step: head_steps.StatisticsStep | head_steps.GradientsStep,
+        arrays: Arrays,
+        shapes: Shapes,
+        wrong: Callable[[Part], str | None],
+    ) -> list[Part]:
+        """What is added up: the sums of each site, or under masks those of all together. `wrong` says why no images
+        have these sums. Raises _TooFewError.
+        """
+        if self.masks is not None:
+            return [self._under_masks(self.masks, step, arrays, shapes, wrong)]
+        admit = self.calls.admit_training(
+            shapes, lambda site, answer: wrong(Part(site, self._counts(site), answer.arrays))
+        )
+        answers = self.calls.ask(self.sites, step, arrays, admit)
+        if isinstance(step, head_steps.StatisticsStep):
+            answers = self._of_usual_width(step, answers, step.views[0].name)
+        else:
+            self._keep_only(answers)
+        return parts_of(answers)
+
+    def _under_masks(
+        self,
+        masks: MaskedSums,
+        step: head_steps.HeadStep,
+        arrays: Arrays,
+        shapes: Shapes,
+        wrong: Callable[[Part], str | None],
+    ) -> Part:
+        try:
+            total = masks.training(self.sites, step, arrays, shapes)
+        except SumRefusedError as refused:
+            raise _TooFewError(str(refused)) from refused
+        part = Part(ALL, total.counts(TRAIN), total.arrays())
+        if (reason := wrong(part)) is not None:
+            raise _TooFewError(
+                f"the masked sum of {', '.join(total.sites)} is of no images, so a site sent wrong numbers: {reason}"
+            )
+        self.sites = total.sites
+        return part
 
     def _of_usual_width(
         self, step: head_steps.StatisticsStep, answers: dict[str, wire.HeadAnswer], view: str
@@ -167,22 +210,21 @@ class FederatedFit:
         self._keep_only(answers)
         return answers
 
-    def _wrong_sums(
-        self, requests: Sequence[head_steps.ViewRequest], site: str, answer: wire.HeadAnswer
-    ) -> str | None:
+    @staticmethod
+    def _wrong_sums(requests: Sequence[head_steps.ViewRequest], part: Part) -> str | None:
         for request in requests:
-            if (wrong := bounds.wrong_sums(answer.arrays, request, self._counts(site))) is not None:
+            if (wrong := bounds.wrong_sums(part.arrays, request, part.train_counts)) is not None:
                 return wrong
         return None
 
     def _counts(self, site: str) -> tuple[int, ...]:
         return self.calls.cohort.enrolments[site].train_counts
 
-    def _factors(self, answers: Mapping[str, wire.HeadAnswer]) -> list[float]:
-        """Weight of each site's sums, 1 but for one whose share of the images is beyond the study's limit."""
-        return limited_weights(
-            [sum(answer.train_counts) for answer in answers.values()], self.study.largest_share_of_sums
-        )
+    def _factors(self, counts: Sequence[tuple[int, ...]]) -> list[float]:
+        """Weight of each site's sums, by its training images by class: 1 but for a site whose share of the images is
+        beyond the study's limit.
+        """
+        return limited_weights([sum(counts_C) for counts_C in counts], self.study.largest_share_of_sums)
 
     def _keep_only(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
         """Go on with the sites that answered. Raises _TooFewError if they are no quorum."""
@@ -213,7 +255,7 @@ class FederatedFit:
         answers = self._of_usual_width(step, self.calls.ask(self.sites, step, {}, admit), _RAW)
         noisy = noisy_sums.added(
             [_noisy(answer, blocks) for answer in answers.values()],
-            self._factors(answers),
+            self._factors([answer.train_counts for answer in answers.values()]),
             self.study.privacy.heads,
         )
         if not noisy.present_C.any():
@@ -350,8 +392,8 @@ class FederatedFit:
         answers = self.calls.ask(self.sites, step, under(f"view/{name}", view.arrays()), admit)
         if not answers:
             raise _TooFewError("no site has a head to vote with")
-        counts = [sum(answer.train_counts) for answer in answers.values()]
-        images_S = np.multiply(counts, self._factors(answers))
+        counts = [answer.train_counts for answer in answers.values()]
+        images_S = np.multiply([sum(counts_C) for counts_C in counts], self._factors(counts))
         heads = [answer.arrays for answer in answers.values()]
         return {
             "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in heads]).astype(
@@ -401,30 +443,26 @@ class FederatedFit:
         )
         before = self.sites
         step = head_steps.GradientsStep(objectives=objectives)
-        admit = self.calls.admit_training(shapes, partial(self._wrong_gradients, objectives))
-        answers = self.calls.ask(self.sites, step, arrays, admit)
-        self._keep_only(answers)
-        factors = self._factors(answers)
+        parts = self._parts(step, arrays, shapes, partial(self._wrong_gradients, objectives))
+        factors = self._factors([part.train_counts for part in parts])
         if self.sites != before:  # the sums are of other images now: the searches restart from their points
             return {title: searches.restarted() for title, searches in running.items()}
         return {
             title: searches.evaluated(
-                weighed((answer.arrays[f"losses/{title}"] for answer in answers.values()), factors),
-                weighed((answer.arrays[f"gradients/{title}"] for answer in answers.values()), factors),
+                weighed((part.arrays[f"losses/{title}"] for part in parts), factors),
+                weighed((part.arrays[f"gradients/{title}"] for part in parts), factors),
             )
             for title, searches in running.items()
         }
 
-    def _wrong_gradients(
-        self, objectives: Sequence[head_steps.Objective], site: str, answer: wire.HeadAnswer
-    ) -> str | None:
+    def _wrong_gradients(self, objectives: Sequence[head_steps.Objective], part: Part) -> str | None:
         for objective in objectives:
             wrong = bounds.wrong_gradient(
-                answer.arrays[f"losses/{objective.name}"],
-                answer.arrays[f"gradients/{objective.name}"],
+                part.arrays[f"losses/{objective.name}"],
+                part.arrays[f"gradients/{objective.name}"],
                 objective,
-                self._counts(site),
-                self._spreads.get(objective.name, {}).get(site),
+                part.train_counts,
+                self._spreads.get(objective.name, {}).get(part.site),
             )
             if wrong is not None:
                 return wrong

@@ -18,10 +18,12 @@ from common.config import StudyConfig
 from common.errors import UpdateRejected
 from common.heads import View, outliers, under
 from common.heads.outliers import OutlierDetector, OutlierRecord
+from common.masking.tables import OUTLIERS
 from common.weights import digest
 from common.wire import head_steps
 from server.heads import solvers
 from server.heads.calls import HeadCalls
+from server.heads.masked import MaskedSums
 from server.heads.solvers import Statistics
 from server.state import RoundState
 
@@ -34,7 +36,9 @@ class Outliers:
     num_train: float
     """Training images behind it."""
     counts: dict[str, ScoreCounts]
-    """By training site: its validation images by score."""
+    """By training site, or under masks by `ALL`: its validation images by score."""
+    together: tuple[str, ...] = ()
+    """Under masks: sites whose counts are in the sum."""
 
 
 def detector(sums: Statistics, view: View, shrinkage: float) -> OutlierDetector:
@@ -69,6 +73,17 @@ def counted(calls: HeadCalls, sites: Sequence[str], found: OutlierDetector) -> d
     }
 
 
+def counted_together(
+    masks: MaskedSums, sites: Sequence[str], found: OutlierDetector
+) -> tuple[tuple[str, ...], dict[str, ScoreCounts]]:
+    """The sites of the masked sum, and their validation images by score together, under `ALL`. A site whose policy
+    keeps its counts back adds zeros, and nothing says which one. Raises what `MaskedSums.outliers` raises.
+    """
+    total = masks.outliers(sites, under("detector", found.arrays()))
+    counts = ScoreCounts(images_B=total.counts(OUTLIERS))
+    return total.sites, {outliers.ALL: counts} if counts.num_images else {}
+
+
 def record_of(found: Outliers, study: StudyConfig, state: RoundState) -> OutlierRecord:
     """What is kept beside the arrays, for the weights of this state."""
     settings = study.out_of_distribution
@@ -83,7 +98,8 @@ def record_of(found: Outliers, study: StudyConfig, state: RoundState) -> Outlier
         limit=limit,
         why_none=why_none,
         sites=found.counts,
-        without=tuple(site for site in study.sites.train if site not in found.counts),
+        without=tuple(site for site in study.sites.train if site not in (found.together or found.counts)),
+        together=found.together,
     )
 
 

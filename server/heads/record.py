@@ -50,6 +50,8 @@ class HeadsRecord:
     """Size of the heads, as they are sent to be scored."""
     epsilons: Mapping[str, float] = field(default_factory=dict)
     """By site, with privacy: what the study had cost its patients once they were done."""
+    together: tuple[str, ...] = ()
+    """Under masks: the sites that the results are of. There is then one row of results, `POOLED`."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class HeadTable:
     lacking: Mapping[str, str] = field(default_factory=dict)
     num_messages: int = 0
     epsilons: Mapping[str, float] = field(default_factory=dict)
+    together: Sequence[str] = ()
 
 
 def cells(record: HeadsRecord, study: StudyConfig) -> dict[str, dict[str, Cell]]:
@@ -188,6 +191,8 @@ def keep(
         "lacking": dict(record.lacking),
         "num_messages": record.num_messages,
     }
+    if record.together:
+        table["together"] = list(record.together)
     if record.epsilons:
         table["epsilons"] = dict(record.epsilons)
     earlier = [entry for entry in _entries(run_dir) if entry["round"] < record.round]

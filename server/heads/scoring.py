@@ -1,6 +1,7 @@
 """Scores of the heads: every site scores all heads on its own images, and the server checks the counts.
 
-Heads of earlier rounds are scored on validation images, those of the chosen weights on test images.
+Heads of earlier rounds are scored on validation images, those of the chosen weights on test images. Under masks
+there are the scores of all sites together alone.
 """
 
 import math
@@ -16,25 +17,70 @@ from common.config.types import ScoredSide
 from common.errors import UpdateRejected
 from common.heads import FittedHead, under
 from common.heads.result import HeadResult
-from common.metrics import Score, figures
+from common.masking.tables import UNSCORED
+from common.metrics import Score, figures, pooling
 from common.weights import Array
 from common.wire import head_steps
 from server.heads.calls import HeadCalls
+from server.heads.masked import MaskedSums
 from server.heads.travel import Travelled
 from server.rounds.admission import wrong_noise
 
 
 def choose(
-    calls: HeadCalls, trainers: Sequence[str], forms: Mapping[str, Sequence[FittedHead]]
+    calls: HeadCalls,
+    trainers: Sequence[str],
+    forms: Mapping[str, Sequence[FittedHead]],
+    masks: MaskedSums | None = None,
 ) -> dict[str, FittedHead]:
     """The best form of each head by the validation images of all training sites together, by title.
 
-    The first of equal ones, and of all where no site has validation images.
+    The first of equal ones, and of all where no site has validation images. Raises what `MaskedSums.scores` raises.
     """
+    every = [form for listed in forms.values() for form in listed]
+    step = head_steps.ScoreStep(side="validation", heads=tuple(form.form for form in every), choosing=True)
+    if masks is not None:
+        _, results = _together(calls, trainers, step, _arrays(every), masks)
+        totals = {result.title: result.score for result in results if result.score is not None}
+    else:
+        totals = _totals(calls, trainers, step, every)
+    chosen = {}
+    for title, listed in forms.items():
+        values = [_balanced(totals.get(form.form.title)) for form in listed]
+        best = values.index(max(values))
+        log.event(f"heads  {title}: form {best + 1} of {len(listed)} is best on validation images")
+        chosen[title] = replace(listed[best], form=listed[best].form.model_copy(update={"title": title}))
+    return chosen
+
+
+def _together(
+    calls: HeadCalls,
+    names: Sequence[str],
+    step: head_steps.ScoreStep,
+    arrays: Mapping[str, Array],
+    masks: MaskedSums,
+) -> tuple[tuple[str, ...], tuple[HeadResult, ...]]:
+    """The sites of a masked sum of scores, and the results of them together. Raises what `MaskedSums.scores` raises."""
+    total = masks.scores(names, step, arrays)
+    results: list[HeadResult] = []
+    for head, failed in zip(step.heads, total.counts(UNSCORED), strict=True):
+        if failed:
+            results.append(HeadResult(title=head.title, problem="not_finite"))
+        else:
+            results.append(
+                HeadResult(title=head.title, score=total.score(head.title, len(calls.study.classes)))
+            )
+    return total.sites, tuple(results)
+
+
+def _totals(
+    calls: HeadCalls, trainers: Sequence[str], step: head_steps.ScoreStep, every: Sequence[FittedHead]
+) -> dict[str, Score]:
+    """The score of all training sites together, by title of a form that all of them could score."""
 
     def admit(site: str, answer: wire.HeadAnswer) -> None:
         expected = list(calls.cohort.counts(site, "validation"))
-        titles = [SOFTMAX, *(form.form.title for listed in forms.values() for form in listed)]
+        titles = [SOFTMAX, *(form.form.title for form in every)]
         if sorted(result.title for result in answer.results) != sorted(titles):
             raise UpdateRejected("it scored other heads than it was asked for")
         for result in answer.results:
@@ -43,8 +89,6 @@ def choose(
                     f"its score of {result.title} is over other validation images than it enrolled with"
                 )
 
-    every = [form for listed in forms.values() for form in listed]
-    step = head_steps.ScoreStep(side="validation", heads=tuple(form.form for form in every), choosing=True)
     answers = calls.ask(trainers, step, _arrays(every), admit)
     scores: dict[str, list[Score]] = {}
     for answer in answers.values():
@@ -52,14 +96,7 @@ def choose(
             if result.score is not None:
                 scores.setdefault(result.title, []).append(result.score)
     # A form that a site could not score is no choice: the others are compared on the same images.
-    totals = {title: reduce(add, each) for title, each in scores.items() if len(each) == len(answers)}
-    chosen = {}
-    for title, listed in forms.items():
-        values = [_balanced(totals.get(form.form.title)) for form in listed]
-        best = values.index(max(values))
-        log.event(f"heads  {title}: form {best + 1} of {len(listed)} is best on validation images")
-        chosen[title] = replace(listed[best], form=listed[best].form.model_copy(update={"title": title}))
-    return chosen
+    return {title: reduce(add, each) for title, each in scores.items() if len(each) == len(answers)}
 
 
 def _balanced(score: Score | None) -> float:
@@ -101,6 +138,26 @@ def scored(
     )
     answers = calls.ask(names, step, {**_arrays(heads), **travelled.arrays}, admit)
     return {site: answer.results for site, answer in answers.items()}
+
+
+def scored_together(
+    calls: HeadCalls,
+    names: Sequence[str],
+    heads: Sequence[FittedHead],
+    masks: MaskedSums,
+) -> tuple[tuple[str, ...], tuple[HeadResult, ...]]:
+    """The sites, and their results together on test images, from masked tables. Raises what `MaskedSums.scores` raises.
+
+    The softmax is that of the closing evaluation, if it is over as many images of each class: asked for again, of other
+    sites, its score would show the difference.
+    """
+    step = head_steps.ScoreStep(side="test", heads=tuple(head.form for head in heads))
+    sites, results = _together(calls, names, step, _arrays(heads), masks)
+    tested = calls.state.test_scores.get(pooling.POOLED)
+    images = {tuple(result.score.images_C) for result in results if result.score is not None}
+    if tested is not None and images == {tuple(tested.images_C)}:
+        results = (HeadResult(title=SOFTMAX, score=tested), *results)
+    return sites, results
 
 
 def _wrong(result: HeadResult, expected: Sequence[int], side: ScoredSide, noise: float) -> str | None:

@@ -4,14 +4,36 @@ The functions are pure: which messages are sent, and what happens without a quor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from common import wire
 from common.heads import Floats, square
-from common.weights import Array
+from common.masking import grid
+from common.weights import Array, Arrays
 from common.wire import head_steps
 from server.heads.solvers import Statistics
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sums of one site, or under masks of all sites together."""
+
+    site: str
+    """The site, or `ALL`."""
+    train_counts: tuple[int, ...]
+    """Training images by class behind the arrays."""
+    arrays: Arrays
+
+
+ALL = "all sites"
+"""In place of a site's name, which none is: sums under masks are of all sites together."""
+
+
+def parts_of(answers: Mapping[str, wire.HeadAnswer]) -> list[Part]:
+    """The sums in the answers, in the order of names."""
+    return [Part(site, answer.train_counts, answer.arrays) for site, answer in answers.items()]
 
 
 def width_of(answer: wire.HeadAnswer, view: str) -> int:
@@ -47,10 +69,13 @@ def added(
 
 
 def weighed(arrays: Iterable[Array], factors: Sequence[float]) -> Floats:
-    """Sum of `factor * array`, in float64 and in the order given. A factor of 1 changes no bit."""
-    each = [np.asarray(array, np.float64) for array in arrays]
-    total: Floats = np.sum(
-        [array if factor == 1 else factor * array for array, factor in zip(each, factors, strict=True)],
-        axis=0,
-    )
+    """Sum of `factor * array` in float64: in whole steps of 2**-62, so that it is the sum that sites under masks have,
+    bit for bit. Where an entry is beyond the range of those (2**40), in the order given.
+    """
+    each: list[Floats] = [
+        factor * np.asarray(array, np.float64) for array, factor in zip(arrays, factors, strict=True)
+    ]
+    if all(grid.fits(array) for array in each):
+        return grid.total(each)
+    total: Floats = np.sum(each, axis=0)
     return total

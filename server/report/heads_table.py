@@ -7,7 +7,7 @@ from common.heads.travelling import Travelling
 from server.enrolment.census import Census
 from server.heads.record import Cell, HeadTable, titles
 from server.report.outcome import Outcome
-from server.report.text import counted, escaped, markdown_table, percent
+from server.report.text import counted, escaped, listed, markdown_table, percent
 
 
 def section(outcome: Outcome) -> list[str]:
@@ -25,7 +25,7 @@ def section(outcome: Outcome) -> list[str]:
     lines += [
         f"- {site} has no column: {escaped(never.get(site, 'it did not score the heads'))}."
         for site in outcome.study.sites.all
-        if site not in table.cells and site not in table.problems
+        if site not in table.cells and site not in table.problems and site not in table.together
     ]
     return [
         "\n\n".join(
@@ -118,6 +118,11 @@ def _head_legend(study: StudyConfig, table: HeadTable, census: Census | None) ->
     if any(title.startswith("federated.") for title in shown):
         sentences.append(
             "*federated*: one head for all, from sums, gradients or votes of the training sites."
+        )
+    if table.together:
+        sentences.append(
+            f"The sums and scores of {listed(table.together)} came under masks: the figures are of all of them "
+            "together, and without intervals."
         )
     sentences += [_final(study, table)] if study.final_head != "softmax" else []
     sentences.append(f"Fitting and scoring took at most {counted(table.num_messages, 'message')} a site.")

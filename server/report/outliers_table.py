@@ -37,7 +37,8 @@ def section(outcome: Outcome) -> list[str]:
 def _limit(found: OutlierRecord) -> str:
     if found.limit is None:
         return f"**No limit**: {found.why_none}."
+    sites = listed(list(found.together or found.sites))
     return (
         f"Limit **{found.limit:.3g}**: at most {percent(found.flagged)} % of images like the "
-        f"{counted(found.num_images, 'validation image')} of {listed(list(found.sites))} are beyond it."
+        f"{counted(found.num_images, 'validation image')} of {sites} are beyond it."
     )

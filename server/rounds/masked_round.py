@@ -27,6 +27,8 @@ from common.wire.mask_steps import Envelopes, MaskStep
 from server.rounds.failures import failure_sentence
 from server.rounds.sites import Deadline, Sites
 
+HEADS_AGAIN = "The weights are kept, and resume fits the heads again."
+
 
 class Opening(Frozen):
     """The sum that is opened, and the masks on it. Nothing of it is secret: shares are sealed for their sites."""
@@ -35,6 +37,7 @@ class Opening(Frozen):
     """Fingerprint."""
     phase: MaskPhase = "training"
     round: int
+    """In the phase `heads` the number of the sum."""
     announcements: dict[Name, Announcement]
     envelopes: dict[Name, Envelopes]
     survivors: tuple[Name, ...]
@@ -62,22 +65,24 @@ class MaskedRound:
         """`record` is a file that outlives this process; None: a sum that this process does not open is lost."""
         self._study, self._sites, self._number, self._pause = study, sites, number, pause
         self._phase, self._threshold = phase, study.mask_threshold_of(phase)
-        self._what = "census" if phase == "census" else f"round {number}"
+        self._what = {"census": "census", "heads": f"heads, step {number}"}.get(phase, f"round {number}")
         self._record = None if record is None else _of_phase(record, phase)
         self._began = _opening(self._record, study, number, phase)
-        self._kept = "" if phase == "census" else f" The weights after round {number - 1} are kept."
+        self._kept = {"census": "", "heads": f" {HEADS_AGAIN}"}.get(
+            phase, f" The weights after round {number - 1} are kept."
+        )
         self._announcements: dict[str, Announcement] = {}
         self.envelopes: dict[str, Envelopes] = {}
         """Shares for each site that has masks, by the site that sealed them."""
         self.lacking: dict[str, str] = {}
         """Sites that have no masks, each with the reason."""
 
-    def prepare(self, names: Collection[str]) -> None:
-        """Have these sites make masks with each other. Raises QuorumNotMet if too few do."""
+    def prepare(self, names: Collection[str], *, all_of_them: bool = False) -> None:
+        """Have these sites make masks with each other. Raises QuorumNotMet if too few do, or not all that must."""
         if self._began is not None:
             self._go_on_with(self._began)
             return
-        needed = max(self._threshold, self._study.sites.quorum)
+        needed = len(names) if all_of_them else max(self._threshold, self._study.sites.quorum)
         few = ""
         for attempt in range(1, self._study.deadlines.repeats + 2):
             self._prepare(names)
@@ -236,6 +241,16 @@ def with_envelopes(plan: wire.RoundPlan, envelopes: Envelopes) -> wire.RoundPlan
     return plan.model_copy(
         update={"plan_id": hashlib.sha256(text.encode()).hexdigest()[:32], "envelopes": envelopes}
     )
+
+
+def last_of_heads(study: StudyConfig, record: Path | None) -> tuple[int, tuple[str, ...]]:
+    """Number of the last sum for heads that was to be opened, and its sites; 0 and none before the first. Raises
+    StorageError.
+    """
+    found = None if record is None else read_json(_of_phase(record, "heads"), Opening)
+    if found is None or found.study != study.fingerprint:
+        return 0, ()
+    return found.round, found.survivors
 
 
 def _of_phase(record: Path, phase: MaskPhase) -> Path:

@@ -9,7 +9,7 @@ from client.governance.facts import RuleViolation
 from client.governance.policy.violations import of_size, of_tensors, raise_if_any
 from common import wire
 from common.heads import travelling
-from common.masking.tables import IMAGES, SCORES
+from common.masking.tables import COUNTS, SCORES
 from common.metrics import Score
 from common.metrics.replicates import Replicates, least_patients
 from common.wire import compact
@@ -22,8 +22,8 @@ def enforce_answer(answer: wire.Answer, size: int, policy: PolicyConfig, *, is_n
     A second barrier: it refuses nothing as long as the rest of the trainer is correct.
     """
     violations = [*of_size("max_mib_up", "an answer", size, policy.max_mib_up)]
-    names = set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES, IMAGES}
-    violations += of_tensors(sorted(name for name in names if not name.startswith(f"{SCORES}/")), policy)
+    names = set(wire.arrays_of(answer)) - {compact.SCALES, compact.PLACES}
+    violations += of_tensors(sorted(n for n in names if not n.startswith((f"{SCORES}/", COUNTS))), policy)
     kinds = set(travelling.left_in(sorted(wire.arrays_of(answer))).values())
     if stays := sorted(kinds - set(policy.heads_may_leave)):
         violations.append(

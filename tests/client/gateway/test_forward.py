@@ -313,7 +313,7 @@ LEAVES: dict[type[Any], set[str]] = {
     CalibrationCounts: {"losses_T", "reliability_T2K", "confidence_TK", "histogram_CB"},
     wire.HeadAnswer: {
         "kind", "plan_id", "site", "round", "step", "train_counts", "results", "outliers", "seconds", "epsilon",
-        "arrays",
+        "score_bins", "arrays",
     },
     wire.MaskAnswer: {
         "kind", "plan_id", "site", "round", "keys", "envelopes", "seed_shares", "key_shares", "census",

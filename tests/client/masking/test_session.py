@@ -240,6 +240,57 @@ def test_masks_of_one_phase_are_of_no_use_in_another(three: Federation) -> None:
     assert "was opened before" not in refusal(lambda: three.masks["a"].reveal(1, ("a", "b")))
 
 
+class Steps(Federation):
+    """Sites of the steps towards heads."""
+
+    def site(self, name: str) -> Masks:
+        return Masks(self.folder / name, name, "f00d", self.threshold, phase="heads")
+
+    def masked(self, number: int, value: int = 5) -> None:
+        """Have each site mask its part in a step."""
+        envelopes = self.sealed(self.keys(number), number)
+        for name, masks in self.masks.items():
+            masks.mask(number, envelopes[name], {}, 0, {"statistics/raw/sums": np.array([value], np.uint64)})
+
+
+def test_all_sums_for_heads_are_of_the_sites_of_the_first_one(tmp_path: Path) -> None:
+    three = Steps(tmp_path)
+    three.masked(1)
+    three.masks["a"].reveal(1, ("a", "b"))
+    three.masked(2)
+    assert "of other sites than the first one" in refusal(lambda: three.masks["a"].reveal(2, ("a", "b", "c")))
+    assert "of other sites than the first one" in refusal(lambda: three.site("a").reveal(2, ("a", "c")))
+    # Masks that are made again and steps that were not opened change nothing.
+    three.masked(2)
+    three.masked(3)
+    assert "of other sites than the first one" in refusal(lambda: three.masks["a"].reveal(3, ("a", "b", "c")))
+    three.masks["a"].reveal(3, ("a", "b"))
+    assert "after step 3" in refusal(lambda: three.masks["a"].announce(2, IDENTITIES["a"]))
+    three.masked(4)
+    assert "of other sites than the first one" in refusal(lambda: three.masks["a"].reveal(4, ("a", "c")))
+
+
+def test_a_round_may_be_of_other_sites_than_the_one_before(three: Federation) -> None:
+    for number, survivors in ((1, ("a", "b")), (2, ("a", "b", "c"))):
+        envelopes = three.sealed(three.keys(number), number)
+        three.masks["a"].mask(number, envelopes["a"], DELTA, 1)
+        three.masks["a"].reveal(number, survivors)
+
+
+def test_no_other_numbers_are_masked_in_one_step_towards_heads(tmp_path: Path) -> None:
+    """Two answers under one mask would show their difference."""
+    three = Steps(tmp_path)
+    envelopes = three.sealed(three.keys())["a"]
+    five, six = ({"scores/federated.lda": np.array([number], np.uint64)} for number in (5, 6))
+    first = three.masks["a"].mask(1, envelopes, {}, 0, five)
+    again = three.site("a").mask(1, envelopes, {}, 0, five)
+    assert [words.tobytes() for words in first.values()] == [words.tobytes() for words in again.values()]
+    for masks in (three.masks["a"], three.site("a")):
+        assert "of other numbers now" in refusal(lambda: masks.mask(1, envelopes, {}, 0, six))  # noqa: B023
+    renamed = {"scores/federated.ridge": five["scores/federated.lda"]}
+    assert "of other numbers now" in refusal(lambda: three.masks["a"].mask(1, envelopes, {}, 0, renamed))
+
+
 def test_an_envelope_of_another_site_or_round_is_not_opened(three: Federation) -> None:
     envelopes = three.sealed(three.keys())
     swapped = {"b": envelopes["a"]["c"], "c": envelopes["a"]["b"]}

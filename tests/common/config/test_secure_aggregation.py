@@ -43,9 +43,27 @@ FOUR = {
         ({"admission": {"max_norm_ratio": None, "max_norm": 5}}, "leave admission.max_norm out"),
         ({"algorithm": {"kind": "fednova"}}, "does not go with algorithm=fednova"),
         ({"transport": {"up": "int8"}}, "masked numbers cannot be rounded"),
-        ({"heads": {"federated": [{"kind": "lda"}]}}, "does not go with heads"),
-        ({"heads": {"local": [{"kind": "lda"}]}}, "does not go with heads"),
-        ({"final_head": "federated_lda"}, "does not go with heads"),
+        (
+            {"heads": {"local": [{"kind": "knn"}], "federated": [{"kind": "lda"}]}},
+            "does not go with local heads \\(knn\\), which are each site's own",
+        ),
+        (
+            {"heads": {"local": [{"kind": "svm_rbf", "travels": True}]}},
+            "does not go with local heads \\(svm_rbf\\)",
+        ),
+        ({"heads": {"federated": [{"kind": "vote"}]}}, "does not go with a vote \\(vote\\)"),
+        ({"heads": {"federated": [{"kind": "lda"}], "every": 2}}, "does not go with heads.every"),
+        (
+            {
+                "heads": {"federated": [{"kind": "lda"}]},
+                "privacy": {
+                    "noise": 1.0,
+                    "sampling_rate": 0.1,
+                    "heads": {"noise": 1.0, "max_feature_norm": 1.0},
+                },
+            },
+            "does not go with privacy.heads",
+        ),
         ({"sites": {"train": ("a", "b", "c"), "evaluate": ("d",)}}, "does not go with sites.evaluate"),
         ({"selection": {"sites": ("a",)}}, "leave selection.sites out"),
         ({"personalisation": {"kind": "ditto"}}, "models of a site's own \\(personal\\)"),
@@ -58,6 +76,22 @@ def test_what_does_not_go_with_masks_is_named(
 ) -> None:
     with pytest.raises(ValidationError, match=sentence):
         make_study(**{**FOUR, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"final_head": "federated_lda"},
+        {"final_head": "federated_ridge"},
+        {"final_head": "federated_logistic"},
+        {"out_of_distribution": {}},
+        {"heads": {"federated": [{"kind": "naive_bayes"}, {"kind": "linear_svm"}, {"kind": "rff_svm"}]}},
+    ],
+)
+def test_heads_that_are_made_of_sums_go_with_masks(make_study: MakeStudy, changes: dict[str, Any]) -> None:
+    study = make_study(**{**FOUR, **changes})
+    assert study.heads is not None
+    assert study.mask_threshold_of("heads") == 3
 
 
 @pytest.mark.parametrize(("sites", "threshold"), [(2, 2), (3, 3), (4, 3), (6, 5), (9, 7)])

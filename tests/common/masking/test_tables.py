@@ -1,6 +1,8 @@
 """Scores as words: what masked sums give back is the sum of the scores."""
 
 import math
+import random
+from fractions import Fraction
 from functools import reduce
 from operator import add
 
@@ -8,9 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as some_arrays
 
 from common.errors import ConsiliumError
-from common.masking.tables import LARGEST, UNIT, num_words, pooled_score, score_words
+from common.masking import grid
+from common.masking.tables import (
+    LARGEST,
+    UNIT,
+    num_words,
+    opened_sum,
+    pooled_score,
+    score_words,
+    sum_words,
+)
 from common.metrics import Score, count, empty
 
 
@@ -64,3 +76,49 @@ def test_sums_that_are_of_no_score_are_refused() -> None:
         pooled_score(np.full(num_words(2), 2**63 + 5, np.uint64), 2, 500)
     with pytest.raises(ValueError, match="expected"):
         pooled_score(words[1:], 2, 500)
+
+
+# --- sums for heads ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays=st.lists(
+        some_arrays(np.float64, (3,), elements=st.floats(-(2.0**40), 2.0**40)), min_size=1, max_size=6
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_sums_of_words_are_the_plain_sums_bit_for_bit_in_any_order(
+    arrays: list[np.ndarray], order: random.Random
+) -> None:
+    words = np.zeros((2, 3), np.uint64)
+    for array in arrays:
+        words = words + sum_words("sums", array)
+    found = opened_sum(words, len(arrays))
+    shuffled = order.sample(arrays, len(arrays))
+    assert found.tobytes() == grid.total(arrays).tobytes() == grid.total(shuffled).tobytes()
+    exact = [float(sum(map(Fraction, column))) for column in zip(*arrays, strict=True)]
+    assert found == pytest.approx(exact, rel=1e-15, abs=len(arrays) * 2.0**-62)
+    assert grid.total([found]).tobytes() == found.tobytes() or not grid.fits(found)  # rounded once
+
+
+def test_a_sum_of_known_numbers_is_exact() -> None:
+    parts = [np.array([0.1, 2.0**40]), np.array([0.2, -(2.0**40)]), np.array([0.3, 3.0])]
+    # 0.1 + 0.2 + 0.3 is 0.6 to the last bit of 2**-62; added as floats it is 0.6000000000000001
+    assert grid.total(parts).tolist() == [0.6, 3.0]
+    assert 0.1 + 0.2 + 0.3 != 0.6
+
+
+@pytest.mark.parametrize("entry", [math.nan, math.inf, -math.inf, 2.0**41, -(2.0**41)])
+def test_sums_that_words_have_no_room_for_are_refused_and_named(entry: float) -> None:
+    with pytest.raises(
+        ConsiliumError, match=r"statistics/raw/sums has an entry that is not finite or above 1.1e\+12"
+    ):
+        sum_words("statistics/raw/sums", np.array([1.0, entry]))
+
+
+def test_what_no_sites_can_have_sent_is_found_when_the_masks_come_off() -> None:
+    most = sum_words("sums", np.array([2.0**40]))
+    assert opened_sum(most + most, 2).tolist() == [2.0**41]
+    with pytest.raises(ValueError, match="of no numbers that sites may send"):
+        opened_sum(most + most + most, 2)
