@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from client import local_layers
 from client.model import parameters
 from client.study_setup import StudySetup
 from client.training import fit, losses, penalty
@@ -112,9 +113,7 @@ def _load(name: OwnModel, plan: wire.RoundPlan, setup: StudySetup, first: Callab
 
 def _load_global(plan: wire.RoundPlan, setup: StudySetup) -> None:
     parameters.load_shared(setup.model, setup.parts, plan.network)
-    parameters.load_local(
-        setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
-    )
+    local_layers.load(setup, plan.site, before_round=plan.round)
 
 
 def _only(arrays: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:

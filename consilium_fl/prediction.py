@@ -128,12 +128,9 @@ def load_predictor(
     """
     folder = Path(run) if isinstance(run, str | PathLike) else run.folder
     weights = None if weights_dir is None else Path(weights_dir)
-    classifier = predict.load(folder, head, weights, choose_device(device), views)
-    if images := [Path(path) for path in adapt_to]:
-        classifier.adapt(predict.squares(classifier, images))
-        classifier = classifier.without_outliers("the network's features were adapted to another source")
-    is_adapted = bool(images)
+    images = [Path(path) for path in adapt_to]
+    classifier = predict.load(folder, head, weights, choose_device(device), views, adapt_to=images)
     return Predictor(
         classifier,
-        classifier.calibrated(is_adapted=is_adapted, temperature=temperature, coverage=coverage, site=site),
+        classifier.calibrated(is_adapted=bool(images), temperature=temperature, coverage=coverage, site=site),
     )

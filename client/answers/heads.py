@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from client import local_layers
 from client.answers import masks
 from client.config import SiteConfig
 from client.governance.policy import allows_calibration
@@ -121,8 +122,7 @@ class HeadAnswers:
         key = f"{plan.weights_digest} {layer}"
         if weights:
             parameters.load_shared(setup.model, setup.parts, weights)
-            kept = setup.state.local_arrays(before_round=plan.round + 1)
-            parameters.load_local(setup.model, setup.parts, kept or setup.first_local)
+            local_layers.load(setup, plan.site, before_round=plan.round + 1)
             sides = features.of(
                 setup.model,
                 setup.store,

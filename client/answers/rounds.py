@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client import own_models
+from client import local_layers, own_models
 from client.answers import calibration, intervals, masks, subgroups
 from client.answers.position import position
 from client.config import SiteConfig
@@ -55,9 +55,7 @@ class RoundAnswers:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
         received = plan.network
         parameters.load_shared(setup.model, setup.parts, received)
-        parameters.load_local(
-            setup.model, setup.parts, setup.state.local_arrays(before_round=plan.round) or setup.first_local
-        )
+        local_layers.load(setup, plan.site, before_round=plan.round)
 
         started = time.monotonic()
         scores, tested_NC = self._scores(plan, setup)

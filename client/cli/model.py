@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from client.cli.options import MODELS
+from client.cli.options import MODELS, AdaptTo
 from common import log
 from common.console.command_line import command
 from common.errors import ConfigError
@@ -76,6 +76,7 @@ def _export(
         Path | None,
         typer.Option("--weights", metavar="DIR", help="Folder with the file that the study started from."),
     ] = None,
+    adapt_to: AdaptTo = None,
 ) -> int:
     """Write a finished run as one file for other programs: preprocessing, network, head and names of the classes.
 
@@ -87,7 +88,7 @@ def _export(
     from client import predict
     from client.predict.export import export
 
-    classifier = predict.load(run_dir, head, weights, torch.device("cpu"))
+    classifier = predict.load(run_dir, head, weights, torch.device("cpu"), adapt_to=_paths(adapt_to))
     squares = predict.squares(classifier, check or [])
     if check and not squares:
         raise ConfigError("--check: found no image that can be read, expected at least one")
@@ -95,6 +96,10 @@ def _export(
     if classifier.outliers is not None and wanted != "onnx":
         log.event(f"the {wanted} file has no outlier score; --format onnx has it")
     return 0
+
+
+def _paths(folder: Path | None) -> tuple[Path, ...]:
+    return () if folder is None else (folder,)
 
 
 def _merge(
@@ -112,6 +117,7 @@ def _merge(
         Path | None,
         typer.Option("--weights", metavar="DIR", help="Folder with the file that the study started from."),
     ] = None,
+    adapt_to: AdaptTo = None,
 ) -> int:
     """Write a finished run's whole model, with LoRA's products merged into its layers.
 
@@ -120,7 +126,7 @@ def _merge(
     """
     from client.predict.merge import merge_run
 
-    num_tensors, title = merge_run(run_dir, out, weights, head)
+    num_tensors, title = merge_run(run_dir, out, weights, head, _paths(adapt_to))
     log.event(f"wrote {num_tensors} tensors to {out}; the classifier is {title}")
     return 0
 

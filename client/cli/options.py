@@ -40,6 +40,15 @@ Threads: TypeAlias = Annotated[
 Pooled: TypeAlias = Annotated[
     bool, typer.Option("--pooled", help="Also write a site `pooled` that holds all training images.")
 ]
+AdaptTo: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapt-to",
+        metavar="DIR",
+        help="Images of the source that is predicted, without labels: batch normalisation takes its statistics "
+        "from them. For a source that training has not seen.",
+    ),
+]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all random draws.")]
 
 Through: TypeAlias = Annotated[

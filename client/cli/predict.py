@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from client.cli.options import MODELS
+from client.cli.options import MODELS, AdaptTo
 from common import log
 from common.console.command_line import command
 from common.errors import ConfigError
@@ -73,15 +73,7 @@ def _predict(
         Path | None, typer.Option("--out", metavar="FILE.csv", help="Write here instead of to the terminal.")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    adapt_to: Annotated[
-        Path | None,
-        typer.Option(
-            "--adapt-to",
-            metavar="DIR",
-            help="Images of the source that is predicted, without labels: batch normalisation takes its statistics "
-            "from them. For a source that training has not seen.",
-        ),
-    ] = None,
+    adapt_to: AdaptTo = None,
     views: Annotated[
         int,
         typer.Option(

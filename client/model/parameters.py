@@ -1,10 +1,10 @@
 """Roles of a model's tensors: which are shared, which stay local, and which are frozen.
 
 Every float tensor has exactly one role: `shared` ones are trained and travel, `local` ones are
-trained and stay (normalisation at each site, FedBN, arXiv:2102.07623), `frozen` ones are the same
-everywhere, and only their hash is compared. Under parameter-efficient tuning most of the encoder is
-frozen, running means and variances included. Integer buffers are in none: they count batches, mean
-nothing to another site, and come back from Flower as floats.
+trained and stay (normalisation at each site, FedBN, arXiv:2102.07623, or its statistics alone, SiloBN,
+arXiv:2008.07424), `frozen` ones are the same everywhere, and only their hash is compared. Under
+parameter-efficient tuning most of the encoder is frozen, running means and variances included. Integer
+buffers are in none: they count batches, mean nothing to another site, and come back from Flower as floats.
 """
 
 from collections.abc import Collection
@@ -51,13 +51,19 @@ def partition(model: nn.Module, config: ImageSide) -> TensorNames:
         for name in names
         if _statistics_move(config) and (config.trainable == "all" or not trained.isdisjoint(names))
     }
-    stays = moving if config.batch_norm == "local" else set[str]()
+    stays = {name for name in moving if _stays(name, config)}
     names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
     return TensorNames(
         shared=tuple(n for n in names if n in trained | moving and n not in stays),
         local=tuple(n for n in names if n in stays),
         frozen=tuple(n for n in names if n not in trained | moving),
     )
+
+
+def _stays(name: str, config: ImageSide) -> bool:
+    """Whether this tensor of batch normalisation is kept at the site."""
+    is_statistic = name.rpartition(".")[2].startswith("running_")
+    return config.batch_norm == "local" or (config.batch_norm == "local_statistics" and is_statistic)
 
 
 def _statistics_move(config: ImageSide) -> bool:

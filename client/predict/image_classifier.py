@@ -16,12 +16,13 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from client.classification.calibrated import Calibrated, Use, calibrated
-from client.classification.classify import Judged
+from client.classification.classify import Judged, squares
 from client.data.decoding import decode
 from client.heads import features, sklearn_heads
 from client.images import Preprocessing
 from client.model import build, parameters
-from client.predict import adaptation
+from client.predict.views import require_views, views_of
+from client.training.adapted_statistics import adapt_statistics
 from client.training.hardware.precision import weights_dtype
 from common.calibration import FILE, Calibration
 from common.config import StudyConfig
@@ -91,12 +92,12 @@ class ImageClassifier:
     def adapt(self, squares: Sequence[decode.Pixels]) -> int:
         """Measure the statistics of batch normalisation on these images; returns the number of layers that have some.
 
-        The features are other ones then: see `without_outliers`. Raises what `adaptation.adapt_statistics` raises.
+        The features are other ones then: see `without_outliers`. Raises what `adapt_statistics` raises.
         """
         if not squares:
             raise SiteDataError("found no image to adapt to, expected a folder of images of the same source")
         images = Squares(squares, self.preprocessing)
-        return adaptation.adapt_statistics(self.model, images, self.device, self.study.local.precision)
+        return adapt_statistics(self.model, images, self.device, self.study.local.precision)
 
     def without_outliers(self, why: str) -> "ImageClassifier":
         """The same without outlier scores."""
@@ -112,7 +113,7 @@ class ImageClassifier:
 
         Raises ConsiliumError if the weights give no numbers.
         """
-        shown = [adaptation.views(square, self.num_views) for square in squares]
+        shown = [views_of(square, self.num_views) for square in squares]
         by_view = [self._of_view([views[number] for views in shown]) for number in range(self.num_views)]
         rows = [rows_NC for rows_NC, _ in by_view]
         scores_N = None if self.detector is None else self.detector.scores(by_view[0][1])
@@ -174,16 +175,23 @@ def _require_model(folder: Path) -> None:
 
 
 def load(
-    folder: Path, title: str | None, weights_dir: Path | None, device: torch.device, num_views: int = 1
+    folder: Path,
+    title: str | None,
+    weights_dir: Path | None,
+    device: torch.device,
+    num_views: int = 1,
+    *,
+    adapt_to: Sequence[Path] = (),
 ) -> ImageClassifier:
     """The network of a study's folder with the head called `title`, or with its softmax; None: as the study says.
 
-    `num_views` are the views of an image that it is judged by. Raises ConfigError if there is no such head or no such
+    `num_views` are the views of an image that it is judged by. `adapt_to` are images of the source that is predicted:
+    the statistics of batch normalisation are measured on them. Raises ConfigError if there is no such head or no such
     number of views, SiteDataError if files are missing or do not belong together, StorageError if a calibration is
     damaged.
     """
     _require_model(folder)
-    adaptation.require_views(num_views)
+    require_views(num_views)
     study = load_settings(folder / STUDY, StudyConfig, "study")
     path = weights_of(folder)
     arrays, about = load_file(path)
@@ -196,13 +204,11 @@ def load(
         raise SiteDataError(
             f"{path} is damaged or not of this study: its hash is {weights_digest[:12]}; fetch it again"
         )
-    if chosen.local and not local:
-        raise SiteDataError(
-            f"{path} lacks the layers that stay at each site (model.batch_norm is local); name the study's folder "
-            "in the site's own state_dir"
-        )
     parameters.load_shared(built.model, chosen, shared)
-    parameters.load_local(built.model, chosen, local)
+    if local or not chosen.local:
+        parameters.load_local(built.model, chosen, local)
+    elif not (adapt_to and study.model.batch_norm == "local_statistics"):
+        raise SiteDataError(_lacks_local(path, study))
     title = title or study.final_head_title
     head = None if title == SOFTMAX else _head(folder / "heads", title, study, weights_digest)
     model = built.model.to(device, weights_dtype(study.local.precision)).eval()
@@ -210,7 +216,7 @@ def load(
         model = model.to(memory_format=torch.channels_last)
     layer = None if study.heads is None else study.heads.layer
     detector, record, about_outliers = _outliers(folder, study, weights_digest)
-    return ImageClassifier(
+    classifier = ImageClassifier(
         study.classes,
         model,
         built.preprocessing,
@@ -225,6 +231,19 @@ def load(
         detector,
         record,
         about_outliers,
+    )
+    if not adapt_to:
+        return classifier
+    classifier.adapt(squares(classifier, adapt_to))
+    return classifier.without_outliers("the network's features were adapted to another source")
+
+
+def _lacks_local(path: Path, study: StudyConfig) -> str:
+    kind = study.model.batch_norm
+    way_out = ", or images of the source that is predicted (--adapt-to)" if kind == "local_statistics" else ""
+    return (
+        f"{path} lacks the layers that stay at each site (model.batch_norm is {kind}); name the study's folder in the "
+        f"site's own state_dir{way_out}"
     )
 
 

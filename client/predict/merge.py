@@ -4,6 +4,7 @@ A study writes only the tensors that travelled, and its federated heads apart. U
 model, under the names that timm or open_clip give it, with the head that the study ends with as its classifier.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +17,18 @@ from common.weights import load_file, save_file
 
 
 def merge_run(
-    run_dir: Path, out: Path, weights_dir: Path | None, title: str | None = None
+    run_dir: Path,
+    out: Path,
+    weights_dir: Path | None,
+    title: str | None = None,
+    adapt_to: Sequence[Path] = (),
 ) -> tuple[int, str]:
     """Write the whole model of a finished run to `out`; returns how many tensors it has and the title of its head.
 
     `weights_dir` holds the file that the study started from. `title` is a federated head or `softmax`, None: the head
-    that the study ends with. Raises ConfigError, SiteDataError, StorageError.
+    that the study ends with. `adapt_to` as for `load`. Raises ConfigError, SiteDataError, StorageError.
     """
-    classifier = load(run_dir, title, weights_dir, torch.device("cpu"))
+    classifier = load(run_dir, title, weights_dir, torch.device("cpu"), adapt_to=adapt_to)
     _, metadata = load_file(weights_of(run_dir))
     whole = tuning.merged(classifier.model)
     if isinstance(classifier.head, LocalHead):

@@ -101,8 +101,10 @@ class ImageSide(Frozen):
     pretrained encoder. A classifier that a file of weights brings along stays as it is."""
     trainable: Literal["all", "head"] | LastBlocks = "all"
     """Which weights are trained and sent: all, the head only, or the head and the last groups of layers."""
-    batch_norm: Literal["aggregate", "local", "frozen"] = "aggregate"
-    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623). `frozen` computes
+    batch_norm: Literal["aggregate", "local", "local_statistics", "frozen"] = "aggregate"
+    """`local` keeps normalisation layers at each site (FedBN, Li et al. 2021, arXiv:2102.07623). `local_statistics`
+    keeps their running means and variances there; scale and shift are one for all sites (SiloBN, Andreux et al. 2020,
+    arXiv:2008.07424). A site that did not train then measures its own (`predict --adapt-to`). `frozen` computes
     with the running means and variances of the first weights, and never changes or sends them; scale and shift are
     trained. It suits pretrained weights. Networks with batch normalisation can so be trained whole under `privacy`."""
     tuning: Tuning | None = None

@@ -11,15 +11,25 @@ _MEANINGS: dict[OwnModel, str] = {
 }
 
 
-_FEDBN = "the study's model with each site's own normalisation layers (`model.batch_norm: local`)"
+_OF_EACH_SITE = {
+    "local": (
+        "FedBN",
+        "the study's model with each site's own normalisation layers (`model.batch_norm: local`)",
+    ),
+    "local_statistics": (
+        "SiloBN",
+        "the study's model with each site's own running means and variances (`model.batch_norm: local_statistics`)",
+    ),
+}
+"""By `model.batch_norm`: name and meaning of a model that is one of each site's own."""
 
 
 def section(outcome: Outcome) -> list[str]:
-    """Nothing if the study has no such models. Under FedBN the study's model is one of each site's own."""
-    record, is_fedbn = outcome.final_record, outcome.study.model.batch_norm == "local"
-    if record is None or record.test is None or not (record.own or is_fedbn):
+    """Nothing if the study has no such models. Under FedBN and SiloBN the study's model is one of each site's own."""
+    record, of_each = outcome.final_record, _OF_EACH_SITE.get(outcome.study.model.batch_norm)
+    if record is None or record.test is None or not (record.own or of_each):
         return []
-    models: dict[str, ScoredModel] = {"FedBN" if is_fedbn else "global": record.test}
+    models: dict[str, ScoredModel] = {"global" if of_each is None else of_each[0]: record.test}
     models.update({str(name): model for name, model in record.own.items()})
     sites = [
         site for site in outcome.study.sites.train if any(site in model.sites for model in models.values())
@@ -30,7 +40,7 @@ def section(outcome: Outcome) -> list[str]:
     rows = [[site, *_row([model.sites.get(site) for model in models.values()])] for site in sites]
     if len(sites) > 1:
         rows.append(["**pooled, training sites**", *_row([_pooled(model) for model in models.values()])])
-    meanings = {"FedBN": _FEDBN} if is_fedbn else {}
+    meanings = {} if of_each is None else dict([of_each])
     meanings |= {str(name): text for name, text in _MEANINGS.items() if name in record.own}
     legend = " ".join(f"*{name}*: {text}." for name, text in meanings.items())
     return [

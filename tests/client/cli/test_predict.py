@@ -18,7 +18,7 @@ def test_a_reader_that_goes_away_ends_predict_quietly() -> None:
         "class Model:\n"
         "    calibrated = staticmethod(lambda **_: PLAIN)\n"
         "    about_outliers = ''\n"
-        "predict.load = lambda *_: Model()\n"
+        "predict.load = lambda *_, **__: Model()\n"
         "predict.write = lambda _model, _paths, out, *_: [] if out.write('a.png,1,mel\\n' * 100_000) else []\n"
         "sys.exit(main(['predict', '--study', 'run', 'a.png']))"
     )

@@ -60,6 +60,14 @@ def test_local_batch_norm_stays_whole(encoder):
 
 
 @pytest.mark.parametrize("encoder", WITH_BATCH_NORM)
+def test_local_statistics_stay_and_what_gradients_train_travels(encoder):
+    model, parts = make(encoder, batch_norm="local_statistics")
+    assert set(parts.local) == {name for name in batch_norm_names(model) if "running_" in name}
+    assert batch_norm_names(model) - set(parts.local) <= set(parts.shared)
+    assert parts.frozen == ()
+
+
+@pytest.mark.parametrize("encoder", WITH_BATCH_NORM)
 def test_frozen_batch_norm_is_trained_but_for_its_statistics(encoder):
     model, parts = make(encoder, batch_norm="frozen")
     assert set(parts.frozen) == {name for name in batch_norm_names(model) if "running_" in name}

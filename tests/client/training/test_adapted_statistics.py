@@ -1,11 +1,10 @@
-"""Adaptation to images without labels: statistics by hand, and views of an image."""
+"""Statistics of batch normalisation measured on images without labels, by hand."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from client.predict.adaptation import adapt_statistics, require_views, views
+from client.training.adapted_statistics import adapt_statistics
 from common.errors import ConfigError, SiteDataError
 
 
@@ -58,15 +57,3 @@ def test_a_network_without_batch_normalisation_says_so() -> None:
 def test_too_few_images_are_named() -> None:
     with pytest.raises(SiteDataError, match=r"found 3 image\(s\) to adapt to, expected 16 or more"):
         adapt_statistics(nn.BatchNorm2d(1), Numbers(1, 2, 3), torch.device("cpu"), "float32")
-
-
-def test_views_are_all_different_and_the_first_is_the_image() -> None:
-    square = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    for number in (1, 2, 4, 8):
-        shown = views(square, number)
-        assert shown[0] is square
-        assert len({view.tobytes() for view in shown}) == number
-    assert views(square, 2)[1][:, :, 0].tolist() == [[3, 0], [9, 6]]
-    assert require_views(4) == 4
-    with pytest.raises(ConfigError, match="found 3 views of an image, expected 1, 2, 4, 8"):
-        require_views(3)

@@ -1,18 +1,14 @@
-"""Adaptation to images of a source that training has not seen, without labels.
-
-Statistics of batch normalisation are measured again on the source's own images (AdaBN, Li et al. 2016,
-arXiv:1603.04779), and an image is classified as the mean over its views. Weights stay as they are.
+"""Statistics of batch normalisation, measured on the images of a source that training has not seen, without labels
+(AdaBN, Li et al. 2016, arXiv:1603.04779). Weights stay as they are.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from client.data.decoding import decode
 from client.images import Images
 from client.training.hardware.precision import Precision, autocast, weights_dtype
 from common.errors import ConfigError, SiteDataError
@@ -20,29 +16,7 @@ from common.errors import ConfigError, SiteDataError
 FEWEST_IMAGES = 16
 """Images from which statistics are worth more than those of the training."""
 
-NUMBERS_OF_VIEWS = (1, 2, 4, 8)
 _BATCH = 64
-
-
-def require_views(number: int) -> int:
-    """`number`, if an image can be shown in so many views. Raises ConfigError."""
-    if number not in NUMBERS_OF_VIEWS:
-        raise ConfigError(
-            f"found {number} views of an image, expected {', '.join(map(str, NUMBERS_OF_VIEWS))}"
-        )
-    return number
-
-
-def views(square_RRC: decode.Pixels, number: int) -> list[decode.Pixels]:
-    """The image, its mirror image (2), both upside down (4), and all four turned by a quarter (8)."""
-    shown = [square_RRC]
-    if number >= 2:
-        shown += [one[:, ::-1] for one in shown]
-    if number >= 4:
-        shown += [one[::-1] for one in shown]
-    if number >= 8:
-        shown += [np.rot90(one) for one in shown]
-    return shown
 
 
 def adapt_statistics(model: nn.Module, images: Images, device: torch.device, precision: Precision) -> int:
