@@ -23,12 +23,13 @@ def run(
     random_weights: bool = False,
     plan_only: bool = False,
     engine: EngineName = "inline",
+    jobs: int = 1,
 ) -> Done | None:
     """Run an experiment of configs/paper on the data sets below `data`; None if it was only planned.
 
     `weights` is a folder with ENCODER.safetensors for every encoder. `only` names rows of the table. The results are
-    in `runs`/NAME-SIZE; a broken off experiment goes on where it stopped. Raises ConfigError for data sets or weights
-    that are not there.
+    in `runs`/NAME-SIZE; a broken off experiment goes on where it stopped. `jobs` runs are under way at a time, as in
+    `compare`. Raises ConfigError for data sets or weights that are not there.
 
         >>> run("federated-skin", "data", weights="weights", size="small")          # doctest: +SKIP
     """
@@ -42,6 +43,7 @@ def run(
         random_weights=random_weights,
         only=tuple(only),
         plan_only=plan_only,
+        jobs=jobs,
     )
 
 

@@ -44,6 +44,15 @@ Engine: TypeAlias = Annotated[
         "a network; quicker, and the same bits. `ray`: trainers on Ray's workers, for many sites.",
     ),
 ]
+Jobs: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        min=1,
+        help="Runs at the same time, each in a process of its own. The GPU's memory must hold them all.",
+    ),
+]
 CONSOLE_PORT = 8765
 ConsolePort: TypeAlias = Annotated[
     int, typer.Option("--console-port", metavar="PORT", min=1, max=65535, help="Port of the console.")

@@ -7,7 +7,7 @@ import typer
 
 from common.console.command_line import command, study_exit_code
 from common.errors import ConfigError
-from server.cli.options import SIMULATION, Engine, RunsDir
+from server.cli.options import SIMULATION, Engine, Jobs, RunsDir
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -56,6 +56,7 @@ def _paper(
         bool, typer.Option("--list", help="Print the experiments and the data sets that they need.")
     ] = False,
     engine: Engine = "inline",
+    jobs: Jobs = 1,
 ) -> int:
     """Run an experiment of the paper on data sets as they are published.
 
@@ -82,6 +83,7 @@ def _paper(
         random_weights=random_weights,
         plan_only=plan,
         engine=engine,
+        jobs=jobs,
     )
     if done is None:
         return 0

@@ -11,6 +11,7 @@ from server.cli.options import (
     SIMULATION,
     STUDIES,
     Engine,
+    Jobs,
     Port,
     RunDir,
     RunsDir,
@@ -64,6 +65,7 @@ def add_commands(app: typer.Typer) -> None:
         examples=[
             "consilium-server compare grid.yaml --sites sites",
             "consilium-server compare grid.yaml --sites sites --only fedavg fedprox",
+            "consilium-server compare grid.yaml --sites sites --engine inline --jobs 4",
         ],
     )(_compare)
     command(
@@ -214,15 +216,16 @@ def _compare(
         typer.Option("--only", metavar="VARIANT...", help="Run these variants instead of all."),
     ] = None,
     engine: Engine = "processes",
+    jobs: Jobs = 1,
 ) -> int:
     """Run a grid of studies on this machine and compare them.
 
-    Runs every variant of GRID.yaml that has not finished yet, one after the other. Writes comparison.md, .csv and
-    .png. Exit code 0 only if all finished; 3 if all did, but one is incomplete.
+    Runs every variant of GRID.yaml that has not finished yet, `--jobs` of them at a time; one that broke off goes on.
+    Writes comparison.md, .csv and .png. Exit code 0 only if all finished; 3 if all did, but one is incomplete.
     """
     from consilium_fl import simulation
 
-    compared = simulation.compare(grid, sites, runs=runs, only=only or (), engine=engine)
+    compared = simulation.compare(grid, sites, runs=runs, only=only or (), engine=engine, jobs=jobs)
     return study_exit_code(finished=compared.finished, incomplete=compared.incomplete)
 
 

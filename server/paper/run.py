@@ -17,6 +17,7 @@ from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import grid as grids
 from server.simulation.engines import Engine
+from server.simulation.jobs import require_usable
 from server.simulation.simulate import load_federation
 from server.storage.history import read_rounds
 
@@ -44,12 +45,15 @@ def run(
     random_weights: bool = False,
     only: tuple[str, ...] = (),
     plan_only: bool = False,
+    jobs: int = 1,
 ) -> Done | None:
     """Prepare the sites, run every study that has not finished yet, write the results; None if it was only planned.
 
-    Everything lies in RUNS/NAME-SIZE. A run that fails is a row that says why. Raises ConfigError for data sets that
-    are not there, weights that are missing, and settings that cannot be used; nothing was begun then.
+    Everything lies in RUNS/NAME-SIZE. `jobs` runs are under way at a time. A run that fails is a row that says why.
+    Raises ConfigError for data sets that are not there, weights that are missing, and settings that cannot be used;
+    nothing was begun then.
     """
+    require_usable(jobs, engine)
     wanted = experiment.load(name)
     places = datasets.find(wanted.data_sets, data)
     for key in wanted.data_sets:
@@ -62,25 +66,32 @@ def run(
     grid = load_settings(prepare.with_vectors(grid, folder / "grid.yaml", weights), grids.Grid, "grid")
     planned = prepare.started_from(grids.plan(grid, wanted.name), files)
     studies = grids.wanted_studies(planned.studies, only, wanted.name)
-    _describe(wanted, size, studies, load_federation(sites).sites)
+    _describe(wanted, size, studies, load_federation(sites).sites, jobs)
     if plan_only:
         return None
     from_random = {key[0] for key, study in studies.items() if prepare.starts_from_random(study)}
-    with _hours_after_a_round(studies, folder / grid.name):
+    with _hours_after_a_round(studies, folder / grid.name, jobs):
         _, rows = grids.run(
             grid.name, planned, sites, folder, only, engine,
             on_rows=lambda so_far: results.write(wanted, size, so_far, from_random, folder),
+            jobs=jobs,
         )  # fmt: skip
     return Done(folder / results.TABLE, rows)
 
 
 def _describe(
-    wanted: Experiment, size: Size, studies: Mapping[tuple[str, int], StudyConfig], images: Mapping[str, int]
+    wanted: Experiment,
+    size: Size,
+    studies: Mapping[tuple[str, int], StudyConfig],
+    images: Mapping[str, int],
+    jobs: int,
 ) -> None:
+    at_once = min(jobs, len(studies))
     rounds = sum(study.rounds for study in studies.values())
     log.event(
         f"{wanted.title}, size {size}: {counted(len(studies), 'run')}, {counted(rounds, 'round')} and about "
         f"{sum(_steps(study, images) for study in studies.values()):,} optimizer steps together"
+        + (f", {at_once} runs at a time" if at_once > 1 else "")
     )
     if size == "small":
         log.event(f"smaller than in the paper: {wanted.small.reduced}")
@@ -95,7 +106,9 @@ def _steps(study: StudyConfig, images: Mapping[str, int]) -> int:
 
 
 @contextmanager
-def _hours_after_a_round(studies: Mapping[tuple[str, int], StudyConfig], folder: Path) -> Iterator[None]:
+def _hours_after_a_round(
+    studies: Mapping[tuple[str, int], StudyConfig], folder: Path, jobs: int
+) -> Iterator[None]:
     """Say how long all runs take at the pace of the first round that ends; later runs may have larger encoders."""
     waiting = [study for study in studies.values() if not read_rounds(folder / study.name)]
     over = threading.Event()
@@ -104,10 +117,12 @@ def _hours_after_a_round(studies: Mapping[tuple[str, int], StudyConfig], folder:
         while not over.wait(_LOOK_S):
             for study in waiting:
                 if first := [record for record in read_rounds(folder / study.name) if not record.closing]:
-                    hours = first[0].seconds * sum(other.rounds for other in waiting) / 3600
+                    at_once = min(jobs, len(waiting))
+                    hours = first[0].seconds * sum(other.rounds for other in waiting) / at_once / 3600
                     log.event(
                         f"the first round, with {study.model.encoder}, took {format_span(first[0].seconds)}; at this "
                         f"pace all runs take about {hours:.1f} hours"
+                        + (f", {at_once} at a time" if at_once > 1 else "")
                     )
                     return
 

@@ -6,7 +6,8 @@ run that did not finish is a row that says so, never a gap.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,7 +16,6 @@ from pydantic import Field, model_validator
 
 from common import log
 from common.config import Name, StudyConfig
-from common.console.spans import format_span
 from common.errors import ConfigError, LaunchError
 from common.settings import Frozen, load_settings, validate_settings
 from server.config import SimulatedSites
@@ -23,8 +23,12 @@ from server.report.comparison import write_comparison
 from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import axes as axes_module
+from server.simulation import jobs as side_by_side
 from server.simulation.engines import Engine
+from server.simulation.jobs import Ended, Outcome
+from server.simulation.pace import Pace
 from server.simulation.simulate import PROCESSES, load_federation, run_study
+from server.storage import checkpoint
 from server.storage.history import read_rounds
 from server.storage.status import INCOMPLETE, read_status
 
@@ -150,15 +154,17 @@ def run_grid(
     runs: Path,
     only: tuple[str, ...] = (),
     engine: Engine = PROCESSES,
+    jobs: int = 1,
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study of the grid that has not finished yet; returns the folder and a row per study.
 
     Writes RUNS/NAME/comparison.md, .csv and .png after every study. A run of the same study that finished
-    earlier is kept, so an interrupted grid goes on where it stopped. A study that fails does not end the grid.
-    Raises ConfigError before the first study if the grid, the sites or `only` cannot be used.
+    earlier is kept, and one that broke off goes on from its last checkpoint. A study that fails does not end the grid.
+    With `jobs` above 1 that many runs are under way at a time, each in a process of its own (`jobs.py`).
+    Raises ConfigError before the first study if the grid, the sites, `only` or `jobs` cannot be used.
     """
     grid = load_settings(grid_file, Grid, "grid")
-    return run(grid.name, plan(grid, grid_file.name), sites_dir, runs, only, engine)
+    return run(grid.name, plan(grid, grid_file.name), sites_dir, runs, only, engine, jobs=jobs)
 
 
 def run(
@@ -169,34 +175,69 @@ def run(
     only: tuple[str, ...] = (),
     engine: Engine = PROCESSES,
     on_rows: Callable[[Sequence[Row]], object] = lambda _: None,
+    jobs: int = 1,
 ) -> tuple[Path, tuple[Row, ...]]:
     """`run_grid` for studies that were planned; they lie in RUNS/`name`. `on_rows` is called with the rows so far after
     every study.
     """
+    side_by_side.require_usable(jobs, engine)
     federation = load_federation(sites_dir)
     wanted = wanted_studies(planned.studies, only, name)
     folder = runs / name
-    waiting = {key: study for key, study in wanted.items() if not _has_finished(folder / study.name, study)}
+    waiting = {
+        study.name: study for study in wanted.values() if not _has_finished(folder / study.name, study)
+    }
     log.event(planned.describe(name, wanted, num_finished=len(wanted) - len(waiting)))
-    rows, seconds, num_rounds = list[Row](), 0.0, 0
-    for (variant, seed), study in wanted.items():
+    rows = dict[str, Row]()
+
+    def add(variant: str, study: StudyConfig, outcome: Outcome) -> None:
         run_dir = folder / study.name
-        failure, lacking = None, ""
-        if (variant, seed) in waiting:
-            started = time.monotonic()
-            failure, lacking = _run(study, sites_dir, federation, run_dir, engine)
-            del waiting[variant, seed]
-            seconds, num_rounds = seconds + time.monotonic() - started, num_rounds + study.rounds
-            left = sum(study.rounds for study in waiting.values())
-            if left and num_rounds and failure is None:
-                log.event(_time_left(seconds / num_rounds * left, len(waiting), left))
-        else:
-            log.event(f"{study.name} has finished before; it is kept")
         rounds = read_rounds(run_dir) if run_dir.exists() else ()
-        rows.append(Row(variant, seed, rounds, failure, run_dir, lacking))
-        write_comparison(folder, rows, federation)
-        on_rows(rows)
-    return folder, tuple(rows)
+        rows[study.name] = Row(variant, study.seed, rounds, outcome.failure, run_dir, outcome.lacking)
+
+    def so_far() -> tuple[Row, ...]:
+        return tuple(rows[study.name] for study in wanted.values() if study.name in rows)
+
+    def write() -> None:
+        write_comparison(folder, list(so_far()), federation)
+        on_rows(so_far())
+
+    variants = {study.name: variant for (variant, _), study in wanted.items()}
+    for study in wanted.values():
+        if study.name not in waiting:
+            log.event(f"{study.name} has finished before; it is kept")
+            add(variants[study.name], study, Outcome(failure=None))
+    if rows:
+        write()
+    pace = Pace(folder, waiting, jobs)
+    ends = _ends(tuple(waiting.values()), sites_dir, federation, folder, engine, jobs)
+    with closing(ends):
+        for ended in ends:
+            study = waiting.pop(ended.name)
+            add(variants[study.name], study, ended.outcome)
+            pace.add(study, ended)
+            write()
+    return folder, so_far()
+
+
+def _ends(
+    studies: Sequence[StudyConfig],
+    sites_dir: Path,
+    federation: SimulatedSites,
+    folder: Path,
+    engine: Engine,
+    jobs: int,
+) -> Generator[Ended]:
+    """Run `studies`; yields each when it is over."""
+    if jobs > 1 and studies:
+        places = side_by_side.places(len(studies), jobs, sites_dir)
+        log.event(side_by_side.describe(places, jobs, folder))
+        yield from side_by_side.side_by_side(studies, sites_dir, folder, engine, places)
+        return
+    for study in studies:
+        started = time.monotonic()
+        outcome = run_one(study, sites_dir, federation, folder / study.name, engine)
+        yield Ended(study.name, outcome, time.monotonic() - started)
 
 
 def wanted_studies(
@@ -209,27 +250,20 @@ def wanted_studies(
     return {key: study for key, study in studies.items() if not only or key[0] in only}
 
 
-def _run(
+def run_one(
     study: StudyConfig, sites_dir: Path, federation: SimulatedSites, run_dir: Path, engine: Engine
-) -> tuple[str | None, str]:
-    """Run one study: why it failed, or None; and why it is incomplete, or nothing."""
+) -> Outcome:
+    """Run one study of a grid in this process, from its last checkpoint if it broke off."""
     try:
-        if _is_incomplete(run_dir, study):
-            outcome = run_study(study, sites_dir, federation, run_dir, engine=engine, resume=True)
+        if _is_incomplete(run_dir, study) or _broke_off(run_dir, study):
+            end = run_study(study, sites_dir, federation, run_dir, engine=engine, resume=True)
         else:
-            outcome = run_study(study, sites_dir, federation, run_dir, engine=engine)
+            end = run_study(study, sites_dir, federation, run_dir, engine=engine)
     except (LaunchError, ConfigError) as error:
         log.warn(f"{study.name} failed: {error}")
-        return str(error), ""
-    failure = None if outcome.finished or outcome.incomplete else outcome.reason
-    return failure, outcome.reason if outcome.incomplete else ""
-
-
-def _time_left(seconds: float, num_studies: int, num_rounds: int) -> str:
-    return (
-        f"about {format_span(seconds)} left for {counted(num_studies, 'run')} of {counted(num_rounds, 'round')}, "
-        "as long as the rounds so far"
-    )
+        return Outcome(failure=str(error))
+    failure = None if end.finished or end.incomplete else end.reason
+    return Outcome(failure=failure, lacking=end.reason if end.incomplete else "")
 
 
 def _has_finished(run_dir: Path, study: StudyConfig) -> bool:
@@ -246,6 +280,17 @@ def _is_incomplete(run_dir: Path, study: StudyConfig) -> bool:
     """True if only the closing evaluation of this very study is to be repeated."""
     now = read_status(run_dir)
     return now is not None and now.status == INCOMPLETE and _is_of(run_dir, study)
+
+
+def _broke_off(run_dir: Path, study: StudyConfig) -> bool:
+    """True if this very study was stopped, or died with its process, and a checkpoint is there to go on from."""
+    now = read_status(run_dir)
+    return (
+        now is not None
+        and now.or_died().status == "crashed"
+        and checkpoint.latest(run_dir) is not None
+        and _is_of(run_dir, study)
+    )
 
 
 def _is_of(run_dir: Path, study: StudyConfig) -> bool:

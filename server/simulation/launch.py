@@ -113,9 +113,11 @@ def _claimed_port(wish: int | None) -> Iterator[int]:
     why = why or f"port {port} is taken by another process"
     if wish is not None:
         raise LaunchError(f"{why}; stop it or give another with --port")
-    (other,) = free_ports(1)
-    log.warn(f"{why}; the server listens on {other} instead")
-    yield other
+    while (other_claim := claim_port(other := free_ports(1)[0])) is None:
+        pass  # another launcher was given the same one, and does not listen yet
+    with other_claim:
+        log.warn(f"{why}; the server listens on {other} instead")
+        yield other
 
 
 @contextmanager
