@@ -208,6 +208,8 @@ class Trainer:
         facts = self._permission.require(plan, received)
         if study.overlap is not None and not isinstance(plan, wire.RoundPlan):
             image_hashes.key(self._site.overlap_secret, study)  # refused now, not after the images are read
+        if study.secure_aggregation is not None and plan.site in study.sites.train:
+            masks.require_roster(self._site)
         setup = self._set_up(study)
         policy.enforce(plan, rules, replace(facts, built=self._facts.of(plan, setup, facts.num_answered)))
         self._permission.keep(plan, received)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.answers.masks import IDENTITY
 from client.config import SiteConfig
 from client.trainer import Trainer
 from common import wire
@@ -65,7 +64,7 @@ def sites(make_site: MakeSite, tmp_path: Path) -> dict[str, SiteConfig]:
         for name, per_class in zip(NAMES, (7, 6, 5), strict=True)
     }
     keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / IDENTITY))
+        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
         for name, site in made.items()
     }
     (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.answers.masks import IDENTITY
 from client.cli.main import main
 from client.config import PolicyConfig, SiteConfig
 from client.config.policy import PrivacyPolicy
@@ -216,7 +215,7 @@ def test_noise_goes_under_masks(make_site: MakeSite, make_study: MakeStudy, tmp_
         for name in names
     }
     keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / IDENTITY))
+        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
         for name, site in made.items()
     }
     (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.answers.masks import IDENTITY
+from client.answers.masks import require_roster
 from client.config import SiteConfig
 from client.hosted import HostedTrainer
 from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
-from common.errors import QuorumNotMet
+from common.errors import PolicyRefusal, QuorumNotMet
 from common.masking import roster
 from common.masking.tables import IMAGES, score_words
 from common.metrics import Score
@@ -50,7 +50,7 @@ def sites(make_site: MakeSite, tmp_path: Path) -> dict[str, SiteConfig]:
         for name, per_class in zip(NAMES, (7, 6, 5), strict=True)
     }
     keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / IDENTITY))
+        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
         for name, site in made.items()
     }
     (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
@@ -315,7 +315,20 @@ def test_a_site_without_a_roster_says_what_it_lacks_and_the_others_go_on(
     _, watched = after_one_round(make_study(rounds=1, **LOSES), sites, never)
     failures = [answer for answer in watched.answers if isinstance(answer, wire.Failure)]
     assert [failure.site for failure in failures] == ["north"]
-    assert failures[0].error == "study"
+    assert failures[0].reason == (
+        "roster: the study has secure aggregation, and this site has no list of the sites' keys with its own in it"
+    )
+
+
+def test_a_key_that_is_not_the_sites_own_is_no_roster(sites: dict[str, SiteConfig], tmp_path: Path) -> None:
+    for keys, problem in (
+        ({"north": "a" * 64, "south": "b" * 64}, "roster.yaml has another key for north"),
+        ({"east": "a" * 64, "south": "b" * 64}, "roster.yaml has no key for north"),
+        ({"north": "a" * 64}, "sites: "),
+    ):
+        (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
+        with pytest.raises(PolicyRefusal, match=problem):
+            require_roster(sites["north"])
 
 
 def test_a_plan_without_masks_is_refused_in_a_study_that_has_them(

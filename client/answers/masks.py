@@ -11,7 +11,7 @@ from client.masking.session import Masks
 from client.training.state.local_state import SiteState
 from common import log, wire
 from common.config.types import ScoredSide
-from common.errors import ConfigError
+from common.errors import ConfigError, PolicyRefusal
 from common.masking import roster
 from common.masking.stream import Words
 from common.masking.tables import CENSUS, OUTLIERS, SCORES, TRAIN, UNSCORED, num_words, score_words, sum_words
@@ -19,17 +19,36 @@ from common.metrics import NUM_BINS, Score
 from common.weights import Array, Arrays
 from common.wire.head_steps import OutliersStep, ScoreStep
 
-IDENTITY = "mask-identity"
-"""File in `state_dir` with the private half of this site's key of the roster."""
-
 
 def identity_file(site: SiteConfig) -> Path:
     """Where the private half of this site's key lies."""
-    return site.state_dir / IDENTITY
+    return site.state_dir / roster.IDENTITY
+
+
+def require_roster(site: SiteConfig) -> roster.Roster:
+    """Keys of all sites, this one's among them. Raises PolicyRefusal if there are none, and StorageError."""
+    problem = "site.yaml names no `roster`"
+    if site.roster is not None:
+        try:
+            found = roster.load_roster(site.roster)
+            own = roster.public_key(roster.load_identity(identity_file(site)))
+        except ConfigError as error:
+            problem = str(error)
+        else:
+            known = found.sites.get(site.name)
+            if known == own:
+                return found
+            problem = f"{site.roster.name} has {'another' if known else 'no'} key for {site.name}"
+    raise PolicyRefusal(
+        f"the study has secure aggregation, and {problem}. `consilium-site mask-key` prints this site's line; all "
+        "sites must have the same roster",
+        reason="roster: the study has secure aggregation, and this site has no list of the sites' keys with its own in "
+        "it",
+    )
 
 
 def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -> wire.MaskAnswer:
-    """This site's part in one step. `census` gives its counts of images. Raises PolicyRefusal, ConfigError without a
+    """This site's part in one step. `census` gives its counts of images. Raises PolicyRefusal, also without a
     roster, and StorageError.
     """
     masks, answered = (
@@ -38,16 +57,11 @@ def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -
     )
     match plan.step:
         case wire.KeysStep():
+            require_roster(site)
             identity = roster.load_identity(identity_file(site))
-            known = _roster(site).sites.get(site.name)
-            if known != roster.public_key(identity):
-                raise ConfigError(
-                    f"the roster has {'another' if known else 'no'} key for {site.name}; `consilium-site mask-key` "
-                    "prints this site's, and all sites must have the same roster"
-                )
             return answered.model_copy(update={"keys": masks.announce(plan.round, identity)})
         case wire.SharesStep():
-            envelopes = masks.seal(plan.round, plan.step.announcements, _roster(site).sites)
+            envelopes = masks.seal(plan.round, plan.step.announcements, require_roster(site).sites)
             return answered.model_copy(update={"envelopes": envelopes})
         case wire.CensusStep():
             hidden = masks.mask(plan.round, plan.step.envelopes, {}, 0, {CENSUS: census()})
@@ -139,11 +153,3 @@ def _masks(plan: wire.MaskPlan | wire.RoundPlan | wire.HeadPlan, site: SiteConfi
         least=site.policy.min_cohort or 0,
         phase=plan.phase,
     )
-
-
-def _roster(site: SiteConfig) -> roster.Roster:
-    if site.roster is None:
-        raise ConfigError(
-            "the study has secure aggregation, and site.yaml names no `roster` of the sites' keys"
-        )
-    return roster.load_roster(site.roster)

@@ -21,6 +21,9 @@ from common.settings import Frozen, load_settings
 PublicKey: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Signature: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
+IDENTITY = "mask-identity"
+"""File in a site's `state_dir` with the private half of its key."""
+
 _KEYS = "consilium masking 2: keys of a site for one sum"
 
 

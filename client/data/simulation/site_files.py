@@ -21,10 +21,11 @@ from common.config import StudyConfig
 from common.config.heads import LocalKind
 from common.errors import SiteDataError, StorageError
 from common.files import write_atomically
+from common.masking import roster
 from common.settings import to_yaml
 
-OVERLAP_SECRET = Path("overlap.secret")
-"""Beside the YAMLs, which name it relative to themselves."""
+OVERLAP_SECRET, ROSTER = Path("overlap.secret"), Path("roster.yaml")
+"""Beside the YAMLs, which name them relative to themselves."""
 POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
 STATE_IN_CONTAINER, SOCKET_IN_CONTAINER = Path("/state"), Path("/link/trainer.sock")
@@ -63,8 +64,7 @@ def write_sites(
     if study is not None:
         all_sites = _in_their_roles(all_sites, study, federation.num_shared_groups)
     sites = {site.name: _settings(site, out, weights, threads, seed) for site in all_sites}
-    if containers is not None:
-        sites = _in_containers(sites, containers)
+    sites = _in_containers(sites, containers) if containers is not None else _with_roster(sites, out)
     _write_overlap_secret(out / OVERLAP_SECRET)
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
@@ -137,6 +137,21 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
         threads=threads,
         policy=SIMULATED,
     )
+
+
+def _with_roster(sites: Mapping[str, SiteConfig], out: Path) -> dict[str, SiteConfig]:
+    """The same with keys for secure aggregation, which real sites would compare by telephone; kept if they exist.
+
+    A container makes its key itself, in a place that is not seen from here. Raises StorageError.
+    """
+    if len(sites) < 2:
+        return dict(sites)
+    keys = {
+        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
+        for name, site in sites.items()
+    }
+    write_atomically(out / ROSTER, to_yaml({"sites": keys}))
+    return {name: site.model_copy(update={"roster": ROSTER}) for name, site in sites.items()}
 
 
 def _write_overlap_secret(path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client.answers.masks import require_roster
 from client.config import Columns, ColumnSplit, CsvData, FoldersData, GroupedSplit, NoSplit, load_site
 from client.data.simulation.discover import FoundFederation, FoundSite
 from client.data.simulation.site_files import write_sites
@@ -28,6 +29,20 @@ def test_all_simulated_sites_share_a_secret_that_is_kept_and_that_nobody_else_ma
         checks |= {check(key(secret, make_study())) for secret in secrets}
     assert len(checks) == 1
     assert (tmp_path / "out/overlap.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_simulated_sites_have_a_roster_with_the_keys_that_they_keep(tmp_path: Path) -> None:
+    sites = tuple(
+        FoundSite(name, FoldersData(root=tmp_path / name), GroupedSplit(), num_images=3)
+        for name in ("north", "south")
+    )
+    found = FoundFederation(sites=sites, classes=("mel", "nv"), has_groups=False, num_shared_groups=0)
+    rosters = []
+    for _ in range(2):
+        write_sites(found, tmp_path / "out", synthetic=False)
+        rosters += [require_roster(load_site(tmp_path / "out" / f"{site.name}.yaml")) for site in sites]
+    assert [*rosters[0].sites] == ["north", "south"]
+    assert all(roster == rosters[0] for roster in rosters)
 
 
 # --- roles in a study ------------------------------------------------------------------------------
