@@ -255,7 +255,7 @@ HEADS: Mapping[str, Any] = {
     **PRIVATE,
     "rounds": 0,
     "local": {},
-    "privacy": {**PRIVATE["privacy"], "heads": {"noise": 2.0, "max_feature_norm": 5.0}},
+    "privacy": {"kind": "dp_sgd", "heads": {"noise": 2.0, "max_feature_norm": 5.0}},
     "heads": {"federated": [
         {"kind": "nearest_mean", "scale": False},
         {"kind": "naive_bayes", "scale": False},

@@ -57,7 +57,7 @@ class PrivacyPolicy(Frozen):
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
     """Chance that `max_epsilon` does not hold. Well below one in the number of patients."""
     least_noise: Annotated[float, Field(gt=0)] | None = None
-    """Smallest `privacy.noise` of a study. None: whatever epsilon allows."""
+    """Smallest `privacy.noise` of a study that trains. None: whatever epsilon allows."""
 
 
 class PolicyConfig(Frozen):

@@ -80,8 +80,8 @@ def _noise(study: StudyConfig, privacy: DpSgdConfig) -> Iterator[str]:
     """Where noise is put, in the order of what it costs."""
     if study.rounds:
         yield (
-            f"NOISE {privacy.noise:g} on gradients of patients shrunk to {privacy.max_grad_norm:g}, each drawn with a "
-            f"chance of {privacy.sampling_rate:g}, {privacy.num_steps(study.local)} steps a round"
+            f"NOISE {privacy.step_noise:g} on gradients of patients shrunk to {privacy.max_grad_norm:g}, each drawn "
+            f"with a chance of {privacy.step_rate:g}, {privacy.num_steps(study.local)} steps a round"
         )
     if privacy.heads is not None:
         bound = privacy.heads.max_feature_norm

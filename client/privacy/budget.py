@@ -106,7 +106,9 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
                 if not any(what.startswith(f"{start} ") for what in paid):
                     charges.append(charge)
         case wire.RoundPlan():
-            rounds = int(plan.train)
+            rounds = int(
+                plan.train and study.rounds > 0
+            )  # the contract refuses a round of a study without any
             charges += _unpaid_scores(plan, paid)
         case wire.HeadPlan(step=head_steps.StatisticsStep()) if (
             heads_question(plan.weights_digest) not in paid
@@ -116,13 +118,13 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
             charges += _unpaid_scores(plan, paid)
         case _:
             pass
-    return epsilon([*charges, *[round_charge(study)] * rounds], delta)
+    return epsilon([*charges, *_rounds_charges(study, rounds)], delta)
 
 
 def cost(study: StudyConfig) -> float:
     """Epsilon of the whole study, carried out once, at its own delta."""
     assert study.privacy is not None
-    rounds = [round_charge(study)] * study.rounds
+    rounds = _rounds_charges(study, study.rounds)
     return epsilon(
         [
             counts_charge(study.privacy),
@@ -183,7 +185,11 @@ def counts_charge(privacy: DpSgdConfig) -> Charge:
 def round_charge(study: StudyConfig) -> Charge:
     """What one round costs."""
     assert study.privacy is not None
-    return Charge(study.privacy.noise, study.privacy.sampling_rate, study.privacy.num_steps(study.local))
+    return Charge(study.privacy.step_noise, study.privacy.step_rate, study.privacy.num_steps(study.local))
+
+
+def _rounds_charges(study: StudyConfig, number: int) -> list[Charge]:
+    return [round_charge(study)] * number if number else []
 
 
 def heads_question(weights_digest: str) -> str:

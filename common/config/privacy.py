@@ -45,12 +45,16 @@ class DpSgdConfig(Frozen):
 
     kind: Literal["dp_sgd"] = "dp_sgd"
     """The mechanism; there is one."""
-    noise: Positive
-    """Standard deviation of the noise on the sum of a step, in units of `max_grad_norm`."""
+    noise: Positive | None = Field(default=None, exclude_if=lambda noise: noise is None)
+    """Standard deviation of the noise on the sum of a step, in units of `max_grad_norm`. A study with rounds needs
+    it."""
     max_grad_norm: Positive = 1.0
     """Euclidean norm to which the gradient of one patient is shrunk, over all trained tensors together."""
-    sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    """Chance of each patient to be in a step, in place of `local.batch_size`. An epoch has 1 / chance steps."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, exclude_if=lambda chance: chance is None
+    )
+    """Chance of each patient to be in a step, in place of `local.batch_size`. An epoch has 1 / chance steps. A study
+    with rounds needs it."""
     images_per_patient: Annotated[int, Field(ge=1, le=1000)] = 1
     """Most images of one patient in a step, drawn for each step, and in the counts of the enrolment."""
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
@@ -62,16 +66,30 @@ class DpSgdConfig(Frozen):
     scores: NoisyScoring | None = Field(default=None, exclude_if=lambda scores: scores is None)
     """Noise on the scores of the final weights on test images. None: no score of a training site leaves."""
 
+    @property
+    def step_noise(self) -> float:
+        """`noise` of a study that trains."""
+        assert self.noise is not None, "a study without it has no rounds"
+        return self.noise
+
+    @property
+    def step_rate(self) -> float:
+        """`sampling_rate` of a study that trains."""
+        assert self.sampling_rate is not None, "a study without it has no rounds"
+        return self.sampling_rate
+
     def num_steps(self, local: LocalConfig) -> int:
         """Steps of a round. They depend on nothing at the site."""
         if local.num_epochs is None:
             return local.steps or 1
-        return max(1, round(local.num_epochs / self.sampling_rate))
+        return max(1, round(local.num_epochs / self.step_rate))
 
 
 def wrong_privacy(study: "StudyConfig") -> str | None:
     """Why this study cannot have differential privacy, or None. What is refused would leave without noise."""
     local = study.local
+    if (problem := _wrong_steps(study)) is not None:
+        return problem
     if local.class_weights != "none" or local.sampling != "shuffled" or local.absent_classes != "keep":
         return (
             "does not go with class_weights, sampling=weighted or absent_classes=mask, which make the part of one "
@@ -111,6 +129,20 @@ def wrong_privacy(study: "StudyConfig") -> str | None:
             "selection.sites, or leave selection out"
         )
     return None
+
+
+def _wrong_steps(study: "StudyConfig") -> str | None:
+    """What the rounds of this study lack, or None."""
+    privacy = study.privacy
+    if privacy is None or not study.rounds:
+        return None
+    missing = [name for name in ("noise", "sampling_rate") if getattr(privacy, name) is None]
+    if not missing:
+        return None
+    return (
+        f"lacks {' and '.join(missing)}, which a study that trains needs (rounds: {study.rounds}); set what is "
+        "missing, or set rounds to 0 to fit heads alone"
+    )
 
 
 def _wrong_heads(study: "StudyConfig") -> str | None:

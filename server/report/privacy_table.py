@@ -46,8 +46,8 @@ def section(outcome: Outcome) -> list[str]:
 def _of_gradients(privacy: DpSgdConfig) -> str:
     return (
         f"Gradients of a patient were shrunk to a length of {privacy.max_grad_norm:g}, and the sum of each step has "
-        f"noise of {privacy.noise:g} times that (DP-SGD). Each patient was drawn with a chance of "
-        f"{privacy.sampling_rate:g}, with {privacy.images_per_patient} image(s) at most."
+        f"noise of {privacy.step_noise:g} times that (DP-SGD). Each patient was drawn with a chance of "
+        f"{privacy.step_rate:g}, with {privacy.images_per_patient} image(s) at most."
     )
 
 

@@ -105,7 +105,7 @@ def _exposure(policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleVi
 def _epochs(study: StudyConfig, policy: PolicyConfig, built: BuiltStudy | None) -> Iterator[RuleViolation]:
     local, most = study.local, policy.max_epochs_per_round
     num_epochs = epochs(local, None if built is None else sum(built.train_counts))
-    if study.privacy is not None:
+    if study.privacy is not None and study.privacy.sampling_rate is not None:
         num_epochs = study.privacy.num_steps(local) * study.privacy.sampling_rate
     if most is None or num_epochs is None or num_epochs <= most:
         return

@@ -27,7 +27,7 @@ class PrivateRound:
         settings = self.settings
         patients = Patients(self.groups_N)
         return [
-            patients.draw(settings.sampling_rate, settings.images_per_patient, self.random)
+            patients.draw(settings.step_rate, settings.images_per_patient, self.random)
             for _ in range(settings.num_steps(local))
         ]
 
@@ -40,7 +40,7 @@ class PrivateRound:
     @property
     def divisor(self) -> float:
         """Images of a step to be expected: the sum over this is about the mean gradient of an image."""
-        return max(1.0, self.settings.sampling_rate * self.num_images)
+        return max(1.0, self.settings.step_rate * self.num_images)
 
 
 class NoisyGradient:
@@ -67,7 +67,7 @@ class NoisyGradient:
 
     def end(self) -> None:
         """Leave the noisy gradient in the parameters. A step without a patient is noise alone."""
-        self._sum.end(self._private.settings.noise, self._private.divisor, self._private.random)
+        self._sum.end(self._private.settings.step_noise, self._private.divisor, self._private.random)
 
 
 def images_at_once(trained: Sequence[nn.Parameter]) -> int:

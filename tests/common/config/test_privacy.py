@@ -62,3 +62,30 @@ def test_an_epoch_draws_each_patient_once_on_average() -> None:
     assert privacy.num_steps(LocalConfig(epochs=2)) == 20
     assert privacy.num_steps(LocalConfig(epochs=0.01)) == 1
     assert privacy.num_steps(LocalConfig(steps=7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "noise and sampling_rate"),
+        ({"noise": 1.0}, "sampling_rate"),
+        ({"sampling_rate": 0.1}, "noise"),
+    ],
+)
+def test_a_study_that_trains_needs_noise_and_a_sampling_rate(
+    make_study: MakeStudy, given: dict[str, float], missing: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"privacy lacks {missing}, which a study that trains needs"):
+        make_study(rounds=3, privacy={"kind": "dp_sgd", **given})
+
+
+def test_a_study_of_heads_alone_needs_neither(make_study: MakeStudy) -> None:
+    study = make_study(
+        rounds=0,
+        local={},
+        privacy={"kind": "dp_sgd", "heads": {"noise": 2.0, "max_feature_norm": 5.0}},
+        heads={"federated": [{"kind": "lda", "scale": False}]},
+    )
+    assert study.privacy is not None
+    assert study.privacy.model_dump(mode="json").keys().isdisjoint({"noise", "sampling_rate"})
+    assert StudyConfig.model_validate(study.model_dump(mode="json")).fingerprint == study.fingerprint
