@@ -17,10 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TypeAlias
 
-from common import polling
+from common import log, polling
 from common.bounded_log import BoundedLog, Pump
 from common.errors import LaunchError
-from common.processes import watchdog
+from common.processes import forked, watchdog
+from common.processes.forked import CannotFork, Fork, Template
 from common.text import one_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -84,20 +85,46 @@ class Processes:
     env: Mapping[str, str]
     scratch: tuple[Path, ...] = ()
     """Folders that the watchdog removes if this process cannot."""
-    _started: dict[str, tuple[Command, Mapping[str, str]]] = field(default_factory=dict)
-    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _started: dict[str, tuple[Command, Mapping[str, str], bool]] = field(default_factory=dict)
+    _running: dict[str, subprocess.Popen[bytes] | Fork] = field(default_factory=dict)
     _outputs: dict[str, "_Output"] = field(default_factory=dict)
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
+    _template: Template | None = None
+    _may_fork: bool = False
     _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def start(self, name: str, command: Command, env: Mapping[str, str] | None = None) -> None:
-        """Start `command`; its output goes to logs/NAME.log. `env` is added to the environment of all."""
+    def prepare(self, modules: Sequence[str], socket: Path, env: Mapping[str, str] | None = None) -> bool:
+        """Import `modules` in a template that listens at `socket`, for processes that may be forked (`template.py`).
+
+        A template that the environment names is taken instead. False where there can be none.
+        """
+        try:
+            self._template = forked.shared() or forked.start(
+                modules, self._environment("template", env or {}), self.logs / "template.log", socket
+            )
+        except CannotFork as why:
+            self._no_forks(why)
+            return False
+        if self._template.process is not None:
+            self._watch(self._template.process.pid)
+        self._may_fork = True
+        return True
+
+    def start(
+        self, name: str, command: Command, env: Mapping[str, str] | None = None, *, may_fork: bool = False
+    ) -> None:
+        """Start `command`; its output goes to logs/NAME.log. `env` is added to the environment of all.
+
+        With `may_fork` it is a fork of the template, if there is one.
+        """
         self._close_log(name)
-        self._started[name] = command, env or {}
+        self._started[name] = command, env or {}, may_fork
         output = BoundedLog(self.logs / f"{name}.log")
         try:
-            process = self._spawn(command, subprocess.PIPE, subprocess.STDOUT, name=name, env=env or {})
+            process = (self._fork(command, name, env or {}) if may_fork else None) or self._spawn(
+                command, subprocess.PIPE, subprocess.STDOUT, name=name, env=env or {}
+            )
         except BaseException:
             output.close()
             raise
@@ -108,7 +135,8 @@ class Processes:
     def restart(self, name: str) -> None:
         """Start a process again that has ended; its remaining children are ended first."""
         self.end_family(name)
-        self.start(name, *self._started[name])
+        command, env, may_fork = self._started[name]
+        self.start(name, command, env, may_fork=may_fork)
 
     def end(self, name: str) -> None:
         """End one process by force, so that it can be restarted."""
@@ -194,6 +222,9 @@ class Processes:
             )
         for process in started:
             process.wait()
+        if self._template is not None:
+            self._template.end()
+            self._template = None
         for name in list(self._outputs):
             self._close_log(name)
         for process in self._commands:
@@ -217,18 +248,39 @@ class Processes:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env={
-                **self.env,
-                **(env or {}),
-                watchdog.MARK: self._mark,
-                watchdog.OWNER: f"{self._mark}/{name}",
-            },
+            env=self._environment(name, env or {}),
             start_new_session=True,
         )
+        self._watch(process.pid)
+        return process
+
+    def _fork(self, command: Command, name: str, env: Mapping[str, str]) -> Fork | None:
+        """None if there is no template, or if it cannot make this process."""
+        wanted = forked.forkable(command)
+        if self._template is None or wanted is None or not self._may_fork:
+            return None
+        try:
+            process = self._template.fork(*wanted, self._environment(name, env))
+        except CannotFork as why:
+            self._no_forks(why)
+            return None
+        self._watch(process.pid)
+        return process
+
+    def _no_forks(self, why: CannotFork) -> None:
+        """From now on every process is started; those that were forked go on."""
+        log.event(f"each process imports its libraries by itself, because none can be forked: {why}")
+        self._may_fork = False
+
+    def _environment(self, name: str, env: Mapping[str, str]) -> dict[str, str]:
+        marks = {watchdog.MARK: self._mark, watchdog.OWNER: f"{self._mark}/{name}"}
+        return {**self.env, **env, **marks}
+
+    def _watch(self, group: int) -> None:
+        """Tell the watchdog of a process, which leads a group of its own."""
         if self._watchdog is None:
             self._watchdog = _start_watchdog(self._mark, self.scratch)
-        self._tell(f"{process.pid}\n")
-        return process
+        self._tell(f"{group}\n")
 
     def _close_log(self, name: str) -> None:
         """Close the log of a process that has ended, after its last line."""

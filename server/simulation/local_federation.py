@@ -23,6 +23,8 @@ from server.deployment import certificates
 from server.deployment.superlink import SUPERLINK, Federation, WriteSettings
 from server.state import Approvals
 
+TRAINER_MODULES = ("client.cli.main", "client.config", "client.gateway.link", "client.trainer")
+"""What a trainer imports before it is ready; by name, because the server's code imports nothing of a site's."""
 _TRAINER_START_S = 600.0  # importing torch on a busy, cold disk; minutes have been seen
 
 
@@ -47,13 +49,16 @@ class LocalFederation(Federation):
 
         log.event(f"starting the server on port {self.fleet_port} and {len(self.sites)} trainers")
         self.start_superlink(identity)
-        for name, (settings, socket) in self.sites.items():
-            # A study may name weights that a trainer fetches, and the way out may be a proxy.
-            ways_out = proxies.sparing_loopback(os.environ)
-            self.processes.start(f"{name}-trainer", self.trainer_command(name, settings, socket), ways_out)
+        # A study may name weights that a trainer fetches, and the way out may be a proxy.
+        ways_out = proxies.sparing_loopback(os.environ)
+        is_prepared = self._prepare_trainers(ways_out)
+        if not is_prepared:
+            self._start_trainers(ways_out)
         self._wait_for_superlink()
         self._enrol()
         self.stage()
+        if is_prepared:
+            self._start_trainers(ways_out)
         for name, (_, socket) in self.sites.items():
             server = f"localhost:{self.fleet_port}"
             command = self.gateway_command(name, socket, identity.ca, keys[name].private, server)
@@ -64,6 +69,18 @@ class LocalFederation(Federation):
             _TRAINER_START_S,
         )
         self.run_study()
+
+    def _prepare_trainers(self, ways_out: Mapping[str, str]) -> bool:
+        """Import what trainers need once, for all of them. False where they cannot be forked."""
+        folder = next((socket.parent for _, socket in self.sites.values()), None)
+        return folder is not None and self.processes.prepare(
+            TRAINER_MODULES, folder / "template.sock", ways_out
+        )
+
+    def _start_trainers(self, ways_out: Mapping[str, str]) -> None:
+        for name, (settings, socket) in self.sites.items():
+            command = self.trainer_command(name, settings, socket)
+            self.processes.start(f"{name}-trainer", command, ways_out, may_fork=True)
 
     def run_study(self) -> None:
         """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError."""

@@ -1,0 +1,278 @@
+"""Template of a local federation's processes: it imports once, and each process is a fork of it.
+
+    python -m common.processes.template ROOM DESCRIPTOR MODULE...
+
+A trainer's imports cost five seconds of a processor, on one machine once for every site. So one process imports
+MODULEs and then only waits on the listening Unix socket DESCRIPTOR. Each connection asks for one process: `python -m
+MODULE ARGUMENTS` with an environment and the asker's own standard output. The fork is that program. Session, command
+line and environment are its own, also in /proc, where the watchdog looks for its mark.
+
+A fork copies one thread and nothing of a device. So a template runs nothing but imports, and refuses once it has a
+second thread. What a fork inherits, such as limits and namespaces, is the template's and not the asker's. So it is
+refused as soon as any of that differs (`surroundings`), or a variable that a library may read at its import. Who was
+refused starts its process as it always did (`forked.py`). Forks die with their template. The template ends with its
+starter, whose end of the pipe on standard input closes.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.processes import watchdog
+
+ROOM = "CONSILIUM_TEMPLATE_ROOM"
+"""Variable that holds room for a fork's own variables. It stands first in the template's environment."""
+ROOM_BYTES = 16 * 1024
+MOST_BYTES = 128 * 1024
+"""Of one message: less than what a Unix socket takes at once."""
+
+SHARED = "CONSILIUM_TEMPLATE"
+"""Variable with the socket of a template that several launchers share, such as those of one run of the tests."""
+VARYING = frozenset(
+    {watchdog.MARK, watchdog.OWNER, SHARED, ROOM, "FLWR_HOME", "PATH", "SHLVL", "OLDPWD", "_"}
+    | {"PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST_WORKER"}
+)
+"""Variables that no library reads at its import. A fork may have others than its template, and other proxies."""
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_LIFELINE = 0
+_ASKING_S = 10.0
+
+
+def surroundings() -> dict[str, Any]:
+    """What a process hands on to its forks and its children, and what no request can set."""
+    status = dict(line.partition(":")[::2] for line in Path("/proc/self/status").read_text().splitlines())
+    words = ("Uid", "Gid", "Groups", "CapEff", "NoNewPrivs", "Seccomp", "Cpus_allowed", "TracerPid", "Umask")
+    limits = {
+        name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if "RLIMIT_" in name
+    }
+    found: dict[str, Any] = {name: status.get(name, "").strip() for name in words}
+    found |= {name: list(limit) for name, limit in limits.items()}
+    found |= {f"namespace {path.name}": str(path.readlink()) for path in Path("/proc/self/ns").iterdir()}
+    found |= {"folder": str(Path.cwd()), "niceness": os.nice(0), "Python": sys.executable, "code": __file__}
+    found["cgroup"] = Path("/proc/self/cgroup").read_text()
+    return found
+
+
+def difference(env: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """A variable that differs and may have been read by an import; None if there is none."""
+    for name in sorted(env.keys() | other.keys()):
+        if name not in VARYING and not name.lower().endswith("_proxy") and env.get(name) != other.get(name):
+            return name
+    return None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One process that is asked for."""
+
+    module: str
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    surroundings: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """As one message."""
+        return json.dumps(vars(self)).encode()
+
+
+@dataclass
+class _Forks:
+    """The forks that run, by the descriptor that tells their end."""
+
+    wakes: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    running: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+
+    def reap(self, descriptor: int) -> None:
+        """Tell the asker how a fork has ended."""
+        pid, asker = self.running.pop(descriptor)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with contextlib.suppress(OSError), asker:  # an asker that has ended does not ask
+            asker.send(json.dumps({"code": code}).encode())
+        self.wakes.unregister(descriptor)
+        os.close(descriptor)
+
+    def forget(self) -> None:
+        """In a fork: close what is the template's."""
+        self.wakes.close()
+        for descriptor, (_, asker) in self.running.items():
+            os.close(descriptor)
+            asker.close()
+
+
+def main() -> None:
+    """Import, and serve until the starter has ended; a fork returns from `_serve` and runs its program."""
+    if not (arguments := sys.argv[2:]) or not Path("/proc/self/environ").read_bytes().startswith(
+        ROOM.encode()
+    ):
+        raise SystemExit("a template is started by common.processes.forked alone")
+    os.environ.pop(ROOM)
+    given = dict(os.environ)  # imports add to it
+    for module in arguments[1:]:
+        importlib.import_module(module)
+    if os.fork() == 0:
+        os._exit(
+            0
+        )  # numpy's OpenBLAS ends its idle threads before a fork, and starts them again when it needs them
+    os.wait()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
+    with socket.socket(fileno=int(arguments[0])) as listener:
+        request = _serve(listener, given)
+    if request is None:
+        os._exit(0)  # at once: what was imported has nothing to finish
+    sys.argv = [sys.argv[0], *request.arguments]
+    runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+
+
+def _serve(listener: socket.socket, given: Mapping[str, str]) -> Request | None:
+    """Answer until the template is to end: None. In a fork: what it is to run."""
+    forks, heard, is_ending = _Forks(), socket.socketpair(), False
+    for end in heard:
+        end.setblocking(False)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # its forks end first, each in its own way
+    signal.set_wakeup_fd(heard[1].fileno())
+    for descriptor in (_LIFELINE, listener.fileno(), heard[0].fileno()):
+        forks.wakes.register(descriptor, selectors.EVENT_READ)
+    while not (is_ending and not forks.running):
+        for key, _ in forks.wakes.select():
+            if key.fd == _LIFELINE:
+                return None
+            if key.fd == heard[0].fileno():
+                heard[0].recv(64)
+                is_ending = True
+            elif key.fd == listener.fileno():
+                request = _answer(listener.accept()[0], forks, given)
+                if request is not None:
+                    signal.set_wakeup_fd(-1)
+                    forks.forget()
+                    for end in heard:
+                        end.close()
+                    return request
+            elif key.fd in forks.running:
+                forks.reap(key.fd)
+    return None
+
+
+def _answer(asker: socket.socket, forks: _Forks, given: Mapping[str, str]) -> Request | None:
+    """Fork for one connection. None in the template; the request in the fork."""
+    descriptors: list[int] = []
+    if _user(asker) == os.geteuid():
+        asker.settimeout(_ASKING_S)
+        with contextlib.suppress(OSError):
+            message, descriptors, _, _ = socket.recv_fds(asker, MOST_BYTES, 1)
+    if len(descriptors) != 1:
+        asker.close()
+        return None
+    request, output = Request(**json.loads(message)), descriptors[0]
+    changed = {name: text for name, text in request.env.items() if given.get(name) != text}
+    why, template = _obstacle(request, given, changed), os.getpid()
+    if why is not None or (pid := os.fork()) != 0:
+        os.close(output)
+        if why is not None:
+            asker.send(json.dumps({"refused": why}).encode())
+            asker.close()
+            return None
+        end = os.pidfd_open(pid)
+        forks.running[end] = pid, asker
+        forks.wakes.register(end, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):
+            socket.send_fds(asker, [json.dumps({"pid": pid}).encode()], [end])
+        return None
+    asker.close()
+    for name in given.keys() - request.env.keys():
+        os.environ.pop(name, None)
+    os.environ.update(changed)
+    _become(request, changed, output, template)
+    return request
+
+
+def _user(asker: socket.socket) -> int:
+    """The user at the other end (unix(7), SO_PEERCRED)."""
+    _, user, _ = struct.unpack("3i", asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(user)
+
+
+def _obstacle(request: Request, given: Mapping[str, str], changed: Mapping[str, str]) -> str | None:
+    """Why a fork would not be the process that is asked for."""
+    ours = surroundings()
+    for name in sorted(ours.keys() | request.surroundings.keys()):
+        if ours.get(name) != request.surroundings.get(name):
+            return f"{name} is another than the template's"
+    if (variable := difference(given, request.env)) is not None:
+        return f"the variable {variable} is another than the template's"
+    if len(_variables(changed)) >= ROOM_BYTES or len(_command_line(request)) >= ROOM_BYTES:
+        return "its command line or its environment is too long"
+    if (num := len(list(Path("/proc/self/task").iterdir()))) != 1:
+        return f"an import has started threads ({num - 1})"
+    return None
+
+
+def _variables(env: Mapping[str, str]) -> bytes:
+    """As the kernel keeps them."""
+    return b"".join(os.fsencode(f"{name}={text}") + b"\0" for name, text in env.items())
+
+
+def _command_line(request: Request) -> bytes:
+    command = (sys.executable, "-m", request.module, *request.arguments)
+    return b"".join(os.fsencode(part) + b"\0" for part in command)
+
+
+def _become(request: Request, changed: Mapping[str, str], output: int, template: int) -> None:
+    """Turn this fork into the process that was asked for, but for its program."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != template:
+        os._exit(1)  # it died in between
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(output)
+    _open_standard_streams()
+    _show(_command_line(request), _variables(changed))
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()  # of one template, all forks would draw the same from numpy's own generator
+
+
+def _open_standard_streams() -> None:
+    """As Python does at its start: those of the template remember what kind of file they wrote to."""
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    for name, descriptor, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
+        former = getattr(sys, name)
+        stream = open(  # noqa: SIM115
+            descriptor, "w", buffering, encoding=former.encoding, errors=former.errors, closefd=False
+        )
+        if os.environ.get("PYTHONUNBUFFERED"):
+            stream.reconfigure(write_through=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _show(command_line: bytes, changed: bytes) -> None:
+    """Write command line and variables where /proc shows them, into the room that was kept for them (proc(5))."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    arguments, arguments_end, environment = (int(fields[number - 3]) for number in (48, 49, 50))
+    ctypes.memset(arguments, 0, arguments_end - arguments)
+    ctypes.memmove(arguments, command_line, len(command_line))
+    ctypes.memset(environment, 0, ROOM_BYTES)
+    ctypes.memmove(environment, changed, len(changed))
+
+
+if __name__ == "__main__":
+    main()
