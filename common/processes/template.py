@@ -14,6 +14,7 @@ refused starts its process as it always did (`forked.py`). Forks die with their 
 starter, whose end of the pipe on standard input closes.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -135,6 +136,7 @@ def main() -> None:
         request = _serve(listener, given)
     if request is None:
         os._exit(0)  # at once: what was imported has nothing to finish
+    atexit.register(gc.unfreeze)  # some libraries print what no collection has freed
     sys.argv = [sys.argv[0], *request.arguments]
     runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 

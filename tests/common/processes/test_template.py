@@ -50,6 +50,7 @@ PROGRAMS = {
     "show": SHOW,
     "wait": WAIT,
     "leave": "import sys; print('gone'); raise SystemExit(int(sys.argv[1]))",
+    "frozen": "import atexit, gc; atexit._run_exitfuncs(); print(gc.get_freeze_count())",
     "fail": "raise ValueError('three is no prime')",
     "threads": "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
 }
@@ -125,6 +126,15 @@ def test_the_exit_code_of_a_fork_is_its_programs(launched: Processes, tmp_path: 
     assert soon(lambda: launched.ended() == {"leave": 3, "fail": 1, "killed": -9})
     assert launched.tail("leave").endswith("gone")
     assert launched.tail("fail").endswith("ValueError: three is no prime")
+
+
+def test_at_its_end_a_fork_frees_what_was_imported_as_any_process(
+    launched: Processes, tmp_path: Path
+) -> None:
+    prepared(launched, tmp_path)
+    launched.start("one", module("frozen"), may_fork=True)
+    assert fork_of(launched, "one").wait() == 0
+    assert launched.tail("one").endswith("\n    0")
 
 
 def test_a_fork_carries_the_marks_by_which_the_watchdog_finds_it(launched: Processes, tmp_path: Path) -> None:
