@@ -67,6 +67,8 @@ class Ended:
     name: str
     outcome: Outcome
     seconds: float
+    under_way: tuple[str, ...] = ()
+    """Runs that have begun and are not over."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def side_by_side(
                     run.processes.stop()
                     del running[name]
                     free.append(run.place)
-                    yield Ended(name, outcome, seconds)
+                    yield Ended(name, outcome, seconds, tuple(running))
                 time.sleep(POLL_S)
         finally:
             _stop(list(running.values()))

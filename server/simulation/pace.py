@@ -8,10 +8,10 @@ from pathlib import Path
 from common import log
 from common.config import StudyConfig
 from common.console.spans import format_span
+from common.errors import StorageError
 from server.report.text import counted
 from server.simulation.jobs import Ended
 from server.storage.history import read_rounds
-from server.storage.status import read_status
 
 
 @dataclass
@@ -38,18 +38,17 @@ class Pace:
                 f"{study.name} {how} after {format_span(ended.seconds)} ({of}){f': {failure}' if failure else ''}",
                 level=logging.INFO if failure is None else logging.WARNING,
             )
-        left = sum(self._rounds_left(study) for study in self.waiting.values())
+        left = sum(study.rounds for study in self.waiting.values())
+        left -= sum(self._rounds_done(self.waiting[name]) for name in ended.under_way)
         if left and self.num_rounds and failure is None:
             at_once = min(self.jobs, num_left)
             log.event(_time_left(self.seconds / self.num_rounds * left / at_once, num_left, left, at_once))
 
-    def _rounds_left(self, study: StudyConfig) -> int:
-        if self.jobs == 1:
-            return study.rounds
-        now = read_status(self.folder / study.name)
-        is_running = now is not None and now.or_died().status == "running"
-        done = len(read_rounds(self.folder / study.name)) if is_running else 0
-        return max(0, study.rounds - done)
+    def _rounds_done(self, study: StudyConfig) -> int:
+        try:
+            return min(study.rounds, len(read_rounds(self.folder / study.name)))
+        except StorageError:  # of an earlier run, which is being set aside: an estimate must not end a grid
+            return 0
 
 
 def _time_left(seconds: float, num_studies: int, num_rounds: int, at_once: int) -> str:

@@ -24,7 +24,6 @@ from server.simulation.grid import run_grid
 from server.simulation.jobs import Ended, Outcome
 from server.simulation.pace import Pace
 from server.state import RoundState
-from server.storage import status
 from server.storage.history import read_rounds
 from server.storage.status import read_status
 from tests.conftest import STUDY
@@ -157,15 +156,25 @@ def test_the_time_left_counts_the_runs_at_a_time_and_the_rounds_that_are_done(
 ) -> None:
     waiting = {name: make_study(name=name, rounds=4) for name in ("b", "c")}
     pace = Pace(tmp_path, waiting, jobs=2)
-    run_dir = tmp_path / "b"
-    run_dir.mkdir()
-    status.set_status(run_dir, "running", "round 2")
-    append_round(run_dir, RoundState(1, {}, {}, {}), waiting["b"])
+    (tmp_path / "b").mkdir()
+    append_round(tmp_path / "b", RoundState(1, {}, {}, {}), waiting["b"])
     with caplog.at_level("INFO", "consilium"):
-        pace.add(make_study(name="a", rounds=4), Ended("a", Outcome(failure=None), 120.0))
+        pace.add(make_study(name="a", rounds=4), Ended("a", Outcome(failure=None), 120.0, under_way=("b",)))
     # 4 rounds in 120 s are 30 s a round; 3 rounds of b and 4 of c are 210 s, and half of that for two at a time
     assert "a finished after 2 min (1 of 3 runs ended)" in caplog.text
     assert "about 105 s left for 2 runs of 7 rounds, 2 at a time, as long as the rounds so far" in caplog.text
+
+
+def test_a_run_whose_record_cannot_be_read_counts_whole(
+    make_study: Callable[..., StudyConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "rounds.jsonl").write_text('{"round": 1}\n')  # of another version
+    with caplog.at_level("INFO", "consilium"):
+        Pace(tmp_path, {"b": make_study(name="b", rounds=4)}, jobs=2).add(
+            make_study(name="a", rounds=4), Ended("a", Outcome(failure=None), 40.0, under_way=("b",))
+        )
+    assert "about 40 s left for 1 run of 4 rounds" in caplog.text
 
 
 # --- what a run has of the machine -----------------------------------------------------------
