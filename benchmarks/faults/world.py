@@ -129,6 +129,8 @@ class World:
     """A folder of sites with synthetic images, and studies that are launched on it."""
 
     folder: Path
+    env: Mapping[str, str] = field(default_factory=lambda: ENV)
+    """Environment of the launchers."""
     launches: list[Launch] = field(default_factory=list)
     _calm: dict[str, str] = field(default_factory=dict)
     """Digest by what the study changes."""
@@ -222,7 +224,7 @@ class World:
                     sys.executable, "-m", "benchmarks.faults.launch", str(plan_file),
                     *command, "--sites", str(self.sites),
                 ],
-                cwd=ROOT, env=ENV, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
         launch = Launch(process, runs / name, output, since)
         self.launches.append(launch)

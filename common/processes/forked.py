@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from common.network import unix_sockets
 from common.processes import template
 
 _START_S = 600.0  # for its imports, on a busy, cold disk
@@ -113,8 +115,10 @@ class Template:
             self.process.wait()
 
 
-def start(modules: Sequence[str], env: Mapping[str, str], log: Path, path: Path) -> Template:
-    """Start a template with these modules, without waiting for it. Raises CannotFork.
+def start(
+    modules: Sequence[str], env: Mapping[str, str], log: Path, path: Path, cwd: Path | None = None
+) -> Template:
+    """Start a template with these modules in the folder `cwd`, without waiting for it. Raises CannotFork.
 
     It listens at `path`, whose folder is this user's alone. What its imports print goes to `log`.
     """
@@ -133,7 +137,7 @@ def start(modules: Sequence[str], env: Mapping[str, str], log: Path, path: Path)
             process = subprocess.Popen(
                 [sys.executable, "-m", template.__name__, room, str(listener.fileno()), *modules],
                 stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-                env={template.ROOM: room, **env}, pass_fds=[listener.fileno()],
+                env={template.ROOM: room, **env}, cwd=cwd, pass_fds=[listener.fileno()],
             )  # fmt: skip
     return Template(path, process)
 
@@ -169,14 +173,18 @@ def forkable(command: Sequence[str | Path]) -> tuple[str, list[str]] | None:
 
 
 @contextlib.contextmanager
-def sharing(modules: Sequence[str], env: Mapping[str, str], folder: Path) -> Iterator[dict[str, str]]:
-    """A template for several launchers; yields what their environment needs, which is nothing where there is none."""
+def sharing(modules: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> Iterator[dict[str, str]]:
+    """A template for launchers in the folder `cwd`; yields what their environment needs.
+
+    That is nothing where there can be no template.
+    """
+    folder = unix_sockets.short_folder("template.sock")
+    started = None
     try:
-        started = start(modules, env, folder / "template.log", folder / "template.sock")
-    except CannotFork:
-        yield {}
-        return
-    try:
-        yield {template.SHARED: str(started.path)}
+        with contextlib.suppress(CannotFork):
+            started = start(modules, env, log, folder / "template.sock", cwd)
+        yield {} if started is None else {template.SHARED: str(started.path)}
     finally:
-        started.end()
+        if started is not None:
+            started.end()
+        shutil.rmtree(folder)

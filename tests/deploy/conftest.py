@@ -1,14 +1,29 @@
-"""A folder of sites for the tests of one file, whose studies are started as real processes."""
+"""A folder of sites for the tests of one file, whose studies are started as real processes.
 
-from collections.abc import Iterator
+One test process has one template of trainers for all its studies, so they import torch once.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from benchmarks.faults.world import World
+from benchmarks.faults.world import ENV, ROOT, World
+from common.processes import forked
+from common.processes.flower import environment
+from server.simulation.local_federation import TRAINER_MODULES
+
+
+@pytest.fixture(scope="session")
+def launchers_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """Environment of launchers that share a template."""
+    folder = tmp_path_factory.mktemp("template")
+    env = environment(folder, ENV)
+    with forked.sharing(TRAINER_MODULES, env, folder / "template.log", ROOT) as shared:
+        yield {**ENV, **shared}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory, launchers_env: Mapping[str, str]) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("world"), launchers_env)
     yield made
     made.end()

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +100,8 @@ class Launch:
 class Federation:
     """A folder of sites, and studies that are launched on it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.sites = folder, folder / "sites"
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self.folder, self.sites, self.env = folder, folder / "sites", env
         self.launches: list[Launch] = []
         data = ["--images", "20"]
         if ARCHIVE.exists():
@@ -149,7 +149,7 @@ class Federation:
                     sys.executable, "-m", "benchmarks.faults.launch", str(plan),
                     *command, "--sites", str(self.sites),
                 ],
-                cwd=ROOT, env=ENV | PROXIES, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                cwd=ROOT, env={**self.env, **PROXIES}, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
         launch = Launch(process, self.folder / RUNS / name, output, gate)
         self.launches.append(launch)
@@ -164,9 +164,11 @@ class Federation:
 
 @pytest.fixture(scope="module", params=[IMAGES])
 def federation(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    launchers_env: Mapping[str, str],
 ) -> Iterator[Federation]:
-    made = Federation(tmp_path_factory.mktemp("federation"))
+    made = Federation(tmp_path_factory.mktemp("federation"), launchers_env)
     yield made
     made.end()
 

@@ -290,7 +290,7 @@ def test_only_a_module_of_this_python_can_be_forked(command: list[str]) -> None:
 def test_launchers_of_one_environment_share_a_template(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with forked.sharing(["heavy"], env, tmp_path) as shared:
+    with forked.sharing(["heavy"], env, tmp_path / "template.log", Path.cwd()) as shared:
         monkeypatch.setenv(*next(iter(shared.items())))
         for name in ("first", "second"):
             launched = Processes(tmp_path / name, env | shared)
