@@ -1,5 +1,35 @@
 """Messages between server and sites: `common.wire.codec` and `common.wire.flower_codec` are their two forms."""
 
+from common.wire.answers import (
+    Answer,
+    ApprovalAnswer,
+    Decision,
+    Enrolment,
+    ErrorKind,
+    Failure,
+    HeadAnswer,
+    MaskAnswer,
+    OverlapAnswer,
+    RoundAnswer,
+)
+from common.wire.fields import (
+    CHECK_HEADER,
+    LONGEST_HOLD_S,
+    LONGEST_NO,
+    LONGEST_NOTICE,
+    LONGEST_REASON,
+    MOST_TENSORS,
+    MOST_TOKENS,
+    TRAINER_METHOD,
+    TRAINER_SERVICE,
+    Extent,
+    ImageSummary,
+    Message,
+    Sizes,
+    Token,
+    Tokens,
+    device_name,
+)
 from common.wire.head_steps import (
     CoefficientsStep,
     GradientsStep,
@@ -11,44 +41,20 @@ from common.wire.head_steps import (
 )
 from common.wire.mask_steps import CensusStep, KeysStep, MaskStep, RevealStep, SharesStep
 from common.wire.messages import (
-    CHECK_HEADER,
+    arrays_of,
+    weights_of,
+)
+from common.wire.plans import (
     CONTROL,
-    LONGEST_HOLD_S,
-    LONGEST_NO,
-    LONGEST_NOTICE,
-    LONGEST_REASON,
-    MOST_TENSORS,
-    MOST_TOKENS,
-    TRAINER_METHOD,
-    TRAINER_SERVICE,
-    Answer,
-    ApprovalAnswer,
     ApprovalPlan,
-    Decision,
-    Enrolment,
     EnrolPlan,
-    ErrorKind,
-    Extent,
-    Failure,
-    HeadAnswer,
     HeadPlan,
-    ImageSummary,
-    MaskAnswer,
     MaskPlan,
-    Message,
-    OverlapAnswer,
     OverlapPlan,
     Plan,
-    RoundAnswer,
     RoundPlan,
-    Sizes,
-    Token,
-    Tokens,
-    arrays_of,
     asks_for_replicates,
-    device_name,
     phase_of,
-    weights_of,
 )
 
 __all__ = [

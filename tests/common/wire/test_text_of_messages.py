@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from common import wire
-from common.wire.messages import Message
+from common.wire.fields import Message
 
 UNSHOWN = {"ClassVectors.float32"}
 """Base64 of a known number of bytes, which is checked where it is unpacked and shown to no one."""
