@@ -270,7 +270,7 @@ def on_disk(
     make_site: MakeSite, folder: Path, policy: PolicyConfig = WITH_HEADS
 ) -> tuple[dict[str, SiteConfig], list[LocalSite]]:
     """Two sites whose policy allows heads under privacy, and their YAML files in `folder`."""
-    sites = {name: make_site(name, 8, policy=policy) for name in ("north", "south")}
+    sites = {name: make_site(name, 20, policy=policy) for name in ("north", "south")}
     local = []
     for site, config in sites.items():
         path = folder / f"{site}.yaml"
@@ -353,7 +353,7 @@ def test_a_study_whose_heads_cost_too_much_is_refused_before_it_begins(
 def test_scores_with_noise_leave_once_and_the_report_says_so(
     make_site: MakeSite, make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    # Noise of 3, which the usual budget has room for, hides now and then every one of a site's six test images.
+    # Noise of 3, which the usual budget has room for, now and then hides every test image of a site.
     policy = WITH_HEADS.model_copy(update={"privacy": PrivacyPolicy(max_epsilon=500.0)})
     sites, local = on_disk(make_site, tmp_path, policy)
     study = make_study(**{**HEADS, "privacy": {**HEADS["privacy"], "scores": {"noise": 0.3}}})

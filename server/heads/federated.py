@@ -7,7 +7,7 @@ search, and share these messages. The order in which sites answer does not chang
 A head that could not be fitted is named with its reason, and the others go on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, assert_never
@@ -33,22 +33,16 @@ from common.config.heads import (
 from common.errors import UpdateRejected
 from common.heads import FittedHead, Floats, Form, Fourier, HeadForm, View, identity, under
 from common.heads.needs import moments_of, noisy_blocks
-from common.masking.tables import TRAIN
-from common.weights import Array, Arrays
+from common.weights import Array
 from common.wire import head_steps
-from server.aggregation.update import limited_weights
 from server.heads import bounds, noisy_sums, solvers
-from server.heads.calls import HeadCalls, Shapes
-from server.heads.masked import MaskedSums, SumRefusedError
+from server.heads.calls import HeadCalls
 from server.heads.search import Searches
 from server.heads.solvers import Statistics
-from server.heads.sums import ALL, Part, added, parts_of, usual_width, weighed, width_of
+from server.heads.sums import Part, added, weighed
+from server.heads.training_sites import TooFewError, TrainingSites
 
 _RAW = "raw"
-
-
-class _TooFewError(Exception):
-    """A head could not be fitted: too few answers. The text is for the report."""
 
 
 @dataclass
@@ -58,10 +52,7 @@ class FederatedFit:
     study: StudyConfig
     heads: HeadsConfig
     calls: HeadCalls
-    sites: Sequence[str]
-    """Training sites that have answered every step so far."""
-    masks: MaskedSums | None = None
-    """How sums are asked for in a study with secure aggregation."""
+    sites: TrainingSites
 
     def __post_init__(self) -> None:
         self.lacking: dict[str, str] = {}
@@ -84,7 +75,7 @@ class FederatedFit:
             raw = self._statistics({_RAW: (None, self._request(_RAW, squares=True))})[_RAW]
             views = self._views(raw)
             sums = self._sums(raw, views)
-        except _TooFewError as few:
+        except TooFewError as few:
             self.lacking = {f"federated.{head.title}": str(few) for head in self.heads.federated}
             return
         iterated = [head for head in self.heads.federated if isinstance(head, Iterated)]
@@ -101,7 +92,7 @@ class FederatedFit:
             title = f"federated.{head.title}"
             try:
                 yield self._head(head, title, views[head.title], sums.get(head.title), points)
-            except (_TooFewError, np.linalg.LinAlgError) as error:
+            except (TooFewError, np.linalg.LinAlgError) as error:
                 self.lacking[title] = str(error)
                 log.warn(f"heads  no {title}: {error}")
 
@@ -128,7 +119,7 @@ class FederatedFit:
     def _statistics(
         self, requests: Mapping[str, tuple[View | None, head_steps.ViewRequest]]
     ) -> dict[str, Statistics]:
-        """Sums over all sites, by view. Raises _TooFewError."""
+        """Sums over all sites, by view. Raises TooFewError."""
         arrays: dict[str, Array] = {}
         shapes: dict[str, tuple[int | None, ...]] = {}
         for name, (view, request) in requests.items():
@@ -140,75 +131,18 @@ class FederatedFit:
             if request.moments != "none" and width is not None:
                 shapes[f"statistics/{name}/moments"] = (width * (width + 1) // 2,)
         step = head_steps.StatisticsStep(views=tuple(request for _, request in requests.values()))
-        parts = self._parts(step, arrays, shapes, partial(self._wrong_sums, step.views))
+        parts = self.sites.parts(step, arrays, shapes, partial(self._wrong_sums, step.views))
         for name, (_, request) in requests.items():
             if request.moments != "none":
                 self._spreads[name] = {
                     part.site: bounds.diagonal_of(part.arrays[f"statistics/{name}/moments"]) for part in parts
                 }
-        factors = self._factors([part.train_counts for part in parts])
+        factors = self.sites.factors([part.train_counts for part in parts])
         counts_C = weighed((np.asarray(part.train_counts) for part in parts), factors)
         return {
             name: added([part.arrays for part in parts], request, counts_C, factors)
             for name, (_, request) in requests.items()
         }
-
-    def _parts(
-        self,
-        step: head_steps.StatisticsStep | head_steps.GradientsStep,
-        arrays: Arrays,
-        shapes: Shapes,
-        wrong: Callable[[Part], str | None],
-    ) -> list[Part]:
-        """What is added up: the sums of each site, or under masks those of all together. `wrong` says why no images
-        have these sums. Raises _TooFewError.
-        """
-        if self.masks is not None:
-            return [self._under_masks(self.masks, step, arrays, shapes, wrong)]
-        admit = self.calls.admit_training(
-            shapes, lambda site, answer: wrong(Part(site, self._counts(site), answer.arrays))
-        )
-        answers = self.calls.ask(self.sites, step, arrays, admit)
-        if isinstance(step, head_steps.StatisticsStep):
-            answers = self._of_usual_width(step, answers, step.views[0].name)
-        else:
-            self._keep_only(answers)
-        return parts_of(answers)
-
-    def _under_masks(
-        self,
-        masks: MaskedSums,
-        step: head_steps.HeadStep,
-        arrays: Arrays,
-        shapes: Shapes,
-        wrong: Callable[[Part], str | None],
-    ) -> Part:
-        try:
-            total = masks.training(self.sites, step, arrays, shapes)
-        except SumRefusedError as refused:
-            raise _TooFewError(str(refused)) from refused
-        part = Part(ALL, total.counts(TRAIN), total.arrays())
-        if (reason := wrong(part)) is not None:
-            raise _TooFewError(
-                f"the masked sum of {', '.join(total.sites)} is of no images, so a site sent wrong numbers: {reason}"
-            )
-        self.sites = total.sites
-        return part
-
-    def _of_usual_width(
-        self, step: head_steps.StatisticsStep, answers: dict[str, wire.HeadAnswer], view: str
-    ) -> dict[str, wire.HeadAnswer]:
-        """The answers whose features have the width of most. Raises _TooFewError."""
-        self._keep_only(answers)
-        width = usual_width(answers, view)
-        for site, answer in list(answers.items()):
-            if (actual := width_of(answer, view)) != width:
-                self.calls.leave_out(
-                    site, step, f"its features have width {actual}, expected {width} as at most sites"
-                )
-                del answers[site]
-        self._keep_only(answers)
-        return answers
 
     @staticmethod
     def _wrong_sums(requests: Sequence[head_steps.ViewRequest], part: Part) -> str | None:
@@ -217,27 +151,8 @@ class FederatedFit:
                 return wrong
         return None
 
-    def _counts(self, site: str) -> tuple[int, ...]:
-        return self.calls.cohort.enrolments[site].train_counts
-
-    def _factors(self, counts: Sequence[tuple[int, ...]]) -> list[float]:
-        """Weight of each site's sums, by its training images by class: 1 but for a site whose share of the images is
-        beyond the study's limit.
-        """
-        return limited_weights([sum(counts_C) for counts_C in counts], self.study.largest_share_of_sums)
-
-    def _keep_only(self, answers: Mapping[str, wire.HeadAnswer]) -> None:
-        """Go on with the sites that answered. Raises _TooFewError if they are no quorum."""
-        missing = [site for site in self.sites if site not in answers]
-        self.sites = [site for site in self.sites if site in answers]
-        if len(self.sites) < self.study.sites.quorum:
-            raise _TooFewError(
-                f"{len(self.sites)} training site(s) answered, {self.study.sites.quorum} are required"
-                + (f"; {', '.join(missing)} did not" if missing else "")
-            )
-
     def _with_noise(self) -> tuple[dict[str, View], dict[str, Statistics]]:
-        """Views and sums by head in a study with privacy, all from one message. Raises _TooFewError."""
+        """Views and sums by head in a study with privacy, all from one message. Raises TooFewError."""
         assert self.study.privacy is not None
         assert self.study.privacy.heads is not None
         request, blocks = head_steps.noisy_request(self.study), noisy_blocks(self.heads)
@@ -252,14 +167,14 @@ class FederatedFit:
         admit = self.calls.admit_training(
             shapes, partial(self._wrong_noisy_sums, self.study.privacy.heads, blocks)
         )
-        answers = self._of_usual_width(step, self.calls.ask(self.sites, step, {}, admit), _RAW)
+        answers = self.sites.of_usual_width(step, self.calls.ask(self.sites.names, step, {}, admit), _RAW)
         noisy = noisy_sums.added(
             [_noisy(answer, blocks) for answer in answers.values()],
-            self._factors([answer.train_counts for answer in answers.values()]),
+            self.sites.factors([answer.train_counts for answer in answers.values()]),
             self.study.privacy.heads,
         )
         if not noisy.present_C.any():
-            raise _TooFewError("no class has more patients than the noise on their number")
+            raise TooFewError("no class has more patients than the noise on their number")
         views = {head.title: noisy.view(head.pca) for head in self.heads.federated}
         return views, {
             head.title: noisy.statistics(views[head.title], balanced=(moments_of(head) or ("", False))[1])
@@ -368,7 +283,7 @@ class FederatedFit:
                 case LinearSvm() | Logistic() | RffSvm():
                     points_PC = points[head.title]
                     if isinstance(points_PC, str):
-                        raise _TooFewError(points_PC)
+                        raise TooFewError(points_PC)
                     parameters = solvers.linear_from(sums, points_PC)
                 case _:
                     assert_never(head)
@@ -389,11 +304,11 @@ class FederatedFit:
             self.calls.admit_training(shapes)(site, answer)
 
         step = head_steps.CoefficientsStep(votes=(name,))
-        answers = self.calls.ask(self.sites, step, under(f"view/{name}", view.arrays()), admit)
+        answers = self.calls.ask(self.sites.names, step, under(f"view/{name}", view.arrays()), admit)
         if not answers:
-            raise _TooFewError("no site has a head to vote with")
+            raise TooFewError("no site has a head to vote with")
         counts = [answer.train_counts for answer in answers.values()]
-        images_S = np.multiply([sum(counts_C) for counts_C in counts], self._factors(counts))
+        images_S = np.multiply([sum(counts_C) for counts_C in counts], self.sites.factors(counts))
         heads = [answer.arrays for answer in answers.values()]
         return {
             "weights": np.stack([arrays[f"coefficients/{name}/weights"] for arrays in heads]).astype(
@@ -418,7 +333,7 @@ class FederatedFit:
                     if searches.finished:
                         done[title] = running.pop(title)
                         log.event(f"heads  federated.{title}: {done[title].summary}")
-        except _TooFewError as few:
+        except TooFewError as few:
             return {
                 head.title: done[head.title].points_PC if head.title in done else str(few) for head in heads
             }
@@ -441,11 +356,13 @@ class FederatedFit:
             )
             for title, searches in running.items()
         )
-        before = self.sites
+        before = self.sites.names
         step = head_steps.GradientsStep(objectives=objectives)
-        parts = self._parts(step, arrays, shapes, partial(self._wrong_gradients, objectives))
-        factors = self._factors([part.train_counts for part in parts])
-        if self.sites != before:  # the sums are of other images now: the searches restart from their points
+        parts = self.sites.parts(step, arrays, shapes, partial(self._wrong_gradients, objectives))
+        factors = self.sites.factors([part.train_counts for part in parts])
+        if (
+            self.sites.names != before
+        ):  # the sums are of other images now: the searches restart from their points
             return {title: searches.restarted() for title, searches in running.items()}
         return {
             title: searches.evaluated(

@@ -25,6 +25,7 @@ from server.heads.masked import MaskedSums, SumRefusedError
 from server.heads.outliers import Outliers
 from server.heads.record import POOLED, HeadsRecord
 from server.heads.scoring import choose, scored, scored_together
+from server.heads.training_sites import TrainingSites
 from server.rounds import participation
 from server.rounds.masked_round import HEADS_AGAIN
 from server.rounds.sites import Sites
@@ -68,7 +69,7 @@ def fit(
     names = [site for site in study.sites.all if site in cohort.enrolments and site not in set_aside]
     trainers = [site for site in names if site in study.sites.train]
     log.event(f"heads on the weights after round {calls.round}: {', '.join(study.heads.titles)}")
-    fitting = FederatedFit(study, study.heads, calls, trainers, masks)
+    fitting = FederatedFit(study, study.heads, calls, TrainingSites(study, calls, trainers, masks))
     heads = tuple(fitting.run()) if study.heads.federated else ()
     heads = _chosen(study.heads, calls, fitting, heads)
     detected = _outliers(study, calls, fitting) if state.closing else None
@@ -107,7 +108,7 @@ def _record_of_sums(
     results: tuple[HeadResult, ...] = ()
     if heads:
         try:
-            together, results = scored_together(calls, fitting.sites, heads, masks)
+            together, results = scored_together(calls, fitting.sites.names, heads, masks)
         except SumRefusedError as refused:
             raise QuorumNotMet(
                 f"the heads are fitted and have no score: {refused}. {HEADS_AGAIN}"
@@ -138,10 +139,10 @@ def _outliers(study: StudyConfig, calls: HeadCalls, fitting: FederatedFit) -> Ou
         log.warn(f"heads  no outlier score: {error}")
         return None
     num_train = float(sums.counts_C.sum())
-    if fitting.masks is None:
-        return Outliers(found, num_train, outliers.counted(calls, fitting.sites, found))
+    if fitting.sites.masks is None:
+        return Outliers(found, num_train, outliers.counted(calls, fitting.sites.names, found))
     try:
-        sites, counts = outliers.counted_together(fitting.masks, fitting.sites, found)
+        sites, counts = outliers.counted_together(fitting.sites.masks, fitting.sites.names, found)
     except SumRefusedError as refused:
         log.warn(f"heads  no outlier score: {refused}")
         return None
@@ -160,7 +161,7 @@ def _chosen(
     if not forms:
         return heads
     try:
-        best = choose(calls, fitting.sites, forms, fitting.masks)
+        best = choose(calls, fitting.sites.names, forms, fitting.sites.masks)
     except SumRefusedError as refused:
         raise QuorumNotMet(f"no form of the heads can be chosen: {refused}. {HEADS_AGAIN}") from refused
     return tuple(best.get(head.form.title, head) for head in heads)

@@ -24,7 +24,7 @@ from common.files import write_atomically
 from common.masking import roster
 from common.settings import to_yaml
 
-OVERLAP_SECRET, ROSTER = Path("overlap.secret"), Path("roster.yaml")
+OVERLAP_SECRET, ROSTER = Path("overlap.secret"), Path("mask.roster")
 """Beside the YAMLs, which name them relative to themselves."""
 POOLED = "pooled"
 """Name of the site that holds every site's training images: centralised training."""
