@@ -20,4 +20,6 @@ def load(setup: StudySetup, site: str, *, before_round: int) -> None:
     if study.model.batch_norm == "local_statistics" and setup.parts.local and only_scores:
         setup.model.eval()
         device = next(setup.model.parameters()).device
-        adapt_statistics(setup.model, setup.store.images(None), device, study.local.precision)
+        adapt_statistics(
+            setup.model, setup.store.images(None), device, study.local.precision, among=setup.parts.local
+        )

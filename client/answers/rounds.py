@@ -14,6 +14,7 @@ from client.answers.position import position
 from client.config import SiteConfig
 from client.data.pseudonyms import site_secret
 from client.governance import policy, score_cells
+from client.heads.steps import keep_network
 from client.model import parameters
 from client.privacy.budget import Budget, round_charge, scores_question
 from client.privacy.scores import Floats, Numbers, confusion_of_patients, noisy_scores
@@ -63,6 +64,7 @@ class RoundAnswers:
         first = partial(first_weights, setup, self._site)
         if "test" in plan.score and not plan.train:
             own = own_models.scores(plan, setup, first, lambda: self._score(setup, "test", plan))
+            self._keep_own_network(plan, setup, arrays_digest)
         calibrated = calibration.counts(plan, setup, self._site.policy, self._device)
         evaluate_s = 0.0 if setup.is_private else time.monotonic() - started
         if not plan.train:
@@ -128,6 +130,14 @@ class RoundAnswers:
         if private is not None:
             answer = _without_what_has_no_noise(answer, num_examples, self._budget.of_study(study))
         return answer if study.secure_aggregation is None else _without_what_tells_images(answer)
+
+    def _keep_own_network(self, plan: wire.RoundPlan, setup: StudySetup, arrays_digest: str) -> None:
+        """Keep the network with the layers that stay here, which the operator's run lacks, to predict with. Raises
+        StorageError.
+        """
+        if setup.parts.local and plan.site in plan.study.sites.train:
+            network = parameters.all_arrays(setup.model, setup.parts)
+            keep_network(setup.state.folder, plan.study, network, arrays_digest)
 
     def _private(self, plan: wire.RoundPlan, setup: StudySetup, num_images: int) -> PrivateRound | None:
         """What a round with privacy needs, once it is paid for; None in a study without."""

@@ -2,7 +2,7 @@
 (AdaBN, Li et al. 2016, arXiv:1603.04779). Weights stay as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,14 +19,26 @@ FEWEST_IMAGES = 16
 _BATCH = 64
 
 
-def adapt_statistics(model: nn.Module, images: Images, device: torch.device, precision: Precision) -> int:
+def adapt_statistics(
+    model: nn.Module,
+    images: Images,
+    device: torch.device,
+    precision: Precision,
+    among: Collection[str] | None = None,
+) -> int:
     """Measure the running means and variances of `model` again on `images`; returns how many layers have some.
+
+    `among` names the tensors that may change; None: all statistics.
 
     The mean over batches, each by its images. Raises ConfigError for a network without such layers, SiteDataError for
     fewer than `FEWEST_IMAGES` images.
     """
     layers = [
-        layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+        layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.running_mean is not None
+        and (among is None or (f"{path}.running_mean" if path else "running_mean") in among)
     ]
     num_images = len(images.labels_N)
     if not layers:

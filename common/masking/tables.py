@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.config.types import MOST_NAMES
-from common.errors import ConsiliumError
+from common.errors import ConsiliumError, PolicyRefusal
 from common.masking import grid
 from common.masking.stream import Words
 from common.metrics import NUM_BINS, NUM_CALIBRATION_BINS, Score
@@ -97,13 +97,14 @@ def pooled_score(words: Words, num_classes: int, num_bins: int) -> Score:
 
 
 def sum_words(name: str, array: Array) -> Words:
-    """A site's sum for heads, called `name`, as words (2, ...). Raises ConsiliumError for numbers that a sum over sites
+    """A site's sum for heads, called `name`, as words (2, ...). Raises PolicyRefusal for numbers that a sum over sites
     has no room for.
     """
     if not grid.fits(array):
-        raise ConsiliumError(
+        raise PolicyRefusal(
             f"{name} has an entry that is not finite or above {grid.LARGEST:.3g}, the largest that a masked sum has "
-            "room for; nothing is sent"
+            "room for; nothing is sent",
+            reason=f"secure_aggregation: {name} has no room in a masked sum",
         )
     return grid.words(array, 1)
 

@@ -6,6 +6,7 @@ the same.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -306,8 +307,11 @@ class Processes:
 
 
 def _start_watchdog(mark: str, scratch: Sequence[Path]) -> subprocess.Popen[bytes]:
+    # Of no other launcher: one that started this one must not end the watchdog before what it watches.
+    own = {name: text for name, text in os.environ.items() if name not in (watchdog.MARK, watchdog.OWNER)}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(watchdog.__file__), mark, *map(str, scratch)],
+        env=own,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -78,6 +78,29 @@ def test_too_few_images_are_named(make_site: MakeSite, study: StudyConfig) -> No
         local_layers.load(setup, "south", before_round=1)
 
 
+@pytest.mark.parametrize("kind", ["local", "local_statistics"])
+def test_a_training_site_predicts_with_what_stayed_there(
+    make_site: MakeSite, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("common.log.start", lambda *_: None)
+    study = make_study(model={**SILO, "batch_norm": kind}, sites={"train": ("north",)}, rounds=1)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    north = make_site("north")
+    config = ServerConfig(study=run / "study.yaml", run_dir=run, node_ids={"north": 1})
+    conduct(config, InProcessSites({"north": Trainer(north).answer}))
+
+    setup = set_up(study, north, CPU)
+    network = predict.load(setup.state.folder, None, None, CPU).model.state_dict()
+    kept = setup.state.local_arrays(before_round=2)
+    assert kept is not None
+    assert all((network[name].numpy() == array).all() for name, array in kept.items())
+    sent, _ = load_file(run / "weights.safetensors")
+    assert all((network[name].numpy() == array).all() for name, array in sent.items())
+    assert not kept.keys() & sent.keys()
+
+
 def test_statistics_never_travel_and_a_source_without_any_gives_images(
     make_site: MakeSite, study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,8 +65,11 @@ class SiteState:
 
     def _keep(self, kind: Kind, number: int, arrays: Arrays, best: int | None) -> None:
         save_file(self._path(number, kind), arrays, {})
-        for old in sorted(self._rounds(kind))[:-_KEPT]:
-            if old != best:
+        rounds = sorted(self._rounds(kind))
+        # A site that missed the best round is tested with what the round before it left.
+        tested = max((old for old in rounds if best is not None and old <= best), default=None)
+        for old in rounds[:-_KEPT]:
+            if old != tested:
                 self._path(old, kind).unlink(missing_ok=True)
 
     def optimizer_arrays(self, before_round: int, of: OwnModel | None = None) -> dict[str, Array] | None:

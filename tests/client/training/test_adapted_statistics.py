@@ -49,6 +49,17 @@ def test_other_layers_and_weights_stay_as_they_are() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
+def test_only_the_tensors_that_are_named_may_change() -> None:
+    """Two layers in a row: the second one's statistics stay 0 and 1."""
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1)).eval()
+    images = Numbers(*[1.0] * 8, *[5.0] * 8)
+    among = ("0.running_mean", "0.running_var")
+    assert adapt_statistics(model, images, torch.device("cpu"), "float32", among) == 1
+    found = model.state_dict()
+    assert float(found["0.running_mean"]) == pytest.approx(3.0)
+    assert (float(found["1.running_mean"]), float(found["1.running_var"])) == (0.0, 1.0)
+
+
 def test_a_network_without_batch_normalisation_says_so() -> None:
     with pytest.raises(ConfigError, match="no batch normalisation, so there are no statistics to adapt"):
         adapt_statistics(nn.Linear(1, 1), Numbers(*range(20)), torch.device("cpu"), "float32")

@@ -103,6 +103,21 @@ def test_what_does_not_listen_is_ended_by_force(
     assert not is_alive(pid)
 
 
+def test_a_launcher_in_another_ones_process_has_a_watchdog_that_the_other_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(watchdog.MARK, "outer")
+    monkeypatch.setenv(watchdog.OWNER, "outer")
+    inner = Processes(tmp_path / "logs", dict(os.environ))
+    try:
+        inner.start("sleeps", [sys.executable, "-c", "import time; time.sleep(600)"])
+        assert inner._watchdog is not None
+        seen = Path(f"/proc/{inner._watchdog.pid}/environ").read_text().split("\0")
+        assert not [line for line in seen if line.startswith((f"{watchdog.MARK}=", f"{watchdog.OWNER}="))]
+    finally:
+        inner.stop()
+
+
 def test_stopping_ends_nothing_else_and_may_be_done_twice(launched: Processes) -> None:
     other = subprocess.Popen(python("import time; time.sleep(600)"))
     try:

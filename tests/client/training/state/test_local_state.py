@@ -39,3 +39,15 @@ def test_local_layers_are_replaced_whole_or_not_at_all(
 def test_local_layers_of_one_study_are_not_anothers(make_study: MakeStudy, tmp_path: Path) -> None:
     SiteState(tmp_path, make_study()).keep_local(1, {"bn": np.ones(1)})
     assert SiteState(tmp_path, make_study(seed=4)).local_arrays(before_round=2) is None
+
+
+def test_a_site_that_missed_the_best_round_keeps_what_the_round_before_it_left(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """The study has chosen round 3, in which this site did not train."""
+    state = SiteState(tmp_path, make_study())
+    for number in (1, 2, 4, 5, 6):
+        state.keep_local(number, {"bn": np.full(1, float(number))}, best=3 if number > 3 else None)
+    tested = state.local_arrays(before_round=4)
+    assert tested is not None
+    assert tested["bn"].tolist() == [2.0]
