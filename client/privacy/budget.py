@@ -106,9 +106,8 @@ def _after(plan: wire.Plan, spent: ledger.Ledger, delta: float) -> float:
                 if not any(what.startswith(f"{start} ") for what in paid):
                     charges.append(charge)
         case wire.RoundPlan():
-            rounds = int(
-                plan.train and study.rounds > 0
-            )  # the contract refuses a round of a study without any
+            # The contract refuses a round of a study without any.
+            rounds = int(plan.train and study.rounds > 0)
             charges += _unpaid_scores(plan, paid)
         case wire.HeadPlan(step=head_steps.StatisticsStep()) if (
             heads_question(plan.weights_digest) not in paid
