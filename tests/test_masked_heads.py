@@ -236,6 +236,19 @@ def test_no_sum_count_or_score_of_one_site_leaves_it_in_clear(
     assert num_compared >= 3 * 4
 
 
+def test_the_bins_of_a_site_do_not_say_whether_a_head_could_be_scored(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    """A site that can score no head rounds to as many bins as its policy says."""
+    north = sites["north"]
+    keeps_back = north.policy.model_copy(update={"histogram_bins": 7, "min_score_cell": 1000})
+    watched = Watched({**sites, "north": north.model_copy(update={"policy": keeps_back})})
+    fitted(make_study(**MASKS), watched)
+    bins = [answer.score_bins for answer in watched.sent if (answer.site, answer.step) == ("north", "score")]
+    assert bins
+    assert set(bins) == {7}
+
+
 # --- sites that are lost -------------------------------------------------------------------------
 
 
@@ -359,7 +372,47 @@ def test_a_server_that_asks_something_else_under_the_same_masks_is_refused(
     )
     answer = codec.from_bytes(trainer.answer(codec.to_bytes(swapped)))
     assert isinstance(answer, wire.Failure)
-    assert "masked before, and is of other numbers now" in answer.reason
+    assert "masked before, for another question" in answer.reason
+
+
+class Favouring(Watched):
+    """A server that has all sites but north map their features to next to nothing: the sum would be north's."""
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        return super().ask({site: self.emptied(site, plan) for site, plan in plans.items()}, deadline)
+
+    def emptied(self, site: str, plan: wire.Plan) -> wire.Plan:
+        if site == "north" or not isinstance(plan, wire.HeadPlan) or plan.mask_number != 2:
+            return plan
+        views = [name for name in plan.arrays if name.startswith("view/") and name.endswith("/scale")]
+        assert views, "the second sum is of mapped features"
+        nothing = {name: np.full_like(plan.arrays[name], 1e300) for name in views}
+        return plan.model_copy(update={"arrays": {**plan.arrays, **nothing}})
+
+
+def test_a_server_that_asks_one_site_for_another_sum_than_the_rest_reads_none(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    """Model inconsistency (Pasquini et al. 2022): masks of pairs are for one question, and do not cancel here."""
+    with pytest.raises(QuorumNotMet, match="the masked sum of east, north, south is of no such numbers"):
+        fitted(make_study(**MASKS), Favouring(sites))
+
+
+def test_a_step_that_was_refused_leaves_the_number_of_the_next_sum_to_a_server_that_is_started_again(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, record = make_study(**MASKS), tmp_path / "opening.json"
+
+    def scores(plan: wire.Plan) -> bool:
+        return isinstance(plan, wire.HeadPlan) and plan.step.kind == "score"
+
+    watched = Watched(sites, _drops("south", scores))
+    with pytest.raises(QuorumNotMet, match="and south did not answer"):
+        fitted(study, Refusing(watched, "north"), record)
+    watched.silent = never
+    found = fitted(study, Refusing(watched, "north"), record)
+    assert set(found.record.lacking) == {"federated.logistic"}
+    assert found.record.together == NAMES
 
 
 @pytest.mark.parametrize("changes", [{"envelopes": None}, {"mask_number": 0}])

@@ -275,6 +275,31 @@ def test_a_server_that_asks_for_one_sites_scores_gets_none(
     assert "was opened before, of other sites" in reason(again)
 
 
+class Favouring(Watched):
+    """A server that gives all sites but north weights from which nothing is learned, so that the sum is north's."""
+
+    def ask(self, plans: Mapping[str, wire.Plan], deadline: Deadline) -> Iterator[Reply]:
+        return super().ask({site: self.emptied(site, plan) for site, plan in plans.items()}, deadline)
+
+    def emptied(self, site: str, plan: wire.Plan) -> wire.Plan:
+        if site == "north" or not isinstance(plan, wire.RoundPlan):
+            return plan
+        zeros = {name: np.zeros_like(array) for name, array in plan.weights.items()}
+        return plan.model_copy(update={"weights": zeros})
+
+
+def test_a_server_that_gives_one_site_other_weights_than_the_rest_reads_no_sum(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    """Model inconsistency (Pasquini et al. 2022): masks of pairs are for one question, and do not cancel here."""
+    study = make_study(rounds=1, **MASKS)
+    server = Favouring(sites, never)
+    cohort = enrol(study, server, None)
+    start = RoundState(0, cohort.weights, cohort.reference.layout, cohort.reference.preprocessing)
+    with pytest.raises(QuorumNotMet, match="sent wrong shares or wrong numbers"):
+        next(run_rounds(study, server, cohort, start, pause=lambda _: None))
+
+
 def test_a_site_that_sends_wrong_counts_costs_the_round_its_scores_and_not_its_update(
     sites: dict[str, SiteConfig], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

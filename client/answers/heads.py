@@ -19,7 +19,7 @@ from client.privacy.scores import confusion_of_patients, noisy_scores
 from client.study_setup import StudySetup
 from common import log, wire
 from common.errors import SiteDataError, WireError
-from common.heads import Floats, below
+from common.heads import Floats
 from common.metrics import Score
 from common.weights import Array, Arrays, digest
 
@@ -44,7 +44,7 @@ class HeadAnswers:
         StorageError.
         """
         layer = None if plan.study.heads is None else plan.study.heads.layer
-        weights = below("weights", plan.arrays)
+        weights = plan.network
         if weights and digest(weights) != plan.weights_digest:
             raise WireError(
                 "the received weights do not have the digest that the plan names; they were damaged on the way"
@@ -81,7 +81,8 @@ class HeadAnswers:
             )
         answer = steps.carry_out(plan, self._table, place)
         log.event(f"heads: answered {plan.step.kind} in {answer.seconds:.1f} s", round=plan.round)
-        return answer if plan.envelopes is None else masks.masked_heads(plan, self._site, answer)
+        has_masks = plan.study.secure_aggregation is not None
+        return masks.masked_heads(plan, self._site, answer) if has_masks else answer
 
     def _noisy_sums(
         self, plan: wire.HeadPlan, setup: StudySetup, train: features.Features

@@ -17,6 +17,7 @@ from common.masking.stream import Words
 from common.masking.tables import CENSUS, OUTLIERS, SCORES, TRAIN, UNSCORED, num_words, score_words, sum_words
 from common.metrics import NUM_BINS, Score
 from common.weights import Array, Arrays
+from common.wire import questions
 from common.wire.head_steps import OutliersStep, ScoreStep
 
 
@@ -64,7 +65,7 @@ def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -
             envelopes = masks.seal(plan.round, plan.step.announcements, require_roster(site).sites)
             return answered.model_copy(update={"envelopes": envelopes})
         case wire.CensusStep():
-            hidden = masks.mask(plan.round, plan.step.envelopes, {}, 0, {CENSUS: census()})
+            hidden = masks.mask(plan.round, questions.CENSUS, plan.step.envelopes, {}, 0, {CENSUS: census()})
             return answered.model_copy(update={"census": tuple(hidden[CENSUS].tolist())})
         case wire.RevealStep():
             seed_shares, key_shares = masks.reveal(plan.round, plan.step.survivors)
@@ -78,12 +79,21 @@ def answer(plan: wire.MaskPlan, site: SiteConfig, census: Callable[[], Words]) -
 
 
 def masked(
-    plan: wire.RoundPlan, site: SiteConfig, delta: Arrays, count: int, scores: Mapping[ScoredSide, Score]
+    plan: wire.RoundPlan,
+    weights_digest: str,
+    site: SiteConfig,
+    delta: Arrays,
+    count: int,
+    scores: Mapping[ScoredSide, Score],
 ) -> dict[str, Array]:
-    """`delta`, times `count`, and tables of the scores, masked as the plan says. Raises what `Masks.mask` raises."""
+    """`delta`, times `count`, and tables of the scores, masked as the plan says. Raises what `Masks.mask` raises.
+
+    `weights_digest` is that of the weights that came.
+    """
     assert plan.envelopes is not None, "the contract refuses a round without masks in a study that has them"
     tables = {f"{SCORES}/{side}": score_words(score) for side, score in scores.items()}
-    return _masks(plan, site).mask(plan.round, plan.envelopes, delta, count, tables)
+    question = questions.of_round(plan, weights_digest)
+    return _masks(plan, site).mask(plan.round, question, plan.envelopes, delta, count, tables)
 
 
 def masked_heads(plan: wire.HeadPlan, site: SiteConfig, answer: wire.HeadAnswer) -> wire.HeadAnswer:
@@ -107,11 +117,13 @@ def masked_heads(plan: wire.HeadPlan, site: SiteConfig, answer: wire.HeadAnswer)
                 for title, score in scores.items()
             }
             tables[UNSCORED] = np.array([score is None for score in scores.values()], np.uint64)
-            bins = min((score.num_bins for score in scores.values() if score is not None), default=NUM_BINS)
+            # The policy's number also where no head could be scored: a default would say that.
+            bins = site.policy.histogram_bins
         case OutliersStep():
             tables[OUTLIERS] = np.array(_in_all_bins(answer.outliers or ()), np.uint64)
         case _:
             pass
+    question = questions.of_heads(plan.round, plan.weights_digest, plan.step, plan.inputs)
     return answer.model_copy(
         update={
             "train_counts": (),
@@ -119,7 +131,7 @@ def masked_heads(plan: wire.HeadPlan, site: SiteConfig, answer: wire.HeadAnswer)
             "outliers": None,
             "seconds": coarse(answer.seconds),
             "score_bins": bins,
-            "arrays": _masks(plan, site).mask(plan.mask_number, plan.envelopes, {}, 0, tables),
+            "arrays": _masks(plan, site).mask(plan.mask_number, question, plan.envelopes, {}, 0, tables),
         }
     )
 

@@ -70,7 +70,9 @@ class RoundAnswers:
         if not plan.train:
             scored = " and ".join(f"{score.num_images} {side}" for side, score in scores.items())
             log.event(f"round {plan.round}: scored {scored or 'no'} images")
-            hidden = masks.masked(plan, self._site, {}, 0, scores) if plan.envelopes is not None else None
+            hidden = None
+            if plan.envelopes is not None:
+                hidden = masks.masked(plan, arrays_digest, self._site, {}, 0, scores)
             answer = _answer(
                 plan,
                 scores,
@@ -120,7 +122,7 @@ class RoundAnswers:
             seed = seeds.derive(study.seed, plan.site, plan.round, "rounding")
             delta = update.compressed(delta, layout, form, setup.state, plan.round, seed)
         if study.secure_aggregation is not None:
-            delta = masks.masked(plan, self._site, delta, num_examples, scores)
+            delta = masks.masked(plan, arrays_digest, self._site, delta, num_examples, scores)
         log.event(
             f"round {plan.round}: trained {fitted.num_steps} steps on {fitted.num_examples} images, "
             f"loss {fitted.mean_loss:.3f}, {fitted.seconds:.1f} s"

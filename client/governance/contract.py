@@ -26,7 +26,7 @@ from common.errors import PolicyRefusal
 from common.files import read_json, write_json
 from common.settings import Frozen
 from common.weights import Arrays, digest
-from common.wire import head_steps
+from common.wire import head_steps, questions
 
 FILE = "contract.json"
 CONTRACT = "contract: "
@@ -108,7 +108,7 @@ class Contract:
                     agreed = agreed.model_copy(update={"run": max(runs, 1), "approval": approval})
             case wire.RoundPlan():
                 shown = {plan.round - 1: arrays_digest}
-                asked = {} if _only_tests(plan) else {plan.round: _question(plan, arrays_digest)}
+                asked = {} if _only_tests(plan) else {plan.round: questions.of_round(plan, arrays_digest)}
                 agreed = agreed.model_copy(
                     update={
                         "questions": {**agreed.questions, **asked},
@@ -168,12 +168,12 @@ class Contract:
             yield f"round {plan.first_round} would come next, of {study.rounds}"
 
     def _round(self, plan: wire.RoundPlan, arrays_digest: str) -> Iterator[str]:
-        study, questions = plan.study, self._agreed.questions
+        study, answered = plan.study, self._agreed.questions
         if plan.train and plan.site not in study.sites.train:
             yield "a site that only scores is asked to train"
         last = study.rounds if self._agreed.ended is None else self._agreed.ended
         last = last if plan.train else last + 1
-        before = questions.get(plan.round)
+        before = answered.get(plan.round)
         if plan.round > last and before is None:
             yield f"round {plan.round} is asked for, of {last if plan.train else last - 1}"
         if (plan.class_counts is not None) != (plan.train and study.local.needs_class_counts):
@@ -200,10 +200,10 @@ class Contract:
             if known is not None and known != arrays_digest:
                 yield f"the weights are not those after round {plan.round - 1}"
             return
-        if before is not None and before != _question(plan, arrays_digest):
+        if before is not None and before != questions.of_round(plan, arrays_digest):
             yield f"round {plan.round} was answered before, to another question"
-        if before is None and questions and plan.round < max(questions):
-            yield f"round {plan.round} is asked for after round {max(questions)}"
+        if before is None and answered and plan.round < max(answered):
+            yield f"round {plan.round} is asked for after round {max(answered)}"
         if plan.train and before is None and self._agreed.tested:
             yield f"round {plan.round} is to be trained after the test images were scored"
         if before is None and known is not None and known != arrays_digest:
@@ -277,12 +277,6 @@ class Contract:
             return False
         are_last = max(agreed.questions, default=0) <= plan.round + 1
         return agreed.tested == plan.weights_digest or (selection.patience is not None and are_last)
-
-
-def _question(plan: wire.RoundPlan, arrays_digest: str) -> str:
-    control = (plan.control, digest(plan.control_variate)) if plan.control_variate else ()
-    counts = plan.class_counts or ()
-    return _hash(plan.train, *plan.score, arrays_digest, *control, *counts)
 
 
 def _tests(plan: wire.RoundPlan | wire.HeadPlan) -> bool:

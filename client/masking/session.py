@@ -69,6 +69,8 @@ class Session(Frozen):
     """By site that this site's answer is masked with, its own included; empty before its answer."""
     survivors: tuple[Name, ...] = ()
     """Sites whose sum was opened; empty before that."""
+    question: str = ""
+    """Digest of what was asked under these masks; empty before the answer."""
     numbers: str = ""
     """In the phase `heads`: SHA-256 of the numbers that were masked; empty before that."""
     cohort: tuple[Name, ...] = ()
@@ -180,6 +182,7 @@ class Masks:
     def mask(
         self,
         number: int,
+        question: str,
         envelopes: Envelopes,
         delta: Arrays,
         count: int,
@@ -189,8 +192,9 @@ class Masks:
         beside an update its `count` as the table `IMAGES`. `tables` are whole numbers already, and are masked each by
         streams of its name.
 
-        `envelopes` are from the other sites of the sum. Raises PolicyRefusal, StorageError, WireError for an envelope
-        that is not for this site, and ConsiliumError for numbers that a sum has no room for.
+        `question` is a digest of what the sum asks of all sites, and `envelopes` are from the others. Raises
+        PolicyRefusal, StorageError, WireError for an envelope that is not for this site, and ConsiliumError for numbers
+        that a sum has no room for.
         """
         session = self._session(number)
         if session.own is None:
@@ -200,6 +204,8 @@ class Masks:
         peers = {*envelopes, self._site}
         if session.shares and session.shares.keys() != peers:
             raise _refusal(f"{self._what} {number} was masked before, with other sites")
+        if session.question not in ("", question):
+            raise _refusal(f"{self._what} {number} was masked before, for another question")
         self._require_enough(peers)
         _require_room(delta, count)
         private, about = bytes.fromhex(session.envelope_key), self._about(session.announcements, number)
@@ -217,12 +223,13 @@ class Masks:
         shares = {
             site: Shares(seed=text[:half].hex(), key=text[half:].hex()) for site, text in opened.items()
         }
-        changes: dict[str, object] = {"shares": {**shares, self._site: session.own}}
+        changes: dict[str, object] = {"shares": {**shares, self._site: session.own}, "question": question}
         if self._phase == "heads":
             changes["numbers"] = numbers = _digest(tables or {})
             if session.numbers not in ("", numbers):
                 raise _refusal(f"the part in step {number} was masked before, and is of other numbers now")
-        self._keep(session.model_copy(update=changes))
+        session = session.model_copy(update=changes)
+        self._keep(session)
         images = {IMAGES: np.array([count], np.uint64)} if delta else {}
         return self._masked(session, sorted(envelopes), delta, count, {**images, **(tables or {})}, about)
 
@@ -239,7 +246,9 @@ class Masks:
         private = bytes.fromhex(session.mask_key)
         own = bytes.fromhex(session.seed)
         pairs = {
-            site: agreement.pair_seed(private, bytes.fromhex(session.announcements[site].mask_key), about)
+            site: agreement.pair_seed(
+                private, bytes.fromhex(session.announcements[site].mask_key), about, session.question
+            )
             for site in others
         }
 

@@ -14,8 +14,8 @@ from common.errors import WireError
 
 KEY_BYTES = 32
 
-_PAIR_MASK = b"consilium masking 2: mask of a pair"
-_ENVELOPE = b"consilium masking 2: envelope from "
+_PAIR_MASK = b"consilium masking 3: mask of a pair, for the question "
+_ENVELOPE = b"consilium masking 3: envelope from "
 _NONCE = bytes(12)  # a key seals one envelope
 
 
@@ -24,9 +24,13 @@ def public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def pair_seed(private: bytes, public: bytes, session: bytes) -> bytes:
-    """Seed of the mask that one site of a pair adds and the other one subtracts. Raises WireError."""
-    return _derived(private, public, session, _PAIR_MASK)
+def pair_seed(private: bytes, public: bytes, session: bytes, question: str) -> bytes:
+    """Seed of the mask that one site of a pair adds and the other one subtracts. Raises WireError.
+
+    `question` is a digest of what the sum asks (`common/wire/questions.py`): two sites that were asked different things
+    have different masks, which do not cancel.
+    """
+    return _derived(private, public, session, _PAIR_MASK + question.encode())
 
 
 def seal(private: bytes, public: bytes, session: bytes, sender: str, text: bytes) -> bytes:

@@ -24,7 +24,7 @@ Signature: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}
 IDENTITY = "mask-identity"
 """File in a site's `state_dir` with the private half of its key."""
 
-_KEYS = "consilium masking 2: keys of a site for one sum"
+_KEYS = "consilium masking 3: keys of a site for one sum"
 
 
 class Roster(Frozen):

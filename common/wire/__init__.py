@@ -46,6 +46,7 @@ from common.wire.messages import (
 )
 from common.wire.plans import (
     CONTROL,
+    WEIGHTS,
     ApprovalPlan,
     EnrolPlan,
     HeadPlan,
@@ -59,6 +60,7 @@ from common.wire.plans import (
 
 __all__ = [
     "CONTROL",
+    "WEIGHTS",
     "Answer",
     "ApprovalAnswer",
     "ApprovalPlan",

@@ -134,6 +134,16 @@ class HeadPlan(Message):
         """Which masks the answer has in a study with secure aggregation."""
         return "heads"
 
+    @property
+    def network(self) -> Arrays:
+        """The weights, if they came along."""
+        return below(WEIGHTS, self.arrays)
+
+    @property
+    def inputs(self) -> Arrays:
+        """What the step is computed with, beside the weights."""
+        return {name: array for name, array in self.arrays.items() if not name.startswith(f"{WEIGHTS}/")}
+
 
 class MaskPlan(Message):
     """One step of secure aggregation before or after the masked answer to a round, or to a step towards heads."""
@@ -149,5 +159,8 @@ class MaskPlan(Message):
 
 CONTROL = "control"
 """Folder, within the arrays of a round, of the server's control variate."""
+
+WEIGHTS = "weights"
+"""Folder, within the arrays of a step towards heads, of the network's weights."""
 
 Plan: TypeAlias = ApprovalPlan | EnrolPlan | RoundPlan | HeadPlan | OverlapPlan | MaskPlan

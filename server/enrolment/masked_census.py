@@ -16,6 +16,7 @@ from common import log, wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.masking.tables import CENSUS, image_sums
+from common.wire import questions
 from server.aggregation.masked_tables import MaskedTables
 from server.enrolment import census
 from server.rounds.masked_round import MaskedRound
@@ -96,7 +97,7 @@ def _taken(
         raise QuorumNotMet(
             f"census: {len(tables.sites)} site(s) sent masked counts, {needed} are required ({why})"
         )
-    masks.open(tables.sites, [tables])
+    masks.open(tables.sites, [tables], questions.CENSUS)
     try:
         sums = image_sums(tables.sums[CENSUS], len(tables.sites))
     except ValueError as error:

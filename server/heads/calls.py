@@ -68,7 +68,7 @@ class HeadCalls:
         """
         self.num_messages += 1
         weights_digest = digest(self.state.weights)
-        with_weights = {**under("weights", self.state.weights), **arrays}
+        with_weights = {**under(wire.WEIGHTS, self.state.weights), **arrays}
         work = f"{self.study.fingerprint} {self.round} {weights_digest} {step.model_dump_json()} {digest(arrays)}"
         number, envelopes = masks or (0, {})
 

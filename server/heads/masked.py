@@ -30,8 +30,8 @@ from common.masking.tables import (
     pooled_score,
 )
 from common.metrics import NUM_BINS, Score
-from common.weights import Array, Arrays
-from common.wire import head_steps
+from common.weights import Array, Arrays, digest
+from common.wire import head_steps, questions
 from server.aggregation.masked_tables import MaskedTables
 from server.heads.calls import HeadCalls, Shapes
 from server.rounds.masked_round import HEADS_AGAIN, MaskedRound, last_of_heads
@@ -117,8 +117,8 @@ class MaskedSums:
         and SumRefusedError if a site's policy keeps it from a later sum.
         """
         study = self._calls.study
-        self._number += 1
-        masks = MaskedRound(study, self._calls.sites, self._number, self._pause, self._record, "heads")
+        number = self._number + 1
+        masks = MaskedRound(study, self._calls.sites, number, self._pause, self._record, "heads")
         asked = self._sites or tuple(sorted(names))
         masks.prepare(asked, all_of_them=bool(self._sites))
         self._calls.num_messages += 3  # keys, shares and the opening
@@ -136,18 +136,22 @@ class MaskedSums:
                 step,
                 arrays,
                 lambda _, answer: _admit(answer, step, shapes),
-                (self._number, masks.envelopes),
+                (number, masks.envelopes),
             )
         for site in answers.keys() - before.keys():
             self._calls.problems.pop(site, None)  # it answered when it was asked again
         answers = self._of_one_form(step, answers)
         survivors = tuple(sorted(answers))
-        self._require(survivors)
+        self._require(number, survivors)
         tables = MaskedTables()
         for site in survivors:
             tables.add(site, answers[site].arrays)
-        masks.open(survivors, [tables])
-        self._sites = survivors
+        question = questions.of_heads(self._calls.round, digest(self._calls.state.weights), step, arrays)
+        self._number, self._sites = (
+            number,
+            survivors,
+        )  # from here on the sum counts as opened, at the sites as well
+        masks.open(survivors, [tables], question)
         return Total(
             survivors, tables.sums, min(answer.score_bins or NUM_BINS for answer in answers.values())
         )
@@ -169,7 +173,7 @@ class MaskedSums:
                 self._calls.leave_out(site, step, "its features have another width than those of most sites")
         return {site: answer for site, answer in answers.items() if forms[site] == usual}
 
-    def _require(self, survivors: tuple[str, ...]) -> None:
+    def _require(self, number: int, survivors: tuple[str, ...]) -> None:
         missing = sorted(set(self._sites) - set(survivors))
         why = "; ".join(f"{site}: {self._calls.problems.get(site, 'no answer')}" for site in missing)
         if refused := [site for site in missing if site in self._calls.refusing]:
@@ -178,7 +182,7 @@ class MaskedSums:
             )
         if missing:
             raise QuorumNotMet(
-                f"heads, step {self._number}: all masked sums for heads are of {', '.join(self._sites)}, because two "
+                f"heads, step {number}: all masked sums for heads are of {', '.join(self._sites)}, because two "
                 f"sums of different sites would show the difference, and {', '.join(missing)} did not answer ({why}). "
                 f"{HEADS_AGAIN}"
             )
@@ -187,7 +191,7 @@ class MaskedSums:
         if len(survivors) < needed:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self._calls.problems.items()))
             raise QuorumNotMet(
-                f"heads, step {self._number}: {len(survivors)} site(s) sent masked sums, {needed} are required "
+                f"heads, step {number}: {len(survivors)} site(s) sent masked sums, {needed} are required "
                 f"({reasons}). {HEADS_AGAIN}"
             )
 

@@ -21,7 +21,8 @@ from common.metrics.calibration import CalibrationCounts
 from common.metrics.pooling import POOLED
 from common.metrics.replicates import Replicates
 from common.metrics.subgroups import SubgroupCounts
-from common.weights import Arrays, num_bytes
+from common.weights import Arrays, digest, num_bytes
+from common.wire import questions
 from common.wire.mask_steps import Envelopes
 from server.aggregation import local_work, tally
 from server.aggregation.masked_tables import MaskedTables
@@ -103,6 +104,12 @@ class RoundCollector:
     def trainers(self) -> list[str]:
         """Training sites that are asked in this round."""
         return [site for site in self._plans if site in self._study.sites.train]
+
+    @property
+    def question(self) -> str:
+        """What the training sites are asked, which their masks are for."""
+        plan = self._plans[self.trainers[0]]
+        return questions.of_round(plan, digest(self._before.weights))
 
     def take_masks(self, envelopes: Mapping[str, Envelopes], lacking: Mapping[str, str]) -> None:
         """Give each training site the shares for it; `lacking` sites have no masks, and are not asked."""

@@ -252,7 +252,7 @@ def _collect(
         if collector.num_answered >= required:
             if masks is not None:
                 updates = [collector.tally] if isinstance(collector.tally, MaskedMean) else []
-                masks.open(collector.masked.sites, [*updates, collector.masked])
+                masks.open(collector.masked.sites, [*updates, collector.masked], collector.question)
                 compare_with_census(cohort, collector)
                 collector.open_scores()
             after = collector.after

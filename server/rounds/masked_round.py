@@ -133,8 +133,11 @@ class MaskedRound:
             site: {other: sealed[other][site] for other in sealed if other != site} for site in sorted(sealed)
         }
 
-    def open(self, survivors: tuple[str, ...], sums: Sequence[Masked]) -> None:
-        """Take the masks off the sums of these sites, in the order of names. Raises QuorumNotMet if too few help."""
+    def open(self, survivors: tuple[str, ...], sums: Sequence[Masked], question: str) -> None:
+        """Take the masks off the sums of these sites, in the order of names. Raises QuorumNotMet if too few help.
+
+        `question` is what all sites were asked (`common/wire/questions.py`).
+        """
         threshold = self._threshold
         began = self._begin(survivors)
         answers: dict[str, wire.MaskAnswer] = {}
@@ -166,7 +169,9 @@ class MaskedRound:
                 )
             for site in survivors:
                 public = bytes.fromhex(self._announcements[site].mask_key)
-                (added if site < gone else subtracted).append(agreement.pair_seed(key, public, about))
+                (added if site < gone else subtracted).append(
+                    agreement.pair_seed(key, public, about, question)
+                )
         for total in sums:
             total.unmask(added, subtracted)
         log.event(

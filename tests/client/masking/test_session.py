@@ -28,6 +28,7 @@ IDENTITIES = {
     for number, name in enumerate(("a", "b", "c", "d", "e"), 1)
 }
 ROSTER = {name: roster.public_key(identity) for name, identity in IDENTITIES.items()}
+ASKED = "c0ffee"
 DELTA = {"w": np.array([1.0, -2.0], np.float32)}
 
 
@@ -97,7 +98,7 @@ def test_masked_sums_are_the_plain_ones_when_sites_drop_out(
     together = MaskedTables()
     for name, value, count, table in zip(names, values, counts, tables, strict=False):
         numbers = {"scores/test": np.array(table, np.uint64)}
-        masked = federation.masks[name].mask(1, envelopes[name], {"w": value}, count, numbers)
+        masked = federation.masks[name].mask(1, ASKED, envelopes[name], {"w": value}, count, numbers)
         assert numbers["scores/test"].tolist() == table, "the site's own numbers are as they were"
         if name in survivors:
             together.add(name, {"scores/test": masked.pop("scores/test")})
@@ -129,7 +130,7 @@ def opened(
         key = sharing.combine({place[one]: bytes.fromhex(shares[one][1][gone]) for one in helpers})
         assert agreement.public(key).hex() == keys[gone].mask_key
         for name in survivors:
-            seed = agreement.pair_seed(key, bytes.fromhex(keys[name].mask_key), about)
+            seed = agreement.pair_seed(key, bytes.fromhex(keys[name].mask_key), about, ASKED)
             (added if name < gone else subtracted).append(seed)
     return added, subtracted
 
@@ -139,7 +140,7 @@ def opened(
 
 def test_survivors_are_named_once_so_no_site_gives_both_shares_of_one(three: Federation) -> None:
     envelopes = three.sealed(three.keys())
-    three.masks["a"].mask(1, envelopes["a"], DELTA, 1)
+    three.masks["a"].mask(1, ASKED, envelopes["a"], DELTA, 1)
     seeds, keys = three.masks["a"].reveal(1, ("a", "b"))
     assert (seeds.keys(), keys.keys()) == ({"a", "b"}, {"c"})
     assert three.masks["a"].reveal(1, ("a", "b")) == (seeds, keys)
@@ -150,18 +151,20 @@ def test_survivors_are_named_once_so_no_site_gives_both_shares_of_one(three: Fed
 
 def test_the_same_numbers_are_not_masked_among_other_sites(three: Federation) -> None:
     envelopes = three.sealed(three.keys())["a"]
-    first = three.masks["a"].mask(1, envelopes, DELTA, 1)
-    assert three.masks["a"].mask(1, envelopes, DELTA, 1)["w"].tobytes() == first["w"].tobytes()
+    first = three.masks["a"].mask(1, ASKED, envelopes, DELTA, 1)
+    assert three.masks["a"].mask(1, ASKED, envelopes, DELTA, 1)["w"].tobytes() == first["w"].tobytes()
     fewer = {"b": envelopes["b"]}
-    assert "masked before, with other sites" in refusal(lambda: three.masks["a"].mask(1, fewer, DELTA, 1))
-    assert "masked before" in refusal(lambda: three.site("a").mask(1, fewer, DELTA, 1))
+    assert "masked before, with other sites" in refusal(
+        lambda: three.masks["a"].mask(1, ASKED, fewer, DELTA, 1)
+    )
+    assert "masked before" in refusal(lambda: three.site("a").mask(1, ASKED, fewer, DELTA, 1))
 
 
 def test_an_opened_round_gets_no_other_masks_and_an_unopened_one_gets_fresh_ones(three: Federation) -> None:
     keys = three.keys()
     envelopes = three.sealed(keys)
     assert three.masks["b"].announce(1, IDENTITIES["b"]) != keys["b"]
-    three.masks["a"].mask(1, envelopes["a"], DELTA, 1)
+    three.masks["a"].mask(1, ASKED, envelopes["a"], DELTA, 1)
     three.masks["a"].reveal(1, ("a", "b"))
     assert "masks are not made again" in refusal(lambda: three.masks["a"].announce(1, IDENTITIES["a"]))
     assert "after round 1" in refusal(lambda: three.masks["a"].announce(0, IDENTITIES["a"]))
@@ -197,8 +200,8 @@ def test_a_sum_of_too_few_sites_is_not_masked_for_and_not_opened(tmp_path: Path)
     assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].seal(1, few, ROSTER))
     envelopes = five.sealed(keys)["a"]
     one = {"b": envelopes["b"]}
-    assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].mask(1, one, DELTA, 1))
-    five.masks["a"].mask(1, envelopes, DELTA, 1)
+    assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].mask(1, ASKED, one, DELTA, 1))
+    five.masks["a"].mask(1, ASKED, envelopes, DELTA, 1)
     assert "a sum of 2 site(s)" in refusal(lambda: five.masks["a"].reveal(1, ("a", "b")))
     assert "other sites than it was masked for" in refusal(lambda: five.masks["a"].reveal(1, ("b", "c", "d")))
 
@@ -222,7 +225,9 @@ def test_scores_and_weights_of_one_round_and_tables_of_one_round_share_no_mask(t
     zeros = np.zeros(4, np.uint64)
     tables = {"scores/validation": zeros, "scores/test": zeros}
     nothing = {"w": np.zeros(2, np.float32)}
-    masked = three.masks["a"].mask(1, envelopes["a"], nothing, 1, tables)  # what is left is the mask alone
+    masked = three.masks["a"].mask(
+        1, ASKED, envelopes["a"], nothing, 1, tables
+    )  # what is left is the mask alone
     assert masked.keys() == {"w", IMAGES, *tables}
     assert len({words.ravel()[:1].tobytes() for words in masked.values()}) == 4
 
@@ -250,7 +255,9 @@ class Steps(Federation):
         """Have each site mask its part in a step."""
         envelopes = self.sealed(self.keys(number), number)
         for name, masks in self.masks.items():
-            masks.mask(number, envelopes[name], {}, 0, {"statistics/raw/sums": np.array([value], np.uint64)})
+            masks.mask(
+                number, ASKED, envelopes[name], {}, 0, {"statistics/raw/sums": np.array([value], np.uint64)}
+            )
 
 
 def test_all_sums_for_heads_are_of_the_sites_of_the_first_one(tmp_path: Path) -> None:
@@ -273,7 +280,7 @@ def test_all_sums_for_heads_are_of_the_sites_of_the_first_one(tmp_path: Path) ->
 def test_a_round_may_be_of_other_sites_than_the_one_before(three: Federation) -> None:
     for number, survivors in ((1, ("a", "b")), (2, ("a", "b", "c"))):
         envelopes = three.sealed(three.keys(number), number)
-        three.masks["a"].mask(number, envelopes["a"], DELTA, 1)
+        three.masks["a"].mask(number, ASKED, envelopes["a"], DELTA, 1)
         three.masks["a"].reveal(number, survivors)
 
 
@@ -282,22 +289,50 @@ def test_no_other_numbers_are_masked_in_one_step_towards_heads(tmp_path: Path) -
     three = Steps(tmp_path)
     envelopes = three.sealed(three.keys())["a"]
     five, six = ({"scores/federated.lda": np.array([number], np.uint64)} for number in (5, 6))
-    first = three.masks["a"].mask(1, envelopes, {}, 0, five)
-    again = three.site("a").mask(1, envelopes, {}, 0, five)
+    first = three.masks["a"].mask(1, ASKED, envelopes, {}, 0, five)
+    again = three.site("a").mask(1, ASKED, envelopes, {}, 0, five)
     assert [words.tobytes() for words in first.values()] == [words.tobytes() for words in again.values()]
     for masks in (three.masks["a"], three.site("a")):
-        assert "of other numbers now" in refusal(lambda: masks.mask(1, envelopes, {}, 0, six))  # noqa: B023
+        assert "of other numbers now" in refusal(lambda: masks.mask(1, ASKED, envelopes, {}, 0, six))  # noqa: B023
     renamed = {"scores/federated.ridge": five["scores/federated.lda"]}
-    assert "of other numbers now" in refusal(lambda: three.masks["a"].mask(1, envelopes, {}, 0, renamed))
+    assert "of other numbers now" in refusal(
+        lambda: three.masks["a"].mask(1, ASKED, envelopes, {}, 0, renamed)
+    )
+
+
+def test_a_round_is_masked_for_one_question(three: Federation) -> None:
+    """Two answers to two questions under one mask would show their difference."""
+    envelopes = three.sealed(three.keys())["a"]
+    three.masks["a"].mask(1, ASKED, envelopes, DELTA, 1)
+    for masks in (three.masks["a"], three.site("a")):
+        assert "masked before, for another question" in refusal(
+            lambda: masks.mask(1, "decaf", envelopes, DELTA, 1)  # noqa: B023
+        )
+
+
+def test_masks_of_pairs_that_were_asked_different_things_do_not_cancel(tmp_path: Path) -> None:
+    """The sum of all three is read with everything that the server has, and is no sum."""
+    for odd, is_read in ((ASKED, True), ("decaf", False)):
+        three = Federation(tmp_path / odd)
+        keys = three.keys()
+        envelopes = three.sealed(keys)
+        together = MaskedTables()
+        for name, question in zip(NAMES, (odd, ASKED, ASKED), strict=True):
+            numbers = {"scores/test": np.array([5, 6, 7, 8], np.uint64)}
+            together.add(name, three.masks[name].mask(1, question, envelopes[name], {}, 0, numbers))
+        together.unmask(*opened(three, keys, NAMES))
+        assert (together.sums["scores/test"].tolist() == [15, 18, 21, 24]) is is_read
 
 
 def test_an_envelope_of_another_site_or_round_is_not_opened(three: Federation) -> None:
     envelopes = three.sealed(three.keys())
     swapped = {"b": envelopes["a"]["c"], "c": envelopes["a"]["b"]}
     with pytest.raises(WireError, match="b did not seal"):
-        three.masks["a"].mask(1, swapped, DELTA, 1)
+        three.masks["a"].mask(1, ASKED, swapped, DELTA, 1)
     strange = {**envelopes["a"], "d": envelopes["a"]["b"]}
-    assert "sites without masks came along: d" in refusal(lambda: three.masks["a"].mask(1, strange, DELTA, 1))
+    assert "sites without masks came along: d" in refusal(
+        lambda: three.masks["a"].mask(1, ASKED, strange, DELTA, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +344,7 @@ def test_numbers_that_would_spoil_the_sum_do_not_leave(
 ) -> None:
     envelopes = three.sealed(three.keys())
     with pytest.raises(ConsiliumError, match=sentence):
-        three.masks["a"].mask(1, envelopes["a"], {"w": np.array([value], np.float32)}, 10)
+        three.masks["a"].mask(1, ASKED, envelopes["a"], {"w": np.array([value], np.float32)}, 10)
 
 
 def test_secrets_lie_in_a_file_of_the_owner_alone(three: Federation) -> None:

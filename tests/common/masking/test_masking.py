@@ -19,6 +19,7 @@ BOB = bytes.fromhex(
     "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
 )  # of RFC 7748, section 6.1
 SESSION = bytes(range(32))
+ASKED = "c0ffee"
 
 
 def test_a_public_key_is_that_of_the_standards_example() -> None:
@@ -26,15 +27,16 @@ def test_a_public_key_is_that_of_the_standards_example() -> None:
 
 
 def test_both_of_a_pair_get_the_same_seed_and_another_session_gives_another() -> None:
-    mine = agreement.pair_seed(ALICE, agreement.public(BOB), SESSION)
-    assert mine == agreement.pair_seed(BOB, agreement.public(ALICE), SESSION)
-    assert mine != agreement.pair_seed(ALICE, agreement.public(BOB), bytes(32))
+    mine = agreement.pair_seed(ALICE, agreement.public(BOB), SESSION, ASKED)
+    assert mine == agreement.pair_seed(BOB, agreement.public(ALICE), SESSION, ASKED)
+    assert mine != agreement.pair_seed(ALICE, agreement.public(BOB), bytes(32), ASKED)
+    assert mine != agreement.pair_seed(ALICE, agreement.public(BOB), SESSION, "decaf")
 
 
-def test_the_seed_of_a_pair_is_derived_as_it_was_in_the_second_version() -> None:
+def test_the_seed_of_a_pair_is_derived_as_it_was_in_the_third_version() -> None:
     """A changed derivation would keep sites of two versions from taking part together, and must be noticed."""
-    seed = agreement.pair_seed(bytes([1] * 32), agreement.public(bytes([2] * 32)), SESSION)
-    assert seed.hex() == "1edc8e7991c8dd5e5f61d9a1edf4f3f75e14da0b78d80e3c8c2c7ac199723191"
+    seed = agreement.pair_seed(bytes([1] * 32), agreement.public(bytes([2] * 32)), SESSION, ASKED)
+    assert seed.hex() == "0b560f7c49ae58358b9f67c1c30317a2d75b77b7225538efad821352491d5fb5"
 
 
 def test_each_use_of_a_seed_has_a_stream_of_its_own() -> None:
@@ -61,7 +63,7 @@ def test_an_envelope_is_read_by_its_receiver_alone_and_names_its_sender() -> Non
 
 def test_a_key_whose_secret_everybody_knows_is_refused() -> None:
     with pytest.raises(WireError, match="makes no secret"):
-        agreement.pair_seed(ALICE, bytes(32), SESSION)
+        agreement.pair_seed(ALICE, bytes(32), SESSION, ASKED)
 
 
 def test_a_stream_is_chacha20s_and_goes_on_where_it_stopped() -> None:

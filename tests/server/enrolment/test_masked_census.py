@@ -22,6 +22,7 @@ from common.config import StudyConfig
 from common.errors import ConfigError, PolicyRefusal, QuorumNotMet, SiteDataError
 from common.masking import roster
 from common.masking.tables import CENSUS, IMAGES, image_sums
+from common.wire import questions
 from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.update import AdmittedUpdate
 from server.enrolment import census
@@ -104,7 +105,7 @@ class Counting:
                 return answer.model_copy(update={"envelopes": envelopes})
             case wire.CensusStep(envelopes=envelopes):
                 words = np.array(self.counts[site], np.uint64)
-                hidden = masks.mask(plan.round, envelopes, {}, 0, {CENSUS: words})
+                hidden = masks.mask(plan.round, questions.CENSUS, envelopes, {}, 0, {CENSUS: words})
                 return answer.model_copy(update={"census": tuple(hidden[CENSUS].tolist())})
             case wire.RevealStep(survivors=survivors):
                 seeds, keys = masks.reveal(plan.round, survivors)

@@ -21,6 +21,7 @@ from server.rounds.masked_round import MaskedRound
 from server.rounds.sites import Deadline, Reply
 
 NAMES = ("a", "b", "c")
+ASKED = "c0ffee"
 STUDY: dict[str, Any] = {
     "sites": {"train": NAMES, "required": 2},
     "secure_aggregation": {"threshold": 2},
@@ -71,10 +72,14 @@ def opened(folder: Path, study: StudyConfig, lie: Lie, survivors: tuple[str, ...
     total = MaskedMean({"w": TensorSpec(shape=(2,), dtype="float32")})
     for number, name in enumerate(NAMES, 1):
         delta = {"w": np.array([number, 2 * number], np.float32)}
-        masked = sites.masks[name].mask(1, masks.envelopes[name], delta, 1) if name in masks.envelopes else {}
+        masked = (
+            sites.masks[name].mask(1, ASKED, masks.envelopes[name], delta, 1)
+            if name in masks.envelopes
+            else {}
+        )
         if masked and name in survivors:
             total.add(AdmittedUpdate(name, 1, masked))
-    masks.open(total.sites, [total])
+    masks.open(total.sites, [total], ASKED)
     return [float(entry) for entry in total.result()["w"]]
 
 
