@@ -6,7 +6,7 @@ unknown key, the setting that was likely meant.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -157,7 +157,7 @@ def _line(
         case "extra_forbidden" if renamed := _renamed(detail, kind):
             return f"{field}: {detail['loc'][-1]} is called {renamed.name} since version {renamed.since}; rename it"
         case "extra_forbidden":
-            return _unknown(field, str(detail["loc"][-1]), known)
+            return _of_another_kind(detail, kind, field) or _unknown(field, str(detail["loc"][-1]), known)
         case "union_tag_invalid" | "union_tag_not_found":
             return _choice(detail, kind, field)
         case "model_attributes_type" if isinstance(detail["input"], str) and _tags(detail, kind):
@@ -169,6 +169,32 @@ def _line(
         case _:
             expected = setting_words.plain(detail) or detail["msg"]
             return f"{field}: {expected}; found {_show(detail['input'])}"
+
+
+def _of_another_kind(detail: ErrorDetails, kind: type[BaseModel], field: str) -> str | None:
+    """A sentence on a setting that another kind of the section has; None if there is none."""
+    *way, last = detail["loc"]
+    if not way or not isinstance(tag := way[-1], str):
+        return None
+    section, here = _section(kind, way[:-1]), _section(kind, way)
+    having = [str(_kinds(model)[0]) for model in section if _kinds(model) and last in model.model_fields]
+    if not having or tag not in [name for model in here for name in _kinds(model)]:
+        return None
+    own = [name for model in here for name in model.model_fields if name != "kind"]
+    close = difflib.get_close_matches(str(last), own, n=1, cutoff=0.7)
+    ways = f"the settings of {tag} are {', '.join(own)}" if own else "remove it"
+    ways = f"did you mean {close[0]}?" if close else ways
+    *others, other = having
+    others_too = f"{', '.join(others)} and " if others else ""
+    return f"{field}: a setting of {others_too}{other}, not of {tag}; {ways}"
+
+
+def _section(kind: type[BaseModel], way: Sequence[int | str]) -> list[type[BaseModel]]:
+    """Models at a location; before a union's tag, all of its kinds."""
+    here = [kind]
+    for part in way:
+        here = _below(here, part)
+    return here
 
 
 def _unknown(field: str, name: str, known: list[str]) -> str:
@@ -204,10 +230,7 @@ def _bare_kind(found: str, tags: list[str]) -> str:
 
 def _tags(detail: ErrorDetails, kind: type[BaseModel]) -> list[str]:
     """The kinds of the setting at a location, none if it has no kinds."""
-    here = [kind]
-    for part in detail["loc"]:
-        here = _below(here, part)
-    return [str(tag) for model in here for tag in _kinds(model)]
+    return [str(tag) for model in _section(kind, detail["loc"]) for tag in _kinds(model)]
 
 
 def _way(detail: ErrorDetails, kind: type[BaseModel], document: yaml_text.Document | None) -> tuple[str, ...]:
@@ -260,9 +283,7 @@ def _named(detail: ErrorDetails, kind: type[BaseModel]) -> Iterator[int | str]:
 def _renamed(detail: ErrorDetails, kind: type[BaseModel]) -> Renamed | None:
     """Today's name of the setting at a location, if an earlier version had it under that one."""
     *way, last = detail["loc"]
-    here = [kind]
-    for part in way:
-        here = _below(here, part)
+    here = _section(kind, way)
     names = (model.RENAMED.get(str(last)) for model in here if issubclass(model, Frozen))
     return next((renamed for renamed in names if renamed), None)
 

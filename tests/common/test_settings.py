@@ -87,6 +87,16 @@ def test_a_mistake_inside_a_choice_is_named_as_it_was_written():
     ]
 
 
+def test_a_setting_of_another_kind_is_not_suggested_to_the_kind_that_lacks_it():
+    assert mistakes(GOOD + "algorithm: {kind: fedavg, mu: 0.1}") == [
+        "algorithm.mu: a setting of fedprox, not of fedavg; remove it"
+    ]
+    assert mistakes(GOOD + "local: {optimizer: {kind: sgd, betas: [0.9, 0.5]}}") == [
+        "local.optimizer.betas: a setting of adam and adamw, not of sgd; the settings of sgd are lr, momentum, "
+        "weight_decay"
+    ]
+
+
 def test_an_unknown_choice_lists_the_known_ones():
     (line,) = mistakes(GOOD + "algorithm: {kind: fedsgd}")
     assert line.startswith("algorithm.kind: found 'fedsgd', expected one of ")
@@ -161,7 +171,7 @@ def test_a_mistake_in_a_list_is_named_by_its_place():
         )
     assert str(caught.value).splitlines()[1:] == [
         "  shapes.1.radius: missing; add it",
-        "  shapes.1.side: no such setting; did you mean shapes.side?",
+        "  shapes.1.side: a setting of square, not of circle; the settings of circle are radius",
     ]
 
 
