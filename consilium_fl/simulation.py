@@ -84,30 +84,42 @@ def resume(
 
 
 def matrix(
-    study: StudyConfig | Where, sites: Where, *, runs: Where = "runs", engine: EngineName = "processes"
+    study: StudyConfig | Where,
+    sites: Where,
+    *,
+    runs: Where = "runs",
+    engine: EngineName = "processes",
+    jobs: int = 1,
 ) -> Table:
     """Run each site's own model, the federated and the pooled one with the settings of one study, and compare them.
 
     Every model is scored on every site's test images. The pooled one needs a site `pooled` in `sites`. Returns the
-    table, in `runs`/NAME-matrix. A model that fails does not stop the others. Raises ConfigError.
+    table, in `runs`/NAME-matrix. A model that fails does not stop the others. `jobs` models are trained at a time, as
+    in `compare`. Raises ConfigError.
 
         >>> matrix("configs/study/demo.yaml", "runs/sites").path                    # doctest: +SKIP
     """
     given = study if isinstance(study, StudyConfig) else Path(study)
-    return matrices.run_matrix(given, Path(sites), Path(runs), engines.engine(engine, open_trainer))
+    return matrices.run_matrix(given, Path(sites), Path(runs), engines.engine(engine, open_trainer), jobs)
 
 
 def leave_one_site_out(
-    study: StudyConfig | Where, sites: Where, *, runs: Where = "runs", engine: EngineName = "processes"
+    study: StudyConfig | Where,
+    sites: Where,
+    *,
+    runs: Where = "runs",
+    engine: EngineName = "processes",
+    jobs: int = 1,
 ) -> Table:
     """Run the study, and once more without each training site, which then scores the model of the others.
 
-    Returns the table, in `runs`/NAME-leave-one-site-out. Raises ConfigError.
+    Returns the table, in `runs`/NAME-leave-one-site-out. `jobs` models are trained at a time, as in `compare`. Raises
+    ConfigError.
 
         >>> leave_one_site_out("configs/study/demo.yaml", "runs/sites").path        # doctest: +SKIP
     """
     given = study if isinstance(study, StudyConfig) else Path(study)
-    return matrices.run_left_out(given, Path(sites), Path(runs), engines.engine(engine, open_trainer))
+    return matrices.run_left_out(given, Path(sites), Path(runs), engines.engine(engine, open_trainer), jobs)
 
 
 def _weights_of(start_from: Run | Where | None) -> Path | None:

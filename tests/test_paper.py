@@ -15,7 +15,9 @@ from client.cli.main import main as site_command
 from client.heads import worker
 from common.config import ClassifierConfig, ClipConfig, FileWeights
 from common.errors import ConfigError
+from common.weights import digest, load_file
 from consilium_fl import paper
+from server.cli.main import main as server_command
 from server.paper import experiment, prepare
 from server.paper.experiment import Size
 from server.simulation.axes import merged
@@ -184,6 +186,37 @@ def test_what_has_finished_is_kept_and_two_seeds_give_an_interval(
     said = capfd.readouterr().err
     assert "sites are kept" in said.replace(f"in {tmp_path}/optimizers-brats2019-small/sites ", "")
     assert said.count("has finished before; it is kept") == 2
+
+
+def test_two_runs_at_a_time_end_with_the_results_of_one_after_the_other(
+    data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(
+        "OMP_NUM_THREADS", "1"
+    )  # as in this process: on a CPU the number can change the last bits
+    command = [
+        "paper",
+        str(tiny("optimizers-brats2019", seeds=[0, 1])),
+        "--data",
+        str(data),
+        "--size",
+        "small",
+    ]
+    command.append("--random-weights")
+    assert server_command([*command, "--runs", str(tmp_path / "one")]) == 0
+    capfd.readouterr()
+    assert server_command([*command, "--runs", str(tmp_path / "side"), "--jobs", "2"]) == 0
+    said = capfd.readouterr().err
+    assert "optimizer steps together, 2 runs at a time" in said
+    assert "(2 of 2 runs ended)" in said
+    one, side = (tmp_path / name / "optimizers-brats2019-small" for name in ("one", "side"))
+    assert (side / "results.csv").read_text() == (one / "results.csv").read_text()
+    for seed in (0, 1):
+        run = f"studies/test_efficientnet-adamw-seed{seed}"
+        assert (side / f"{run}.log").exists()  # a process of its own
+        assert digest(load_file(side / run / "weights.safetensors")[0]) == digest(
+            load_file(one / run / "weights.safetensors")[0]
+        )
 
 
 def test_a_run_that_fails_is_a_row_with_the_reason_and_the_others_are_run(

@@ -72,13 +72,19 @@ def add_commands(app: typer.Typer) -> None:
         app,
         "matrix",
         SIMULATION,
-        examples=["consilium-server matrix study.yaml --sites sites --engine inline"],
+        examples=[
+            "consilium-server matrix study.yaml --sites sites --engine inline",
+            "consilium-server matrix study.yaml --sites sites --engine inline --jobs 4",
+        ],
     )(_matrix)
     command(
         app,
         "leave-one-site-out",
         SIMULATION,
-        examples=["consilium-server leave-one-site-out study.yaml --sites sites --engine inline"],
+        examples=[
+            "consilium-server leave-one-site-out study.yaml --sites sites --engine inline",
+            "consilium-server leave-one-site-out study.yaml --sites sites --engine inline --jobs 4",
+        ],
     )(_leave_one_site_out)
 
 
@@ -230,21 +236,30 @@ def _compare(
 
 
 def _matrix(
-    study: StudyFile, sites: SitesDir, runs: RunsDir = Path("runs"), engine: Engine = "processes"
+    study: StudyFile,
+    sites: SitesDir,
+    runs: RunsDir = Path("runs"),
+    engine: Engine = "processes",
+    jobs: Jobs = 1,
 ) -> int:
     """Compare each site's own model, the federated and the pooled one.
 
     Trains them with the settings of one study, and scores each on every site's test images. The pooled model needs a
     site with all training images, which `consilium-site simulate --pooled` writes. Writes matrix.md and .csv into
-    RUNS/NAME-matrix; what has finished before is kept. Exit code 0 only if all finished; 3 if one is incomplete.
+    RUNS/NAME-matrix; a model that has finished before is kept, one that broke off goes on. Exit code 0 only if all
+    finished; 3 if one is incomplete.
     """
     from consilium_fl import simulation
 
-    return _tabled(simulation.matrix(study, sites, runs=runs, engine=engine))
+    return _tabled(simulation.matrix(study, sites, runs=runs, engine=engine, jobs=jobs))
 
 
 def _leave_one_site_out(
-    study: StudyFile, sites: SitesDir, runs: RunsDir = Path("runs"), engine: Engine = "processes"
+    study: StudyFile,
+    sites: SitesDir,
+    runs: RunsDir = Path("runs"),
+    engine: Engine = "processes",
+    jobs: Jobs = 1,
 ) -> int:
     """Compare a study with itself without one of its sites, each in turn.
 
@@ -253,7 +268,7 @@ def _leave_one_site_out(
     """
     from consilium_fl import simulation
 
-    return _tabled(simulation.leave_one_site_out(study, sites, runs=runs, engine=engine))
+    return _tabled(simulation.leave_one_site_out(study, sites, runs=runs, engine=engine, jobs=jobs))
 
 
 def _tabled(table: "Table") -> int:

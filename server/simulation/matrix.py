@@ -63,19 +63,24 @@ def left_out(study: StudyConfig) -> dict[str, StudyConfig]:
 
 
 def run_models(
-    studies: Mapping[str, StudyConfig], name: str, sites_dir: Path, runs: Path, engine: Engine
+    studies: Mapping[str, StudyConfig], name: str, sites_dir: Path, runs: Path, engine: Engine, jobs: int = 1
 ) -> tuple[Path, tuple[Row, ...]]:
-    """Run every study that has not finished yet; returns the folder and a row a model. Raises ConfigError."""
+    """Run every study that has not finished yet, `jobs` of them at a time; returns the folder and a row a model.
+
+    Raises ConfigError.
+    """
     planned = grids.Plan({(model, study.seed): study for model, study in studies.items()}, 0, ())
-    return grids.run(name, planned, sites_dir, runs, engine=engine)
+    return grids.run(name, planned, sites_dir, runs, engine=engine, jobs=jobs)
 
 
-def run_matrix(study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: Engine) -> tables.Table:
+def run_matrix(
+    study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: Engine, jobs: int = 1
+) -> tables.Table:
     """Run the models of `models` and write matrix.md and .csv. Raises ConfigError before the first."""
     study = _loaded(study)
     has_pooled = (sites_dir / f"{POOLED}.yaml").exists()
     folder, rows = run_models(
-        models(study, pooled=has_pooled), f"{study.name}-matrix", sites_dir, runs, engine
+        models(study, pooled=has_pooled), f"{study.name}-matrix", sites_dir, runs, engine, jobs
     )
     pairs: list[tuple[str, str, tuple[str, ...]]]
     pairs = [(FEDERATED, local(site), (site,)) for site in study.sites.train]
@@ -85,10 +90,13 @@ def run_matrix(study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: E
     return tables.write("matrix", f"{study.name}: models by site", folder, rows, pairs, synthetic=synthetic)
 
 
-def run_left_out(study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: Engine) -> tables.Table:
+def run_left_out(
+    study: StudyConfig | Path, sites_dir: Path, runs: Path, engine: Engine, jobs: int = 1
+) -> tables.Table:
     """Run the models of `left_out` and write leave-one-site-out.md and .csv. Raises ConfigError before the first."""
     study = _loaded(study)
-    folder, rows = run_models(left_out(study), f"{study.name}-leave-one-site-out", sites_dir, runs, engine)
+    name = f"{study.name}-leave-one-site-out"
+    folder, rows = run_models(left_out(study), name, sites_dir, runs, engine, jobs)
     pairs = [(FEDERATED, without(site), (site,)) for site in study.sites.train]
     title = f"{study.name}: without one site"
     synthetic = load_federation(sites_dir).synthetic

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import psutil
 import pytest
 import yaml
 
-from client.config import SiteConfig
 from client.hosted import HostedTrainer
 from common.config import StudyConfig
 from common.errors import ConfigError
-from common.settings import to_yaml
 from common.weights import digest, load_file
 from server.report.write import append_round
 from server.simulation import jobs, launch
@@ -30,20 +27,14 @@ from tests.conftest import STUDY
 from tests.server.simulation import trainers_of_tests
 from tests.server.simulation.trainers_of_tests import Deadly, Held
 
-MakeSite = Callable[..., SiteConfig]
+MakeSitesDir = Callable[..., Path]
+CtrlC = Callable[[Callable[[], bool]], list[int]]
 
 
 @pytest.fixture
-def sites(make_site: MakeSite, tmp_path: Path) -> Path:
+def sites(make_sites_dir: MakeSitesDir) -> Path:
     """A folder of two sites, with one thread each."""
-    folder = tmp_path / "sites"
-    folder.mkdir()
-    for name, per_class in (("north", 6), ("south", 5)):
-        site = make_site(name, per_class).model_dump(mode="json", exclude_none=True)
-        (folder / f"{name}.yaml").write_bytes(to_yaml(site))
-    about = {"synthetic": True, "classes": list(STUDY["classes"]), "sites": {"north": 18, "south": 15}}
-    (folder / "federation.yaml").write_text(yaml.safe_dump(about))
-    return folder
+    return make_sites_dir(north=6, south=5)
 
 
 @pytest.fixture
@@ -106,27 +97,20 @@ def test_a_run_whose_process_dies_is_a_row_and_the_others_go_on(
 
 
 def test_ctrl_c_ends_every_run_and_the_next_start_goes_on_with_them(
-    grid_file: Callable[..., Path], sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid_file: Callable[..., Path],
+    sites: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    press_ctrl_c: CtrlC,
 ) -> None:
     grid, held = grid_file(a={}, b={}), tmp_path / "held"
     held.mkdir()
     monkeypatch.setenv(trainers_of_tests.FOLDER, str(held))
-    sleep, pressed = time.sleep, list[int]()
-    others = psutil.Process().children(recursive=True)  # of tests before this one, such as a shared template
-
-    def press_ctrl_c_when_both_are_in_round_2(seconds: float) -> None:
-        if not pressed and (held / "a").exists() and (held / "b").exists():
-            pressed.extend(
-                child.pid for child in psutil.Process().children(recursive=True) if child not in others
-            )
-            raise KeyboardInterrupt
-        sleep(seconds)
-
-    monkeypatch.setattr(jobs.time, "sleep", press_ctrl_c_when_both_are_in_round_2)
+    children = press_ctrl_c(lambda: (held / "a").exists() and (held / "b").exists())
     with pytest.raises(KeyboardInterrupt):
         run_grid(grid, sites, tmp_path / "runs", engine=Inline(Held), jobs=2)
-    assert len(pressed) >= 2
-    assert not [number for number in pressed if psutil.pid_exists(number)]
+    assert len(children) >= 2
+    assert not [number for number in children if psutil.pid_exists(number)]
     folder = tmp_path / "runs" / "side"
     stopped = [read_status(folder / name) for name in ("a", "b")]
     assert [now.status for now in stopped if now] == ["crashed", "crashed"]

@@ -27,10 +27,10 @@ class Held(HostedTrainer):
 
 
 class Deadly(HostedTrainer):
-    """It ends its process in the study `dies`."""
+    """It ends its process in the study `dies`, and in the one of a site of that name."""
 
     def answer(self, request: bytes) -> bytes:
         plan = codec.from_bytes(request)
-        if isinstance(plan, wire.RoundPlan) and plan.study.name == "dies":
+        if isinstance(plan, wire.RoundPlan) and plan.study.name in ("dies", "local-dies"):
             os._exit(3)
         return super().answer(request)
