@@ -2,7 +2,9 @@
 
 A run changes nothing that another one reads: its folder and its state at the sites carry its name. What all runs of a
 site share is made for several processes: decoded images and the split are files that are written once, audit log
-and privacy ledger are locked for each line. So the results are those of one run after the other.
+and privacy ledger are locked for each line. So the results are those of one run after the other, if a run has the
+same number of threads. Runs at the same time share the cores (`places`), and on a CPU fewer threads may change the
+last bits.
 
 Each run has a new process, so that a crash takes this run with it and no other.
 """
@@ -112,12 +114,13 @@ def require_usable(jobs: int, engine: Engine) -> None:
 def places(num_runs: int, jobs: int, sites_dir: Path) -> tuple[Place, ...]:
     """As many places as runs at the same time, which share cores and GPUs of this machine.
 
-    OMP_NUM_THREADS is divided unless it is set. GPUs are dealt out in turn, unless a site names one by its number.
+    The cores are divided by OMP_NUM_THREADS, unless it is set; a site's `threads` has precedence. GPUs are dealt out in
+    turn, unless a site names one by its number.
     """
     num_places = min(num_runs, jobs)
     shared: dict[str, str] = {}
     if _THREADS not in os.environ:
-        shared[_THREADS] = str(max(1, len(os.sched_getaffinity(0)) // max(1, num_places)))
+        shared[_THREADS] = str(max(1, _num_cores() // max(1, num_places)))
     gpus = () if _names_a_gpu(sites_dir) else _gpus()
     return tuple(
         Place(shared | ({_DEVICES: gpus[number % len(gpus)]} if len(gpus) > 1 else {}))
@@ -218,6 +221,13 @@ def _stop(running: Sequence[_Running]) -> None:
     if running:
         with ThreadPoolExecutor(len(running), "stop") as pool:
             list(pool.map(lambda run: run.processes.stop(), running))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; all of the machine's where the system does not say, as on macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _names_a_gpu(sites_dir: Path) -> bool:

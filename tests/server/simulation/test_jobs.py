@@ -183,6 +183,16 @@ def test_runs_share_the_cores_and_take_turns_over_the_gpus(
     )
 
 
+@pytest.mark.parametrize(("num_cores", "threads"), [(16, "8"), (None, "1")])
+def test_a_system_that_does_not_say_which_cores_are_free_to_use_has_all_of_them(
+    num_cores: int | None, threads: str, sites: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    assert [place.env["OMP_NUM_THREADS"] for place in jobs.places(20, 2, sites)] == [threads] * 2
+
+
 def test_what_a_person_set_stays(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
