@@ -113,7 +113,7 @@ def _load(name: OwnModel, plan: wire.RoundPlan, setup: StudySetup, first: Callab
 
 def _load_global(plan: wire.RoundPlan, setup: StudySetup) -> None:
     parameters.load_shared(setup.model, setup.parts, plan.network)
-    local_layers.load(setup, plan.site, before_round=plan.round)
+    local_layers.load(setup, plan.site, before_round=plan.round, trains=plan.train)
 
 
 def _only(arrays: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:

@@ -56,7 +56,7 @@ class RoundAnswers:
             log.warn(f"the server refused this site's last answer: {plan.notice}", round=plan.round)
         received = plan.network
         parameters.load_shared(setup.model, setup.parts, received)
-        local_layers.load(setup, plan.site, before_round=plan.round)
+        local_layers.load(setup, plan.site, before_round=plan.round, trains=plan.train)
 
         started = time.monotonic()
         scores, tested_NC = self._scores(plan, setup)

@@ -32,9 +32,13 @@ Kind: TypeAlias = Literal[
 _LAYOUT: TypeAdapter[dict[str, TensorSpec]] = TypeAdapter(dict[str, TensorSpec])
 
 _KEPT = 3
-"""Rounds whose layers are kept; a server resumes from its last checkpoint, at most one back."""
+"""Rounds whose layers are kept, and weights for which some were measured. A server resumes from its last checkpoint, at
+most one back.
+"""
 _KEPT_OPTIMIZERS = 2
 """Rounds whose optimizer is kept. It is twice as large as the model."""
+_MEASURED = "measured-*.safetensors"
+"""Files of local layers that no round left: they were measured for given weights and images, whose hash is the name."""
 
 
 class SiteState:
@@ -135,6 +139,26 @@ class SiteState:
         for old in sorted(self._rounds(kind))[:-_KEPT_OPTIMIZERS]:
             self._path(old, kind).unlink(missing_ok=True)
 
+    def measured(self, key: str) -> dict[str, Array] | None:
+        """The local layers that were measured under this key; None without any, and with a warning if damaged."""
+        path = self._measured(key)
+        if not path.is_file():
+            return None
+        try:
+            arrays, _ = load_file(path)
+        except StorageError:
+            warn("kept statistics of batch normalisation are damaged; they are measured again")
+            return None
+        path.touch()
+        return arrays
+
+    def keep_measured(self, key: str, arrays: Arrays) -> None:
+        """Keep local layers that were measured, and drop the oldest. Raises StorageError."""
+        save_file(self._measured(key), arrays, {})
+        kept = sorted(self.folder.glob(_MEASURED), key=lambda path: path.stat().st_mtime_ns)
+        for old in kept[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
     def control_variate(self, after_round: int) -> dict[str, Array]:
         """SCAFFOLD's control variate of this site as round `after_round` left it; empty for round 0, and with a
         warning if it is no longer on the disk.
@@ -168,6 +192,11 @@ class SiteState:
         for kind in get_args(Kind):
             for number in self._rounds(kind):
                 self._path(number, kind).unlink(missing_ok=True)
+        for path in self.folder.glob(_MEASURED):
+            path.unlink(missing_ok=True)
+
+    def _measured(self, key: str) -> Path:
+        return self.folder / _MEASURED.replace("*", key[:32])
 
     def _path(self, number: int, kind: Kind = "local") -> Path:
         return self.folder / f"{kind}-{number:05d}.safetensors"
