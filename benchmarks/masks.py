@@ -39,7 +39,9 @@ class Site:
     def __init__(self, folder: Path, name: str, study: StudyConfig) -> None:
         self.name = name
         self.identity = Ed25519PrivateKey.generate()
-        self.masks = Masks(folder / name, name, study.fingerprint, study.mask_threshold)
+        self.masks = Masks(
+            folder / name, name, study.fingerprint, study.mask_threshold, sites=study.sites.train
+        )
         self.seconds = 0.0
 
     def answer(self, plan: wire.MaskPlan, known: Mapping[str, str]) -> wire.MaskAnswer:

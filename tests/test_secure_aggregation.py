@@ -10,6 +10,7 @@ import pytest
 from client.answers.masks import require_roster
 from client.config import SiteConfig
 from client.hosted import HostedTrainer
+from client.masking.session import Masks
 from client.trainer import Trainer
 from common import wire
 from common.config import StudyConfig
@@ -382,6 +383,31 @@ def test_a_site_may_send_updates_under_masks_only(
         assert isinstance(answer, wire.Failure) == refused
         if isinstance(answer, wire.Failure):
             assert answer.reason == "only_masked: the study has no secure_aggregation"
+
+
+def test_a_site_opens_no_sum_of_fewer_sites_than_the_study_goes_on_with(
+    sites: dict[str, SiteConfig], make_study: MakeStudy
+) -> None:
+    """Else a server could leave out a site at will, and the difference of two sums would be its update."""
+    study = make_study(rounds=1, **MASKS)  # all three are required
+    trainer = Trainer(sites["north"])
+
+    def asked(kind: type[wire.MaskPlan] | type[wire.EnrolPlan], **fields: Any) -> wire.Answer:
+        plan = kind(plan_id=str(len(str(fields))), site="north", study=study, **fields)
+        answer = codec.from_bytes(trainer.answer(codec.to_bytes(plan)))
+        assert not isinstance(answer, wire.Plan)
+        return answer
+
+    asked(wire.EnrolPlan, want_weights=False)
+    own = asked(wire.MaskPlan, round=1, step=wire.KeysStep())
+    assert isinstance(own, wire.MaskAnswer)
+    assert own.keys is not None
+    south = Masks(sites["south"].state_dir, "south", study.fingerprint, 2, sites=NAMES)
+    identity = roster.load_identity(sites["south"].state_dir / roster.IDENTITY)
+    two = {"north": own.keys, "south": south.announce(1, identity)}
+    answer = asked(wire.MaskPlan, round=1, step=wire.SharesStep(announcements=two))
+    assert isinstance(answer, wire.Failure)
+    assert "a sum of 2 site(s) is asked for, which is too few" in answer.reason
 
 
 def test_an_audit_log_tells_whose_shares_left_and_none_of_the_secrets(

@@ -162,6 +162,8 @@ def _masks(plan: wire.MaskPlan | wire.RoundPlan | wire.HeadPlan, site: SiteConfi
         plan.site,
         study.fingerprint,
         study.mask_threshold_of(plan.phase),
-        least=site.policy.min_cohort or 0,
+        sites=study.sites.train,
+        least=max(study.sites.quorum, site.policy.min_cohort or 0),
+        colluding=site.policy.max_colluding,
         phase=plan.phase,
     )

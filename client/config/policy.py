@@ -88,6 +88,9 @@ class PolicyConfig(Frozen):
     min_cohort: Annotated[int, Field(ge=1)] | None = None
     """Fewest training sites without which the study does not go on (`sites.required` of the study): a mean over few
     sites says much about each."""
+    max_colluding: Annotated[int, Field(ge=0)] = 0
+    """Other sites that may work together with the server, and masks still hold: in studies with `secure_aggregation`, a
+    sum is of two sites more than that at least, and its threshold is large enough."""
     only_masked: bool = False
     """Updates leave only in studies with `secure_aggregation`, where the server learns the sum over sites alone."""
     privacy: PrivacyPolicy | None = None

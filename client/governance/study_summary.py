@@ -62,9 +62,13 @@ def lines(study: StudyConfig) -> Iterator[str]:
     if study.secure_aggregation is None:
         yield "the server sees this site's own updates"
     else:
+        least = max(study.mask_threshold, study.sites.quorum)
         yield (
             "MASKS updates, scores, counts of images and sums for heads: the server learns sums of "
-            f"{study.mask_threshold} or more sites, and what two sums of different sites differ by"
+            f"{least} or more sites, and what two sums of different sites differ by"
+        )
+        yield (
+            f"its masks hold while {study.colluding_sites} other site(s) at most work together with the server"
         )
     if study.privacy is None:
         yield "puts no noise on what leaves: a single patient may show in it"

@@ -5,11 +5,14 @@ if it gave both kinds of share of one site: of the seed, with which that site ma
 from which the masks of pairs follow. So each round has one list of sites, one masked answer and one list of survivors.
 Whatever is asked first is kept on disk before it is answered, and the same question gets the same answer again. Until
 a round's sum was opened its masks may be made again from new secrets: a server that was killed does that. More than
-half of the sites are needed to open a sum, so a round is opened once at most.
+half of the sites are needed to open a sum, so a round is opened once at most. Sites that work together with the server
+help with two openings, so as many more are needed.
 
 Sums for heads are of the same images, one after the other. Two of them of different sites would show the difference,
-so all are of the sites of the first one that was opened. And each is of one set of numbers: a site that is asked
-something else under the same masks refuses.
+so all are of the sites of the first one that was opened.
+
+Masks are for one question and one set of numbers. A site that is asked something else under the same masks refuses,
+and also if it would answer the same question with other numbers: the difference of two answers has no mask.
 """
 
 import hashlib
@@ -30,7 +33,7 @@ from common.masking.roster import Announcement
 from common.masking.stream import UPDATE, Words, apply, stream_of
 from common.masking.tables import IMAGES
 from common.settings import Frozen
-from common.weights import Array, Arrays
+from common.weights import Array, Arrays, digest
 from common.wire.mask_steps import Envelopes, MaskShares
 
 FILE = "masks.json"
@@ -72,7 +75,7 @@ class Session(Frozen):
     question: str = ""
     """Digest of what was asked under these masks; empty before the answer."""
     numbers: str = ""
-    """In the phase `heads`: SHA-256 of the numbers that were masked; empty before that."""
+    """SHA-256 of the numbers that were masked; empty before that."""
     cohort: tuple[Name, ...] = ()
     """In the phase `heads`: sites of the first sum that was opened; empty before that."""
 
@@ -87,17 +90,21 @@ class Masks:
         fingerprint: str,
         threshold: int,
         *,
+        sites: Collection[str],
         least: int = 0,
+        colluding: int = 0,
         phase: MaskPhase = "training",
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """`threshold` sites or more open a sum, and `least` must be in it; `random` gives so many bytes that are hard
-        to guess. Each phase has secrets of its own.
+        """`threshold` of the study's training `sites` or more open a sum, and `least` must be in it. As many sites as
+        `colluding` says may work together with the server. `random` gives so many bytes that are hard to guess. Each
+        phase has secrets of its own.
         """
         self._path, self._phase = folder / file_of(phase), phase
         self._what = "step" if phase == "heads" else "round"
         self._site, self._fingerprint, self._threshold = site, fingerprint, threshold
-        self._least, self._random = max(threshold, least), random
+        self._least, self._random = max(threshold, least, colluding + 2), random
+        self._sites, self._colluding = frozenset(sites), colluding
         self._kept = read_json(self._path, Session)
 
     # --- before the round --------------------------------------------------------------------
@@ -147,6 +154,8 @@ class Masks:
                 raise _refusal(f"{self._what} {number} has masks with other sites or keys")
             return session.envelopes
         for site, announced in sorted(announcements.items()):
+            if site not in self._sites:
+                raise _refusal(f"{site} is no training site of the study")
             if site not in known:
                 raise _refusal(f"{site} is not in this site's roster")
             if not announced.is_signed_by(known[site], self._fingerprint, number, site, self._phase):
@@ -154,9 +163,12 @@ class Masks:
         if announcements.get(self._site) != session.announced:
             raise _refusal("this site's own keys are missing or replaced")
         self._require_enough(announcements)
-        if len(announcements) >= 2 * self._threshold:  # two halves could open one round twice
+        if (
+            len(announcements) + self._colluding >= 2 * self._threshold
+        ):  # two halves could open one round twice
+            others = f" while {self._colluding} of them may help the server" if self._colluding else ""
             raise _refusal(
-                f"masks of {len(announcements)} sites are asked for, too many for {self._threshold} to open"
+                f"masks of {len(announcements)} sites are asked for, too many for {self._threshold} to open{others}"
             )
         places = sharing.places(announcements)
         seeds = sharing.split(bytes.fromhex(session.seed), self._threshold, len(places))
@@ -223,11 +235,12 @@ class Masks:
         shares = {
             site: Shares(seed=text[:half].hex(), key=text[half:].hex()) for site, text in opened.items()
         }
-        changes: dict[str, object] = {"shares": {**shares, self._site: session.own}, "question": question}
-        if self._phase == "heads":
-            changes["numbers"] = numbers = _digest(tables or {})
-            if session.numbers not in ("", numbers):
-                raise _refusal(f"the part in step {number} was masked before, and is of other numbers now")
+        numbers = _digest(delta, count, tables or {})
+        if session.numbers not in ("", numbers):
+            raise _refusal(
+                f"the part in {self._what} {number} was masked before, and is of other numbers now; it needs new masks"
+            )
+        changes = {"shares": {**shares, self._site: session.own}, "question": question, "numbers": numbers}
         session = session.model_copy(update=changes)
         self._keep(session)
         images = {IMAGES: np.array([count], np.uint64)} if delta else {}
@@ -329,12 +342,9 @@ def _cohort(kept: Session) -> tuple[Name, ...]:
     return kept.cohort or kept.survivors
 
 
-def _digest(tables: Mapping[str, Words]) -> str:
-    found = hashlib.sha256()
-    for name, words in sorted(tables.items()):
-        found.update(f"{name} {words.shape}\n".encode())
-        found.update(np.ascontiguousarray(words).tobytes())
-    return found.hexdigest()
+def _digest(delta: Arrays, count: int, tables: Mapping[str, Words]) -> str:
+    parts = (digest(delta), str(count), digest(tables))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _require_room(delta: Arrays, count: int) -> None:

@@ -363,6 +363,18 @@ class StudyConfig(Frozen):
         return max(masks.threshold_of(asked), asked // 2 + 1)
 
     @property
+    def colluding_sites(self) -> int | None:
+        """Sites that may work together with the server while the masks of the others hold; None without masks.
+
+        They help with two openings of one sum, each of which takes the threshold; and two more sites must be in it.
+        """
+        if self.secure_aggregation is None:
+            return None
+        sizes: dict[MaskPhase, int] = {"training": self.sites.num_per_round, "test": len(self.sites.train)}
+        once = min(2 * self.mask_threshold_of(phase) - num - 1 for phase, num in sizes.items())
+        return max(0, min(once, self.sites.quorum - 2))
+
+    @property
     def largest_share_of_sums(self) -> float:
         """Largest share of one site in the sums and votes of federated heads, 1 if there is no limit."""
         rule = self.aggregation

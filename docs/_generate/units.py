@@ -96,6 +96,7 @@ _BY_NAME = {
     "max_weight_change": "share of the Euclidean norm",
     "min_batch": "patients or lesions",
     "min_cell": "patients or lesions",
+    "max_colluding": "sites",
     "min_cohort": "sites",
     "threshold": "sites",
     "min_score_cell": "patients or lesions",

@@ -136,6 +136,7 @@ def _study_rules(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterato
             f"the study goes on with {study.sites.quorum} training site(s)",
             f"at least {policy.min_cohort}",
         )
+    yield from _masks(study, policy)
     if policy.only_masked and study.secure_aggregation is None and plan.site in study.sites.train:
         yield RuleViolation("only_masked", "the study has no secure_aggregation", "updates leave masked only")
     if not policy.hub_weights and _from_hub(study.model):
@@ -145,6 +146,16 @@ def _study_rules(plan: wire.Plan, policy: PolicyConfig, facts: Facts) -> Iterato
             "max_runs",
             "the study begins again from its first round, and this site has to agree once more",
             f"run {facts.runs}, at most {policy.max_runs} for each approval",
+        )
+
+
+def _masks(study: StudyConfig, policy: PolicyConfig) -> Iterator[RuleViolation]:
+    held = study.colluding_sites
+    if held is not None and held < policy.max_colluding:
+        yield RuleViolation(
+            "max_colluding",
+            f"the study's masks hold while {held} site(s) work together with the server",
+            f"at least {policy.max_colluding}; raise secure_aggregation.threshold and sites.required",
         )
 
 

@@ -123,6 +123,29 @@ def test_each_rule_allows_up_to_its_limit_and_refuses_beyond(
     assert rules(make_study(), policy(**{rule: refusing}), **known) == [rule]
 
 
+@pytest.mark.parametrize(
+    ("num_sites", "threshold", "required", "held"),
+    [
+        (3, None, None, 1),  # 2 x 3 - 3 - 1 = 2, and a sum of three is of two sites more than one
+        (5, None, None, 2),  # 2 x 4 - 5 - 1
+        (5, 3, None, 0),  # two halves of three share one site
+        (5, 4, 4, 2),
+        (4, 4, 4, 2),  # all must help, but a sum of four has two honest sites beside two others
+    ],
+)
+def test_masks_hold_while_as_many_sites_work_with_the_server_as_a_site_demands(
+    make_study: MakeStudy, num_sites: int, threshold: int | None, required: int | None, held: int
+) -> None:
+    study = make_study(
+        sites={"train": tuple("abcde"[:num_sites]), "required": required},
+        secure_aggregation={"threshold": threshold},
+        admission={"max_norm_ratio": None},
+    )
+    assert rules(study, policy(max_colluding=held)) == []
+    assert rules(study, policy(max_colluding=held + 1)) == ["max_colluding"]
+    assert rules(make_study(), policy(max_colluding=held + 1)) == []
+
+
 def test_one_patient_may_not_weigh_too_much_in_a_round_whatever_the_batches(make_study: MakeStudy) -> None:
     """A batch of all images, and then one of one patient, whose step is as long."""
     built = replace(BUILT, fewest_patients=40, largest_share=0.5)

@@ -15,7 +15,7 @@ from common.errors import ConsiliumError, PolicyRefusal, WireError
 from common.masking import agreement, roster, sharing
 from common.masking.roster import Announcement
 from common.masking.tables import IMAGES
-from common.weights import TensorSpec
+from common.weights import Array, Arrays, TensorSpec
 from common.wire.mask_steps import Envelopes
 from server.aggregation.masked_mean import MaskedMean
 from server.aggregation.masked_tables import MaskedTables
@@ -23,9 +23,9 @@ from server.aggregation.mean import weighted_mean
 from server.aggregation.update import AdmittedUpdate
 
 NAMES = ("a", "b", "c")
+FIVE = (*NAMES, "d", "e")
 IDENTITIES = {
-    name: Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
-    for number, name in enumerate(("a", "b", "c", "d", "e"), 1)
+    name: Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)) for number, name in enumerate(FIVE, 1)
 }
 ROSTER = {name: roster.public_key(identity) for name, identity in IDENTITIES.items()}
 ASKED = "c0ffee"
@@ -46,7 +46,7 @@ class Federation:
         def random(number: int) -> bytes:
             return bytes([len(name) * 7 + ord(name) + next(draws)] * number)
 
-        return Masks(self.folder / name, name, "f00d", self.threshold, random=random)
+        return Masks(self.folder / name, name, "f00d", self.threshold, sites=FIVE, random=random)
 
     def keys(self, number: int = 1) -> dict[str, Announcement]:
         return {name: masks.announce(number, IDENTITIES[name]) for name, masks in self.masks.items()}
@@ -212,9 +212,41 @@ def test_two_halves_of_the_sites_cannot_open_a_round_twice(tmp_path: Path) -> No
     assert "too many for 2 to open" in refusal(lambda: four.masks["a"].seal(1, keys, ROSTER))
 
 
+def test_sites_of_the_roster_that_the_study_does_not_name_are_in_no_sum(tmp_path: Path) -> None:
+    """They may be the operator's own, and with the threshold less one of them he would open any site alone."""
+    federation = Federation(tmp_path, ("a", "d", "e"))
+    keys = federation.keys()
+    a = Masks(federation.folder / "a", "a", "f00d", 2, sites=NAMES)
+    assert "d is no training site of the study" in refusal(lambda: a.seal(1, keys, ROSTER))
+
+
+def test_sites_that_help_the_server_cannot_help_with_two_sums_of_one_round(tmp_path: Path) -> None:
+    """Of five sites one colludes: {a, b, colluder} and {d, e, colluder} would be two sums with a threshold of three."""
+    for threshold, holds in ((3, False), (4, True)):
+        five = Federation(tmp_path / str(threshold), FIVE, threshold)
+        keys = five.keys()
+        a = Masks(five.folder / "a", "a", "f00d", threshold, sites=FIVE, colluding=1)
+        if holds:
+            assert len(a.seal(1, keys, ROSTER)) == 4
+        else:
+            assert (
+                "masks of 5 sites are asked for, too many for 3 to open while 1 of them may help"
+                in refusal(
+                    lambda: a.seal(1, keys, ROSTER)  # noqa: B023
+                )
+            )
+
+
+def test_a_sum_has_another_honest_site_beside_those_that_help_the_server(tmp_path: Path) -> None:
+    three = Federation(tmp_path)
+    keys = three.keys()
+    a = Masks(three.folder / "a", "a", "f00d", 3, sites=NAMES, colluding=2)
+    assert "a sum of 3 site(s)" in refusal(lambda: a.seal(1, keys, ROSTER))
+
+
 def test_a_site_may_ask_for_more_sites_in_a_sum_than_the_study(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    federation.masks["a"] = Masks(tmp_path / "a", "a", "f00d", 2, least=3)
+    federation.masks["a"] = Masks(tmp_path / "a", "a", "f00d", 2, sites=FIVE, least=3)
     keys = federation.keys()
     few = {name: keys[name] for name in ("a", "b")}
     assert "a sum of 2 site(s)" in refusal(lambda: federation.masks["a"].seal(1, few, ROSTER))
@@ -236,7 +268,7 @@ def test_masks_of_one_phase_are_of_no_use_in_another(three: Federation) -> None:
     """A server that passes a round's keys on for the closing evaluation, whose number is the same, is refused."""
     keys = three.keys()
     three.sealed(keys)
-    scoring = Masks(three.folder / "a", "a", "f00d", 2, phase="scoring")
+    scoring = Masks(three.folder / "a", "a", "f00d", 2, sites=FIVE, phase="scoring")
     assert "masks of round 1 are needed" in refusal(lambda: scoring.reveal(1, ("a", "b")))
     mine = scoring.announce(1, IDENTITIES["a"])
     assert mine.mask_key != keys["a"].mask_key
@@ -249,7 +281,7 @@ class Steps(Federation):
     """Sites of the steps towards heads."""
 
     def site(self, name: str) -> Masks:
-        return Masks(self.folder / name, name, "f00d", self.threshold, phase="heads")
+        return Masks(self.folder / name, name, "f00d", self.threshold, sites=FIVE, phase="heads")
 
     def masked(self, number: int, value: int = 5) -> None:
         """Have each site mask its part in a step."""
@@ -282,6 +314,27 @@ def test_a_round_may_be_of_other_sites_than_the_one_before(three: Federation) ->
         envelopes = three.sealed(three.keys(number), number)
         three.masks["a"].mask(number, ASKED, envelopes["a"], DELTA, 1)
         three.masks["a"].reveal(number, survivors)
+
+
+@pytest.mark.parametrize(
+    "other", [(DELTA, 2, 5), ({"w": np.array([1.0, -1.0], np.float32)}, 1, 5), (DELTA, 1, 6)],
+    ids=["another number of images", "another update", "another score"],
+)  # fmt: skip
+def test_a_round_that_is_asked_again_is_of_the_same_numbers(
+    other: tuple[Arrays, int, int], three: Federation
+) -> None:
+    """Images that came in between, or fresh noise, would show as the difference of two answers under one mask."""
+    envelopes = three.sealed(three.keys())["a"]
+
+    def masked(masks: Masks, delta: Arrays, count: int, score: int) -> dict[str, Array]:
+        return masks.mask(1, ASKED, envelopes, delta, count, {"scores/test": np.array([score], np.uint64)})
+
+    first = masked(three.masks["a"], DELTA, 1, 5)
+    again = masked(three.site("a"), DELTA, 1, 5)
+    assert [words.tobytes() for words in first.values()] == [words.tobytes() for words in again.values()]
+    for masks in (three.masks["a"], three.site("a")):
+        assert "and is of other numbers now" in refusal(lambda: masked(masks, *other))  # noqa: B023
+    three.masks["a"].announce(1, IDENTITIES["a"])  # a round that was not opened gets fresh masks
 
 
 def test_no_other_numbers_are_masked_in_one_step_towards_heads(tmp_path: Path) -> None:

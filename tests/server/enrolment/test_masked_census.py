@@ -95,7 +95,14 @@ class Counting:
             yield Reply(site, answer, 0.0)
 
     def answer(self, site: str, plan: wire.MaskPlan) -> wire.MaskAnswer:
-        masks = Masks(self.folder / site, site, self.study.fingerprint, 2, phase=plan.phase)
+        masks = Masks(
+            self.folder / site,
+            site,
+            self.study.fingerprint,
+            2,
+            sites=self.study.sites.train,
+            phase=plan.phase,
+        )
         answer = wire.MaskAnswer(plan_id=plan.plan_id, site=site, round=plan.round)
         match plan.step:
             case wire.KeysStep():

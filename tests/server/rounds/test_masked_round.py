@@ -39,7 +39,7 @@ class MaskingSites:
             name: Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
             for number, name in enumerate(NAMES, 1)
         }
-        self.masks = {name: Masks(folder / name, name, study.fingerprint, 2) for name in NAMES}
+        self.masks = {name: Masks(folder / name, name, study.fingerprint, 2, sites=NAMES) for name in NAMES}
         self.lie = lie
 
     def online(self) -> set[str]:
