@@ -88,6 +88,11 @@ def set_up(
             "`split: {kind: none, all: test}`."
         ) from error
     is_private = study.privacy is not None and site.name in study.sites.train
+    if is_private and site.split.deals_patients:
+        log.warn(
+            "privacy: the split deals patients by what the others are, so one patient more can move others, and "
+            "epsilon is for one patient in a split as it is; `split.stratified: false` draws each by itself"
+        )
     tests = (
         is_private and study.privacy is not None and study.privacy.scores is not None and site.policy.scores
     )

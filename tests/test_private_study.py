@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from client.cli.main import main
 from client.config import PolicyConfig, SiteConfig
@@ -338,6 +339,38 @@ def test_a_server_that_asks_for_sums_again_gets_the_same_ones_and_no_others(
         assert isinstance(other, wire.Failure)
         assert "sums in another form than the one with noise" in other.reason
     assert len(ledger.read(sites["north"].state_dir).entries) == 2
+
+
+def test_weights_that_overflow_on_some_image_get_an_answer_and_are_charged(
+    make_site: MakeSite, make_study: MakeStudy
+) -> None:
+    """A failure would say without noise, and for nothing, that the image is there."""
+    policy = WITH_HEADS.model_copy(update={"own_first_weights": False})
+    sites = {name: make_site(name, 8, policy=policy) for name in ("north", "south")}
+    model = {"encoder": "test_vit", "image_size": 32}
+    here, study = Here(sites), make_study(**{**HEADS, "model": model})
+    cohort = enrol(study, here, None)
+    huge = {
+        name: np.full_like(array, 3e38) if name.endswith("norm.weight") else array
+        for name, array in cohort.weights.items()
+    }
+    assert any((huge[name] != array).any() for name, array in cohort.weights.items())
+    plan = sums_plan(study, cohort, "a").model_copy(
+        update={"weights_digest": digest(huge), "arrays": under("weights", huge)}
+    )
+    answer = codec.from_bytes(here.trainers["north"].answer(codec.to_bytes(plan)))
+    assert isinstance(answer, wire.HeadAnswer), answer
+    assert all(np.isfinite(array).all() for array in answer.arrays.values())
+    assert len(ledger.read(sites["north"].state_dir).entries) == 2
+
+
+@pytest.mark.parametrize("where", ["heads", "scores"])
+def test_noise_that_is_none_is_refused_when_the_study_is_read(where: str, make_study: MakeStudy) -> None:
+    """The accountant would compute for ever, before a person is asked."""
+    with pytest.raises(ValidationError, match="greater than or equal to"):
+        make_study(
+            **{**HEADS, "privacy": {**HEADS["privacy"], where: {"noise": 1e-154, "max_feature_norm": 1.0}}}
+        )
 
 
 def test_a_study_whose_heads_cost_too_much_is_refused_before_it_begins(

@@ -131,6 +131,7 @@ class HeadAnswers:
                 layer=layer,
                 device=self._device,
                 precision=plan.study.local.precision,
+                private=setup.is_private,
             )
             cache.remember(key, cache.path(setup.model, setup.store, layer, plan.study.local.precision))
             return own_heads.FeatureTable(plan.weights_digest, sides)

@@ -215,6 +215,7 @@ class RoundAnswers:
             most_at_once=setup.most_at_once,
             num_bins=self._site.policy.histogram_bins,
             counting=self._counting(setup, side, plan),
+            private=setup.is_private,
             on_predicted=on_predicted,
         )
 

@@ -4,7 +4,7 @@ Rounds are scored and choices are made on validation images. Test images are sco
 its weights.
 """
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -17,10 +17,23 @@ class _Validation(Frozen):
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.15
     """Share of the images that are not for testing, of each class, that are validation images: the study chooses by
     them, and nothing trains on them. 0: none."""
+    stratified: bool = Field(default=True, exclude_if=lambda stratified: stratified)
+    """True: each side gets its share of every class, so one patient more can move others to another side. False: the
+    side of each patient is drawn by itself, as the promise of differential privacy takes for granted; rare classes may
+    then be missing on a side."""
+
+    _draws_test: ClassVar[bool] = False
+
+    @property
+    def deals_patients(self) -> bool:
+        """Whether a patient's side depends on the other patients."""
+        return self.stratified and (self.validation > 0 or self._draws_test)
 
 
 class GroupedSplit(_Validation):
     """Draws test images by class; all images of a group are on one side."""
+
+    _draws_test: ClassVar[bool] = True
 
     kind: Literal["grouped"] = "grouped"
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
@@ -31,6 +44,8 @@ class GroupedSplit(_Validation):
 
 class KFoldSplit(_Validation):
     """One of several folds is for testing; every image is tested on in one of them."""
+
+    _draws_test: ClassVar[bool] = True
 
     kind: Literal["kfold"] = "kfold"
     folds: Annotated[int, Field(ge=2, le=20)] = 5
@@ -52,6 +67,8 @@ class ByImageSplit(_Validation):
 
     Only for comparison with work that split so.
     """
+
+    _draws_test: ClassVar[bool] = True
 
     kind: Literal["by_image"] = "by_image"
     test_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2

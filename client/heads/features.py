@@ -22,7 +22,7 @@ from client.data.store import ImageStore, identity
 from client.images import Images
 from client.model.clip import Clip
 from client.training.hardware.precision import Precision
-from client.training.inference import infer
+from client.training.inference import finite, infer
 from common import log
 from common.errors import ConfigError, ConsiliumError, StorageError
 from common.files import write_atomically
@@ -108,15 +108,18 @@ def of(
     layer: str | None,
     device: torch.device,
     precision: Precision,
+    private: bool = False,
 ) -> dict[Side, Features]:
-    """Features of the images on each side, from the cache if they are there.
+    """Features of the images on each side, from the cache if they are there. `private` is that of `extract`.
 
     Raises ConsiliumError if one is not finite, ConfigError if the network has no such layer.
     """
     path = cache.path(model, store, layer, precision)
     rows = cache.read(path, len(store.manifest.rows))
     if rows is None:
-        rows = extract(model, store.images(None), layer=layer, device=device, precision=precision)
+        rows = extract(
+            model, store.images(None), layer=layer, device=device, precision=precision, private=private
+        )
         cache.keep(path, *rows)
     return sides(store, *rows)
 
@@ -145,8 +148,12 @@ def extract(
     device: torch.device,
     precision: Precision,
     batch_size: int | None = None,
+    private: bool = False,
 ) -> tuple[Rows, npt.NDArray[np.float64]]:
     """Features (N, F) and logits (N, C) of centre-cropped images; the model's modes are left as they were.
+
+    `private`: an image whose numbers are not finite counts as zeros. An error would say without noise that there is
+    such an image, and weights can be made for it.
 
     Raises ConsiliumError if one is not finite, TooLittleMemory if not one image fits.
     """
@@ -167,6 +174,8 @@ def extract(
     if not rows:
         return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float64)
     features_NF, logits_NC = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    if private:
+        features_NF, logits_NC = finite(features_NF), finite(logits_NC)
     num_bad = int((~torch.isfinite(features_NF)).any(1).sum())
     if num_bad:
         raise ConsiliumError(

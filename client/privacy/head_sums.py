@@ -8,6 +8,7 @@ off the diagonal need less noise.
 N images, F features, C classes, T = F (F + 1) / 2.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,8 +96,11 @@ def with_noise(exact: Mapping[str, Floats], settings: NoisySums, random: SecureR
     """Each array with normal noise, as large as all of them together need it."""
     noisy: dict[str, Array] = {}
     for name, array in exact.items():
-        drawn = random.normals(array.size).reshape(array.shape) * deviation(settings, name, len(exact))
+        spread = deviation(settings, name, len(exact))
+        drawn = random.normals(array.size).reshape(array.shape) * spread
         if name == "moments":
             drawn *= off_diagonal(array.size)
-        noisy[name] = array + drawn
+        # The last digits of a float say more than the number: they depend on what was added, and in which order.
+        step = 2.0 ** math.floor(math.log2(spread) - 20)
+        noisy[name] = np.round((array + drawn) / step) * step
     return noisy

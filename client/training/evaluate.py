@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from client.images import Images
 from client.training.hardware.out_of_memory import MostAtOnce
 from client.training.hardware.precision import Precision
-from client.training.inference import infer
+from client.training.inference import finite, infer
 from common.errors import ConsiliumError
 from common.metrics import Score, count, empty
 
@@ -35,6 +35,7 @@ def evaluate(
     most_at_once: MostAtOnce | None = None,
     num_bins: int | None = None,
     counting: Counting | None = None,
+    private: bool = False,
     on_predicted: Callable[[npt.NDArray[np.float64]], None] = lambda _: None,
 ) -> Score:
     """Score `model` on `images`, centre-cropped; its training mode is left as it was.
@@ -42,12 +43,16 @@ def evaluate(
     `counting` makes the score where a cell of few patients is kept back, which takes all images at once. Otherwise
     every batch is counted and forgotten. `on_predicted` is called with the probabilities of each batch, in order.
 
+    `private`: an image whose outputs are not finite counts as one of which nothing is known, since an error would say
+    without noise that there is one.
+
     Raises ConsiliumError if an output is not finite, TooLittleMemory if not one image fits.
     """
 
     def logits(batch_BCHW: Tensor) -> Tensor:
         logits_BC: Tensor = model(batch_BCHW)
-        return logits_BC.detach().double().cpu()
+        exact_BC = logits_BC.detach().double().cpu()
+        return finite(exact_BC) if private else exact_BC
 
     batches = infer(
         model,

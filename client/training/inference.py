@@ -82,3 +82,8 @@ def _on_batch(
     batch_BCHW = prepared.on_device((0, num_images), device, weights_dtype(precision))
     with autocast(precision, device):
         return compute(batch_BCHW)
+
+
+def finite(rows_ND: Tensor) -> Tensor:
+    """`rows_ND` with zeros in place of a row that has an entry which is not finite."""
+    return torch.where(torch.isfinite(rows_ND).all(dim=1, keepdim=True), rows_ND, torch.zeros_like(rows_ND))

@@ -1,6 +1,6 @@
 """Settings of differential privacy: how much noise a site puts on what leaves it, and for whom."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from common.config.study import StudyConfig
 
 
+NoiseLevel: TypeAlias = Annotated[float, Field(ge=1e-3)]
+"""Less than a thousandth is no noise, and the accountant has no number for it."""
+
+
 class NoisySums(Frozen):
     """Noise on the sums that classical heads are made of (Gaussian mechanism; Balle and Wang 2018, arXiv:1805.06530).
 
     A patient counts as one, with the mean of what its images would add. So no bound on images per patient is needed.
     """
 
-    noise: Positive
+    noise: NoiseLevel
     """Standard deviation of the noise, in units of what one patient can change in all sums together."""
     max_feature_norm: Positive
     """Euclidean norm to which the features of an image are shrunk before they are added. A usual length of features of
@@ -31,7 +35,7 @@ class NoisySums(Frozen):
 class NoisyScoring(Frozen):
     """Noise on the scores of training sites: on confusion matrices of test images, at the end of a study."""
 
-    noise: Positive
+    noise: NoiseLevel
     """Standard deviation of the noise on each cell, in patients: each counts as one, with the mean over its images. It
     is larger by the root of the number of heads, where several are scored on the same images."""
 
@@ -45,7 +49,7 @@ class DpSgdConfig(Frozen):
 
     kind: Literal["dp_sgd"] = "dp_sgd"
     """The mechanism; there is one."""
-    noise: Positive | None = Field(default=None, exclude_if=lambda noise: noise is None)
+    noise: NoiseLevel | None = Field(default=None, exclude_if=lambda noise: noise is None)
     """Standard deviation of the noise on the sum of a step, in units of `max_grad_norm`. A study with rounds needs
     it."""
     max_grad_norm: Positive = 1.0
@@ -59,7 +63,7 @@ class DpSgdConfig(Frozen):
     """Most images of one patient in a step, drawn for each step, and in the counts of the enrolment."""
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
     """Chance that epsilon does not hold. Well below one in the number of patients."""
-    count_noise: Positive = 20.0
+    count_noise: NoiseLevel = 20.0
     """Standard deviation of the noise on the training images of each class, in units of `images_per_patient`."""
     heads: NoisySums | None = Field(default=None, exclude_if=lambda heads: heads is None)
     """Noise on the sums for classical heads, once in a study. None: the study fits no heads."""

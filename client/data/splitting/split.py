@@ -19,7 +19,7 @@ from typing import assert_never, get_args
 from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.manifest import SIDES, ImageRow, Manifest, Side, places, refuse
 from client.data.readers.table import read_table
-from client.data.splitting.stratify import deal
+from client.data.splitting.stratify import deal, deal_alone
 from common.errors import SiteDataError
 from common.files import write_atomically
 from common.log import event, warn
@@ -40,12 +40,12 @@ def tested(manifest: Manifest, config: SplitConfig) -> Manifest:
     the data. Raises SiteDataError if no split keeps groups together.
     """
     match config:
-        case GroupedSplit(test_share=share, seed=seed):
-            sides = _drawn(manifest, (1 - share, share), 1, seed)
-        case KFoldSplit(folds=folds, fold=fold, seed=seed):
-            sides = _drawn(manifest, (1 / folds,) * folds, fold, seed)
-        case ByImageSplit(test_share=share, seed=seed):
-            return _by_image(manifest, share, seed)
+        case GroupedSplit(test_share=share):
+            sides = _drawn(manifest, (1 - share, share), 1, config)
+        case KFoldSplit(folds=folds, fold=fold):
+            sides = _drawn(manifest, (1 / folds,) * folds, fold, config)
+        case ByImageSplit():
+            return _by_image(manifest, config)
         case ColumnSplit():
             sides = _given(manifest)
         case NoSplit():
@@ -72,7 +72,10 @@ def with_validation(manifest: Manifest, config: SplitConfig) -> Manifest:
     ]
     labels = [row.label for row in rows]
     shares = (1 - config.validation, config.validation)
-    bins = deal(labels, owners, dict.fromkeys(labels, shares), config.seed)
+    if config.stratified:
+        bins = deal(labels, owners, dict.fromkeys(labels, shares), config.seed)
+    else:
+        bins = deal_alone(owners, shares, config.seed, "validation")
     drawn = {number for number, place in zip(training, bins, strict=True) if place == 1}
     if not drawn or len(drawn) == len(training):
         warn(
@@ -99,7 +102,12 @@ def draw(strata: Sequence[str], groups: Sequence[str], test_share: float, seed: 
 
 
 def _dealt(
-    strata: Sequence[str], groups: Sequence[str], shares: Sequence[float], test: int, seed: int
+    strata: Sequence[str],
+    groups: Sequence[str],
+    shares: Sequence[float],
+    test: int,
+    seed: int,
+    stratified: bool = True,
 ) -> list[Side]:
     """A side for each image: whole groups are dealt into bins of these shares, and one bin is for testing."""
     test_share, num_groups = shares[test], len(set(groups))
@@ -110,13 +118,16 @@ def _dealt(
             f"at least {needed} groups. Add images, or set `split: {{kind: none, all: train}}` "
             "and test elsewhere."
         )
-    if max(Counter(strata).values()) < needed:
+    if stratified and max(Counter(strata).values()) < needed:
         raise SiteDataError(
             f"no split by class is possible: each class has fewer than {needed} images "
             f"({_counted(strata)}), which a test share of {test_share:g} needs. Add images, or set "
             "`split: {kind: none, all: train}` and test elsewhere."
         )
-    bins = deal(strata, groups, dict.fromkeys(strata, shares), seed)
+    if stratified:
+        bins = deal(strata, groups, dict.fromkeys(strata, shares), seed)
+    else:
+        bins = deal_alone(groups, shares, seed, "test")
     if not 0 < bins.count(test) < len(bins):
         raise SiteDataError(
             f"no split is possible: the {num_groups} groups of {len(groups)} images are too uneven for a "
@@ -179,9 +190,10 @@ def write_split(
 # --- the kinds of split --------------------------------------------------------------------
 
 
-def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
-    images = places(manifest.rows)
-    sides = draw([row.label for row in manifest.rows], images, test_share, seed)
+def _by_image(manifest: Manifest, config: ByImageSplit) -> Manifest:
+    images, share = places(manifest.rows), config.test_share
+    labels = [row.label for row in manifest.rows]
+    sides = _dealt(labels, images, (1 - share, share), 1, config.seed, config.stratified)
     on: dict[str, set[str]] = {}
     for row, side in zip(manifest.rows, sides, strict=True):
         on.setdefault(_owner(row.group, row.image.key), set()).add(side)
@@ -195,7 +207,9 @@ def _by_image(manifest: Manifest, test_share: float, seed: int) -> Manifest:
     return replace(manifest, rows=rows)
 
 
-def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) -> list[Side]:
+def _drawn(
+    manifest: Manifest, shares: Sequence[float], test: int, config: GroupedSplit | KFoldSplit
+) -> list[Side]:
     rows = manifest.rows
     if any(row.split for row in rows):
         event("the sides that the data names are not used: the split is drawn")
@@ -208,7 +222,8 @@ def _drawn(manifest: Manifest, shares: Sequence[float], test: int, seed: int) ->
             without_group=alone,
         )
     owners = [_owner(row.group, place) for row, place in zip(rows, places(rows), strict=True)]
-    sides = _dealt([row.label for row in rows], owners, shares, test, seed)
+    labels = [row.label for row in rows]
+    sides = _dealt(labels, owners, shares, test, config.seed, config.stratified)
     for name in manifest.classes:
         on = Counter(side for row, side in zip(rows, sides, strict=True) if row.label == name)
         if len(on) == 1:

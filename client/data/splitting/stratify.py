@@ -1,17 +1,19 @@
 """Stratified dealing of whole groups into bins: each bin gets its share of every class.
 
-Every split and every simulated federation uses it. It is our own code, in whole numbers, so that a seed means
-the same on every machine and with every version of a library: groups come in the order of a hash
-of seed and name, whatever the order of the rows, and each goes to the bin that lacks most of its
-classes. Groups of several classes come first; those of one class then even out what these left.
+Every simulated federation uses it, and every split but one that draws each patient by itself (`stratified: false`). It
+is our own code, in whole numbers, so that a seed means the same on every machine and with every version of a library:
+groups come in the order of a hash of seed and name, whatever the order of the rows, and each goes to the bin that lacks
+most of its classes. Groups of several classes come first; those of one class then even out what these left.
 
 If each group is of one class, no bin is further from its share of a class than the largest group
 of the class is large; with two bins, half of that.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 
 def deal(
@@ -44,6 +46,21 @@ def deal(
         best = min(range(num_bins), key=lambda place: (*excess(place, group), place))
         loads[best].update(content[group])
         home[group] = best
+    return [home[group] for group in groups]
+
+
+def deal_alone(groups: Sequence[str], shares: Sequence[float], seed: int, draw: str) -> list[int]:
+    """The bin of each image, drawn for its group by itself: a group more changes the bin of no other.
+
+    `draw` names what is drawn, so that two draws of one seed have nothing to do with each other.
+    """
+    bounds, last = list(accumulate(shares)), len(shares) - 1
+    home = {
+        group: min(
+            bisect_right(bounds, int.from_bytes(_shuffled(seed, f"{draw}\0{group}")[:8]) / 2**64), last
+        )
+        for group in set(groups)
+    }
     return [home[group] for group in groups]
 
 

@@ -58,6 +58,13 @@ def test_features_that_are_no_numbers_are_counted(generate_images):
             return nn.Identity()
 
     images = generate_images(6)
+    asked = {"layer": None, "device": torch.device("cpu"), "precision": "float32"}
     wrong = int((images.pixels_NCHW.mean((2, 3)) <= 0).any(1).sum())
     with pytest.raises(ConsiliumError, match=f"not finite numbers on {wrong} of 6 images"):
-        features.extract(Broken(), images, layer=None, device=torch.device("cpu"), precision="float32")
+        features.extract(Broken(), images, **asked)
+    # With privacy such an image counts as zeros: an error would say without noise that there is one.
+    rows_NF, logits_NC = features.extract(Broken(), images, **asked, private=True)
+    zero = ~rows_NF.any(axis=1)
+    assert zero.sum() == wrong
+    assert (rows_NF[~zero] > 0).all()
+    assert not logits_NC[zero].any()

@@ -56,6 +56,13 @@ def test_outputs_that_are_not_finite_are_an_error(generate_images):
         score(Fixed(logits=(math.nan, 0.0)), generate_images(3, num_classes=2))
 
 
+def test_with_privacy_an_image_that_overflows_is_one_of_which_nothing_is_known(generate_images):
+    """An error would say without noise that there is such an image."""
+    found = score(Fixed(logits=(0.0, math.inf)), generate_images(3, num_classes=2), private=True)
+    assert found.confusion_CC.tolist() == [[2, 0], [1, 0]]  # equal probabilities: the first class
+    assert found.loss_sum == pytest.approx(3 * math.log(2))
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("float64", torch.float64), ("bf16", torch.float32)])
 def test_other_precisions_score_as_well(generate_images, precision, dtype):
     model = Fixed()

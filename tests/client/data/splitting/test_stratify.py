@@ -5,7 +5,7 @@ from itertools import compress, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.splitting.stratify import deal
+from client.data.splitting.stratify import deal, deal_alone
 
 SHARES = [(0.8, 0.2), (0.5, 0.5), (0.2,) * 5, (0.7, 0.2, 0.1)]
 
@@ -96,3 +96,29 @@ def test_no_class_is_further_from_its_share_than_in_the_best_split_by_more_than_
     tested = {patient for (_, patient), place in zip(rows, bins, strict=True) if place == 1}
     largest = max(max(of.values()) for of in patients)
     assert furthest(tested) <= best + largest + 1e-9
+
+
+def test_a_patient_more_moves_no_other_where_each_is_drawn_by_itself():
+    """Dealt by class, others change sides with it, which the promise of differential privacy does not allow for."""
+    labels = [f"class {number % 3}" for number in range(300)]
+    names = [f"patient {number}" for number in range(300)]
+    rest = list(zip(names, deal_alone(names, (0.8, 0.2), 0, "test"), strict=True))
+    dealt = deal(labels, names, dict.fromkeys(labels, (0.8, 0.2)), 0)
+    num_moved = 0
+    for out in range(0, 300, 10):
+        fewer = [name for name in names if name != names[out]]
+        alone = deal_alone(fewer, (0.8, 0.2), 0, "test")
+        assert list(zip(fewer, alone, strict=True)) == [pair for pair in rest if pair[0] != names[out]]
+        left = [label for number, label in enumerate(labels) if number != out]
+        again = deal(left, fewer, dict.fromkeys(left, (0.8, 0.2)), 0)
+        num_moved += sum(a != b for a, b in zip(again, dealt[:out] + dealt[out + 1 :], strict=True))
+    assert num_moved > 0
+
+
+def test_patients_drawn_by_themselves_meet_the_shares_and_stay_together():
+    names = [f"patient {number // 2}" for number in range(20_000)]
+    bins = deal_alone(names, (0.7, 0.2, 0.1), 3, "test")
+    assert [round(bins.count(place) / len(bins), 2) for place in range(3)] == [0.7, 0.2, 0.1]
+    assert bins[0::2] == bins[1::2]
+    assert bins != deal_alone(names, (0.7, 0.2, 0.1), 4, "test")
+    assert bins != deal_alone(names, (0.7, 0.2, 0.1), 3, "validation")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from client.config import ByImageSplit, ColumnSplit, GroupedSplit, NoSplit
+from client.config import ByImageSplit, ColumnSplit, GroupedSplit, KFoldSplit, NoSplit, SplitConfig
 from client.data.manifest import ImageRow, Manifest
 from client.data.references import PictureFile
 from client.data.splitting.kept_split import foreseen, kept
@@ -105,6 +105,33 @@ def test_a_site_may_lend_all_its_images_for_validation_and_none_twice() -> None:
     assert split(lesions(3), NoSplit(all="validation")).class_counts("validation") == (2, 4)
     with pytest.raises(ValidationError, match="is a share of training images, found all: test"):
         NoSplit(all="test", validation=0.2)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GroupedSplit(stratified=False),
+        KFoldSplit(fold=1, stratified=False),
+        NoSplit(all="train", validation=0.3, stratified=False),
+    ],
+    ids=["grouped", "kfold", "none"],
+)
+def test_a_split_that_is_not_stratified_leaves_every_patient_where_it_is_without_another(
+    config: SplitConfig,
+) -> None:
+    whole = split(lesions(40), config)
+    assert {row.split for row in whole.rows} >= {"train", "validation"}
+    for gone in ("L3", "L20"):
+        fewer = split(Manifest(tuple(row for row in lesions(40).rows if row.group != gone), CLASSES), config)
+        assert list(fewer.rows) == [row for row in whole.rows if row.group != gone]
+    assert not config.deals_patients
+
+
+def test_which_splits_deal_patients_by_what_the_others_are() -> None:
+    assert GroupedSplit(validation=0).deals_patients
+    assert ColumnSplit().deals_patients  # its validation images are drawn
+    assert not ColumnSplit(validation=0).deals_patients
+    assert not NoSplit(all="train").deals_patients
 
 
 def test_a_split_by_image_cuts_validation_by_image() -> None:
