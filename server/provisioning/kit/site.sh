@@ -8,6 +8,7 @@
 #   ./site.sh users      without Docker, as root, once: two users, one for the gateway and one for the trainer
 #   ./site.sh units      without Docker: what both systemd units need of site.yaml and gateway.yaml
 #   ./site.sh console    pages for a browser on this machine: what is trained, what has left, studies to decide about
+#   ./site.sh mask-key   this site's line of the roster for secure aggregation; with a roster, its fingerprint, too
 #   ./site.sh pending, approve STUDY (or approve STUDY --refuse), audit, logs, down
 set -eu
 umask 077
@@ -102,7 +103,7 @@ need_images() {
 what=${1:-help}
 [ $# -eq 0 ] || shift
 case $what in
-key | check | up | status | console | pending | approve | audit)
+key | check | up | status | console | pending | approve | audit | mask-key)
     if [ -n "$plain" ]; then need_program; else need_images; fi
     ;;
 units) need_program ;;
@@ -165,7 +166,7 @@ units)
     consilium-site egress . >consilium-gateway.service.d/egress.conf || exit 1
     echo "copy both units and both folders *.service.d to /etc/systemd/system, then systemctl daemon-reload"
     ;;
-status | pending | audit) trainer "$what" "$(settings)" "$@" ;;
+status | pending | audit | mask-key) trainer "$what" "$(settings)" "$@" ;;
 console)
     if [ -n "$plain" ]; then exec consilium-site console site.yaml "$@"; fi
     mkdir -p state/approvals state/console

@@ -387,6 +387,12 @@ def test_without_a_word_it_says_what_there_is(site_sh) -> None:
     assert "./site.sh check" in said
 
 
+def test_the_key_for_masks_is_made_where_the_images_are(site_sh) -> None:
+    assert site_sh("mask-key", docker=False)[2] == ["consilium-site mask-key site.yaml"]
+    calls = site_sh("mask-key", docker=True)[2]
+    assert "docker compose run --rm -T trainer mask-key /site/site.yaml" in calls
+
+
 def test_the_console_is_served_with_docker_and_without(kit: Path, site_sh) -> None:
     assert site_sh("console", docker=False) == (0, "", ["consilium-site console site.yaml"])
     code, said, calls = site_sh("console", docker=True)
