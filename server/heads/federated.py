@@ -1,4 +1,4 @@
-"""The steps in which federated heads are fitted: sums, views, exact heads, searches, votes.
+"""The steps in which federated heads are fitted: sums, views, exact heads, votes; searches (`gradient_steps.py`).
 
 The messages follow from the heads that the study lists. Sums per class are enough for a nearest mean and naive Bayes.
 Discriminants and ridge need second moments, once. Machines and logistic regression need one message per step of their
@@ -37,7 +37,7 @@ from common.weights import Array
 from common.wire import head_steps
 from server.heads import bounds, noisy_sums, solvers
 from server.heads.calls import HeadCalls
-from server.heads.search import Searches
+from server.heads.gradient_steps import GradientSteps
 from server.heads.solvers import Statistics
 from server.heads.sums import Part, added, weighed
 from server.heads.training_sites import TooFewError, TrainingSites
@@ -79,7 +79,7 @@ class FederatedFit:
             self.lacking = {f"federated.{head.title}": str(few) for head in self.heads.federated}
             return
         iterated = [head for head in self.heads.federated if isinstance(head, Iterated)]
-        points = self._searched(iterated, views, sums)
+        points = GradientSteps(self.sites, self.num_classes, self._spreads).searched(iterated, views, sums)
         yield from self._fitted(views, sums, points)
 
     def _fitted(
@@ -317,73 +317,6 @@ class FederatedFit:
             "bias": np.stack([arrays[f"coefficients/{name}/bias"] for arrays in heads]).astype(np.float64),
             "shares": images_S / images_S.sum(),
         }
-
-    # --- searches --------------------------------------------------------------------------
-
-    def _searched(
-        self, heads: Sequence[Iterated], views: Mapping[str, View], sums: Mapping[str, Statistics]
-    ) -> dict[str, Floats | str]:
-        """By head: the point where its search ended (D + 1, C), or why it has none."""
-        running = {head.title: Searches.begin(head, sums[head.title]) for head in heads}
-        done: dict[str, Searches] = {}
-        try:
-            while running:
-                running = self._stepped(running, views)
-                for title, searches in list(running.items()):
-                    if searches.finished:
-                        done[title] = running.pop(title)
-                        log.event(f"heads  federated.{title}: {done[title].summary}")
-        except TooFewError as few:
-            return {
-                head.title: done[head.title].points_PC if head.title in done else str(few) for head in heads
-            }
-        return {title: searches.points_PC for title, searches in done.items()}
-
-    def _stepped(self, running: Mapping[str, "Searches"], views: Mapping[str, View]) -> dict[str, "Searches"]:
-        arrays: dict[str, Array] = {}
-        shapes: dict[str, tuple[int | None, ...]] = {}
-        for title, searches in running.items():
-            trial_PC = searches.trial_PC
-            arrays |= {f"points/{title}": trial_PC, **under(f"view/{title}", views[title].arrays())}
-            num_losses = self.num_classes if searches.per_class else 1
-            shapes |= {f"losses/{title}": (num_losses,), f"gradients/{title}": trial_PC.shape}
-        objectives = tuple(
-            head_steps.Objective(
-                name=title,
-                loss="squared_hinge" if searches.per_class else "softmax",
-                fourier=views[title].fourier,
-                class_weights=tuple(searches.weights_C.tolist()),
-            )
-            for title, searches in running.items()
-        )
-        before = self.sites.names
-        step = head_steps.GradientsStep(objectives=objectives)
-        parts = self.sites.parts(step, arrays, shapes, partial(self._wrong_gradients, objectives))
-        factors = self.sites.factors([part.train_counts for part in parts])
-        if (
-            self.sites.names != before
-        ):  # the sums are of other images now: the searches restart from their points
-            return {title: searches.restarted() for title, searches in running.items()}
-        return {
-            title: searches.evaluated(
-                weighed((part.arrays[f"losses/{title}"] for part in parts), factors),
-                weighed((part.arrays[f"gradients/{title}"] for part in parts), factors),
-            )
-            for title, searches in running.items()
-        }
-
-    def _wrong_gradients(self, objectives: Sequence[head_steps.Objective], part: Part) -> str | None:
-        for objective in objectives:
-            wrong = bounds.wrong_gradient(
-                part.arrays[f"losses/{objective.name}"],
-                part.arrays[f"gradients/{objective.name}"],
-                objective,
-                part.train_counts,
-                self._spreads.get(objective.name, {}).get(part.site),
-            )
-            if wrong is not None:
-                return wrong
-        return None
 
 
 def _noisy(answer: wire.HeadAnswer, blocks: Sequence[str]) -> dict[str, Array]:

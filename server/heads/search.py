@@ -1,4 +1,4 @@
-"""The search for iterated heads: one message per step for all of them."""
+"""The search for one iterated head: for all classes together, or for each where they are independent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

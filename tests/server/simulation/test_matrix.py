@@ -103,7 +103,7 @@ def test_models_side_by_side_give_the_table_of_one_after_the_other(
 def test_a_model_whose_process_dies_is_a_failure_with_its_reason_and_the_others_have_figures(
     make_sites_dir: MakeSitesDir, make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    study = make_study(rounds=1, sites={"train": ("dies", "south")})
+    study = make_study(rounds=1, sites={"train": ("dies",), "evaluate": ("south",)})
     table = matrix.run_matrix(
         study, make_sites_dir(dies=5, south=5), tmp_path / "runs", Inline(Deadly), jobs=2
     )
@@ -119,21 +119,19 @@ def test_ctrl_c_stops_the_models_and_the_same_command_goes_on_with_them(
     monkeypatch: pytest.MonkeyPatch,
     press_ctrl_c: Callable[[Callable[[], bool]], list[int]],
 ) -> None:
-    study = make_study(sites={"train": ("east", "north", "south")})
-    sites, held = make_sites_dir(east=5, north=5, south=5), tmp_path / "held"
+    study = make_study(sites={"train": ("north",), "evaluate": ("south",)})
+    sites, held = make_sites_dir(north=5, south=5), tmp_path / "held"
     held.mkdir()
     monkeypatch.setenv(trainers_of_tests.FOLDER, str(held))
-    press_ctrl_c(lambda: (held / "federated").exists() and (held / "without-east").exists())
+    press_ctrl_c(lambda: (held / "federated").exists() and (held / "local-north").exists())
     with pytest.raises(KeyboardInterrupt):
-        matrix.run_left_out(study, sites, tmp_path / "runs", Inline(Held), jobs=2)
+        matrix.run_matrix(study, sites, tmp_path / "runs", Inline(Held), jobs=2)
     (held / "go").touch()
-    table = matrix.run_left_out(study, sites, tmp_path / "runs", Inline(Held), jobs=2)
+    table = matrix.run_matrix(study, sites, tmp_path / "runs", Inline(Held), jobs=2)
     assert not table.failures
-    stati = {model: read_status(table.path.parent / model) for model in matrix.left_out(study)}
-    assert {model: now.resumed_after for model, now in stati.items() if now} == {
-        "federated": (1,), "without-east": (1,), "without-north": (), "without-south": (),
-    }  # fmt: skip
-    whole = matrix.run_left_out(study, sites, tmp_path / "whole", Inline(HostedTrainer))
+    over = [read_status(table.path.parent / model) for model in matrix.models(study, pooled=False)]
+    assert [now.resumed_after for now in over if now] == [(1,), (1,)]
+    whole = matrix.run_matrix(study, sites, tmp_path / "whole", Inline(HostedTrainer))
     assert whole.path.read_text() == table.path.read_text()
     assert weights_of(whole.path.parent) == weights_of(table.path.parent)
 
