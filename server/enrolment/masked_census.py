@@ -6,7 +6,7 @@ difference to the first, what they have.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from server.state import Cohort, Totals
 
 _ROUND = 1
 """The census has the number of the round that it comes before, however late a study is resumed."""
+_WAS_OPENED = "the sum of round 1 was opened"
+"""In the refusal of a site that counted its images for this very study before (`client/masking/session.py`)."""
 
 
 def counted(
@@ -74,7 +76,12 @@ def _taken(
     """The sums, and the sites that are not in them, each with the reason. Raises QuorumNotMet and StorageError."""
     num_classes = len(study.classes)
     masks = MaskedRound(study, sites, _ROUND, pause, run_dir / "opening.json", "census")
-    masks.prepare(sorted(cohort.enrolments))
+    try:
+        masks.prepare(sorted(cohort.enrolments))
+    except QuorumNotMet as error:
+        if again := sorted(site for site, reason in masks.lacking.items() if _WAS_OPENED in reason):
+            raise QuorumNotMet(_run_before(again, error)) from error
+        raise
     tables = MaskedTables()
     lost: dict[str, str] = {}
     for attempt in range(study.deadlines.repeats + 1):
@@ -115,3 +122,11 @@ def _taken(
         test_counts=test,
     )
     return totals, {site: reason for site, reason in reasons.items() if site not in tables.sites}
+
+
+def _run_before(sites: Sequence[str], error: QuorumNotMet) -> str:
+    return (
+        f"{', '.join(sites)} counted images for a study of this name and these settings before, and no site opens "
+        "two sums of one study: resume that run; or give this study another name or another seed; or, in a simulation, "
+        f"make the sites again in another folder. {error}"
+    )

@@ -58,7 +58,7 @@ def write_sites(
 
     `containers` says for how many sites there are containers; their settings are then 1.yaml, 2.yaml, and
     so on, by the order of names, because a compose file is written before the images are read.
-    Raises StorageError, SiteDataError.
+    Raises StorageError, SiteDataError, and ConfigError if a site's key for secure aggregation is damaged.
     """
     all_sites = [*federation.sites, *([pooled] if pooled else [])]
     if study is not None:
@@ -142,7 +142,8 @@ def _settings(site: FoundSite, out: Path, weights: Path | None, threads: int | N
 def _with_roster(sites: Mapping[str, SiteConfig], out: Path) -> dict[str, SiteConfig]:
     """The same with keys for secure aggregation, which real sites would compare by telephone; kept if they exist.
 
-    A container makes its key itself, in a place that is not seen from here. Raises StorageError.
+    A container makes its key itself, in a place that is not seen from here. Raises ConfigError for a damaged key,
+    and StorageError.
     """
     if len(sites) < 2:
         return dict(sites)

@@ -166,6 +166,22 @@ def test_the_server_learns_the_sums_of_all_sites(tmp_path: Path, make_study: Mak
     assert (cohort.totals.sites, [*cohort.enrolments], cohort.absent) == (NAMES, [*NAMES], {})
 
 
+def test_a_study_that_is_run_again_with_the_same_sites_says_what_to_change(
+    tmp_path: Path, make_study: MakeStudy
+) -> None:
+    sites = Counting(tmp_path, make_study(**MASKS))
+    taken(sites, tmp_path / "run")
+    with pytest.raises(QuorumNotMet) as caught:
+        taken(sites, tmp_path / "again")
+    assert str(caught.value).startswith(
+        "a, b, c counted images for a study of this name and these settings before, and no site opens two sums of one "
+        "study: resume that run; or give this study another name or another seed; or, in a simulation, make the sites "
+        "again in another folder. census: 0 site(s) have masks, 2 are required (a: "
+    )
+    keys = [make_study(**MASKS, **changes).fingerprint for changes in ({}, {"name": "other"}, {"seed": 4})]
+    assert len({*keys}) == 3  # a site keeps its sums by it
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.lists(st.lists(st.integers(0, 10**8), min_size=9, max_size=9), min_size=3, max_size=3))
 def test_masked_counts_add_up_to_the_plain_ones(
