@@ -14,6 +14,8 @@ from PIL import Image
 from client.config import FoldersData, GroupedSplit, NoSplit, SiteConfig
 from client.data.simulation.site_files import SIMULATED
 from common.config import StudyConfig
+from common.masking import roster
+from common.settings import to_yaml
 
 # Models here are tiny: threads that wait for each other cost more than they save, and on a busy
 # machine a hundred times more.
@@ -100,5 +102,24 @@ def make_site(tmp_path: Path) -> MakeSite:
             threads=1,
             **settings,
         )
+
+    return make
+
+
+@pytest.fixture
+def make_rostered(make_site: MakeSite, tmp_path: Path) -> Callable[..., dict[str, SiteConfig]]:
+    """`make_rostered({"east": 7, "north": 6})`: sites with so many images of each class, and a roster of their keys."""
+
+    def make(per_class: Mapping[str, int], **settings: Any) -> dict[str, SiteConfig]:
+        place = tmp_path / "roster.yaml"
+        sites = {
+            name: make_site(name, number, roster=place, **settings) for name, number in per_class.items()
+        }
+        keys = {
+            name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
+            for name, site in sites.items()
+        }
+        place.write_bytes(to_yaml({"sites": keys}))
+        return sites
 
     return make

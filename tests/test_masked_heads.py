@@ -14,9 +14,7 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.heads import outliers
-from common.masking import roster
 from common.masking.tables import sum_words
-from common.settings import to_yaml
 from common.weights import load_file
 from common.wire import codec, head_steps
 from server.conduct import conduct
@@ -27,7 +25,7 @@ from server.heads.record import POOLED, read
 from server.rounds.sites import Deadline, Reply
 from server.state import RoundState
 
-MakeSite = Callable[..., SiteConfig]
+MakeSites = Callable[..., dict[str, SiteConfig]]
 MakeStudy = Callable[..., StudyConfig]
 Silent = Callable[[str, wire.Plan], bool]
 NAMES = ("east", "north", "south")
@@ -57,18 +55,9 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def sites(make_site: MakeSite, tmp_path: Path) -> dict[str, SiteConfig]:
+def sites(make_rostered: MakeSites) -> dict[str, SiteConfig]:
     """Three sites of the tiny study, with a roster of their keys."""
-    made = {
-        name: make_site(name, per_class).model_copy(update={"roster": tmp_path / "roster.yaml"})
-        for name, per_class in zip(NAMES, (7, 6, 5), strict=True)
-    }
-    keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
-        for name, site in made.items()
-    }
-    (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
-    return made
+    return make_rostered({"east": 7, "north": 6, "south": 5})
 
 
 def never(site: str, plan: wire.Plan) -> bool:

@@ -32,7 +32,7 @@ from server.simulation.launch import LocalSite
 from server.state import RoundState
 from server.storage.history import read_rounds
 
-MakeSite = Callable[..., SiteConfig]
+MakeSites = Callable[..., dict[str, SiteConfig]]
 MakeStudy = Callable[..., StudyConfig]
 NAMES = ("east", "north", "south")
 MASKS: Mapping[str, Any] = {
@@ -44,18 +44,9 @@ MASKS: Mapping[str, Any] = {
 
 
 @pytest.fixture
-def sites(make_site: MakeSite, tmp_path: Path) -> dict[str, SiteConfig]:
+def sites(make_rostered: MakeSites) -> dict[str, SiteConfig]:
     """Three sites of the tiny study, with a roster of their keys."""
-    made = {
-        name: make_site(name, per_class).model_copy(update={"roster": tmp_path / "roster.yaml"})
-        for name, per_class in zip(NAMES, (7, 6, 5), strict=True)
-    }
-    keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
-        for name, site in made.items()
-    }
-    (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
-    return made
+    return make_rostered({"east": 7, "north": 6, "south": 5})
 
 
 def weights_after(
