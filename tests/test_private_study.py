@@ -21,7 +21,6 @@ from common import wire
 from common.config import StudyConfig
 from common.errors import QuorumNotMet
 from common.heads import under
-from common.masking import roster
 from common.settings import to_yaml
 from common.weights import digest
 from common.wire import codec, head_steps
@@ -34,6 +33,7 @@ from server.simulation.launch import LocalSite
 from server.state import Cohort, RoundState
 
 MakeSite = Callable[..., SiteConfig]
+MakeSites = Callable[..., dict[str, SiteConfig]]
 MakeStudy = Callable[..., StudyConfig]
 PRIVATE: Mapping[str, Any] = {
     "privacy": {"kind": "dp_sgd", "noise": 1.5, "sampling_rate": 0.2},
@@ -209,19 +209,10 @@ def test_a_trainer_that_dies_while_it_trains_has_charged_the_round(
     assert any(entry.what == "round 1" for entries in charged for entry in entries)
 
 
-def test_noise_goes_under_masks(make_site: MakeSite, make_study: MakeStudy, tmp_path: Path) -> None:
-    names = ("east", "north", "south")
-    made = {
-        name: make_site(name, 6, policy=LIMITS).model_copy(update={"roster": tmp_path / "roster.yaml"})
-        for name in names
-    }
-    keys = {
-        name: roster.public_key(roster.load_identity(site.state_dir / roster.IDENTITY))
-        for name, site in made.items()
-    }
-    (tmp_path / "roster.yaml").write_bytes(to_yaml({"sites": keys}))
+def test_noise_goes_under_masks(make_rostered: MakeSites, make_study: MakeStudy) -> None:
+    made = make_rostered({"east": 6, "north": 6, "south": 6}, policy=LIMITS)
     masks: dict[str, Any] = {
-        "sites": {"train": names},
+        "sites": {"train": tuple(made)},
         "secure_aggregation": {"threshold": 2},
         "admission": {"max_norm_ratio": None},
         "aggregation": {"kind": "mean", "max_share": 1},
