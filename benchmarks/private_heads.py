@@ -103,7 +103,9 @@ def main() -> None:
     lines = []
     bound, components = chosen
     for target in EPSILONS:
-        settings = NoisySums(noise=noise[target] or 1e-9, max_feature_norm=bound)
+        settings = NoisySums(noise=1.0, max_feature_norm=bound).model_copy(
+            update={"noise": noise[target] or 1e-9}
+        )
         runs = []
         for split in splits.values():
             sums = statistics_of(_train(split), settings, noisy=target is not None)

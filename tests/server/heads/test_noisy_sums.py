@@ -7,7 +7,7 @@ from common.heads import triangle
 from server.heads import noisy_sums, solvers
 
 SETTINGS = NoisySums(noise=1.0, max_feature_norm=10.0)
-QUIET = NoisySums(noise=1e-9, max_feature_norm=10.0)
+QUIET = NoisySums(noise=1.0, max_feature_norm=10.0).model_copy(update={"noise": 1e-9})
 Floats = npt.NDArray[np.float64]
 
 

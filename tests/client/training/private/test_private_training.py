@@ -9,6 +9,7 @@ from torch import nn
 from client.model.build import build
 from client.model.parameters import TensorNames, partition, shared_arrays
 from client.training.fit import StudyPosition, fit
+from client.training.private import own_check
 from client.training.private.clipped_sum import ClippedSum
 from client.training.private.own_check import require_gradients_of_patients
 from client.training.private.patients import Patients, capped_counts
@@ -32,7 +33,8 @@ TINY = 1e-12
 
 
 def private(groups, *, noise=TINY, rate=1.0, norm=1.0, most=10, num_images=None, key=KEY):
-    settings = DpSgdConfig(noise=noise, max_grad_norm=norm, sampling_rate=rate, images_per_patient=most)
+    settings = DpSgdConfig(noise=1.0, max_grad_norm=norm, sampling_rate=rate, images_per_patient=most)
+    settings = settings.model_copy(update={"noise": noise})  # less than a study may ask for
     return PrivateRound(settings, groups, num_images or len(groups), SecureRandom(key))
 
 
@@ -224,6 +226,27 @@ def test_a_layer_whose_gradients_of_single_images_are_wrong_is_refused(monkeypat
     )
     with pytest.raises(ConfigError, match=r"not what they should be in 1\.bias"):
         require_gradients_of_patients(model, parts, "biases", 32)
+
+
+def test_wrong_gradients_behind_a_path_that_starts_nearly_shut_are_seen(monkeypatch):
+    """ConvNeXt's LayerScale starts at 1e-6, which hides the gradients of all its blocks from a look at the whole."""
+    config = ClassifierConfig(encoder="convnext_atto", image_size=32)
+    model = build(config, 3, seed=1, weights_dir=None).model
+    names = partition(model, config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    require_gradients_of_patients(model, names, "convnext_atto", 32)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    right = own_check._backward
+
+    def of_the_other_image(model, images_BCHW):
+        right(model, images_BCHW)
+        for name, parameter in model.named_parameters():
+            if ".mlp." in name and len(images_BCHW) == 2:
+                parameter.grad_sample = parameter.grad_sample.flip(0)
+
+    monkeypatch.setattr(own_check, "_backward", of_the_other_image)
+    with pytest.raises(ConfigError, match=r"not what they should be in stages"):
+        require_gradients_of_patients(model, names, "convnext_atto", 32)
 
 
 @pytest.mark.parametrize("encoder", ["test_vit", "test_convnext"])
