@@ -96,10 +96,17 @@ class Template:
         self, connection: socket.socket, request: template.Request, output: int
     ) -> tuple[dict[str, Any], list[int]]:
         """The template's answer, and the new process's pidfd. Raises CannotFork."""
+        message = request.to_bytes()
+        if len(message) > template.MOST_BYTES:
+            most_kib = template.MOST_BYTES // 1024
+            raise CannotFork(
+                f"its environment and its command line take {len(message) // 1024} KiB, and a template reads "
+                f"{most_kib} KiB at most; start it with fewer or shorter variables"
+            )
         try:
             connection.settimeout(_START_S)
             connection.connect(str(self.path))
-            socket.send_fds(connection, [request.to_bytes()], [output])
+            socket.send_fds(connection, [message], [output])
             message, descriptors, _, _ = socket.recv_fds(connection, template.MOST_BYTES, 1)
             connection.settimeout(None)
         except OSError as error:

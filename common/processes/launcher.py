@@ -86,6 +86,8 @@ class Processes:
     env: Mapping[str, str]
     scratch: tuple[Path, ...] = ()
     """Folders that the watchdog removes if this process cannot."""
+    grace_s: float = watchdog.GRACE_S
+    """Between the request to end and the end by force. More for what has processes of its own to end."""
     _started: dict[str, tuple[Command, Mapping[str, str], bool]] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes] | Fork] = field(default_factory=dict)
     _outputs: dict[str, "_Output"] = field(default_factory=dict)
@@ -220,6 +222,7 @@ class Processes:
                 self._mark,
                 [process.pid for process in started],
                 lambda: all(process.poll() is not None for process in started),
+                self.grace_s,
             )
         for process in started:
             process.wait()
@@ -280,7 +283,7 @@ class Processes:
     def _watch(self, group: int) -> None:
         """Tell the watchdog of a process, which leads a group of its own."""
         if self._watchdog is None:
-            self._watchdog = _start_watchdog(self._mark, self.scratch)
+            self._watchdog = _start_watchdog(self._mark, self.grace_s, self.scratch)
         self._tell(f"{group}\n")
 
     def _close_log(self, name: str) -> None:
@@ -306,11 +309,11 @@ class Processes:
         self._watchdog = None
 
 
-def _start_watchdog(mark: str, scratch: Sequence[Path]) -> subprocess.Popen[bytes]:
+def _start_watchdog(mark: str, grace_s: float, scratch: Sequence[Path]) -> subprocess.Popen[bytes]:
     # Of no other launcher: one that started this one must not end the watchdog before what it watches.
     own = {name: text for name, text in os.environ.items() if name not in (watchdog.MARK, watchdog.OWNER)}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(watchdog.__file__), mark, *map(str, scratch)],
+        [sys.executable, "-I", "-S", str(watchdog.__file__), mark, str(grace_s), *map(str, scratch)],
         env=own,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -98,6 +98,16 @@ class _Forks:
     wakes: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     running: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
 
+    def add(self, pid: int, asker: socket.socket) -> None:
+        """Tell the asker of its fork; without an asker nobody would end it."""
+        end = os.pidfd_open(pid)
+        self.running[end] = pid, asker
+        self.wakes.register(end, selectors.EVENT_READ)
+        try:
+            socket.send_fds(asker, [json.dumps({"pid": pid}).encode()], [end])
+        except OSError:
+            signal.pidfd_send_signal(end, signal.SIGKILL)
+
     def reap(self, descriptor: int) -> None:
         """Tell the asker how a fork has ended."""
         pid, asker = self.running.pop(descriptor)
@@ -176,24 +186,29 @@ def _answer(asker: socket.socket, forks: _Forks, given: Mapping[str, str]) -> Re
     if _user(asker) == os.geteuid():
         asker.settimeout(_ASKING_S)
         with contextlib.suppress(OSError):
-            message, descriptors, _, _ = socket.recv_fds(asker, MOST_BYTES, 1)
+            message, descriptors, flags, _ = socket.recv_fds(asker, MOST_BYTES, 1)
     if len(descriptors) != 1:
         asker.close()
         return None
-    request, output = Request(**json.loads(message)), descriptors[0]
-    changed = {name: text for name, text in request.env.items() if given.get(name) != text}
-    why, template = _obstacle(request, given, changed), os.getpid()
-    if why is not None or (pid := os.fork()) != 0:
+    output, changed = descriptors[0], dict[str, str]()
+    if flags & socket.MSG_TRUNC:
+        why: str | None = f"its message is longer than {MOST_BYTES // 1024} KiB"
+    else:
+        request = Request(**json.loads(message))
+        changed = {name: text for name, text in request.env.items() if given.get(name) != text}
+        why = _obstacle(request, given, changed)
+    if why is not None:
         os.close(output)
-        if why is not None:
+        with contextlib.suppress(OSError), asker:  # an asker that has ended does not ask
             asker.send(json.dumps({"refused": why}).encode())
-            asker.close()
-            return None
-        end = os.pidfd_open(pid)
-        forks.running[end] = pid, asker
-        forks.wakes.register(end, selectors.EVENT_READ)
-        with contextlib.suppress(OSError):
-            socket.send_fds(asker, [json.dumps({"pid": pid}).encode()], [end])
+        return None
+    template = os.getpid()
+    # A request to end that comes before the fork is a process of its own waits for it, and is not the template's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    if (pid := os.fork()) != 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        os.close(output)
+        forks.add(pid, asker)
         return None
     asker.close()
     for name in given.keys() - request.env.keys():
@@ -238,6 +253,7 @@ def _become(request: Request, changed: Mapping[str, str], output: int, template:
     """Turn this fork into the process that was asked for, but for its program."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != template:
         os._exit(1)  # it died in between

@@ -41,11 +41,11 @@ def marked(mark: str, variable: str = MARK) -> list[int]:
     return processes
 
 
-def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool]) -> None:
-    """Ask every process with `mark` to end, and end by force what is left after `GRACE_S`."""
+def end(mark: str, groups: Iterable[int], is_over: Callable[[], bool], grace_s: float = GRACE_S) -> None:
+    """Ask every process with `mark` to end, and end by force what is left after `grace_s`."""
     known = list(groups)
     _signal(mark, known, signal.SIGTERM)
-    until = time.monotonic() + GRACE_S
+    until = time.monotonic() + grace_s
     while time.monotonic() < until and not (is_over() and not marked(mark)):
         time.sleep(_POLL_S)
     _signal(mark, known, signal.SIGKILL)
@@ -81,12 +81,13 @@ def _kill(how: Callable[[int, int], None], target: int, number: signal.Signals) 
 
 def main() -> None:
     """Read groups until the launcher is done, or has died."""
-    mark, groups, scratch = sys.argv[1], [], sys.argv[2:]
+    mark, grace_s, groups, scratch = sys.argv[1], float(sys.argv[2]), [], sys.argv[3:]
     for line in sys.stdin:
         if line.strip() == "done":
             return
         groups.append(int(line))
-    end(mark, groups, _PROC.exists)  # without /proc no end can be seen, so the grace period is waited for
+    # Without /proc no end can be seen, so the grace period is waited for.
+    end(mark, groups, _PROC.exists, grace_s)
     for folder in scratch:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,6 +29,7 @@ from common.errors import ConfigError
 from common.files import read_json, write_json
 from common.log import LogFormat
 from common.polling import POLL_S
+from common.processes import watchdog
 from common.processes.launcher import Processes
 from common.settings import Frozen
 from server.report.text import counted
@@ -38,6 +39,8 @@ from server.simulation.engines import Engine, EngineName
 _PROGRAM = "server.simulation.one_run"
 _GPU_LIST_S = 20.0
 """Seconds that the driver has to list its GPUs."""
+_GRACE_S = 4 * watchdog.GRACE_S
+"""For a run to end by itself. It grants its own processes `GRACE_S` by request, and as much again by force."""
 _THREADS, _DEVICES = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
 
@@ -202,7 +205,7 @@ def _start(request: Request, place: Place, folder: Path, scratch: Path) -> _Runn
     write_json(asked, request)
     path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
     # Of each run its own, so that its log is closed and its children are ended as soon as it is over.
-    processes = Processes(folder, {**os.environ, "PYTHONPATH": path, **place.env}, (scratch,))
+    processes = Processes(folder, {**os.environ, "PYTHONPATH": path, **place.env}, (scratch,), _GRACE_S)
     try:
         processes.start(name, [sys.executable, "-m", _PROGRAM, asked, outcome])
     except BaseException:

@@ -91,10 +91,8 @@ def test_children_of_a_process_that_was_killed_are_ended_too(launched: Processes
     assert not is_alive(far)
 
 
-def test_what_does_not_listen_is_ended_by_force(
-    launched: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watchdog, "GRACE_S", 0.2)
+def test_what_does_not_listen_is_ended_by_force(tmp_path: Path) -> None:
+    launched = Processes(tmp_path / "logs", dict(os.environ), grace_s=0.2)
     told = tmp_path / "ready"
     launched.start("deaf", python(DEAF, told))
     launched.wait_until(told.exists, "not ready", 60)

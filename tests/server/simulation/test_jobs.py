@@ -2,6 +2,7 @@
 
 import csv
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from client.hosted import HostedTrainer
 from common.config import StudyConfig
 from common.errors import ConfigError
+from common.polling import wait_until
+from common.processes import watchdog
 from common.weights import digest, load_file
 from server.report.write import append_round
 from server.simulation import jobs, launch
@@ -123,6 +126,44 @@ def test_ctrl_c_ends_every_run_and_the_next_start_goes_on_with_them(
     # The same as without the interruption.
     whole, _ = run_grid(grid, sites, tmp_path / "whole", engine=Inline(HostedTrainer))
     assert scores_of(folder) == scores_of(whole)
+
+
+ENDS_ITS_OWN = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(__file__).parent
+def end(*_):
+    (folder / "asked").touch()
+    while not (folder / "its own have ended").exists():
+        time.sleep(0.02)
+    (folder / "ended").touch()
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, end)
+(folder / "up").touch()
+time.sleep(600)
+"""
+
+
+def test_a_run_that_is_stopped_has_the_time_to_end_its_own_processes(
+    sites: Path, tmp_path: Path, make_study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ends_its_own.py").write_text(ENDS_ITS_OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(jobs, "_PROGRAM", "ends_its_own")
+    run = jobs._start(
+        jobs._request(make_study(name="a"), sites, tmp_path / "a", Inline(HostedTrainer)),
+        jobs.Place({}), tmp_path / "runs", tmp_path,
+    )  # fmt: skip
+    stopping = threading.Thread(target=run.processes.stop)
+    try:
+        assert run.processes.grace_s >= 2 * watchdog.GRACE_S  # by request, then by force
+        assert wait_until((tmp_path / "up").exists, 60)
+    finally:
+        stopping.start()
+    assert wait_until((tmp_path / "asked").exists, 60)
+    (tmp_path / "its own have ended").touch()
+    stopping.join()
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.slow
