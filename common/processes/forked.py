@@ -8,11 +8,13 @@ import contextlib
 import json
 import os
 import select
+import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ class Fork:
 
     pid: int
     stdout: IO[bytes]
+    stderr: IO[bytes] | None
+    """None: it goes where the output goes."""
     _end: int
     """A pidfd, which no other process can come by."""
     _template: socket.socket
@@ -59,6 +63,28 @@ class Fork:
             os.close(self._end)
         return self.returncode
 
+    def communicate(self, timeout: float) -> tuple[bytes, bytes]:
+        """What it prints and its errors until it ends, within seconds. Raises TimeoutExpired."""
+        until, said = time.monotonic() + timeout, {1: b"", 2: b""}
+        with selectors.DefaultSelector() as open_ones:
+            for number, pipe in ((1, self.stdout), (2, self.stderr)):
+                if pipe is not None:
+                    open_ones.register(pipe, selectors.EVENT_READ, number)
+            while open_ones.get_map():
+                ready = open_ones.select(max(0.0, until - time.monotonic()))
+                if not ready:
+                    raise subprocess.TimeoutExpired(str(self.pid), timeout)
+                for key, _ in ready:
+                    piece = os.read(key.fd, 2**16)
+                    said[key.data] += piece
+                    if not piece:
+                        open_ones.unregister(key.fileobj)
+        self.wait()
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        return said[1], said[2]
+
     def kill(self) -> None:
         """End it by force."""
         if self.poll() is None:
@@ -74,26 +100,34 @@ class Template:
     """Its socket."""
     process: subprocess.Popen[bytes] | None = None
 
-    def fork(self, module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Fork:
-        """`python -m MODULE ARGUMENTS`. Waits for the template's imports. Raises CannotFork."""
+    def fork(
+        self, module: str, arguments: Sequence[str], env: Mapping[str, str], *, has_errors: bool = False
+    ) -> Fork:
+        """`python -m MODULE ARGUMENTS`. Waits for the template's imports. Raises CannotFork.
+
+        `has_errors`: what it writes to its standard error comes by itself, not with its output.
+        """
         request = template.Request(module, arguments, dict(env), template.surroundings())
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        source, output = os.pipe()
-        is_forked = False
+        pipes = [os.pipe() for _ in range(1 + has_errors)]
+        sources, is_forked = [source for source, _ in pipes], False
         try:
-            answer, descriptors = self._ask(connection, request, output)
+            answer, descriptors = self._ask(connection, request, (pipes[0][1], pipes[-1][1]))
             is_forked = "pid" in answer
         finally:
-            os.close(output)
+            for source, output in pipes:
+                os.close(output)
+                if not is_forked:
+                    os.close(source)
             if not is_forked:
-                os.close(source)
                 connection.close()
         if not is_forked:
             raise CannotFork(str(answer["refused"]))
-        return Fork(int(answer["pid"]), os.fdopen(source, "rb", buffering=0), descriptors[0], connection)
+        stdout, *others = (os.fdopen(source, "rb", buffering=0) for source in sources)
+        return Fork(int(answer["pid"]), stdout, others[0] if others else None, descriptors[0], connection)
 
     def _ask(
-        self, connection: socket.socket, request: template.Request, output: int
+        self, connection: socket.socket, request: template.Request, outputs: Sequence[int]
     ) -> tuple[dict[str, Any], list[int]]:
         """The template's answer, and the new process's pidfd. Raises CannotFork."""
         message = request.to_bytes()
@@ -106,7 +140,7 @@ class Template:
         try:
             connection.settimeout(_START_S)
             connection.connect(str(self.path))
-            socket.send_fds(connection, [message], [output])
+            socket.send_fds(connection, [message], outputs)
             message, descriptors, _, _ = socket.recv_fds(connection, template.MOST_BYTES, 1)
             connection.settimeout(None)
         except OSError as error:
@@ -149,9 +183,15 @@ def start(
     return Template(path, process)
 
 
-def shared() -> Template | None:
-    """The template that the environment names."""
-    return Template(Path(os.environ[template.SHARED])) if os.environ.get(template.SHARED) else None
+def shared(name: str) -> Template | None:
+    """The template of this name in the folder that the environment names."""
+    if (folder := os.environ.get(template.SHARED)) is None:
+        return None
+    return Template(path) if (path := Path(folder) / _socket(name)).exists() else None
+
+
+def _socket(name: str) -> str:
+    return f"{name}.sock"
 
 
 def _is_readable(descriptor: int, timeout_ms: int | None) -> bool:
@@ -180,18 +220,21 @@ def forkable(command: Sequence[str | Path]) -> tuple[str, list[str]] | None:
 
 
 @contextlib.contextmanager
-def sharing(modules: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> Iterator[dict[str, str]]:
-    """A template for launchers in the folder `cwd`; yields what their environment needs.
+def sharing(
+    templates: Mapping[str, Sequence[str]], env: Mapping[str, str], logs: Path, cwd: Path
+) -> Iterator[dict[str, str]]:
+    """Templates by name, each with its modules, for launchers in the folder `cwd`; yields what their environment needs.
 
     That is nothing where there can be no template.
     """
-    folder = unix_sockets.short_folder("template.sock")
-    started = None
+    folder = unix_sockets.short_folder(max(map(_socket, templates), key=len))
+    started: list[Template] = []
     try:
         with contextlib.suppress(CannotFork):
-            started = start(modules, env, log, folder / "template.sock", cwd)
-        yield {} if started is None else {template.SHARED: str(started.path)}
+            for name, modules in templates.items():
+                started.append(start(modules, env, logs / f"{name}.log", folder / _socket(name), cwd))
+        yield {template.SHARED: str(folder)} if started else {}
     finally:
-        if started is not None:
-            started.end()
+        for one in started:
+            one.end()
         shutil.rmtree(folder)

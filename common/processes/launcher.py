@@ -88,44 +88,55 @@ class Processes:
     """Folders that the watchdog removes if this process cannot."""
     grace_s: float = watchdog.GRACE_S
     """Between the request to end and the end by force. More for what has processes of its own to end."""
-    _started: dict[str, tuple[Command, Mapping[str, str], bool]] = field(default_factory=dict)
+    _started: dict[str, tuple[Command, Mapping[str, str], str | None]] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes] | Fork] = field(default_factory=dict)
     _outputs: dict[str, "_Output"] = field(default_factory=dict)
-    _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _commands: list[subprocess.Popen[bytes] | Fork] = field(default_factory=list)
     _watchdog: subprocess.Popen[bytes] | None = None
-    _template: Template | None = None
-    _may_fork: bool = False
+    _templates: dict[str, Template] = field(default_factory=dict)
+    _without_forks: set[str] = field(default_factory=set)
+    """Templates that could not make a process."""
     _mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def prepare(self, modules: Sequence[str], socket: Path, env: Mapping[str, str] | None = None) -> bool:
+    def prepare(
+        self, template: str, modules: Sequence[str], socket: Path, env: Mapping[str, str] | None = None
+    ) -> bool:
         """Import `modules` in a template that listens at `socket`, for processes that may be forked (`template.py`).
 
-        A template that the environment names is taken instead. False where there can be none.
+        A template of that name that the environment names is taken instead. False where there can be none.
         """
         try:
-            self._template = forked.shared() or forked.start(
-                modules, self._environment("template", env or {}), self.logs / "template.log", socket
+            made = forked.shared(template) or forked.start(
+                modules,
+                self._environment("template", env or {}),
+                self.logs / f"template-{template}.log",
+                socket,
             )
         except CannotFork as why:
-            self._no_forks(why)
+            self._no_forks(template, why)
             return False
-        if self._template.process is not None:
-            self._watch(self._template.process.pid)
-        self._may_fork = True
+        if made.process is not None:
+            self._watch(made.process.pid)
+        self._templates[template] = made
         return True
 
     def start(
-        self, name: str, command: Command, env: Mapping[str, str] | None = None, *, may_fork: bool = False
+        self,
+        name: str,
+        command: Command,
+        env: Mapping[str, str] | None = None,
+        *,
+        template: str | None = None,
     ) -> None:
         """Start `command`; its output goes to logs/NAME.log. `env` is added to the environment of all.
 
-        With `may_fork` it is a fork of the template, if there is one.
+        It is a fork of `template`, if there is one of that name.
         """
         self._close_log(name)
-        self._started[name] = command, env or {}, may_fork
+        self._started[name] = command, env or {}, template
         output = BoundedLog(self.logs / f"{name}.log")
         try:
-            process = (self._fork(command, name, env or {}) if may_fork else None) or self._spawn(
+            process = self._fork(command, template, name, env or {}) or self._spawn(
                 command, subprocess.PIPE, subprocess.STDOUT, name=name, env=env or {}
             )
         except BaseException:
@@ -138,8 +149,8 @@ class Processes:
     def restart(self, name: str) -> None:
         """Start a process again that has ended; its remaining children are ended first."""
         self.end_family(name)
-        command, env, may_fork = self._started[name]
-        self.start(name, command, env, may_fork=may_fork)
+        command, env, template = self._started[name]
+        self.start(name, command, env, template=template)
 
     def end(self, name: str) -> None:
         """End one process by force, so that it can be restarted."""
@@ -152,18 +163,27 @@ class Processes:
         assert self._running[name].poll() is not None, f"{name} is still running"
         watchdog.end_family(self._mark, name)
 
-    def run(self, command: Command, deadline_s: float) -> str:
+    def run(self, command: Command, deadline_s: float, *, template: str | None = None) -> str:
         """Run a command to its end; returns what it printed. Raises LaunchError."""
-        return self.run_all([command], deadline_s)[0]
+        return self.run_all([command], deadline_s, template=template)[0]
 
-    def run_all(self, commands: Sequence[Command], deadline_s: float) -> list[str]:
-        """Run commands side by side to their ends; returns what each printed. Raises LaunchError."""
+    def run_all(
+        self, commands: Sequence[Command], deadline_s: float, *, template: str | None = None
+    ) -> list[str]:
+        """Run commands side by side to their ends; returns what each printed. Raises LaunchError.
+
+        They are forks of `template`, if there is one of that name.
+        """
         end = time.monotonic() + deadline_s
-        started = [self._spawn(command, subprocess.PIPE, subprocess.PIPE) for command in commands]
+        started = [
+            self._fork(command, template, "command", {}, has_errors=True)
+            or self._spawn(command, subprocess.PIPE, subprocess.PIPE)
+            for command in commands
+        ]
         self._commands += started
         printed = []
         for command, process in zip(commands, started, strict=True):
-            shown = " ".join(Path(str(part)).name for part in command[:3])
+            shown = _shown(command)
             try:
                 out, err = process.communicate(timeout=max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired as error:
@@ -226,9 +246,9 @@ class Processes:
             )
         for process in started:
             process.wait()
-        if self._template is not None:
-            self._template.end()
-            self._template = None
+        for template in self._templates.values():
+            template.end()
+        self._templates.clear()
         for name in list(self._outputs):
             self._close_log(name)
         for process in self._commands:
@@ -258,23 +278,37 @@ class Processes:
         self._watch(process.pid)
         return process
 
-    def _fork(self, command: Command, name: str, env: Mapping[str, str]) -> Fork | None:
-        """None if there is no template, or if it cannot make this process."""
+    def _fork(
+        self,
+        command: Command,
+        template: str | None,
+        name: str,
+        env: Mapping[str, str],
+        *,
+        has_errors: bool = False,
+    ) -> Fork | None:
+        """None if there is no such template, or if it cannot make this process."""
         wanted = forked.forkable(command)
-        if self._template is None or wanted is None or not self._may_fork:
+        if template is None or template not in self._templates or wanted is None:
+            return None
+        if template in self._without_forks:
             return None
         try:
-            process = self._template.fork(*wanted, self._environment(name, env))
+            process = self._templates[template].fork(
+                *wanted, self._environment(name, env), has_errors=has_errors
+            )
         except CannotFork as why:
-            self._no_forks(why)
+            self._no_forks(template, why)
             return None
         self._watch(process.pid)
         return process
 
-    def _no_forks(self, why: CannotFork) -> None:
-        """From now on every process is started; those that were forked go on."""
-        log.event(f"each process imports its libraries by itself, because none can be forked: {why}")
-        self._may_fork = False
+    def _no_forks(self, template: str, why: CannotFork) -> None:
+        """From now on every such process is started; those that were forked go on."""
+        log.event(
+            f"each process of {template} imports its libraries by itself, because none can be forked: {why}"
+        )
+        self._without_forks.add(template)
 
     def _environment(self, name: str, env: Mapping[str, str]) -> dict[str, str]:
         marks = {watchdog.MARK: self._mark, watchdog.OWNER: f"{self._mark}/{name}"}
@@ -320,6 +354,14 @@ def _start_watchdog(mark: str, grace_s: float, scratch: Sequence[Path]) -> subpr
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def _shown(command: Command) -> str:
+    """The beginning of a command, for a message: programs and modules by their own names."""
+    words = [Path(str(part)).name for part in command[:3]]
+    if words[1:2] == ["-m"]:
+        words = [words[2].rpartition(".")[2], *map(str, command[3:5])]
+    return " ".join(words)
 
 
 def flower_command(name: str) -> Path:

@@ -4,8 +4,8 @@
 
 A trainer's imports cost five seconds of a processor, on one machine once for every site. So one process imports
 MODULEs and then only waits on the listening Unix socket DESCRIPTOR. Each connection asks for one process: `python -m
-MODULE ARGUMENTS` with an environment and the asker's own standard output. The fork is that program. Session, command
-line and environment are its own, also in /proc, where the watchdog looks for its mark.
+MODULE ARGUMENTS` with an environment and the asker's own standard output and error. The fork is that program. Session,
+command line and environment are its own, also in /proc, where the watchdog looks for its mark.
 
 A fork copies one thread and nothing of a device. So a template runs nothing but imports, and refuses once it has a
 second thread. What a fork inherits, such as limits and namespaces, is the template's and not the asker's. So it is
@@ -28,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,8 @@ ROOM_BYTES = 16 * 1024
 MOST_BYTES = 128 * 1024
 """Of one message: less than what a Unix socket takes at once."""
 
-SHARED = "CONSILIUM_TEMPLATE"
-"""Variable with the socket of a template that several launchers share, such as those of one run of the tests."""
+SHARED = "CONSILIUM_TEMPLATES"
+"""Variable with the folder of templates that several launchers share, such as those of one run of the tests."""
 VARYING = frozenset(
     {watchdog.MARK, watchdog.OWNER, SHARED, ROOM, "FLWR_HOME", "PATH", "SHLVL", "OLDPWD", "_"}
     | {"PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST_WORKER"}
@@ -99,7 +100,7 @@ class _Forks:
     running: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
 
     def add(self, pid: int, asker: socket.socket) -> None:
-        """Tell the asker of its fork; without an asker nobody would end it."""
+        """Tell the asker of its fork; without an asker nothing would end it."""
         end = os.pidfd_open(pid)
         self.running[end] = pid, asker
         self.wakes.register(end, selectors.EVENT_READ)
@@ -146,9 +147,33 @@ def main() -> None:
         request = _serve(listener, given)
     if request is None:
         os._exit(0)  # at once: what was imported has nothing to finish
-    atexit.register(gc.unfreeze)  # some libraries print what no collection has freed
     sys.argv = [sys.argv[0], *request.arguments]
-    runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+    os._exit(_run(request.module))
+
+
+def _run(module: str) -> int:
+    """Run a fork's program; returns its exit code once all that Python does at its end is done, but for freeing.
+
+    To free what was imported takes as long as to import it: every page of the template would be copied first.
+    """
+    code: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed by the program, or by its reader
+            stream.flush()
+    assert isinstance(code, int)
+    return code & 0xFF
 
 
 def _serve(listener: socket.socket, given: Mapping[str, str]) -> Request | None:
@@ -186,11 +211,12 @@ def _answer(asker: socket.socket, forks: _Forks, given: Mapping[str, str]) -> Re
     if _user(asker) == os.geteuid():
         asker.settimeout(_ASKING_S)
         with contextlib.suppress(OSError):
-            message, descriptors, flags, _ = socket.recv_fds(asker, MOST_BYTES, 1)
-    if len(descriptors) != 1:
+            message, descriptors, flags, _ = socket.recv_fds(asker, MOST_BYTES, 2)
+    changed: dict[str, str] = {}
+    if len(descriptors) != 2:
+        _close(descriptors)
         asker.close()
         return None
-    output, changed = descriptors[0], dict[str, str]()
     if flags & socket.MSG_TRUNC:
         why: str | None = f"its message is longer than {MOST_BYTES // 1024} KiB"
     else:
@@ -198,7 +224,7 @@ def _answer(asker: socket.socket, forks: _Forks, given: Mapping[str, str]) -> Re
         changed = {name: text for name, text in request.env.items() if given.get(name) != text}
         why = _obstacle(request, given, changed)
     if why is not None:
-        os.close(output)
+        _close(descriptors)
         with contextlib.suppress(OSError), asker:  # an asker that has ended does not ask
             asker.send(json.dumps({"refused": why}).encode())
         return None
@@ -207,15 +233,20 @@ def _answer(asker: socket.socket, forks: _Forks, given: Mapping[str, str]) -> Re
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     if (pid := os.fork()) != 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-        os.close(output)
+        _close(descriptors)
         forks.add(pid, asker)
         return None
     asker.close()
     for name in given.keys() - request.env.keys():
         os.environ.pop(name, None)
     os.environ.update(changed)
-    _become(request, changed, output, template)
+    _become(request, changed, descriptors, template)
     return request
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _user(asker: socket.socket) -> int:
@@ -249,7 +280,7 @@ def _command_line(request: Request) -> bytes:
     return b"".join(os.fsencode(part) + b"\0" for part in command)
 
 
-def _become(request: Request, changed: Mapping[str, str], output: int, template: int) -> None:
+def _become(request: Request, changed: Mapping[str, str], outputs: Sequence[int], template: int) -> None:
     """Turn this fork into the process that was asked for, but for its program."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -258,10 +289,9 @@ def _become(request: Request, changed: Mapping[str, str], output: int, template:
     if os.getppid() != template:
         os._exit(1)  # it died in between
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    for target, source in enumerate((nothing, *outputs)):
         os.dup2(source, target)
-    os.close(nothing)
-    os.close(output)
+    _close((nothing, *outputs))
     _open_standard_streams()
     _show(_command_line(request), _variables(changed))
     if (numpy := sys.modules.get("numpy")) is not None:

@@ -7,6 +7,7 @@ keep a stream open, and weights go through files in the folder WEIGHTS; the Serv
 (`server/transport/`). Flower's Control and Runtime APIs are for this user of the machine alone (`local_users.py`).
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -26,9 +27,25 @@ from server.transport.gateway_record import FILE, GatewayRecord
 from server.transport.presence import Presence
 from server.transport.weight_files import WeightFiles
 
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+MOST_ARENAS, MAPPED_BYTES = 2, 256 * 1024
+"""Of malloc, and from how many bytes on it asks the system."""
+
+
+def give_memory_back() -> None:
+    """Give pieces of weights back to the system at once (mallopt(3)), here and in the processes that start from here.
+
+    A thread serves each site, and glibc would keep for each what pieces once took.
+    """
+    os.environ |= {"MALLOC_ARENA_MAX": str(MOST_ARENAS), "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES)}
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:  # another libc has none
+        mallopt(_M_ARENA_MAX, MOST_ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run the SuperLink."""
+    give_memory_back()
     (record, weights, socket), sys.argv[1:] = map(Path, arguments[:3]), list(arguments[3:])
     recorder, presence, files = RefusalRecorder(record), Presence(), WeightFiles(weights)
     gateways = GatewayRecord(record.with_name(FILE))

@@ -22,7 +22,7 @@ from common.errors import LaunchError
 from common.network import unix_sockets
 from common.network.hosts import joined
 from common.polling import wait_until
-from common.processes.launcher import Command, Processes, flower_command
+from common.processes.launcher import Command, Processes
 from common.processes.ports import accepts_connections, free_ports, obstacle, taken
 from common.processes.restarts import MOST, Ended, Supervision
 from common.processes.toml import quoted
@@ -34,6 +34,9 @@ CONNECTION = "consilium-superlink-connection"
 """Name of the connection in Flower's own settings. Flower takes a name for an app if a folder of that name with a
 pyproject.toml lies in the working directory, as a checkout called `consilium` does."""
 SUPERLINK = "superlink"
+FLOWER = "flower"
+"""Template of what speaks Flower's protocols, if a launcher has prepared one (`common/processes/template.py`)."""
+_FLWR: Command = (sys.executable, "-m", "server.deployment.flower_cli")
 
 START_S = 300.0
 """For a program of Flower to do one thing, on a very busy machine. One that dies is noticed at once."""
@@ -41,10 +44,6 @@ START_S = 300.0
 _ENDING_S = 20.0
 """How long the processes of a server that was killed may take to end."""
 HUB_SOCKET = "hub.sock"
-
-_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
-"""A thread of the SuperLink serves each site, and glibc would keep for each what pieces of weights once took. So pieces
-are given back to the system at once (mallopt(3))."""
 
 WriteSettings = Callable[[Mapping[str, int]], Path]
 """Writes server.yaml for these Flower nodes by site; returns it."""
@@ -107,7 +106,7 @@ class Federation:
                 "--host", "127.0.0.1", "--port", str(self._control_port),
                 "--fleet-api-address", joined(self.fleet_host, self.fleet_port),
             ],
-            _MEMORY,
+            template=FLOWER,
         )  # fmt: skip
 
     def stage(self) -> None:
@@ -119,14 +118,12 @@ class Federation:
 
         Raises LaunchError.
         """
-        flwr = flower_command("flwr")
         commands: list[Command] = [
-            [flwr, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
+            [*_FLWR, "supernode", "register", key, CONNECTION, "--name", site, "--format", "json"]
             for site, key in keys.items()
         ]
-        answers = self.processes.run_all(
-            commands, START_S
-        )  # side by side: each spends seconds on its imports
+        # Side by side: each may spend seconds on its imports.
+        answers = self.processes.run_all(commands, START_S, template=FLOWER)
         return {site: _node_id(site, answer) for site, answer in zip(keys, answers, strict=True)}
 
     def run(self, settings: Path) -> int:
@@ -136,10 +133,11 @@ class Federation:
         """
         printed = self.processes.run(
             [
-                flower_command("flwr"), "run", str(self._app.resolve()), CONNECTION,
+                *_FLWR, "run", str(self._app.resolve()), CONNECTION,
                 "--run-config", f"server={quoted(settings.resolve())}", "--format", "json",
             ],
             deadline_s=START_S,
+            template=FLOWER,
         )  # fmt: skip
         self._run = _run_id(printed)
         return self._run

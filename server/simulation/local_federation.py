@@ -7,7 +7,7 @@ long as there are enough.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,22 @@ from common.processes.launcher import Command
 from common.processes.restarts import sites_of
 from common.settings import to_yaml
 from server.deployment import certificates
-from server.deployment.superlink import SUPERLINK, Federation, WriteSettings
+from server.deployment.superlink import FLOWER, SUPERLINK, Federation, WriteSettings
 from server.state import Approvals
 
 TRAINER_MODULES = ("client.cli.main", "client.config", "client.gateway.link", "client.trainer")
 """What a trainer imports before it is ready; by name, because the server's code imports nothing of a site's."""
+FLOWER_MODULES = (
+    "client.cli.main", "client.gateway.relay", "client.gateway.settings",
+    "flwr.cli.app",
+    "flwr.superlink.cli", "server.deployment.access_log", "server.deployment.local_users",
+    "server.transport.flower_state", "server.transport.gateway_calls", "server.transport.hub",
+    "uvicorn.protocols.http.auto",
+)  # fmt: skip
+"""What gateways, Flower's commands and the SuperLink import. No torch: a gateway has none here either."""
+TRAINERS = "trainers"
+TEMPLATES: Mapping[str, Sequence[str]] = {FLOWER: FLOWER_MODULES, TRAINERS: TRAINER_MODULES}
+"""Modules of each template by its name."""
 _TRAINER_START_S = 600.0  # importing torch on a busy, cold disk; minutes have been seen
 
 
@@ -48,10 +59,11 @@ class LocalFederation(Federation):
         self._public_keys = {name: key.public for name, key in keys.items()}
 
         log.event(f"starting the server on port {self.fleet_port} and {len(self.sites)} trainers")
-        self.start_superlink(identity)
         # A study may name weights that a trainer fetches, and the way out may be a proxy.
         ways_out = proxies.sparing_loopback(os.environ)
-        is_prepared = self._prepare_trainers(ways_out)
+        self._prepare(FLOWER, {})
+        is_prepared = self._prepare(TRAINERS, ways_out)
+        self.start_superlink(identity)
         if not is_prepared:
             self._start_trainers(ways_out)
         self._wait_for_superlink()
@@ -62,7 +74,7 @@ class LocalFederation(Federation):
         for name, (_, socket) in self.sites.items():
             server = f"localhost:{self.fleet_port}"
             command = self.gateway_command(name, socket, identity.ca, keys[name].private, server)
-            self.processes.start(f"{name}-gateway", command)
+            self.processes.start(f"{name}-gateway", command, template=FLOWER)
         self.processes.wait_until(
             lambda: all(socket.exists() for _, socket in self.sites.values()),
             "not every trainer opened its socket",
@@ -70,17 +82,17 @@ class LocalFederation(Federation):
         )
         self.run_study()
 
-    def _prepare_trainers(self, ways_out: Mapping[str, str]) -> bool:
-        """Import what trainers need once, for all of them. False where they cannot be forked."""
+    def _prepare(self, template: str, env: Mapping[str, str]) -> bool:
+        """Import what several processes need once, for all of them. False where they cannot be forked."""
         folder = next((socket.parent for _, socket in self.sites.values()), None)
         return folder is not None and self.processes.prepare(
-            TRAINER_MODULES, folder / "template.sock", ways_out
+            template, TEMPLATES[template], folder / f"{template}.sock", env
         )
 
     def _start_trainers(self, ways_out: Mapping[str, str]) -> None:
         for name, (settings, socket) in self.sites.items():
             command = self.trainer_command(name, settings, socket)
-            self.processes.start(f"{name}-trainer", command, ways_out, may_fork=True)
+            self.processes.start(f"{name}-trainer", command, ways_out, template=TRAINERS)
 
     def run_study(self) -> None:
         """Start the ServerApp; it goes on from the last checkpoint, if there is one. Raises LaunchError."""

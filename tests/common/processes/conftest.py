@@ -54,13 +54,37 @@ def held(*arguments):
     become(*arguments)
 __main__._become = held
 """
+ENDS = """
+import atexit, sys, threading
+class Freed:
+    def __del__(self):
+        print("freed")
+kept, asked = Freed(), threading.Event()
+def wait():
+    asked.wait()
+    print("thread")
+threading.Thread(target=wait).start()
+atexit.register(print, "at exit")
+class Asks:
+    def __str__(self):
+        asked.set()
+        return "a sentence"
+sys.exit(Asks())
+"""
+SAYS = """
+import heavy, sys
+print(sys.argv[1])
+sys.stderr.write(f"beware of {sys.argv[1]}")
+sys.exit(int(sys.argv[2]) if sys.argv[2:] else 0)
+"""
 PROGRAMS = {
     "slow": SLOW,
     "heavy": HEAVY,
     "show": SHOW,
     "wait": WAIT,
     "leave": "import sys; print('gone'); raise SystemExit(int(sys.argv[1]))",
-    "frozen": "import atexit, gc; atexit._run_exitfuncs(); print(gc.get_freeze_count())",
+    "says": SAYS,
+    "ends": ENDS,
     "fail": "raise ValueError('three is no prime')",
     "held": HELD,
     "threads": "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
@@ -71,7 +95,7 @@ PROGRAMS = {
 def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     for name, code in PROGRAMS.items():
         (tmp_path / f"{name}.py").write_text(code)
-    monkeypatch.delenv("CONSILIUM_TEMPLATE", raising=False)
+    monkeypatch.delenv("CONSILIUM_TEMPLATES", raising=False)
     monkeypatch.setattr(forked, "_DEVICES", ())
     return {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 

@@ -25,7 +25,7 @@ def asker(template: Template, env: dict[str, str], name: str, *arguments: str) -
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(str(template.path))
     with Path(os.devnull).open("wb") as output:
-        socket.send_fds(connection, [request.to_bytes()], [output.fileno()])
+        socket.send_fds(connection, [request.to_bytes()], [output.fileno()] * 2)
     return connection
 
 

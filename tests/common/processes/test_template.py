@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import LaunchError
 from common.processes import forked
 from common.processes.forked import CannotFork, Fork, Template
 from common.processes.launcher import Processes
@@ -31,7 +32,7 @@ def module(name: str, *arguments: object) -> list[str | Path]:
 
 
 def prepared(launched: Processes, tmp_path: Path, *modules: str) -> Processes:
-    assert launched.prepare(modules or ("heavy",), tmp_path / "s")
+    assert launched.prepare("tests", modules or ("heavy",), tmp_path / "s")
     return launched
 
 
@@ -44,14 +45,14 @@ def fork_of(launched: Processes, name: str) -> Fork:
 def test_what_is_imported_once_serves_every_fork(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
     for name in ("one", "two", "three"):
-        launched.start(name, module("show"), {"FLWR_HOME": "/home/of"}, may_fork=True)
+        launched.start(name, module("show"), {"FLWR_HOME": "/home/of"}, template="tests")
         assert fork_of(launched, name).wait() == 0
     assert len((tmp_path / "imported").read_text().split()) == 1
 
 
 def test_a_fork_is_the_process_that_was_asked_for(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
-    launched.start("one", module("show", "a b", "--c"), {"FLWR_HOME": "/home/of/one"}, may_fork=True)
+    launched.start("one", module("show", "a b", "--c"), {"FLWR_HOME": "/home/of/one"}, template="tests")
     fork_of(launched, "one").wait()
     assert launched.tail("one").splitlines()[1:5] == [
         "    ['a b', '--c'] __main__ True True",
@@ -64,7 +65,7 @@ def test_a_fork_is_the_process_that_was_asked_for(launched: Processes, tmp_path:
 def test_forks_draw_different_random_numbers(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
     for name in ("one", "two"):
-        launched.start(name, module("show"), {"FLWR_HOME": "x"}, may_fork=True)
+        launched.start(name, module("show"), {"FLWR_HOME": "x"}, template="tests")
         fork_of(launched, name).wait()
     one, two = (launched.tail(name).splitlines()[-1] for name in ("one", "two"))
     assert one != two
@@ -72,9 +73,9 @@ def test_forks_draw_different_random_numbers(launched: Processes, tmp_path: Path
 
 def test_the_exit_code_of_a_fork_is_its_programs(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
-    launched.start("leave", module("leave", 3), may_fork=True)
-    launched.start("fail", module("fail"), may_fork=True)
-    launched.start("killed", module("wait", tmp_path / "up"), may_fork=True)
+    launched.start("leave", module("leave", 3), template="tests")
+    launched.start("fail", module("fail"), template="tests")
+    launched.start("killed", module("wait", tmp_path / "up"), template="tests")
     assert soon((tmp_path / "up").exists)
     os.kill(fork_of(launched, "killed").pid, signal.SIGKILL)
     assert soon(lambda: launched.ended() == {"leave": 3, "fail": 1, "killed": -9})
@@ -82,18 +83,36 @@ def test_the_exit_code_of_a_fork_is_its_programs(launched: Processes, tmp_path: 
     assert launched.tail("fail").endswith("ValueError: three is no prime")
 
 
-def test_at_its_end_a_fork_frees_what_was_imported_as_any_process(
+def test_at_its_end_a_fork_does_what_any_process_does_but_frees_nothing(
     launched: Processes, tmp_path: Path
 ) -> None:
     prepared(launched, tmp_path)
-    launched.start("one", module("frozen"), may_fork=True)
-    assert fork_of(launched, "one").wait() == 0
-    assert launched.tail("one").endswith("\n    0")
+    launched.start("one", module("ends"), template="tests")
+    assert fork_of(launched, "one").wait() == 1
+    assert launched.tail("one").splitlines()[1:] == ["    a sentence", "    thread", "    at exit"]
+
+
+def test_what_a_forked_command_prints_comes_without_its_errors(launched: Processes, tmp_path: Path) -> None:
+    prepared(launched, tmp_path)
+    commands = [module("says", "one"), module("says", "two")]
+    assert launched.run_all(commands, 60, template="tests") == ["one\n", "two\n"]
+    with pytest.raises(LaunchError, match=r"^`says three 7` ended with exit code 7: beware of three$"):
+        launched.run(module("says", "three", 7), 60, template="tests")
+    assert len((tmp_path / "imported").read_text().split()) == 1
+
+
+def test_a_forked_command_that_does_not_end_is_named(launched: Processes, tmp_path: Path) -> None:
+    prepared(launched, tmp_path)
+    with pytest.raises(LaunchError, match="`wait up` did not end within 0 s"):
+        launched.run(module("wait", "up"), 0.1, template="tests")
+    (fork,) = launched._commands
+    launched.stop()
+    assert not is_alive(fork.pid)
 
 
 def test_a_fork_carries_the_marks_by_which_the_watchdog_finds_it(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
-    launched.start("north-trainer", module("wait", tmp_path / "up"), may_fork=True)
+    launched.start("north-trainer", module("wait", tmp_path / "up"), template="tests")
     assert soon((tmp_path / "up").exists)
     environ = Path(f"/proc/{fork_of(launched, 'north-trainer').pid}/environ").read_bytes().split(b"\0")
     assert f"{MARK}={launched._mark}".encode() in environ
@@ -103,20 +122,19 @@ def test_a_fork_carries_the_marks_by_which_the_watchdog_finds_it(launched: Proce
 
 def test_stopping_asks_a_fork_to_end_and_ends_the_template(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
-    launched.start("one", module("wait", tmp_path / "up"), may_fork=True)
+    launched.start("one", module("wait", tmp_path / "up"), template="tests")
     assert soon((tmp_path / "up").exists)
-    fork, template = fork_of(launched, "one"), launched._template
+    fork, template = fork_of(launched, "one"), launched._templates["tests"]
     launched.stop()
     assert (tmp_path / "up.ended").exists()
     assert fork.wait() == 7
-    assert template is not None
     assert template.process is not None
     assert template.process.returncode == 0
 
 
 def test_a_fork_that_ended_is_forked_again(launched: Processes, tmp_path: Path) -> None:
     prepared(launched, tmp_path)
-    launched.start("one", module("wait", tmp_path / "up"), may_fork=True)
+    launched.start("one", module("wait", tmp_path / "up"), template="tests")
     launched.end("one")
     first = fork_of(launched, "one")
     launched.restart("one")
@@ -130,16 +148,16 @@ def test_forks_die_with_their_template_and_are_then_started(
     monkeypatch.setattr(logging.getLogger("consilium"), "propagate", True)
     logging.getLogger("consilium").setLevel(logging.INFO)
     prepared(launched, tmp_path)
-    launched.start("one", module("wait", tmp_path / "up"), may_fork=True)
+    launched.start("one", module("wait", tmp_path / "up"), template="tests")
     fork = fork_of(launched, "one")
-    assert launched._template is not None
-    assert launched._template.process is not None
-    launched._template.process.kill()
+    template = launched._templates["tests"]
+    assert template.process is not None
+    template.process.kill()
     assert soon(lambda: launched.ended() == {"one": -9})
     assert not is_alive(fork.pid)
     launched.restart("one")
     assert isinstance(launched._running["one"], subprocess.Popen)
-    assert "each process imports its libraries by itself, because none can be forked" in caplog.text
+    assert "each process of tests imports its libraries by itself, because none can be forked" in caplog.text
 
 
 LAUNCHER = """
@@ -150,9 +168,9 @@ from common.processes.launcher import Processes
 forked._DEVICES = ()
 folder = Path(sys.argv[1])
 processes = Processes(folder / "logs", dict(os.environ))
-processes.prepare(["heavy"], folder / "s")
-processes.start("one", [sys.executable, "-m", "wait", folder / "up"], may_fork=True)
-(folder / "pid").write_text(f"{processes._running['one'].pid} {processes._template.process.pid}\\n")
+processes.prepare("tests", ["heavy"], folder / "s")
+processes.start("one", [sys.executable, "-m", "wait", folder / "up"], template="tests")
+(folder / "pid").write_text(f"{processes._running['one'].pid} {processes._templates['tests'].process.pid}\\n")
 time.sleep(600)
 """
 
@@ -237,12 +255,12 @@ def test_only_a_module_of_this_python_can_be_forked(command: list[str]) -> None:
 def test_launchers_of_one_environment_share_a_template(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with forked.sharing(["heavy"], env, tmp_path / "template.log", Path.cwd()) as shared:
+    with forked.sharing({"tests": ["heavy"]}, env, tmp_path, Path.cwd()) as shared:
         monkeypatch.setenv(*next(iter(shared.items())))
         for name in ("first", "second"):
             launched = Processes(tmp_path / name, env | shared)
-            assert launched.prepare(["heavy"], tmp_path / "unused")
-            launched.start("one", module("show"), {"FLWR_HOME": name}, may_fork=True)
+            assert launched.prepare("tests", ["heavy"], tmp_path / "unused")
+            launched.start("one", module("show"), {"FLWR_HOME": name}, template="tests")
             assert fork_of(launched, "one").wait() == 0
             launched.stop()
     assert len((tmp_path / "imported").read_text().split()) == 1

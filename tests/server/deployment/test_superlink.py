@@ -20,9 +20,9 @@ from common.network import proxies
 from common.polling import wait_until
 from common.processes import flower
 from common.processes.launcher import Command, Processes
-from common.processes.ports import free_ports, taken
+from common.processes.ports import taken
 from common.wire.gateway_calls import PIECE_BYTES
-from server.deployment import site_keys, superlink
+from server.deployment import flower_superlink, site_keys, superlink
 from server.deployment.certificates import ServerIdentity
 from server.simulation.local_federation import LocalFederation
 
@@ -176,19 +176,18 @@ def test_a_port_that_a_killed_server_still_has_is_waited_for(
     assert answers == []
 
 
-def test_the_superlink_gives_pieces_of_weights_back_to_the_system(
-    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_superlink_gives_pieces_of_weights_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it keeps what each site's thread once needed: 100 MiB more with 16 sites of 16 MiB."""
-    seen = []
-    monkeypatch.setattr("server.deployment.superlink.require_usable", lambda _: None)
-    monkeypatch.setattr(Processes, "start", lambda _, name, command, env: seen.append((name, env)))
-    federation.processes.env = {"FLWR_HOME": str(federation.work)}
-    federation.fleet_port = free_ports(1)[0]
-    federation.start_superlink(ServerIdentity(Path("ca"), Path("pem"), Path("key")))
-    ((name, env),) = seen
-    assert name == superlink.SUPERLINK
-    assert int(env["MALLOC_MMAP_THRESHOLD_"]) < PIECE_BYTES
+    for name in ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
+        monkeypatch.setenv(name, "0")
+    asked = dict[int, int]()
+    libc = SimpleNamespace(mallopt=asked.__setitem__)
+    monkeypatch.setattr(flower_superlink, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
+    flower_superlink.give_memory_back()
+    # malloc.h: M_ARENA_MAX is -8, M_MMAP_THRESHOLD -3; children read the same from their environment
+    assert asked == {-8: int(os.environ["MALLOC_ARENA_MAX"]), -3: int(os.environ["MALLOC_MMAP_THRESHOLD_"])}
+    assert 0 < asked[-3] < PIECE_BYTES
+    assert 0 < asked[-8] < 16
 
 
 @pytest.mark.parametrize("name", ["what?", "100%41", "a#b", "it's", 'say "so"', "a b&c=d", "Köln", "a@b:c"])
@@ -240,7 +239,7 @@ def test_a_study_starts_from_a_folder_with_any_character_in_its_name(
 ) -> None:
     commands: list[list[str]] = []
 
-    def run(_: Processes, command: Command, deadline_s: float) -> str:
+    def run(_: Processes, command: Command, deadline_s: float, **__: object) -> str:
         commands.append([str(part) for part in command])
         return '{"run-id": 7}'
 
