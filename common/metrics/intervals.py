@@ -18,6 +18,7 @@ R replicates, V columns, C classes.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -263,7 +264,7 @@ def two_sided_p(t: float, num_free: float) -> float:
     if num_free > _MANY:
         return 2 * (1 - NormalDist().cdf(abs(t)))
     angle = math.atan(abs(t) / math.sqrt(num_free))
-    nodes, weights = _NODES
+    nodes, weights = _nodes()
 
     def integral(start: float) -> float:
         half = (math.pi / 2 - start) / 2
@@ -274,4 +275,13 @@ def two_sided_p(t: float, num_free: float) -> float:
 
 _MANY = 1000.0
 """Degrees of freedom above which Student's t is taken as normal: its 97.5 % quantile is 0.1 % larger."""
-_NODES = np.polynomial.legendre.leggauss(300)
+
+
+@cache
+def _nodes() -> tuple[Floats, Floats]:
+    """Places and weights of Gauss-Legendre quadrature from -1 to 1.
+
+    They are eigenvalues of a matrix, which an import of this file has no time for.
+    """
+    places, weights = np.polynomial.legendre.leggauss(300)
+    return places, weights
