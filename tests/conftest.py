@@ -123,3 +123,27 @@ def make_rostered(make_site: MakeSite, tmp_path: Path) -> Callable[..., dict[str
         return sites
 
     return make
+
+
+@pytest.fixture(scope="session")
+def launchers_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """Environment of launchers that share templates.
+
+    One test process has the templates of a simulation for all its studies of real processes. So they import torch and
+    Flower once.
+    """
+    from benchmarks.faults.world import ENV, ROOT
+    from common.processes import forked
+    from common.processes.flower import environment
+    from server.simulation.local_federation import TEMPLATES
+
+    folder = tmp_path_factory.mktemp("templates")
+    with forked.sharing(TEMPLATES, environment(folder, ENV), folder, ROOT) as shared:
+        yield {**ENV, **shared}
+
+
+@pytest.fixture
+def _launchers_share_templates(launchers_env: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that is the launcher itself."""
+    for name, text in launchers_env.items():
+        monkeypatch.setenv(name, text)

@@ -98,6 +98,7 @@ def test_a_grid_is_compared_variant_by_variant(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_launchers_share_templates")
 def test_a_real_federation_is_simulated_and_read(tmp_path: Path) -> None:
     assert site_main(["simulate", "--out", str(tmp_path / "sites"), "--images", "30", "--threads", "1"]) == 0
     study = read_study(ROOT / "configs/study/demo.yaml").model_copy(update={"rounds": 1})

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Started:
     """A federation of two kits and what was started in it."""
 
     folder: Path
+    env: Mapping[str, str] = field(default_factory=lambda: ENV)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -47,7 +48,7 @@ class Started:
 
     def type(self, *command: str | Path) -> str:
         done = subprocess.run(
-            [*map(str, command)], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=START_S
+            [*map(str, command)], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=START_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -57,7 +58,7 @@ class Started:
             self.processes[name] = subprocess.Popen(
                 [*map(str, command)],
                 cwd=ROOT,
-                env=ENV,
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -202,8 +203,9 @@ def test_a_first_study_waits_for_both_people_survives_a_killed_server_and_finish
 
 def test_ctrl_c_ends_a_simulation_that_waits_and_the_command_that_it_shows_approves(
     tmp_path: Path,
+    launchers_env: Mapping[str, str],
 ) -> None:
-    made = Started(tmp_path)
+    made = Started(tmp_path, launchers_env)
     made.type(*SITE, "simulate", "--images", "20", "--threads", "1", "--out", tmp_path / "images")
     for site in SITES:
         file = tmp_path / "images" / f"{site}.yaml"

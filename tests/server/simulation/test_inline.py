@@ -256,6 +256,7 @@ def test_sites_are_numbered_in_the_order_of_the_study(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_launchers_share_templates")
 def test_a_trainer_process_whose_device_is_not_there_stops_the_study_before_it_starts(
     settings: list[LocalSite], make_study: MakeStudy, tmp_path: Path
 ) -> None:
