@@ -1,6 +1,7 @@
 """Studies with differential privacy in one process: what leaves, what it costs, and what refuses."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from client.trainer import Trainer
 from client.training import losses
 from common import wire
 from common.config import StudyConfig
-from common.errors import QuorumNotMet
+from common.errors import QuorumNotMet, StorageError
 from common.heads import under
 from common.settings import to_yaml
 from common.weights import digest
@@ -194,6 +195,39 @@ def test_a_ledger_put_back_from_an_older_copy_is_noticed(
     path.unlink()
     with pytest.raises(QuorumNotMet):
         rounds(make_study(rounds=1, **PRIVATE), Here(sites))
+
+
+def test_a_state_dir_put_back_as_a_whole_is_noticed_by_a_witness_that_lies_elsewhere(
+    sites: dict[str, SiteConfig], make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """Ledger and audit log go back together, and fit. Two charges a study: its counts and its round."""
+    witnessed = {
+        name: site.model_copy(update={"ledger_witness": tmp_path / f"{name}.witness"})
+        for name, site in sites.items()
+    }
+    state, backup = sites["north"].state_dir, tmp_path / "backup"
+    rounds(make_study(rounds=1, **PRIVATE), Here(witnessed))
+    shutil.copytree(state, backup)
+    rounds(make_study(rounds=1, name="second", **PRIVATE), Here(witnessed))
+    assert len(ledger.read(state).entries) == 4
+    shutil.rmtree(state)
+    shutil.copytree(backup, state)
+    third = make_study(rounds=1, name="third", **PRIVATE)
+    here = Here(witnessed)
+    with pytest.raises(QuorumNotMet):
+        rounds(third, here)
+    assert {answer.error for answer in here.answers if isinstance(answer, wire.Failure)} == {"storage"}
+    assert len(ledger.read(state).entries) == 2
+    with pytest.raises(StorageError, match="has 2 charges, and ledger_witness has noted charge 4"):
+        budget.lines(state, LIMITS.privacy, witnessed["north"].ledger_witness)
+    rounds(third, Here(sites))  # without a witness nobody at the site can know
+    assert len(ledger.read(state).entries) == 4
+
+
+def test_a_witness_within_state_dir_is_none(sites: dict[str, SiteConfig]) -> None:
+    north = sites["north"]
+    with pytest.raises(ValidationError, match="lies in state_dir, and would be put back with it"):
+        SiteConfig.model_validate({**north.model_dump(), "ledger_witness": north.state_dir / "witness"})
 
 
 def test_a_trainer_that_dies_while_it_trains_has_charged_the_round(

@@ -327,7 +327,7 @@ def _status(settings: SiteFile, socket: TrainerSocket = None) -> int:
         site.name,
         site.state_dir,
         socket or site.socket,
-        spent=budget.lines(site.state_dir, site.policy.privacy),
+        spent=budget.lines(site.state_dir, site.policy.privacy, site.ledger_witness),
     )
     first, newline, rest = text.partition("\n")
     terminal.print_styled(first, "bold red" if "NOT running" in first else "bold")

@@ -97,6 +97,8 @@ def _named(site: SiteConfig) -> Iterator[tuple[str, Path, bool]]:
         yield "overlap_secret", site.overlap_secret, False
     if site.roster is not None:
         yield "roster", site.roster, False
+    if site.ledger_witness is not None:
+        yield "ledger_witness", site.ledger_witness.parent, True
     yield "state_dir", site.state_dir, True
 
 

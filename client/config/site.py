@@ -81,6 +81,10 @@ class SiteConfig(Frozen):
     overlap_secret: Path | None = None
     """File with 64 hexadecimal digits that all sites of a study share and its server must not have
     (`openssl rand -hex 32`). With it, a study can find out whether sites hold the same images."""
+    ledger_witness: Path | None = None
+    """File outside `state_dir`, on another disk or share, that keeps the number of the privacy ledger's last charge.
+    With it, a `state_dir` that was put back from a backup is noticed. None: only the operator's copy of the audit log
+    shows it."""
     roster: Path | None = None
     """Signing keys of all sites (`consilium-site mask-key`), for studies with secure aggregation. People compare it;
     it does not come from the server. None: no such study."""
@@ -91,6 +95,15 @@ class SiteConfig(Frozen):
     def devices(self) -> tuple[str, ...]:
         """The devices one by one, the trainer's own first."""
         return (self.device,) if isinstance(self.device, str) else self.device
+
+    @model_validator(mode="after")
+    def _witness_lies_elsewhere(self) -> Self:
+        if self.ledger_witness is not None and self.ledger_witness.is_relative_to(self.state_dir):
+            raise ValueError(
+                f"ledger_witness={self.ledger_witness} lies in state_dir, and would be put back with it; name a file "
+                "on another disk or share"
+            )
+        return self
 
     @model_validator(mode="after")
     def _devices_share_batches(self) -> Self:
@@ -141,6 +154,7 @@ def load_site(path: Path) -> SiteConfig:
         state_dir=_under(home, site.state_dir),
         weights_dir=_under(home, site.weights_dir),
         overlap_secret=_under(home, site.overlap_secret),
+        ledger_witness=_under(home, site.ledger_witness),
         roster=_under(home, site.roster),
         socket=_under(home, site.socket),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from client.config import SiteConfig
 from client.config.policy import PrivacyPolicy
 from client.governance import audit
-from client.privacy import ledger
+from client.privacy import ledger, witness
 from client.privacy.accountant import Charge, epsilon
 from common import log, wire
 from common.config import DpSgdConfig, NoisyScoring, NoisySums, StudyConfig
@@ -43,7 +43,7 @@ class Budget:
 
         def may(before: ledger.Ledger) -> None:
             nonlocal total
-            require_newest(before, self._audit.charged, self._site.state_dir)
+            self._require_newest(before)
             total = epsilon([*before.charges(), charge], self._delta(study))
             if rules is not None and total > rules.max_epsilon:
                 raise PolicyRefusal(
@@ -57,6 +57,7 @@ class Budget:
             self._site.state_dir, moment, study.name, study.fingerprint, what, charge, may
         )
         self._audit.append("charge", {"study": study.name, "number": number, "ledger": line_hash})
+        witness.keep(self._site.ledger_witness, number, line_hash)
         log.event(f"privacy: charged {what} of {study.name}; epsilon {total:.3g} in all", study=study.name)
 
     def of_study(self, study: StudyConfig) -> float:
@@ -69,8 +70,12 @@ class Budget:
 
     def _read(self) -> ledger.Ledger:
         found = ledger.read(self._site.state_dir)
-        require_newest(found, self._audit.charged, self._site.state_dir)
+        self._require_newest(found)
         return found
+
+    def _require_newest(self, found: ledger.Ledger) -> None:
+        require_newest(found, self._audit.charged, self._site.state_dir)
+        require_newest(found, witness.last(self._site.ledger_witness), self._site.state_dir, "ledger_witness")
 
 
 def planned(plan: wire.Plan, site: SiteConfig) -> float | None:
@@ -135,8 +140,10 @@ def cost(study: StudyConfig) -> float:
     )
 
 
-def lines(state_dir: Path, rules: PrivacyPolicy | None) -> list[str]:
-    """What was spent, for a person: in all, and by study. Empty if nothing was. Raises StorageError."""
+def lines(state_dir: Path, rules: PrivacyPolicy | None, witnessed: Path | None = None) -> list[str]:
+    """What was spent, for a person: in all, and by study. Empty if nothing was. `witnessed` is the site's
+    `ledger_witness`. Raises StorageError.
+    """
     found = ledger.read(state_dir)
     charged = next(
         (
@@ -147,6 +154,7 @@ def lines(state_dir: Path, rules: PrivacyPolicy | None) -> list[str]:
         None,
     )
     require_newest(found, charged, state_dir)
+    require_newest(found, witness.last(witnessed), state_dir, "ledger_witness")
     if not found.entries:
         return [] if rules is None else [f"privacy: nothing spent, of epsilon {rules.max_epsilon:g}"]
     delta = _WITHOUT_RULES if rules is None else rules.delta
@@ -166,11 +174,13 @@ _WITHOUT_RULES = 1e-5
 """Delta of what is shown where the policy names none."""
 
 
-def require_newest(found: ledger.Ledger, charged: tuple[int, str] | None, state_dir: Path) -> None:
-    """Raise StorageError if the audit log knows of a charge that the ledger does not have."""
+def require_newest(
+    found: ledger.Ledger, charged: tuple[int, str] | None, state_dir: Path, noted_by: str = "the audit log"
+) -> None:
+    """Raise StorageError if another record knows of a charge that the ledger does not have."""
     if charged is not None and not found.has(*charged):
         raise StorageError(
-            f"{state_dir / ledger.FILE} has {len(found.entries)} charges, and the audit log has noted charge "
+            f"{state_dir / ledger.FILE} has {len(found.entries)} charges, and {noted_by} has noted charge "
             f"{charged[0]}, which is not among them: the ledger was put back from an older copy, or replaced. "
             f"{ledger.WHAT_TO_DO}."
         )

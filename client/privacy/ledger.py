@@ -3,8 +3,9 @@
 A line is on the disk before what it pays for is computed. So a trainer that is killed has charged too much at most.
 Each line has a number and the hash of the line before. The audit log, whose head the server has signed, names the last
 charge as well. A ledger that was edited, cut or put back from an older copy no longer fits, and nothing with privacy
-leaves until the right one is back. Two things cannot be noticed here: ledger and audit log put back together to the
-same moment (the server's copy of the audit log's heads shows it), and a site that begins with an empty `state_dir`.
+leaves until the right one is back. Ledger and audit log put back together to the same moment are noticed by a witness
+(`client/privacy/witness.py`) or by the server's copy of the audit log's heads. So is a site that begins with an empty
+`state_dir`.
 """
 
 import fcntl
