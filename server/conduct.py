@@ -23,7 +23,7 @@ from common.errors import ConsiliumError, StorageError
 from common.settings import load_settings
 from common.weights import Array
 from server.config import ServerConfig
-from server.enrolment import approvals, census, masked_census, overlap_check
+from server.enrolment import approvals, census, masked_census, overlap_check, validation_classes
 from server.enrolment import cohort as enrolment
 from server.heads import fit, outliers, record
 from server.report import census_table, terminal, tracking
@@ -137,6 +137,7 @@ def _conduct(
     census.save(config.run_dir, census.with_earlier(study, counts, config.run_dir, start.round))
     census.require_classes(study, counts)
     selection.require_validation(study, cohort)
+    validation_classes.require(study, counts, selection.deciding(study, cohort))
     overlap_check.compare(study, sites, cohort, config.run_dir)
     readmit = partial(requests.take_readmitted, config.run_dir)
     on_progress = partial(set_progress, config.run_dir)

@@ -144,3 +144,20 @@ def test_a_study_that_chooses_by_images_that_no_site_has_does_not_begin(
         ConfigError, match=r"chooses by validation images, and no training site has any: set `split"
     ):
         conducted(tmp_path, make_study(**BY_VALIDATION), bare)
+
+
+def test_validation_images_of_one_class_choose_no_model(make_study: MakeStudy, tmp_path: Path) -> None:
+    """A model that says `dark` of everything would have the best balanced accuracy there is."""
+    sites = {name: hospital(tmp_path / name, name, None) for name in ("north", "south")}
+    for name in sites:
+        table = tmp_path / name / "labels.csv"
+        lines = [
+            line if line.startswith("0-") else line.replace(",validation", ",test")
+            for line in table.read_text().splitlines()
+        ]
+        table.write_text("\n".join(lines))
+    study = make_study(selection={"metric": "balanced_accuracy"})
+    with pytest.raises(
+        ConfigError, match=r"pale \(12 training images\), red \(12 training images\) have no validation image"
+    ):
+        conducted(tmp_path, study, sites)

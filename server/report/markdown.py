@@ -10,6 +10,7 @@ import math
 
 from common.config import StudyConfig
 from common.metrics import NUM_BINS
+from server.enrolment import validation_classes
 from server.enrolment.census import Census
 from server.report import (
     calibration_table,
@@ -78,7 +79,9 @@ def _data(outcome: Outcome) -> list[str]:
         return ["\n\n".join(["## The sites' images", *unseen])] if unseen else []
     if away := [site for site in outcome.never_there if site not in outcome.census.sites]:
         unseen = [f"Not in the table, because they took no part: {listed(away)}.", *unseen]
-    unseen = [*_without_validation(outcome.study, outcome.census), *unseen]
+    deciding = _deciding(outcome) if outcome.study.selection else ()
+    classes = validation_classes.paragraph(outcome.study, outcome.census, deciding)
+    unseen = [*_without_validation(outcome.study, outcome.census), *map(escaped, classes), *unseen]
     head, body, foot = census_table.cells(outcome.study, outcome.census)
     rows = markdown_table(head, [*body, *foot])
     return [
