@@ -157,3 +157,5 @@ class SimulatedSites(Frozen):
     classes: tuple[Name, ...]
     sites: dict[Name, int]
     """Images by site."""
+    class_images: dict[Name, dict[Name, int]] = Field(default_factory=dict)
+    """Images by site and class, of sites that were joined; empty: not counted."""

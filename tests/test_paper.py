@@ -247,6 +247,25 @@ def test_sites_of_other_data_are_not_mixed_with_earlier_runs(data: Path, tiny: T
         paper.run(file, other, runs=tmp_path, size="small", random_weights=True)
 
 
+def test_a_class_that_no_site_has_ends_the_experiment_once_before_the_first_run(
+    data: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Another program's table of HAM10000 without a lesion of one class."""
+    other = tmp_path / "other"
+    (other / "ham").mkdir(parents=True)
+    for part in ("HAM10000_images_part_1", "HAM10000_images_part_2"):
+        (other / "ham" / part).symlink_to(data / "ham" / part)
+    table = (data / "ham" / "HAM10000_metadata.csv").read_text().splitlines()
+    kept = [line for line in table if ",df," not in line]
+    (other / "ham" / "HAM10000_metadata.csv").write_text("\n".join(kept))
+    for _ in range(2):  # a second time, too: nothing is kept
+        with pytest.raises(ConfigError, match=r"no site has images of df \(rosendahl, .*nothing was run"):
+            paper.run(
+                str(tiny("federated-skin")), other, runs=tmp_path, size="small", random_weights=True,
+                plan_only=True,
+            )  # fmt: skip
+
+
 def test_a_plan_says_what_would_be_run_and_runs_nothing(
     data: Path, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

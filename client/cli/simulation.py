@@ -299,7 +299,13 @@ def _named_paths(entries: Iterable[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for entry in entries:
         name, equals, path = entry.partition("=")
-        if not equals or not re.fullmatch(NAME_PATTERN, name) or not path:
+        if equals and path and not re.fullmatch(NAME_PATTERN, name):
+            raise ConfigError(
+                f"--join {entry}: {name!r} cannot be the name of a site, which is the name of a file, too; write "
+                "letters a to z and A to Z, digits, `_`, `.` and `-`, at most 63, and a letter or digit first, as in "
+                "--join Zuerich=zurich.yaml"
+            )
+        if not equals or not path:
             raise ConfigError(f"--join {entry}: expected NAME=SITE.yaml, as in --join ham=ham10000.yaml")
         if name in paths:
             raise ConfigError(f"--join {entry}: there is a site {name} already; give each its own name")

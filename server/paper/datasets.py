@@ -62,7 +62,11 @@ DATA_SETS: Mapping[str, DataSet] = {
     "brain_mri": DataSet(
         "Brain tumour MRI (M. Nickparvar)",
         "Kaggle, masoudnickparvar/brain-tumor-mri-dataset",
-        {"training": ("Training/notumor",), "testing": ("Testing/notumor",)},
+        {
+            f"{side}_{label}".lower(): (f"{side}/{label}",)
+            for side in ("Training", "Testing")
+            for label in ("glioma", "meningioma", "notumor", "pituitary")
+        },
     ),
 }
 
@@ -82,7 +86,10 @@ def find(wanted: tuple[str, ...], folder: Path) -> dict[str, str]:
         data = DATA_SETS[name]
         places = {place: _held(data, place) for place in folders}
         whole = [place for place, held in places.items() if len(held) == len(data.holds)]
-        if len(whole) == 1:
+        empty = [path for place in whole for path in places[place].values() if _is_empty(path)]
+        if empty:
+            problems.append(f"  {data.title} is half there: there is no file in {', '.join(map(str, empty))}")
+        elif len(whole) == 1:
             found[name] = str(whole[0].absolute())
             found |= {f"{name}.{key}": str(path.absolute()) for key, path in places[whole[0]].items()}
         else:
@@ -112,6 +119,11 @@ def _held(data: DataSet, folder: Path) -> dict[str, Path]:
         if path := next((folder / name for name in names if (folder / name).exists()), None):
             held[key] = path
     return held
+
+
+def _is_empty(path: Path) -> bool:
+    """True for a folder without a file in it or below it."""
+    return path.is_dir() and not any(files for _, _, files in os.walk(path))
 
 
 def _folders(top: Path, depth: int) -> Iterator[Path]:

@@ -13,8 +13,10 @@ from common.config import FileWeights, SeedWeights, StudyConfig
 from common.errors import ConfigError
 from common.files import sha256_of, write_atomically
 from common.settings import to_yaml
+from server.config import SimulatedSites
 from server.paper.experiment import Experiment
 from server.simulation.grid import Grid, Plan
+from server.simulation.simulate import load_federation
 
 RECORD = "made-from.json"
 _ORIGIN = ".origin.json"
@@ -25,7 +27,8 @@ def sites(
 ) -> Path:
     """The folder of the experiment's sites below `folder`; made once.
 
-    Raises ConfigError if the data cannot be joined, or if there are sites already that were made from other data.
+    Raises ConfigError if the data cannot be joined, if they lack a class of the studies, or if there are sites already
+    that were made from other data.
     """
     out = folder / "sites"
     settings = {name: _filled(site.model_dump(), places) for name, site in experiment.sites.items()}
@@ -57,6 +60,7 @@ def sites(
         command += ["--weights", str(weights)]
     log.event(f"preparing {len(settings)} site(s); images that several of them have are looked for")
     call_site(command)
+    _require_classes(experiment, load_federation(out))
     write_atomically(folder / RECORD, record)
     return out
 
@@ -124,6 +128,25 @@ def call_site(arguments: list[str]) -> None:
     )
     if done.returncode:
         raise ConfigError(f"`consilium-site {arguments[0]}` failed:\n{done.stderr.strip()[-3000:]}")
+
+
+def _require_classes(experiment: Experiment, joined: SimulatedSites) -> None:
+    """Raises ConfigError that names every class that no site has, or none of the sites that train in the grid's study.
+
+    Every run would find the same in its census.
+    """
+    study = experiment.grid["study"]
+    needed = [name for name in _classes(experiment) if name not in study.get("untrained_classes", ())]
+    trains = study["sites"]["train"]
+    groups = {"no site has images of": list(joined.class_images), "no training site has images of": trains}
+    for sentence, sites in groups.items():
+        there = [joined.class_images[site] for site in sites if site in joined.class_images]
+        lacking = [name for name in needed if there and not any(counts.get(name) for counts in there)]
+        if lacking:
+            raise ConfigError(
+                f"{sentence} {', '.join(lacking)} ({', '.join(sites)}), which {experiment.name} learns: complete the "
+                "data sets, or name the class in untrained_classes of a copy of the experiment; nothing was run"
+            )
 
 
 def _classes(experiment: Experiment) -> tuple[str, ...]:

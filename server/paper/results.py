@@ -16,7 +16,8 @@ from server.heads import record as heads
 from server.paper.experiment import Experiment, Size
 from server.report import differences, plots
 from server.report.comparison_row import Row
-from server.report.text import escaped, markdown_table
+from server.report.text import counted, escaped, listed, markdown_table
+from server.storage.history import Scored
 
 COLUMNS: Mapping[str, Callable[[Figures], float]] = {
     "ACC": lambda f: f.accuracy,
@@ -146,6 +147,7 @@ def write(
         intro += [f"**Smaller than in the paper.** {experiment.small.reduced}", ""]
     tested = experiment.tested_on or "all sites together"
     intro += [
+        *_test_images(experiment, rows),
         f"Test images of {tested}, scored once, on the chosen weights. Figures are percent: mean of the seeds ± half "
         "of the 95 % interval (Student's t), over test patients and, with two seeds or more, over seeds: their "
         "variances are added. Where no site sent sums over patients, it is over seeds alone, and one seed has none. "
@@ -173,15 +175,43 @@ def write(
     write_atomically(folder / "results.png", picture)
 
 
+def _test_images(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
+    """How many test images of each class the figures are of, and the classes without any, as paragraphs."""
+    classes = experiment.grid["study"]["classes"]
+    counts_by_row = dict[tuple[int, ...], list[str]]()
+    for row in rows:
+        if (scored := _scored(experiment, row)) is not None:
+            left_out = scored.left_out_C or (0,) * len(classes)
+            counts = tuple(
+                sum(of_class) + more for of_class, more in zip(scored.confusion_CC, left_out, strict=True)
+            )
+            counts_by_row.setdefault(counts, []).append(f"{row.variant}, seed {row.seed}")
+    parts = []
+    for counts, names in counts_by_row.items():
+        of_which = f" ({'; '.join(names)})" if len(counts_by_row) > 1 else ""
+        each = ", ".join(f"{name} {number}" for name, number in zip(classes, counts, strict=True))
+        parts += [escaped(f"{counted(sum(counts), 'test image')}{of_which}: {each}."), ""]
+        if absent := [escaped(name) for name, number in zip(classes, counts, strict=True) if not number]:
+            without = "it" if len(absent) == 1 else "them"
+            parts += [
+                f"**No test image of {listed(absent)}: every mean over the classes is without {without}.**",
+                "",
+            ]
+    return parts
+
+
 def _tested(experiment: Experiment, row: Row) -> Figures | None:
     """The chosen weights on the test images that count; None for a run that failed or lacks some of them."""
+    scored = _scored(experiment, row)
+    return None if scored is None else scored.figures
+
+
+def _scored(experiment: Experiment, row: Row) -> Scored | None:
+    """The same with the counts."""
     tested = row.rounds[-1].test if row.rounds else None
     if row.failure is not None or tested is None:
         return None
-    if experiment.tested_on is None:
-        return tested.pooled.figures
-    scored = tested.sites.get(experiment.tested_on)
-    return None if scored is None else scored.figures
+    return tested.pooled if experiment.tested_on is None else tested.sites.get(experiment.tested_on)
 
 
 def _bar(line: Line) -> tuple[float, float]:

@@ -55,7 +55,7 @@ class ImageFinder:
         return path
 
     def unused(self, table: Path, others: Iterable[str] = ()) -> list[Unused]:
-        """What lies in the folders and was not found; `table` names the images.
+        """What lies in the folders and was not found; `table` names the images, and is not among it.
 
         Without the images that `others` names: rows of other sites, for example.
         """
@@ -76,7 +76,12 @@ class ImageFinder:
             ),
             Unused("copies, byte for byte, of an image that is used", tuple(sorted(self._copies.values()))),
         ]
-        beside = merged([("", inside.unused) for inside in self._scans])
+        beside = merged(
+            [
+                ("", [other for entry in inside.unused if (other := _without_table(entry, folder, table))])
+                for folder, inside in zip(self._folders, self._scans, strict=True)
+            ]
+        )
         return [
             *(entry for entry in kinds if entry.names),
             # A table says which files are images, and may lie among them; other files are not missed.
@@ -187,6 +192,13 @@ class ImageFinder:
                 }:
                     index[text].append(path)
         return index
+
+
+def _without_table(entry: Unused, folder: Path, table: Path) -> Unused | None:
+    """The entry without the table, which the site's YAML names and which is therefore used; None if nothing is left."""
+    wanted = os.path.realpath(table)
+    names = tuple(name for name in entry.names if os.path.realpath(folder / name) != wanted)
+    return replace(entry, names=names) if names else None
 
 
 def is_file(path: Path) -> bool:

@@ -9,7 +9,7 @@ Only names are read; each site checks by itself whether its images can be used.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,6 +61,8 @@ class FoundFederation:
     num_shared_groups: int
     """Lesions or patients with images at several sites (HAM10000 has nine). Splits that each site
     draws by itself may test at one site what another trained on; `split.write_split` draws one for all."""
+    class_images: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Images by site and class, of data sets that were joined; empty: not counted, because only names were read."""
 
 
 def discover(data_dir: Path) -> FoundFederation:

@@ -8,7 +8,7 @@ their files are, or if they have one name and look alike (a resized or recompres
 import hashlib
 import itertools
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,6 +83,7 @@ def join(
         num_shared_groups=len(
             {group for place, mine in enumerate(groups) for other in groups[:place] for group in mine & other}
         ),
+        class_images={part.name: _class_images(part, names) for part in kept},
     )
 
 
@@ -97,6 +98,12 @@ def _common_classes(configs: Mapping[str, SiteConfig]) -> tuple[str, ...]:
             "`unknown_labels: drop` leaves images of other classes out.",
         )
     return tuple(every)
+
+
+def _class_images(part: _Part, classes: Sequence[str]) -> dict[str, int]:
+    """Images by class, 0 for a class without any."""
+    counts = Counter(row.label for row in part.rows)
+    return {name: counts[name] for name in classes}
 
 
 def _log_absent_classes(parts: Sequence[_Part], classes: Sequence[str]) -> None:

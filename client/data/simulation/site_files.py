@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from client.config import ColumnSplit, CsvData, GroupedSplit, NoSplit, PolicyConfig, RowFilter, SiteConfig
 from client.data.manifest import SIDES
@@ -68,11 +68,13 @@ def write_sites(
     _write_overlap_secret(out / OVERLAP_SECRET)
     for name, settings in sites.items():
         write_atomically(out / f"{name}.yaml", to_yaml(settings.model_dump(mode="json", exclude_none=True)))
-    about = {
+    about: dict[str, Any] = {
         "synthetic": synthetic,
         "classes": list(federation.classes),
         "sites": {site.name: site.num_images for site in federation.sites},
     }
+    if federation.class_images:
+        about["class_images"] = {site: dict(counts) for site, counts in federation.class_images.items()}
     write_atomically(out / "federation.yaml", to_yaml(about))
     if not federation.has_groups:
         log.warn("no column names the lesion or patient: images of one lesion may stand in train and test")

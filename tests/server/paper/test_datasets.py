@@ -37,6 +37,38 @@ def test_a_data_set_that_is_half_there_is_named_with_what_it_lacks(tmp_path: Pat
         find(("brats2019",), tmp_path)
 
 
+LABELS = ("glioma", "meningioma", "notumor", "pituitary")
+
+
+def brain_mri(folder: Path) -> Path:
+    for side in ("Training", "Testing"):
+        for label in LABELS:
+            (folder / side / label).mkdir(parents=True)
+            (folder / side / label / "1.jpg").touch()
+    return folder
+
+
+@pytest.mark.parametrize("side", ["Training", "Testing"])
+@pytest.mark.parametrize("label", LABELS)
+def test_every_class_must_be_there_on_both_sides(tmp_path: Path, side: str, label: str) -> None:
+    folder = brain_mri(tmp_path / "brain")
+    assert find(("brain_mri",), tmp_path)["brain_mri"] == str(folder)
+    (folder / side / label / "1.jpg").unlink()
+    with pytest.raises(ConfigError, match=rf"is half there: there is no file in .*brain/{side}/{label}$"):
+        find(("brain_mri",), tmp_path)
+    (folder / side / label).rmdir()
+    with pytest.raises(ConfigError, match=rf"is half there: .*brain lacks {side}/{label}$"):
+        find(("brain_mri",), tmp_path)
+
+
+def test_a_grade_without_a_file_is_named(tmp_path: Path) -> None:
+    for grade in ("HGG", "LGG"):
+        (tmp_path / grade / "patient").mkdir(parents=True)
+    (tmp_path / "HGG" / "patient" / "t1.nii.gz").touch()
+    with pytest.raises(ConfigError, match=r"BraTS 2019, training data is half there: .* no file in .*/LGG$"):
+        find(("brats2019",), tmp_path)
+
+
 def test_a_data_set_that_is_there_twice_is_not_chosen_from(tmp_path: Path) -> None:
     ham(tmp_path / "one")
     ham(tmp_path / "two")

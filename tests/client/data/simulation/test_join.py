@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from client.cli.main import main
@@ -45,6 +46,7 @@ def test_every_data_set_becomes_a_site_that_is_read_as_its_yaml_says(tmp_path: P
     assert found.sites[1].data == load_site(parts["isic"]).data
     assert not found.has_groups
     assert found.num_shared_groups == 0
+    assert found.class_images == {"ham": {"mel": 2, "nv": 2}, "isic": {"mel": 1, "nv": 2}}
 
 
 # --- classes ----------------------------------------------------------------------------------
@@ -75,6 +77,24 @@ def test_classes_that_are_named_are_the_studys_and_absent_ones_are_warned_of(
         found = join(parts, tmp_path / "out", classes=["mel", "nv"])
     assert found.classes == ("mel", "nv")
     assert [record.getMessage() for record in caplog.records] == ["isic has no image of mel"]
+
+
+def test_a_table_among_its_images_is_not_called_a_file_without_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {}
+    for name, seed in (("ham", 1), ("isic", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        picture(seed).save(folder / "1.png")
+        (folder / "labels.csv").write_text("file,label\n1.png,mel\n")
+        (folder / "notes.csv").write_text("file,label\n")
+        parts[name] = folder / "site.yaml"
+        parts[name].write_text("name: whole\nstate_dir: state\ndata: {kind: csv, labels: labels.csv}\n")
+    with caplog.at_level(logging.INFO, "consilium"):
+        join(parts, tmp_path / "out", classes=["mel"])
+    assert "labels.csv" not in caplog.text
+    assert caplog.text.count("no images: 1 files with the ending .csv (notes.csv)") == 2
 
 
 # --- images that two data sets have -----------------------------------------------------------
@@ -146,13 +166,17 @@ def test_the_command_writes_sites_that_a_simulation_takes(
     site = load_site(out / "isic.yaml")
     assert (site.name, site.data.image_list) == ("isic", out / "lists" / "isic.csv")
     assert site.state_dir == out / "state" / "isic"
+    about = yaml.safe_load((out / "federation.yaml").read_text())
+    assert {name: sum(counts.values()) for name, counts in about["class_images"].items()} == about["sites"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--join", "ham"], "expected NAME=SITE.yaml"),
-        (["--join", "h m=x.yaml"], "expected NAME=SITE.yaml"),
+        (["--join", "ham="], "expected NAME=SITE.yaml"),
+        (["--join", "h m=x.yaml"], "'h m' cannot be the name of a site"),
+        (["--join", "Zürich=x.yaml"], "write letters a to z and A to Z, digits, `_`, `.` and `-`"),
         (["--join", "ham=x.yaml", "--join", "ham=y.yaml"], "there is a site ham already"),
         (["--join", "a=x.yaml", "--join", "b=y.yaml", "--data", "d"], "leave --data and --pooled out"),
         (["--drop-shared", "a"], "go with --join"),
