@@ -18,7 +18,7 @@ import numpy as np
 
 from common.files import write_atomically
 from common.metrics import Figures
-from server.report import differences
+from server.report import differences, missing_sums
 from server.report.comparison_row import Row
 from server.report.text import escaped, markdown_table, percent
 from server.storage.history import Scored
@@ -109,7 +109,7 @@ def write(
         f"## {figure.capitalize() if figure.islower() else figure}\n\n" + _table(scored, columns, figure)
         for figure in _SHOWN
     ]
-    parts += _differences(scored, pairs, differences.on_record(rows))
+    parts += _differences(scored, pairs, differences.on_record(rows), rows)
     parts += [f"**{escaped(model)} has no figures: {escaped(why)}.**" for model, why in failures.items()]
     parts += [f"**{escaped(model)} is incomplete: {escaped(why)}.**" for model, why in lacking.items()]
     write_atomically(folder / f"{file}.md", ("\n\n".join(parts) + "\n").encode())
@@ -146,8 +146,9 @@ def _differences(
     scored: Mapping[str, Mapping[str, Scored]],
     pairs: Sequence[tuple[str, str, tuple[str, ...]]],
     resampled: Mapping[str, differences.BySeed],
+    rows: Sequence[Row],
 ) -> list[str]:
-    lines = []
+    lines, without = [], set[str]()
     for first, second, named in pairs:
         for site in named or (ALL_SITES,):
             one, other = scored.get(first, {}).get(site), scored.get(second, {}).get(site)
@@ -159,6 +160,7 @@ def _differences(
                 cells = differences.cells(tested)
                 lines.append([f"{escaped(first)} - {escaped(second)}", escaped(site), *cells, means])
                 continue
+            without |= {first, second}
             found = difference(one, other)
             low, high = found.interval
             interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
@@ -182,7 +184,18 @@ def _differences(
         "their patients. *Independent images*: a site sent none. Then the two models are taken as independent, which "
         "makes the interval too wide, and so are images of one patient, which makes it too narrow. Training again "
         "with another seed would differ as well: that is not in it.",
+        *_why_independent([row for row in rows if row.variant in without]),
     ]
+
+
+def _why_independent(rows: Sequence[Row]) -> list[str]:
+    """Why sums over patients are missing, as a list; nothing if none is missing."""
+    found = missing_sums.reasons(rows)
+    return (
+        ["Why images are taken as independent:", "\n".join(f"- {reason}" for reason in found)]
+        if found
+        else []
+    )
 
 
 def _over_patients(

@@ -76,6 +76,12 @@ def test_a_matrix_runs_and_goes_on_where_it_stopped(
     for model in ("local-north", "local-south", "federated"):
         assert f"| {model} |" in text
     assert "| *test images* | 6 | 6 | 12 |" in text
+    # 3 classes: 10 numbers a patient, so sums are of 20 patients or more
+    assert "Why images are taken as independent:" in text
+    assert (
+        "- north tested 6 images, and sums leave a site from 20 test patients on, with 3 classes (models: local-north, "
+        "local-south and federated)." in text
+    )
     monkeypatch.setattr("server.simulation.grid.run_study", lambda *_, **__: pytest.fail("it was run again"))
     assert simulation.matrix(study, folder, runs=tmp_path / "runs", engine="inline") == table
     with pytest.raises(ConfigError, match="leave start_from out and set rounds to 1 or more"):
