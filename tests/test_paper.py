@@ -20,6 +20,7 @@ from consilium_fl import paper
 from server.cli.main import main as server_command
 from server.paper import experiment, prepare
 from server.paper.experiment import Size
+from server.simulation import site_command as commands
 from server.simulation.axes import merged
 from server.simulation.grid import plan
 
@@ -95,7 +96,7 @@ def _sites_commands_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(arguments: list[str]) -> None:
         assert site_command(arguments) == 0
 
-    monkeypatch.setattr(prepare, "call_site", call)
+    monkeypatch.setattr(commands, "call_site", call)
     monkeypatch.setattr(worker, "_work", lambda folder, _: worker.main(folder))
 
 
@@ -266,6 +267,26 @@ def test_a_class_that_no_site_has_ends_the_experiment_once_before_the_first_run(
             )  # fmt: skip
 
 
+def test_an_encoder_that_does_not_exist_is_named_before_anything_is_prepared(
+    data: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(arguments: list[str]) -> None:
+        raise ConfigError(f"failed: {' '.join(arguments)}")
+
+    monkeypatch.setattr(commands, "call_site", call)
+    file = tiny("federated-skin")
+    values = yaml.safe_load(file.read_text())
+    values["small"]["axes"]["model.encoder"] = ["nosuchnet", "test_vit2"]
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError) as caught:
+        paper.run(str(file), data, runs=tmp_path, size="small", plan_only=True)
+    assert str(caught.value) == (
+        "federated-skin has encoders that no site could build; nothing was run\n"
+        "failed: check-encoders nosuchnet:32 test_vit2:32 --library timm"
+    )
+    assert not (tmp_path / "federated-skin-small").exists()
+
+
 def test_a_plan_says_what_would_be_run_and_runs_nothing(
     data: Path, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,7 +380,7 @@ def test_the_text_tower_is_asked_once_and_again_when_the_grid_changed(
         asked.append(arguments)
         Path(arguments[3]).write_bytes(Path(arguments[1]).read_bytes())
 
-    monkeypatch.setattr(prepare, "call_site", embed)
+    monkeypatch.setattr(commands, "call_site", embed)
     grid, file = experiment.load("clip-brain-mri").grid_of("paper"), tmp_path / "grid.yaml"
     assert prepare.with_vectors(grid, file, None) == prepare.with_vectors(grid, file, None)
     assert len(asked) == 1

@@ -47,6 +47,15 @@ def add_commands(app: typer.Typer) -> None:
             "consilium-site import-weights swin_t.pth --encoder swin_t --out weights/swin_t.safetensors"
         ],
     )(_import_weights)
+    command(
+        app,
+        "check-encoders",
+        MODELS,
+        examples=[
+            "consilium-site check-encoders convnext_t swin_t:192",
+            "consilium-site check-encoders ViT-B-32:224 --library open_clip",
+        ],
+    )(_check_encoders)
 
 
 def _export(
@@ -197,4 +206,27 @@ def _import_weights(
     from client.model.imported import convert
 
     print(convert(file, encoder, out).describe())
+    return 0
+
+
+def _check_encoders(
+    encoders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ENCODER[:PIXELS]...", help="Encoders, each with an image size if it is not its own."
+        ),
+    ],
+    library: Annotated[
+        Literal["timm", "open_clip"], typer.Option("--library", help="Whose encoders they are.")
+    ] = "timm",
+) -> int:
+    """Check that encoders exist and can take images of a size.
+
+    Builds each on shapes alone, without weights, and lists all that cannot be built. `compare` and `paper` do so before
+    their first run.
+    """
+    from client.model import possible
+
+    possible.require(encoders, library)
+    log.event(f"{library} builds {', '.join(encoders)}")
     return 0

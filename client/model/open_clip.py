@@ -6,9 +6,11 @@ study takes its weights from there.
 """
 
 import difflib
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -57,6 +59,34 @@ def image_tower(config: ClipConfig, weights_dir: Path | None) -> tuple[nn.Module
         case _:
             assert_never(config.weights)
     return model.visual, _preprocessing(model), int(known["embed_dim"])
+
+
+def require_image_tower(config: ClipConfig) -> None:
+    """Raises ConfigError if open_clip has no such tower, or it cannot take the image size; tried on shapes alone."""
+    own = _known(config.encoder, "model.encoder")["vision_cfg"].get("image_size", 224)
+    size = config.image_size
+    # A tower that cannot be tried in this way at its own size is not refused at another.
+    if size is not None and not _takes(config.encoder, size) and _takes(config.encoder, own):
+        raise ConfigError(
+            f"model.image_size: open_clip's {config.encoder} cannot take {size} pixels a side; it was made for {own}."
+        )
+
+
+@cache
+def _takes(name: str, size: int) -> bool:
+    import open_clip
+
+    known = _known(name, "model.encoder")
+    vision = known["vision_cfg"] | {"timm_model_pretrained": False, "image_size": size}
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            model = open_clip.CLIP(
+                known["embed_dim"], vision, _NO_TEXT, quick_gelu=known.get("quick_gelu", False)
+            )
+            model.visual.eval()(torch.empty(2, 3, size, size))
+    except Exception:  # towers refuse a size in many ways
+        return False
+    return True
 
 
 def text_tower(config: OpenClipText, weights_dir: Path | None) -> tuple[nn.Module, Any, int]:

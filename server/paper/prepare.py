@@ -1,8 +1,6 @@
 """The sites of an experiment, written by `consilium-site simulate --join`, and its encoders' first weights."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from common.files import sha256_of, write_atomically
 from common.settings import to_yaml
 from server.config import SimulatedSites
 from server.paper.experiment import Experiment
+from server.simulation import site_command
 from server.simulation.grid import Grid, Plan
 from server.simulation.simulate import load_federation
 
@@ -59,7 +58,7 @@ def sites(
     if weights is not None:
         command += ["--weights", str(weights)]
     log.event(f"preparing {len(settings)} site(s); images that several of them have are looked for")
-    call_site(command)
+    site_command.call_site(command)
     _require_classes(experiment, load_federation(out))
     write_atomically(folder / RECORD, record)
     return out
@@ -115,19 +114,10 @@ def with_vectors(grid: Grid, file: Path, weights: Path | None) -> Path:
     if not tower or tower.get("kind") == "random" or tower.get("trainable"):
         return file
     if not out.exists():
-        call_site(
+        site_command.call_site(
             ["embed-prompts", str(file), "--out", str(out), *(["--weights", str(weights)] if weights else [])]
         )
     return out
-
-
-def call_site(arguments: list[str]) -> None:
-    """Run a command of `consilium-site`: the server's side knows no image. Raises ConfigError if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "client.cli", *arguments], stderr=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise ConfigError(f"`consilium-site {arguments[0]}` failed:\n{done.stderr.strip()[-3000:]}")
 
 
 def _require_classes(experiment: Experiment, joined: SimulatedSites) -> None:

@@ -15,6 +15,7 @@ from server.paper import datasets, experiment, prepare, results
 from server.paper.experiment import Experiment, Size
 from server.report.comparison_row import Row
 from server.report.text import counted
+from server.simulation import encoders
 from server.simulation import grid as grids
 from server.simulation.engines import Engine
 from server.simulation.jobs import require_usable
@@ -60,6 +61,7 @@ def run(
         log.event(f"{datasets.DATA_SETS[key].title}: {places[key]}")
     grid = wanted.grid_of(size)
     studies = grids.wanted_studies(grids.plan(grid, wanted.name).studies, only, wanted.name)
+    encoders.require(studies.values(), wanted.name)
     files = prepare.first_weights(studies.values(), weights, random=random_weights)
     folder = runs / f"{wanted.name}-{size}"
     sites = prepare.sites(wanted, places, folder, weights)

@@ -6,7 +6,7 @@ run that did not finish is a row that says so, never a gap.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from server.report.comparison import write_comparison
 from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import axes as axes_module
+from server.simulation import encoders
 from server.simulation import jobs as side_by_side
 from server.simulation.engines import Engine
 from server.simulation.jobs import Ended, Outcome
@@ -161,10 +162,20 @@ def run_grid(
     Writes RUNS/NAME/comparison.md, .csv and .png after every study. A run of the same study that finished
     earlier is kept, and one that broke off goes on from its last checkpoint. A study that fails does not end the grid.
     With `jobs` above 1 that many runs are under way at a time, each in a process of its own (`jobs.py`).
-    Raises ConfigError before the first study if the grid, the sites, `only` or `jobs` cannot be used.
+    Raises ConfigError before the first study if the grid, an encoder, the sites, `only` or `jobs` cannot be used.
     """
+    side_by_side.require_usable(jobs, engine)
     grid = load_settings(grid_file, Grid, "grid")
-    return run(grid.name, plan(grid, grid_file.name), sites_dir, runs, only, engine, jobs=jobs)
+    planned = plan(grid, grid_file.name)
+    wanted = wanted_studies(planned.studies, only, grid.name)
+    load_federation(sites_dir)  # before the encoders, which take seconds
+    encoders.require(unfinished(wanted.values(), runs / grid.name), grid.name)
+    return run(grid.name, planned, sites_dir, runs, only, engine, jobs=jobs)
+
+
+def unfinished(studies: Iterable[StudyConfig], folder: Path) -> tuple[StudyConfig, ...]:
+    """The studies that have not finished yet in `folder`."""
+    return tuple(study for study in studies if not _has_finished(folder / study.name, study))
 
 
 def run(
@@ -184,9 +195,7 @@ def run(
     federation = load_federation(sites_dir)
     wanted = wanted_studies(planned.studies, only, name)
     folder = runs / name
-    waiting = {
-        study.name: study for study in wanted.values() if not _has_finished(folder / study.name, study)
-    }
+    waiting = {study.name: study for study in unfinished(wanted.values(), folder)}
     log.event(planned.describe(name, wanted, num_finished=len(wanted) - len(waiting)))
     rows = dict[str, Row]()
 

@@ -35,6 +35,7 @@ def test_the_commands_are_the_ones_that_scripts_know() -> None:
         "embed-prompts",
         "fetch-weights",
         "import-weights",
+        "check-encoders",
         "split",
         "simulate",
         "partition",

@@ -9,8 +9,16 @@ import pytest
 
 from client.config import SiteConfig
 from common.settings import to_yaml
-from server.simulation import jobs
+from server.simulation import jobs, site_command
 from tests.conftest import STUDY
+
+
+@pytest.fixture(autouse=True)
+def asked_of_the_sites(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Arguments of `consilium-site`, which is not run: a process with torch takes seconds."""
+    calls = list[list[str]]()
+    monkeypatch.setattr(site_command, "call_site", calls.append)
+    return calls
 
 
 @pytest.fixture

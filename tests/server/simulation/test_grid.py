@@ -18,12 +18,14 @@ from server.report import write
 from server.report.comparison import figures_of, write_comparison
 from server.report.comparison_row import Row
 from server.simulation import grid as experiments
+from server.simulation import site_command
 from server.simulation.engines import Processes
 from server.simulation.grid import Grid, run_grid, studies
 from server.state import RoundState
 from server.storage import status
 from server.storage.history import read_rounds
 
+CALL_SITE = site_command.call_site
 BASE: dict[str, Any] = {
     "classes": ["bkl", "mel", "nv"],
     "sites": {"train": ["north", "south"]},
@@ -139,6 +141,47 @@ def test_a_grid_that_is_run_again_keeps_what_has_finished(
     assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert failures(run_grid(grid_file, tmp_path, tmp_path / "runs")) == [None, None]
     assert ran == ["a", "b"]
+
+
+def test_every_encoder_of_what_is_left_to_run_is_asked_for_once(
+    grid_file: Path, tmp_path: Path, ran: list[str], asked_of_the_sites: list[list[str]]
+) -> None:
+    text = yaml.safe_load(grid_file.read_text())
+    text["variants"] |= {
+        "c": {"model": {"encoder": "test_vit2", "image_size": 30}},
+        "d": {"model": {"encoder": "test_vit2", "image_size": 30}, "rounds": 1},
+        "e": {
+            "model": {
+                "kind": "clip",
+                "library": "open_clip",
+                "encoder": "RN50",
+                "text": {"kind": "random", "width": 1024},
+            }
+        },
+    }
+    grid_file.write_text(yaml.safe_dump(text))
+    base = text["study"]["model"]
+    own = f"{base['encoder']}" + (f":{base['image_size']}" if "image_size" in base else "")
+    for _ in range(2):  # the second time everything has finished
+        run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert asked_of_the_sites == [
+        ["check-encoders", own, "test_vit2:30", "--library", "timm"],
+        ["check-encoders", "RN50", "--library", "open_clip"],
+    ]
+
+
+def test_an_encoder_that_no_site_could_build_ends_a_grid_before_its_first_run(
+    grid_file: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = yaml.safe_load(grid_file.read_text())
+    text["variants"]["c"] = {"model": {"encoder": "nosuchnet"}}
+    grid_file.write_text(yaml.safe_dump(text))
+    monkeypatch.setattr(site_command, "call_site", CALL_SITE)
+    with pytest.raises(
+        ConfigError, match=r"(?s)paper has encoders that no site could build.*no encoder 'nosuchnet'"
+    ):
+        run_grid(grid_file, tmp_path, tmp_path / "runs")
+    assert ran == []
 
 
 def test_a_run_that_stopped_early_or_was_of_another_study_is_run_again(
