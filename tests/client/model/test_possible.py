@@ -8,7 +8,7 @@ from common.errors import ConfigError
 
 
 def test_all_encoders_and_sizes_that_cannot_be_built_are_named() -> None:
-    """A patch of vit_l_16 has 16 pixels a side, and 30 are no multiple of it."""
+    """A patch of test_vit2 has 16 pixels a side, and it takes no 30, which are no multiple of that."""
     with pytest.raises(ConfigError) as caught:
         possible.require(["test_convnext:32", "nosuchnet", "test_vit2:30"], "timm")
     first, second, third = str(caught.value).splitlines()
