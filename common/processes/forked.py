@@ -183,9 +183,9 @@ def start(
     return Template(path, process)
 
 
-def shared(name: str) -> Template | None:
-    """The template of this name in the folder that the environment names."""
-    if (folder := os.environ.get(template.SHARED)) is None:
+def shared(name: str, env: Mapping[str, str]) -> Template | None:
+    """The template of this name in the folder that an environment names."""
+    if (folder := env.get(template.SHARED)) is None:
         return None
     return Template(path) if (path := Path(folder) / _socket(name)).exists() else None
 

@@ -105,8 +105,10 @@ class Processes:
 
         A template of that name that the environment names is taken instead. False where there can be none.
         """
+        if self.share(template):
+            return True
         try:
-            made = forked.shared(template) or forked.start(
+            made = forked.start(
                 modules,
                 self._environment("template", env or {}),
                 self.logs / f"template-{template}.log",
@@ -119,6 +121,12 @@ class Processes:
             self._watch(made.process.pid)
         self._templates[template] = made
         return True
+
+    def share(self, template: str) -> bool:
+        """Take the template of that name that the environment names. False if there is none."""
+        if (made := forked.shared(template, self.env)) is not None:
+            self._templates[template] = made
+        return made is not None
 
     def start(
         self,

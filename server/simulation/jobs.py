@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -29,16 +29,20 @@ from common.errors import ConfigError
 from common.files import read_json, write_json
 from common.log import LogFormat
 from common.polling import POLL_S
-from common.processes import watchdog
+from common.processes import flower, forked, watchdog
 from common.processes.launcher import Processes
 from common.settings import Frozen
 from server.report.text import counted
 from server.simulation import engines
 from server.simulation.engines import Engine, EngineName
+from server.simulation.local_federation import TEMPLATES, TRAINER_MODULES
 
 _PROGRAM = "server.simulation.one_run"
 _GPU_LIST_S = 20.0
 """Seconds that the driver has to list its GPUs."""
+_RUNS = "runs"
+_RUN_MODULES = (*TRAINER_MODULES, "client.hosted", "server.simulation.grid", "server.simulation.inline")
+"""What a run in one process imports."""
 _GRACE_S = 4 * watchdog.GRACE_S
 """For a run to end by itself. It grants its own processes `GRACE_S` by request, and as much again by force."""
 _THREADS, _DEVICES = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
@@ -159,13 +163,16 @@ def side_by_side(
     """
     waiting, free = deque(studies), deque(taken)
     running: dict[str, _Running] = {}
-    with tempfile.TemporaryDirectory(prefix="consilium-runs-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="consilium-runs-") as scratch,
+        _templates(len(studies), engine, taken, Path(scratch)) as shared,
+    ):
         try:
             while waiting or running:
                 while waiting and free:
                     study = waiting.popleft()
                     request = _request(study, sites_dir, folder / study.name, engine)
-                    running[study.name] = _start(request, free.popleft(), folder, Path(scratch))
+                    running[study.name] = _start(request, free.popleft(), folder, Path(scratch), shared)
                 for name, run in list(running.items()):
                     if (code := run.processes.ended().get(name)) is None:
                         continue
@@ -199,15 +206,42 @@ def _request(study: StudyConfig, sites_dir: Path, run_dir: Path, engine: Engine)
     )  # fmt: skip
 
 
-def _start(request: Request, place: Place, folder: Path, scratch: Path) -> _Running:
+@contextmanager
+def _templates(
+    num_runs: int, engine: Engine, taken: Sequence[Place], scratch: Path
+) -> Iterator[Mapping[str, str]]:
+    """What several runs import, imported once for all; yields what their environment needs (decision 0050).
+
+    Runs of one process are forks; those that launch a federation share the templates of their sites.
+    """
+    alike = all(place == taken[0] for place in taken)
+    if num_runs == 1 or not alike or isinstance(engine, engines.Ray):
+        yield {}
+        return
+    templates: Mapping[str, Sequence[str]] = {_RUNS: _RUN_MODULES}
+    env = _environment(taken[0])
+    if isinstance(engine, engines.Processes):
+        templates, env = TEMPLATES, flower.environment(scratch, env)
+    with forked.sharing(templates, env, scratch, Path.cwd()) as shared:
+        yield shared
+
+
+def _environment(place: Place) -> dict[str, str]:
+    path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
+    return {**os.environ, "PYTHONPATH": path, **place.env}
+
+
+def _start(
+    request: Request, place: Place, folder: Path, scratch: Path, shared: Mapping[str, str]
+) -> _Running:
     name = request.study.name
     asked, outcome = scratch / f"{name}.json", scratch / f"{name}.outcome.json"
     write_json(asked, request)
-    path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
     # Of each run its own, so that its log is closed and its children are ended as soon as it is over.
-    processes = Processes(folder, {**os.environ, "PYTHONPATH": path, **place.env}, (scratch,), _GRACE_S)
+    processes = Processes(folder, {**_environment(place), **shared}, (scratch,), _GRACE_S)
     try:
-        processes.start(name, [sys.executable, "-m", _PROGRAM, asked, outcome])
+        processes.share(_RUNS)
+        processes.start(name, [sys.executable, "-m", _PROGRAM, asked, outcome], template=_RUNS)
     except BaseException:
         processes.stop()
         raise

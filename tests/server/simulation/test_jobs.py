@@ -15,7 +15,7 @@ from client.hosted import HostedTrainer
 from common.config import StudyConfig
 from common.errors import ConfigError
 from common.polling import wait_until
-from common.processes import watchdog
+from common.processes import forked, watchdog
 from common.weights import digest, load_file
 from server.report.write import append_round
 from server.simulation import jobs, launch
@@ -113,6 +113,9 @@ def test_ctrl_c_ends_every_run_and_the_next_start_goes_on_with_them(
     with pytest.raises(KeyboardInterrupt):
         run_grid(grid, sites, tmp_path / "runs", engine=Inline(Held), jobs=2)
     assert len(children) >= 2
+    # Both are forks of one process, which has imported torch, where there can be forks.
+    (parent,) = {int((held / name).read_text()) for name in ("a", "b")}
+    assert (parent in children) == (forked._missing() is None)
     assert not [number for number in children if psutil.pid_exists(number)]
     folder = tmp_path / "runs" / "side"
     stopped = [read_status(folder / name) for name in ("a", "b")]
@@ -152,7 +155,7 @@ def test_a_run_that_is_stopped_has_the_time_to_end_its_own_processes(
     monkeypatch.setattr(jobs, "_PROGRAM", "ends_its_own")
     run = jobs._start(
         jobs._request(make_study(name="a"), sites, tmp_path / "a", Inline(HostedTrainer)),
-        jobs.Place({}), tmp_path / "runs", tmp_path,
+        jobs.Place({}), tmp_path / "runs", tmp_path, {},
     )  # fmt: skip
     stopping = threading.Thread(target=run.processes.stop)
     try:

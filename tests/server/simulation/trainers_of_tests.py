@@ -16,12 +16,14 @@ _PATIENCE_S = 300.0
 
 
 class Held(HostedTrainer):
-    """Before round 2 it leaves a file of the study's name, and waits for the file `go`."""
+    """Before round 2 it leaves a file of the study's name, with its parent's number, and waits for the file `go`."""
 
     def answer(self, request: bytes) -> bytes:
         plan, folder = codec.from_bytes(request), Path(os.environ[FOLDER])
         if isinstance(plan, wire.RoundPlan) and plan.round == 2:
-            (folder / plan.study.name).touch()
+            whole = folder / f".{plan.study.name}"
+            whole.write_text(str(os.getppid()))
+            whole.replace(folder / plan.study.name)
             wait_until((folder / "go").exists, _PATIENCE_S)
         return super().answer(request)
 
