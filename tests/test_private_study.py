@@ -130,7 +130,7 @@ def test_the_report_and_status_say_what_was_spent(
     report = (tmp_path / "run" / "report.md").read_text()
     spent = epsilon(ledger.read(sites["north"].state_dir).charges(), 1e-5)
     assert f"| 2 | {spent:.3g} | {spent:.3g} |" in report
-    assert f"epsilon {spent:.3g} at most, at delta 1e-05" in report
+    assert f"epsilon {spent:.3g} at most (north {spent:.3g}, south {spent:.3g}), at delta 1e-05" in report
     shown = budget.lines(sites["north"].state_dir, LIMITS.privacy)
     assert shown[0] == f"privacy: epsilon {spent:.3g} spent, of 5, at delta 1e-05, in 3 charges"
 
@@ -320,7 +320,7 @@ def test_heads_are_made_of_sums_with_noise_and_no_round(
     assert budget.cost(make_study(**HEADS)) == pytest.approx(spent)
     report = (tmp_path / "run" / "report.md").read_text()
     assert f"| heads | {spent:.3g} | {spent:.3g} |" in report
-    assert f"epsilon {spent:.3g} at most, at delta 1e-05" in report
+    assert f"epsilon {spent:.3g} at most (north {spent:.3g}, south {spent:.3g}), at delta 1e-05" in report
     assert "noise of 2 times" in report
 
 

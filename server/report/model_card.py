@@ -148,8 +148,9 @@ def _privacy(outcome: Outcome) -> dict[str, str]:
     privacy = outcome.study.privacy
     if privacy is None:
         return {}
-    spent = privacy_table.largest(outcome)
-    shown = "no site named an epsilon" if spent is None else f"epsilon {spent:.3g} at most"
+    spent = privacy_table.by_site(outcome)
+    each = ", ".join(f"{site} {epsilon:.3g}" for site, epsilon in spent.items())
+    shown = f"epsilon {max(spent.values()):.3g} at most ({each})" if spent else "no site named an epsilon"
     return {
         "Differential privacy": f"{shown}, at delta {privacy.delta:g}, for each patient of a training site, in this "
         "study"

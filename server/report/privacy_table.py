@@ -59,12 +59,14 @@ def _of_heads(heads: NoisySums) -> str:
     )
 
 
-def largest(outcome: Outcome) -> float | None:
-    """The largest epsilon that a site has named; None without any."""
-    found = [row.epsilon for record in outcome.rounds for row in record.sites if row.epsilon is not None]
+def by_site(outcome: Outcome) -> dict[str, float]:
+    """The last epsilon that each site has named, in the order of names."""
+    found = {
+        row.site: row.epsilon for record in outcome.rounds for row in record.sites if row.epsilon is not None
+    }
     if outcome.heads is not None:
-        found += outcome.heads.epsilons.values()
-    return max(found, default=None)
+        found |= outcome.heads.epsilons
+    return dict(sorted(found.items()))
 
 
 def _shown(epsilon: float | None) -> str:
