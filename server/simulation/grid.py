@@ -6,7 +6,7 @@ run that did not finish is a row that says so, never a gap.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,14 @@ from server.report.comparison import write_comparison
 from server.report.comparison_row import Row
 from server.report.text import counted
 from server.simulation import axes as axes_module
-from server.simulation import encoders
+from server.simulation import earlier, encoders, site_data
 from server.simulation import jobs as side_by_side
 from server.simulation.engines import Engine
 from server.simulation.jobs import Ended, Outcome
 from server.simulation.pace import Pace
 from server.simulation.simulate import PROCESSES, load_federation, run_study
-from server.storage import checkpoint
+from server.simulation.site_data import Digests
 from server.storage.history import read_rounds
-from server.storage.status import INCOMPLETE, read_status
 
 
 class Grid(Frozen):
@@ -162,20 +161,23 @@ def run_grid(
     Writes RUNS/NAME/comparison.md, .csv and .png after every study. A run of the same study that finished
     earlier is kept, and one that broke off goes on from its last checkpoint. A study that fails does not end the grid.
     With `jobs` above 1 that many runs are under way at a time, each in a process of its own (`jobs.py`).
+    A run of other data at the sites is set aside, as one of changed settings is.
     Raises ConfigError before the first study if the grid, an encoder, the sites, `only` or `jobs` cannot be used.
     """
     side_by_side.require_usable(jobs, engine)
     grid = load_settings(grid_file, Grid, "grid")
     planned = plan(grid, grid_file.name)
     wanted = wanted_studies(planned.studies, only, grid.name)
-    load_federation(sites_dir)  # before the encoders, which take seconds
-    encoders.require(unfinished(wanted.values(), runs / grid.name), grid.name)
+    sites = _sites(
+        wanted.values(), sites_dir, load_federation(sites_dir)
+    )  # before the encoders: they take seconds
+    encoders.require(unfinished(wanted.values(), runs / grid.name, sites), grid.name)
     return run(grid.name, planned, sites_dir, runs, only, engine, jobs=jobs)
 
 
-def unfinished(studies: Iterable[StudyConfig], folder: Path) -> tuple[StudyConfig, ...]:
-    """The studies that have not finished yet in `folder`."""
-    return tuple(study for study in studies if not _has_finished(folder / study.name, study))
+def unfinished(studies: Iterable[StudyConfig], folder: Path, sites: Digests) -> tuple[StudyConfig, ...]:
+    """The studies that have not finished yet in `folder` with these sites."""
+    return tuple(study for study in studies if earlier.state(folder / study.name, study, sites) != "finished")
 
 
 def run(
@@ -194,9 +196,11 @@ def run(
     side_by_side.require_usable(jobs, engine)
     federation = load_federation(sites_dir)
     wanted = wanted_studies(planned.studies, only, name)
+    sites = _sites(wanted.values(), sites_dir, federation)
     folder = runs / name
-    waiting = {study.name: study for study in unfinished(wanted.values(), folder)}
+    waiting = {study.name: study for study in unfinished(wanted.values(), folder, sites)}
     log.event(planned.describe(name, wanted, num_finished=len(wanted) - len(waiting)))
+    earlier.warn_of_other_sites(folder, wanted.values(), sites)
     rows = dict[str, Row]()
 
     def add(variant: str, study: StudyConfig, outcome: Outcome) -> None:
@@ -264,7 +268,8 @@ def run_one(
 ) -> Outcome:
     """Run one study of a grid in this process, from its last checkpoint if it broke off."""
     try:
-        if _is_incomplete(run_dir, study) or _broke_off(run_dir, study):
+        sites = site_data.digests(sites_dir, federation, study.sites.all)
+        if earlier.state(run_dir, study, sites) in ("incomplete", "broke off"):
             end = run_study(study, sites_dir, federation, run_dir, engine=engine, resume=True)
         else:
             end = run_study(study, sites_dir, federation, run_dir, engine=engine)
@@ -275,36 +280,19 @@ def run_one(
     return Outcome(failure=failure, lacking=end.reason if end.incomplete else "")
 
 
-def _has_finished(run_dir: Path, study: StudyConfig) -> bool:
-    """True if the closing evaluation of this very study is on record, and its status says no other thing.
-
-    A study may still fail after it, or be incomplete.
-    """
-    now, rounds = read_status(run_dir), read_rounds(run_dir)
-    over = now is None or now.status == "finished"
-    return over and _is_of(run_dir, study) and bool(rounds) and rounds[-1].closing
-
-
-def _is_incomplete(run_dir: Path, study: StudyConfig) -> bool:
-    """True if only the closing evaluation of this very study is to be repeated."""
-    now = read_status(run_dir)
-    return now is not None and now.status == INCOMPLETE and _is_of(run_dir, study)
-
-
-def _broke_off(run_dir: Path, study: StudyConfig) -> bool:
-    """True if this very study was stopped, or died with its process, and a checkpoint is there to go on from."""
-    now = read_status(run_dir)
-    return (
-        now is not None
-        and now.or_died().status == "crashed"
-        and checkpoint.latest(run_dir) is not None
-        and _is_of(run_dir, study)
+def _sites(studies: Collection[StudyConfig], sites_dir: Path, federation: SimulatedSites) -> Digests:
+    """What the sites of these studies have. Raises ConfigError that names sites without settings."""
+    sites = site_data.digests(
+        sites_dir, federation, dict.fromkeys(name for study in studies for name in study.sites.all)
     )
-
-
-def _is_of(run_dir: Path, study: StudyConfig) -> bool:
-    settings = run_dir / "study.yaml"
-    return settings.exists() and load_settings(settings, StudyConfig, "study") == study
+    known = sorted(path.stem for path in sites_dir.glob("*.yaml") if path.stem != "federation")
+    for study in studies:
+        if missing := [name for name in study.sites.all if name not in sites]:
+            raise ConfigError(
+                f"study {study.name} names {', '.join(missing)}, and {sites_dir} has settings only for "
+                f"{', '.join(known)}; change the study's sites, or give another folder with --sites"
+            )
+    return sites
 
 
 def _run_name(variant: str, seed: int, seeds: tuple[int, ...]) -> str:

@@ -20,6 +20,7 @@ from server.conduct import conduct
 from server.config import ServerConfig
 from server.deployment.study_runner import StudyEnd, run_folder, write_server_settings
 from server.rounds.sites import InProcessSites, Sites
+from server.simulation import site_data
 from server.simulation.engines import HostedTrainer, Inline
 from server.simulation.launch import LocalSite, require_known
 from server.storage import status
@@ -60,11 +61,13 @@ def run_inline(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
+    images: site_data.Digests | None = None,
 ) -> StudyEnd:
     """Run `study` with these sites in this process; returns when it finished or failed.
 
-    `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside. Raises LaunchError, and
-    ConfigError for a site whose settings are wrong, before anything of an earlier run is moved.
+    `resume` goes on from the last checkpoint in `run_dir` instead of setting that run aside. `images` are kept in
+    the folder of a new run. Raises LaunchError, and ConfigError for a site whose settings are wrong, before anything of
+    an earlier run is moved.
     """
     known = require_known(study, sites, leave_out)
     logs = run_dir / "federation" / "logs"
@@ -75,12 +78,20 @@ def run_inline(
     trainers = Trainers(hosted, WARM_SITES)
     reachable = InProcessSites({name: partial(trainers.answer, name) for name in hosted})
     try:
-        return conducted(study, reachable, run_dir, synthetic=synthetic, resume=resume)
+        return conducted(study, reachable, run_dir, synthetic=synthetic, resume=resume, images=images)
     finally:
         trainers.rest()
 
 
-def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: bool, resume: bool) -> StudyEnd:
+def conducted(
+    study: StudyConfig,
+    sites: Sites,
+    run_dir: Path,
+    *,
+    synthetic: bool,
+    resume: bool,
+    images: site_data.Digests | None = None,
+) -> StudyEnd:
     """Run `study` from this process, with the server's part in it. Raises LaunchError if the folder is in use."""
     with (
         held(
@@ -89,6 +100,8 @@ def conducted(study: StudyConfig, sites: Sites, run_dir: Path, *, synthetic: boo
         run_folder(run_dir, resume=resume),
         log.also_to(run_dir / "server.log"),
     ):
+        if images is not None and not resume:
+            site_data.keep(run_dir, images)
         numbers = {name: number for number, name in enumerate(study.sites.all, start=1)}
         settings = write_server_settings(study, run_dir, numbers, synthetic=synthetic)
         with suppress(ConsiliumError):  # its reason is in the status

@@ -26,6 +26,7 @@ from common.processes.launcher import Processes
 from common.processes.ports import claim_port, free_ports, obstacle
 from server.deployment.study_runner import StudyEnd, follow, run_folder, size, write_server_settings
 from server.deployment.superlink import hub_folder
+from server.simulation import site_data
 from server.simulation.local_federation import LocalFederation
 
 FLEET_PORT = 9092
@@ -49,6 +50,7 @@ def run_local(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
+    images: site_data.Digests | None = None,
 ) -> StudyEnd:
     """Run `study` with these sites; returns when it finished or failed.
 
@@ -56,7 +58,8 @@ def run_local(
 
     Every process started here has ended on return, on an error and on Ctrl-C. `port` None
     takes Flower's default port, or a free one if that is taken. Sites in `leave_out` are
-    enrolled but never start, to see what a study does without them. Raises LaunchError.
+    enrolled but never start, to see what a study does without them. `images` are kept in the folder of a new run.
+    Raises LaunchError.
     """
     known = require_known(study, sites, leave_out)
     work = run_dir / "federation"
@@ -71,6 +74,8 @@ def run_local(
         hub_folder() as hub,
         _started(work, {hub, *(socket.parent for socket in sockets.values())}) as processes,
     ):
+        if images is not None and not resume:
+            site_data.keep(run_dir, images)
         log_start = size(run_dir / "server.log")
         started = {name: (known[name].settings, socket) for name, socket in sockets.items()}
         federation = LocalFederation(

@@ -25,6 +25,7 @@ from common.wire import codec
 from server.deployment.study_runner import StudyEnd
 from server.rounds.failures import noticed
 from server.rounds.sites import Deadline, Reply
+from server.simulation import site_data
 from server.simulation.engines import OpenTrainer, Ray
 from server.simulation.inline import WARM_SITES, Trainers, conducted
 from server.simulation.launch import LocalSite, require_known
@@ -109,6 +110,7 @@ def run_ray(
     synthetic: bool = False,
     leave_out: Collection[str] = (),
     resume: bool = False,
+    images: site_data.Digests | None = None,
 ) -> StudyEnd:
     """Run `study` with these sites on Ray's workers; returns when it finished or failed.
 
@@ -132,7 +134,9 @@ def run_ray(
         ]
         ray.get([handle.open.remote() for handle in handles])
         workers = {name: handle for handle, share in zip(handles, shares, strict=True) for name in share}
-        return conducted(study, RaySites(ray, workers), run_dir, synthetic=synthetic, resume=resume)
+        return conducted(
+            study, RaySites(ray, workers), run_dir, synthetic=synthetic, resume=resume, images=images
+        )
 
 
 @contextmanager

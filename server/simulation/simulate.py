@@ -9,6 +9,7 @@ from common.errors import ConfigError
 from common.settings import load_settings, validate_settings
 from server.config import SimulatedSites
 from server.deployment.study_runner import StudyEnd
+from server.simulation import site_data
 from server.simulation.engines import Engine, Inline, Processes, Ray
 from server.simulation.inline import run_inline
 from server.simulation.launch import LocalSite, run_local
@@ -80,18 +81,22 @@ def run_study(
         LocalSite(path.stem, path) for path in sorted(sites_dir.glob("*.yaml")) if path.stem != "federation"
     ]
     synthetic = federation.synthetic
+    images = site_data.digests(sites_dir, federation, study.sites.all)
     match engine:
         case Processes(port):
             return run_local(
-                study, sites, run_dir, port=port, synthetic=synthetic, leave_out=leave_out, resume=resume
-            )
+                study, sites, run_dir, port=port, synthetic=synthetic, leave_out=leave_out, resume=resume,
+                images=images,
+            )  # fmt: skip
         case Inline():
             return run_inline(
-                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume
-            )
+                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume,
+                images=images,
+            )  # fmt: skip
         case Ray():
             return run_ray(
-                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume
-            )
+                study, sites, run_dir, engine, synthetic=synthetic, leave_out=leave_out, resume=resume,
+                images=images,
+            )  # fmt: skip
         case _:
             assert_never(engine)

@@ -108,8 +108,11 @@ def grid_file(tmp_path: Path) -> Path:
     path.write_text(
         yaml.safe_dump({"name": "paper", "study": BASE, "variants": {"a": {}, "b": {"rounds": 3}}})
     )
+    federation: dict[str, Any]
     federation = {"synthetic": True, "classes": BASE["classes"], "sites": {"north": 4, "south": 2}}
     (tmp_path / "federation.yaml").write_text(yaml.safe_dump(federation))
+    for name in federation["sites"]:
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "data": {"root": name}}))
     return path
 
 

@@ -84,6 +84,7 @@ def test_two_runs_at_a_time_end_with_the_bits_of_one_after_the_other(
     assert "quick finished after" in caplog.text
     assert "(2 of 2 runs ended)" in caplog.text
     assert "round 2" in (two / "quick.log").read_text()
+    assert (one / "quick/sites.json").read_text() == (two / "quick/sites.json").read_text()
 
 
 def test_a_run_whose_process_dies_is_a_row_and_the_others_go_on(
@@ -177,6 +178,7 @@ def test_two_federations_of_processes_stand_beside_each_other(
     assert [row.failure for row in rows] == [None, None]
     first, second = (digest(load_file(folder / name / "weights.safetensors")[0]) for name in ("a", "b"))
     assert first == second  # the same study under two names
+    assert (folder / "a/sites.json").read_text() == (folder / "b/sites.json").read_text()
 
 
 # --- what is said on the way -----------------------------------------------------------------
