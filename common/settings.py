@@ -331,6 +331,14 @@ def paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from paths(inner, f"{prefix}{below}.")
 
 
+def fields_of_kind(model: type[BaseModel], setting: str, kind: str) -> frozenset[str]:
+    """Names of the settings below the dotted path `setting` of `model` if it is of this kind; none if it never is."""
+    models = [model]
+    for part in setting.split("."):
+        models = _below(models, part)
+    return frozenset(name for one in models if kind in _kinds(one) for name in one.model_fields)
+
+
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation

@@ -105,7 +105,7 @@ def with_vectors(grid: Grid, file: Path, weights: Path | None) -> Path:
 
     Raises ConfigError.
     """
-    text = to_yaml(grid.model_dump(mode="json", exclude_defaults=True))
+    text = to_yaml({**grid.model_dump(mode="json", exclude_defaults=True), "seeds": list(grid.seeds)})
     out = file.with_stem(f"{file.stem}-with-vectors")
     if not file.exists() or file.read_bytes() != text:
         out.unlink(missing_ok=True)

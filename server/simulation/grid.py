@@ -32,6 +32,9 @@ from server.simulation.simulate import PROCESSES, load_federation, run_study
 from server.simulation.site_data import Digests
 from server.storage.history import read_rounds
 
+BASE = "base"
+"""Name of the only variant of a grid that has nothing but seeds."""
+
 
 class Grid(Frozen):
     """Studies that differ only in what their variant and their place on the axes say."""
@@ -46,14 +49,15 @@ class Grid(Frozen):
     axes: dict[str, tuple[Any, ...] | dict[Name, Any]] = Field(default_factory=dict)
     """Values of a setting, by its dotted path (`model.encoder`). Every combination of a variant with one value of each
     axis is a study. A list, or a mapping that gives each value a name. A name where a setting has a `kind` means that
-    kind (`local.optimizer: [sgd, adamw]`)."""
+    kind (`local.optimizer: [sgd, adamw]`), with what presets and the variant say of it."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Combinations to leave out: a value, or a list of values, by axis; `variant` names variants."""
     presets: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """What a study changes because of the value that a setting has in it: changes by value, by dotted path
     (`model.encoder: {vit_l_16: {local: {batch_size: 8}}}`). Variants and axes override them."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """Every variant is run once with each seed. An axis `seed` means the same."""
+    """Every variant is run once with each seed. An axis `seed` means the same. Without variants and axes the base
+    is run with each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,8 +75,16 @@ class Grid(Frozen):
 
     @model_validator(mode="after")
     def _has_studies(self) -> Self:
-        if not self.variants and not self.axes:
-            raise ValueError("a grid needs `variants`, `axes`, or both")
+        if not self.variants and not self.axes and "seeds" not in self.model_fields_set:
+            raise ValueError("a grid needs `variants`, `axes`, or several `seeds`")
+        if axes_module.NAME in self.axes:
+            raise ValueError(
+                "axes.name: a study is named by its variant and its values; remove the axis, and to choose the names, "
+                "write another axis as a mapping, as in `local.batch_size: {small: 4, large: 8}`"
+            )
+        twice = [seed for seed in self.seeds if self.seeds.count(seed) > 1]
+        if twice:
+            raise ValueError(f"seed {twice[0]} stands twice; keep one")
         empty = [setting for setting, labels in self.axes.items() if not labels]
         if empty:
             raise ValueError(f"axes.{empty[0]} has no value; write at least one, or remove the axis")
@@ -88,6 +100,8 @@ class Plan:
     num_excluded: int
     unused_presets: tuple[str, ...]
     """Presets for values that no study has."""
+    unfit: tuple[str, ...] = ()
+    """Settings of presets and variants that a kind of an axis does not take, each with the kind."""
 
     def describe(self, name: str, wanted: Mapping[tuple[str, int], StudyConfig], *, num_finished: int) -> str:
         """One line: how many studies and rounds, and what is left out, kept or not used."""
@@ -102,6 +116,8 @@ class Plan:
             parts.append(f"{left_out} left out by --only")
         if self.unused_presets:
             parts.append(f"presets that no study uses: {', '.join(self.unused_presets)}")
+        if self.unfit:
+            parts.append(f"settings of presets and variants that do not fit a kind: {', '.join(self.unfit)}")
         return "; ".join(parts)
 
 
@@ -114,33 +130,35 @@ def plan(grid: Grid, name: str) -> Plan:
     try:
         labelled = {setting: axes_module.labelled(setting, values) for setting, values in grid.axes.items()}
         combinations, num_excluded = axes_module.combinations(
-            grid.variants or {"": {}}, labelled, grid.exclude
+            grid.variants or {"" if grid.axes else BASE: {}}, labelled, grid.exclude
         )
+        made = [axes_module.with_presets(grid.study, one, grid.presets) for one in combinations]
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    studies, used = dict[tuple[str, int], StudyConfig](), set[tuple[str, str]]()
+    studies = dict[tuple[str, int], StudyConfig]()
     for seed in grid.seeds:
-        for combination in combinations:
-            settings, presets = axes_module.with_presets(grid.study, combination, grid.presets)
-            used |= presets
+        for combination, merged in zip(combinations, made, strict=True):
             key = (combination.name, seed)
             if key in studies:
                 raise ConfigError(
                     f"{name}: two studies are called {combination.name}; rename a variant or a value of an axis"
                 )
-            studies[key] = validate_settings(
-                settings | {"name": _run_name(combination.name, seed, grid.seeds), "seed": seed},
-                StudyConfig,
-                "study",
-                f"{name}, variant {combination.name}",
-            )
+            settings = merged.settings | {"name": _run_name(combination.name, seed, grid.seeds), "seed": seed}
+            try:
+                studies[key] = validate_settings(
+                    settings, StudyConfig, "study", f"{name}, variant {combination.name}"
+                )
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_hint(combination)}") from error
+    used = {preset for one in made for preset in one.used}
     unused = tuple(
         f"{setting}: {value}"
         for setting, by_value in grid.presets.items()
         for value in by_value
         if (setting, value) not in used
     )
-    return Plan(studies, num_excluded, unused)
+    unfit = tuple(dict.fromkeys(setting for one in made for setting in one.unfit))
+    return Plan(studies, num_excluded, unused, unfit)
 
 
 def studies(grid: Grid, name: str) -> Mapping[tuple[str, int], StudyConfig]:
@@ -293,6 +311,16 @@ def _sites(studies: Collection[StudyConfig], sites_dir: Path, federation: Simula
                 f"{', '.join(known)}; change the study's sites, or give another folder with --sites"
             )
     return sites
+
+
+def _hint(combination: axes_module.Combination) -> str:
+    """What to do where a grid cannot do what the message says."""
+    if combination.values.get("rounds") == 0:
+        return (
+            "\n  In a grid: take 0 out of axes.rounds; studies that train nothing are a grid of their own, without "
+            "settings of training"
+        )
+    return ""
 
 
 def _run_name(variant: str, seed: int, seeds: tuple[int, ...]) -> str:

@@ -72,6 +72,54 @@ def test_an_axis_of_seeds_is_the_grids_seeds() -> None:
         grid(axes={"seed": [1]}, seeds=[2])
 
 
+@pytest.mark.parametrize("changes", [{"axes": {"seed": [0, 1]}}, {"seeds": [0, 1]}], ids=["axis", "seeds"])
+def test_seeds_alone_are_runs_of_the_base(changes: dict[str, Any]) -> None:
+    found = plan(grid(**changes), "grid.yaml").studies
+    assert {key: study.name for key, study in found.items()} == {
+        ("base", 0): "base-seed0",
+        ("base", 1): "base-seed1",
+    }
+    assert [study.seed for study in found.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("longer_first", [True, False])
+def test_an_axis_of_a_part_wins_over_that_of_the_whole_in_either_order(longer_first: bool) -> None:
+    axes = {"local.optimizer.lr": [0.1, 0.01], "local.optimizer": ["sgd", "adamw"]}
+    if not longer_first:
+        axes = dict(reversed(axes.items()))
+    found = plan(grid(axes=axes), "grid.yaml").studies
+    assert {
+        name: (study.local.optimizer.kind, study.local.optimizer.lr) for (name, _), study in found.items()
+    } == (
+        {
+            "0.1-sgd": ("sgd", 0.1),
+            "0.1-adamw": ("adamw", 0.1),
+            "0.01-sgd": ("sgd", 0.01),
+            "0.01-adamw": ("adamw", 0.01),
+        }
+        if longer_first
+        else {
+            "sgd-0.1": ("sgd", 0.1),
+            "sgd-0.01": ("sgd", 0.01),
+            "adamw-0.1": ("adamw", 0.1),
+            "adamw-0.01": ("adamw", 0.01),
+        }
+    )
+
+
+def test_a_value_that_another_axis_changes_is_named() -> None:
+    axes = {
+        "local.optimizer": [{"kind": "sgd", "lr": 0.5}, {"kind": "adamw"}],
+        "local.optimizer.lr": [0.5, 0.1],
+    }
+    message = (
+        r"grid\.yaml: axes\.local\.optimizer: study sgd-0\.1 would not have the value sgd, because "
+        r"axes\.local\.optimizer\.lr changes a part of it; leave lr out of the values"
+    )
+    with pytest.raises(ConfigError, match=message):
+        plan(grid(axes=axes), "grid.yaml")
+
+
 # --- what is left out, and what depends on a value --------------------------------------------
 
 
@@ -105,6 +153,50 @@ def test_variants_and_axes_override_a_preset() -> None:
     assert found["16", 0].local.batch_size == 16
 
 
+def test_a_kind_by_its_name_keeps_what_presets_say_of_it_and_nothing_of_the_base() -> None:
+    presets = {
+        "model.encoder": {"swin_t": {"local": {"optimizer": {"lr": 0.003}}}},
+        "local.optimizer": {"adamw": {"local": {"optimizer": {"weight_decay": 0.2}}}},
+    }
+    axes = {"model.encoder": ["convnext_t", "swin_t"], "local.optimizer": ["sgd", "adamw"]}
+    planned = plan(grid(axes=axes, presets=presets), "grid.yaml")
+    assert {name: study.local.optimizer for (name, _), study in planned.studies.items()} == {
+        "convnext_t-sgd": Sgd(),
+        "convnext_t-adamw": AdamW(weight_decay=0.2),
+        "swin_t-sgd": Sgd(lr=0.003),
+        "swin_t-adamw": AdamW(lr=0.003, weight_decay=0.2),
+    }
+    assert planned.unfit == ()
+
+
+def test_a_kind_by_its_name_keeps_what_the_variant_says_of_it() -> None:
+    variants = {"slow": {"local": {"optimizer": {"lr": 0.003}}}}
+    found = plan(grid(variants=variants, axes={"local.optimizer": ["sgd", "adamw"]}), "grid.yaml").studies
+    assert found["slow-sgd", 0].local.optimizer == Sgd(lr=0.003)
+    assert found["slow-adamw", 0].local.optimizer == AdamW(lr=0.003)
+
+
+def test_settings_of_a_preset_that_a_kind_does_not_take_are_named() -> None:
+    """SGD has a momentum and no betas, AdamW the other way round; what is for a kind by name is for no other."""
+    presets = {
+        "model.encoder": {
+            "convnext_t": {"local": {"optimizer": {"lr": 0.003, "momentum": 0.5}}},
+            "swin_t": {"local": {"optimizer": {"kind": "adamw", "lr": 0.004}}},
+        }
+    }
+    axes = {"model.encoder": ["convnext_t", "swin_t"], "local.optimizer": ["sgd", "adamw"]}
+    planned = plan(grid(axes=axes, presets=presets, seeds=[0, 1]), "grid.yaml")
+    optimizers = {name: study.local.optimizer for (name, _), study in planned.studies.items()}
+    assert optimizers["convnext_t-sgd"] == Sgd(lr=0.003, momentum=0.5)
+    assert optimizers["convnext_t-adamw"] == AdamW(lr=0.003)
+    assert optimizers["swin_t-sgd"] == Sgd()
+    assert optimizers["swin_t-adamw"] == AdamW(lr=0.004)
+    assert planned.describe("paper", planned.studies, num_finished=0).endswith(
+        "; settings of presets and variants that do not fit a kind: local.optimizer.momentum with adamw, "
+        "local.optimizer.lr with sgd"
+    )
+
+
 def test_presets_that_no_study_uses_are_named() -> None:
     presets = {"model.encoder": {"convnext_t": {"rounds": 1}, "vit_b_16": {"rounds": 9}}}
     planned = plan(grid(variants={"v": {}}, presets=presets), "grid.yaml")
@@ -130,6 +222,7 @@ def test_the_plan_counts_runs_rounds_and_what_is_left_out() -> None:
     [
         ({"axes": {"model.encodr": ["swin_t"]}}, r"axes\.model\.encodr: .* did you mean model\.encoder\?"),
         ({"axes": {"local.batch_size": [4, 4]}}, r"axes\.local\.batch_size: 4 stands twice"),
+        ({"axes": {"rounds": [0, 1]}}, r"(?s)leave that out, or .*In a grid: take 0 out of axes\.rounds"),
         ({"axes": {"untrained_classes": [["mel"]]}}, r"axes\.untrained_classes: \['mel'\] has no name; write"),
         ({"axes": {"local.batch_size": [0]}}, r"variant 0 is not a valid study:\n  local\.batch_size"),
         ({"axes": {"model.encoder": ["a b"]}}, r"variant a b is not a valid study:\n  name"),
@@ -147,9 +240,18 @@ def test_a_mistake_is_named_with_what_was_expected(changes: dict[str, Any], mess
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({}, "needs `variants`, `axes`, or both"), ({"axes": {"rounds": []}}, r"axes\.rounds has no value")],
+    [
+        ({}, "needs `variants`, `axes`, or several `seeds`"),
+        ({"axes": {"rounds": []}}, r"axes\.rounds has no value"),
+        ({"axes": {"seed": [0, 0]}}, "seed 0 stands twice; keep one"),
+        ({"variants": {"a": {}}, "seeds": [1, 1]}, "seed 1 stands twice; keep one"),
+        (
+            {"axes": {"name": ["x", "y"]}},
+            r"axes\.name: a study is named by its variant and its values; remove the axis",
+        ),
+    ],
 )
-def test_a_grid_without_studies_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_grid_without_studies_of_their_own_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid(**changes)
 
