@@ -184,18 +184,26 @@ def compare(
     only: Collection[str] = (),
     engine: EngineName = "processes",
     jobs: int = 1,
+    plan_only: bool = False,
 ) -> Comparison:
     """Run every study of a grid that has not finished yet, `jobs` of them at a time, and compare them.
 
     `only` names variants to run instead of all. A study that fails does not stop the others; one that broke off
     goes on from its last checkpoint. With `jobs` above 1 each run is a process of its own, whose log is
-    `runs`/GRID/RUN.log. Raises ConfigError if the grid, the sites or `jobs` cannot be used.
+    `runs`/GRID/RUN.log. With `plan_only` the log says what would be run, and nothing is run: the comparison
+    has no variants. Raises ConfigError if the grid, the sites or `jobs` cannot be used.
 
         >>> comparison = compare("configs/grid/ham10000-sites.yaml", "sites")      # doctest: +SKIP
         >>> [(v.name, v.run.scores()[-1].balanced_accuracy) for v in comparison.variants]   # doctest: +SKIP
     """
     folder, rows = experiments.run_grid(
-        Path(grid), Path(sites), Path(runs), tuple(only), engines.engine(engine, open_trainer), jobs
+        Path(grid),
+        Path(sites),
+        Path(runs),
+        tuple(only),
+        engines.engine(engine, open_trainer),
+        jobs,
+        plan_only,
     )
     return Comparison(
         folder,

@@ -295,7 +295,10 @@ def test_a_plan_says_what_would_be_run_and_runs_nothing(
         paper.run(str(file), data, runs=tmp_path, size="small", random_weights=True, plan_only=True) is None
     )
     # 140 images in four sites of 35, two batches of 32 each, FedAvg and FedProx
-    assert "2 runs, 2 rounds and about 16 optimizer steps together" in capfd.readouterr().err
+    told = [line.strip() for line in capfd.readouterr().err.splitlines()]
+    assert "2 runs, 2 rounds and about 16 optimizer steps together" in " ".join(told)
+    assert told[-3].endswith("2 rows, by the names that --only takes:")
+    assert told[-2:] == ["test_efficientnet-fedavg-adamw", "test_efficientnet-fedprox-adamw"]
     assert not (tmp_path / "federated-skin-small" / "studies").exists()
 
 

@@ -50,7 +50,10 @@ def _paper(
     ] = False,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Prepare the sites, say what would be run, and run nothing."),
+        typer.Option(
+            "--plan",
+            help="Prepare the sites, say what would be run and the names of the rows, and run nothing.",
+        ),
     ] = False,
     list_them: Annotated[
         bool, typer.Option("--list", help="Print the experiments and the data sets that they need.")

@@ -64,6 +64,7 @@ def add_commands(app: typer.Typer) -> None:
         SIMULATION,
         examples=[
             "consilium-server compare grid.yaml --sites sites",
+            "consilium-server compare grid.yaml --sites sites --plan",
             "consilium-server compare grid.yaml --sites sites --only fedavg fedprox",
             "consilium-server compare grid.yaml --sites sites --engine inline --jobs 4",
         ],
@@ -221,6 +222,10 @@ def _compare(
         list[str] | None,
         typer.Option("--only", metavar="VARIANT...", help="Run these variants instead of all."),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Say what would be run and the names of the variants, and run nothing."),
+    ] = False,
     engine: Engine = "processes",
     jobs: Jobs = 1,
 ) -> int:
@@ -231,7 +236,9 @@ def _compare(
     """
     from consilium_fl import simulation
 
-    compared = simulation.compare(grid, sites, runs=runs, only=only or (), engine=engine, jobs=jobs)
+    compared = simulation.compare(
+        grid, sites, runs=runs, only=only or (), engine=engine, jobs=jobs, plan_only=plan
+    )
     return study_exit_code(finished=compared.finished, incomplete=compared.incomplete)
 
 

@@ -70,6 +70,7 @@ def run(
     studies = grids.wanted_studies(planned.studies, only, wanted.name)
     _describe(wanted, size, studies, load_federation(sites).sites, jobs)
     if plan_only:
+        grids.say_rows(studies)
         return None
     from_random = {key[0] for key, study in studies.items() if prepare.starts_from_random(study)}
     with _hours_after_a_round(studies, folder / grid.name, jobs):

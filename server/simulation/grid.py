@@ -36,6 +36,10 @@ BASE = "base"
 """Name of the only variant of a grid that has nothing but seeds."""
 
 
+MOST_ROWS = 40
+"""Names of rows that a plan lists."""
+
+
 class Grid(Frozen):
     """Studies that differ only in what their variant and their place on the axes say."""
 
@@ -173,11 +177,13 @@ def run_grid(
     only: tuple[str, ...] = (),
     engine: Engine = PROCESSES,
     jobs: int = 1,
+    plan_only: bool = False,
 ) -> tuple[Path, tuple[Row, ...]]:
     """Run every study of the grid that has not finished yet; returns the folder and a row per study.
 
     Writes RUNS/NAME/comparison.md, .csv and .png after every study. A run of the same study that finished
     earlier is kept, and one that broke off goes on from its last checkpoint. A study that fails does not end the grid.
+    With `plan_only` it says what would be run and the names of the rows, and runs and returns nothing.
     With `jobs` above 1 that many runs are under way at a time, each in a process of its own (`jobs.py`).
     A run of other data at the sites is set aside, as one of changed settings is.
     Raises ConfigError before the first study if the grid, an encoder, the sites, `only` or `jobs` cannot be used.
@@ -186,11 +192,10 @@ def run_grid(
     grid = load_settings(grid_file, Grid, "grid")
     planned = plan(grid, grid_file.name)
     wanted = wanted_studies(planned.studies, only, grid.name)
-    sites = _sites(
-        wanted.values(), sites_dir, load_federation(sites_dir)
-    )  # before the encoders: they take seconds
+    # The sites come before the encoders, which take seconds.
+    sites = _sites(wanted.values(), sites_dir, load_federation(sites_dir))
     encoders.require(unfinished(wanted.values(), runs / grid.name, sites), grid.name)
-    return run(grid.name, planned, sites_dir, runs, only, engine, jobs=jobs)
+    return run(grid.name, planned, sites_dir, runs, only, engine, jobs=jobs, plan_only=plan_only)
 
 
 def unfinished(studies: Iterable[StudyConfig], folder: Path, sites: Digests) -> tuple[StudyConfig, ...]:
@@ -207,6 +212,7 @@ def run(
     engine: Engine = PROCESSES,
     on_rows: Callable[[Sequence[Row]], object] = lambda _: None,
     jobs: int = 1,
+    plan_only: bool = False,
 ) -> tuple[Path, tuple[Row, ...]]:
     """`run_grid` for studies that were planned; they lie in RUNS/`name`. `on_rows` is called with the rows so far after
     every study.
@@ -219,6 +225,9 @@ def run(
     waiting = {study.name: study for study in unfinished(wanted.values(), folder, sites)}
     log.event(planned.describe(name, wanted, num_finished=len(wanted) - len(waiting)))
     earlier.warn_of_other_sites(folder, wanted.values(), sites)
+    if plan_only:
+        say_rows(wanted)
+        return folder, ()
     rows = dict[str, Row]()
 
     def add(variant: str, study: StudyConfig, outcome: Outcome) -> None:
@@ -269,6 +278,17 @@ def _ends(
         started = time.monotonic()
         outcome = run_one(study, sites_dir, federation, folder / study.name, engine)
         yield Ended(study.name, outcome, time.monotonic() - started)
+
+
+def say_rows(studies: Mapping[tuple[str, int], StudyConfig]) -> None:
+    """Log the names of the rows, of which `--only` takes any."""
+    names = list(dict.fromkeys(variant for variant, _ in studies))
+    rest = len(names) - MOST_ROWS
+    more = [f"and {rest} more"] if rest > 0 else []
+    log.event(
+        f"{counted(len(names), 'row')}, by the names that --only takes:",
+        below="\n".join([*names[:MOST_ROWS], *more]),
+    )
 
 
 def wanted_studies(

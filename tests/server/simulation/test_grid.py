@@ -12,6 +12,7 @@ import yaml
 from common.config import AdamW, Sgd, StudyConfig
 from common.errors import ConfigError, LaunchError
 from common.metrics import Score, count
+from server.cli.main import main
 from server.config import SimulatedSites
 from server.deployment.study_runner import StudyEnd
 from server.report import write
@@ -209,6 +210,32 @@ def test_a_variant_that_the_grid_does_not_have_is_named_before_anything_runs(
     with pytest.raises(ConfigError, match=r"--only: paper has no variant c; it has a, b"):
         run_grid(grid_file, tmp_path, tmp_path / "runs", only=("a", "c"))
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("variants", "below"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ([f"v{number}" for number in range(41)], [*(f"v{number}" for number in range(40)), "and 1 more"]),
+    ],
+    ids=["two", "one more than are listed"],
+)
+def test_a_plan_lists_the_names_of_the_rows_and_runs_nothing(
+    variants: list[str], below: list[str], grid_file: Path, tmp_path: Path, ran: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    values = {"name": "paper", "study": BASE, "variants": {name: {} for name in variants}, "seeds": [0, 1]}
+    grid_file.write_text(yaml.safe_dump(values, sort_keys=False))
+    asked = ["compare", str(grid_file), "--sites", str(tmp_path), "--runs", str(tmp_path / "runs"), "--plan"]
+    assert main(asked) == 0
+    told = [line.strip() for line in capfd.readouterr().err.splitlines()]
+    assert told[-len(below) :] == below
+    assert told[-len(below) - 1].endswith(f"{len(variants)} rows, by the names that --only takes:")
+    assert told[-len(below) - 2].endswith(
+        f"paper has {2 * len(variants)} runs of {4 * len(variants)} rounds together"
+    )
+    assert ran == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_plan_and_the_time_left_stand_in_the_log(

@@ -148,6 +148,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         return StudyEnd(True, "")
 
     monkeypatch.setattr(grid, "run_study", run)
+    monkeypatch.setattr(
+        "server.simulation.encoders.require", lambda *_: None
+    )  # which take seconds to be asked for
     return asked
 
 
