@@ -6,7 +6,7 @@ run that did not finish is a row that says so, never a gap.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,19 +318,10 @@ def run_one(
     return Outcome(failure=failure, lacking=end.reason if end.incomplete else "")
 
 
-def _sites(studies: Collection[StudyConfig], sites_dir: Path, federation: SimulatedSites) -> Digests:
-    """What the sites of these studies have. Raises ConfigError that names sites without settings."""
-    sites = site_data.digests(
-        sites_dir, federation, dict.fromkeys(name for study in studies for name in study.sites.all)
-    )
-    known = sorted(path.stem for path in sites_dir.glob("*.yaml") if path.stem != "federation")
-    for study in studies:
-        if missing := [name for name in study.sites.all if name not in sites]:
-            raise ConfigError(
-                f"study {study.name} names {', '.join(missing)}, and {sites_dir} has settings only for "
-                f"{', '.join(known)}; change the study's sites, or give another folder with --sites"
-            )
-    return sites
+def _sites(studies: Iterable[StudyConfig], sites_dir: Path, federation: SimulatedSites) -> Digests:
+    """What the sites of these studies have, as far as they have settings."""
+    names = dict.fromkeys(name for study in studies for name in study.sites.all)
+    return site_data.digests(sites_dir, federation, names)
 
 
 def _hint(combination: axes_module.Combination) -> str:

@@ -69,6 +69,7 @@ def run_models(
 
     Raises ConfigError.
     """
+    _require_sites(studies, sites_dir)
     planned = grids.Plan({(model, study.seed): study for model, study in studies.items()}, 0, ())
     return grids.run(name, planned, sites_dir, runs, engine=engine, jobs=jobs)
 
@@ -111,6 +112,18 @@ def _loaded(study: StudyConfig | Path) -> StudyConfig:
             "trained from the same first weights; leave start_from out and set rounds to 1 or more"
         )
     return loaded
+
+
+def _require_sites(studies: Mapping[str, StudyConfig], sites_dir: Path) -> None:
+    """Raise ConfigError if a site has no settings, because nearly every model would fail of it."""
+    load_federation(sites_dir)
+    known = sorted(path.stem for path in sites_dir.glob("*.yaml") if path.stem != "federation")
+    for model, study in studies.items():
+        if missing := [name for name in study.sites.all if name not in known]:
+            raise ConfigError(
+                f"model {model} names {', '.join(missing)}, and {sites_dir} has settings only for {', '.join(known)}; "
+                "change the study's sites, or give another folder with --sites"
+            )
 
 
 def _alone(study: StudyConfig, name: str, site: str, others: Collection[str]) -> StudyConfig:

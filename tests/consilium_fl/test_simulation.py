@@ -26,8 +26,6 @@ def sites(tmp_path: Path) -> Path:
     folder.mkdir()
     about = {"synthetic": True, "classes": ["dark", "pale", "red"], "sites": {"north": 24, "south": 12}}
     (folder / "federation.yaml").write_text(yaml.safe_dump(about))
-    for name in ("north", "south"):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"name": name}))
     return folder
 
 

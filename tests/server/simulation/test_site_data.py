@@ -254,7 +254,7 @@ def test_a_run_keeps_of_which_sites_it_is_from_its_beginning(
 # --- sites without settings -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["compare", "matrix", "leave-one-site-out"])
+@pytest.mark.parametrize("command", ["matrix", "leave-one-site-out"])
 def test_a_site_without_settings_is_named_before_the_first_run(
     command: str, order: Callable[..., int], sites: Path, ran: list[tuple[str, bool]],
     capfd: pytest.CaptureFixture[str],
