@@ -50,7 +50,8 @@ def found(eps: float | None, seed: int) -> tuple[float, float]:
         augmentation="none",
         precision="float64",
     )
-    private = PrivateRound(DpSgdConfig(noise=NOISE[eps], sampling_rate=1.0), ["a"], 1)
+    settings = DpSgdConfig(noise=1.0, sampling_rate=1.0).model_copy(update={"noise": NOISE[eps]})
+    private = PrivateRound(settings, ["a"], 1)
     fit(
         model, drawn, local, parts=parts, progress=StudyPosition(1, 1), penalty=None, device=torch.device("cpu"),
         seed=0, num_classes=3, private=private,
